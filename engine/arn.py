@@ -1,0 +1,85 @@
+"""Function names and ARNs in every form Lambda accepts.
+
+Source: docs.aws.amazon.com/lambda/latest/api/API_Invoke.html (FunctionName) and recorded replies.
+Pure: no I/O; region and account of the endpoint are arguments.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from engine.errors import InvalidParameterValue, ResourceNotFound, ValidationError
+
+REGION_PATTERN = r"(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}"
+NAMESPACED_PATTERN = (
+    r"(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?"
+    r"(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?"
+)
+_FORM = re.compile(
+    r"(?:arn:aws[a-zA-Z-]*:lambda:)?(?:(?P<region>" + REGION_PATTERN + r"):)?(?:(?P<account>\d{12}):)?"
+    r"(?:function:)?(?P<name>[a-zA-Z0-9_.-]+)(?::(?P<qualifier>\$LATEST(?:\.PUBLISHED)?|[a-zA-Z0-9_-]+))?"
+)
+MAX_BARE_NAME = 64
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionRef:
+    """A function as the caller named it: account and region filled in, ``qualifier`` None when none was given."""
+
+    account: str
+    region: str
+    name: str
+    qualifier: str | None = None
+
+    def unqualified_arn(self) -> str:
+        return function_arn(self.region, self.account, self.name)
+
+    def arn(self) -> str:
+        """The ARN with the qualifier, if the caller gave one."""
+        return function_arn(self.region, self.account, self.name, self.qualifier)
+
+
+def function_arn(region: str, account: str, name: str, qualifier: str | None = None) -> str:
+    """``arn:aws:lambda:<region>:<account>:function:<name>[:<qualifier>]``."""
+    tail = f":{qualifier}" if qualifier else ""
+    return f"arn:aws:lambda:{region}:{account}:function:{name}{tail}"
+
+
+@lru_cache(maxsize=4096)
+def parse_function_name(
+    text: str, *, account: str, region: str, qualifier: str | None = None
+) -> FunctionRef:
+    """Read a FunctionName (bare, partial ARN, full ARN, with or without qualifier).
+
+    ``qualifier`` is the separate ``?Qualifier=`` value. Raises ValidationError for a malformed name,
+    InvalidParameterValue when two different qualifiers are given or a bare name is over 64 characters, and
+    ResourceNotFound when the ARN names another region.
+    """
+    match = _FORM.fullmatch(text)
+    if match is None or len(text) > 256:
+        constraint = (
+            f"Member must satisfy regular expression pattern: {NAMESPACED_PATTERN}"
+            if match is None
+            else "Member must have length less than or equal to 256"
+        )
+        raise ValidationError(
+            f"1 validation error detected: Value '{text}' at 'functionName' failed to satisfy constraint: {constraint}"
+        )
+    name = match["name"]
+    if len(name) > MAX_BARE_NAME:
+        raise InvalidParameterValue(
+            f"1 validation error detected: Value '{name}' at 'functionName' failed to satisfy constraint: "
+            f"Member must have length less than or equal to {MAX_BARE_NAME}"
+        )
+    named = match["qualifier"]
+    if named and qualifier and named != qualifier:
+        raise InvalidParameterValue(
+            "The derived qualifier from the function name does not match the specified qualifier."
+        )
+    if match["region"] and match["region"] != region:
+        raise ResourceNotFound(
+            f"Functions from '{match['region']}' are not reachable in this region ('{region}')"
+        )
+    return FunctionRef(match["account"] or account, region, name, named or qualifier or None)

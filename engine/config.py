@@ -1,0 +1,194 @@
+"""Settings: one class feeds the server, the command line and the documentation.
+
+Precedence: flag > environment (``LAMBDA_ENGINE_<NAME>``) > TOML file > default. ``describe`` gives every effective value with
+where it came from, secrets masked. Imports pydantic: keep it out of ``engine.core`` and of the bootstrap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from engine.errors import ConfigurationError
+
+ENV_PREFIX = "LAMBDA_ENGINE_"
+CONFIG_FILE_VARIABLE = "LAMBDA_ENGINE_CONFIG"
+
+
+class SandboxLevel(StrEnum):
+    """How an instance is isolated; ``auto`` takes the best one that works on this host."""
+
+    AUTO = "auto"
+    FULL = "full"
+    USER = "user"
+    PROCESS = "process"
+
+
+class NetworkMode(StrEnum):
+    """``isolated``: own network namespace that reaches only the engine's endpoint; ``host``: the host's network."""
+
+    ISOLATED = "isolated"
+    HOST = "host"
+
+
+class AuthMode(StrEnum):
+    """``off``: any credentials; ``sigv4``: requests must be signed with a configured key."""
+
+    OFF = "off"
+    SIGV4 = "sigv4"
+
+
+def default_data_dir() -> Path:
+    """``$XDG_DATA_HOME/lambda-engine`` or ``~/.local/share/lambda-engine``."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "lambda-engine"
+
+
+class Settings(BaseSettings):
+    """Everything an operator may set. Units are in the names; defaults suit a laptop."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, extra="forbid", frozen=True, validate_default=True
+    )
+
+    host: str = Field("127.0.0.1", description="Address the HTTP port binds. Anything but loopback needs auth or insecure.")
+    port: int = Field(4566, ge=0, le=65535, description="HTTP port for AWS clients; 0 takes a free one.")
+    binary_address: str | None = Field(
+        None, description="host:port of an extra TCP listener for the binary protocol (the Unix socket is always there)."
+    )
+    data_dir: Path = Field(default_factory=default_data_dir, description="Everything the engine keeps.")
+    region: str = Field("us-east-1", description="AWS region the engine plays.")
+    account_id: str = Field(
+        "000000000000", pattern=r"^\d{12}$", description="Account of callers whose access key is not 12 digits."
+    )
+
+    auth: AuthMode = Field(AuthMode.OFF, description="off: any credentials; sigv4: signatures are verified.")
+    access_keys: dict[str, SecretStr] = Field(
+        default_factory=dict, description="Access key id to secret, for auth=sigv4 (JSON in the environment)."
+    )
+    insecure: bool = Field(False, description="Allow a non-loopback bind without authentication.")
+
+    sandbox: SandboxLevel = Field(SandboxLevel.AUTO, description="Isolation level: auto, full, user or process.")
+    network: NetworkMode = Field(
+        NetworkMode.ISOLATED, description="isolated: only the engine's endpoint; host: the host's network."
+    )
+    pool_size: int = Field(8, ge=0, le=512, description="Prepared empty sandboxes kept per runtime in use.")
+    runtimes: dict[str, Path] = Field(
+        default_factory=dict, description="Runtime id to interpreter, e.g. {'python3.12': '/usr/bin/python3.12'}."
+    )
+
+    account_concurrency: int = Field(1000, ge=1, description="Concurrent executions in the account.")
+    keep_alive_s: float = Field(600.0, gt=0, description="An instance idle this long is retired.")
+    max_instances: int = Field(1000, ge=1, description="Instances the host may hold at once.")
+    init_timeout_s: float = Field(10.0, gt=0, description="Init phase limit before it is repeated inside the invocation.")
+    async_retry_base_s: float = Field(
+        60.0, gt=0, description="Delay before the first retry of a failed asynchronous invocation; the second waits twice that."
+    )
+
+    aws_endpoint: str = Field(
+        "embedded", description="Where other AWS services live: embedded, aws (the real one) or a URL."
+    )
+    drain_s: float = Field(20.0, ge=0, description="How long a SIGTERM waits for invocations in flight.")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="The engine's own log level.")
+    log_file_mib: int = Field(16, ge=1, description="Size at which a function's log file is rotated (one old file is kept).")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("aws_endpoint")
+    @classmethod
+    def _endpoint(cls, value: str, _info: ValidationInfo) -> str:
+        if value in ("embedded", "aws") or value.startswith(("http://", "https://")):
+            return value
+        raise ValueError("must be 'embedded', 'aws' or an http(s) URL")
+
+    @model_validator(mode="after")
+    def _safe(self) -> Settings:
+        loopback = self.host in ("127.0.0.1", "::1", "localhost") or self.host.startswith("127.")
+        if not loopback and self.auth is AuthMode.OFF and not self.insecure:
+            raise ValueError(f"host={self.host} is not loopback: set auth=sigv4, or insecure=true to accept the risk")
+        if self.auth is AuthMode.SIGV4 and not self.access_keys:
+            raise ValueError("auth=sigv4 needs access_keys, e.g. LAMBDA_ENGINE_ACCESS_KEYS='{\"AKIA...\":\"secret\"}'")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = os.environ.get(CONFIG_FILE_VARIABLE)
+        sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
+        if path:
+            return (*sources, TomlConfigSettingsSource(settings_cls, Path(path)))
+        return sources
+
+    def run_dir(self) -> Path:
+        """Directory of the engine's sockets: ``<data_dir>/run``, or a short name in /tmp where that would exceed the
+        108 bytes of a Unix socket address.
+        """
+        inside = self.data_dir / "run"
+        if len(os.fsencode(inside)) <= 80:
+            return inside
+        digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"lambda-engine-{os.getuid()}-{digest}"
+
+    def endpoint_url(self) -> str:
+        """URL of the HTTP port for clients on this host."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "localhost") else self.host  # noqa: S104 - compared, not bound
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+def load(**flags: Any) -> Settings:
+    """Settings from flags (None means not given), environment and file.
+
+    Raises ConfigurationError naming each offending setting.
+    """
+    from pydantic import ValidationError  # noqa: PLC0415 - the name clashes with engine.errors at module level
+
+    path = os.environ.get(CONFIG_FILE_VARIABLE)
+    if path and not Path(path).is_file():
+        raise ConfigurationError(f"{CONFIG_FILE_VARIABLE}={path}: no such file")
+    try:
+        return Settings(**{k: v for k, v in flags.items() if v is not None})
+    except ValidationError as e:
+        lines = [f"{'.'.join(map(str, x['loc'])) or 'settings'}: {x['msg']}" for x in e.errors()]
+        raise ConfigurationError("; ".join(lines)) from e
+
+
+def describe(settings: Settings, flags: dict[str, Any] | None = None) -> list[tuple[str, str, str]]:
+    """(name, value, source) of every setting; secrets are masked. Source is flag, env, file or default."""
+    in_env = set(EnvSettingsSource(type(settings))().keys())
+    path = os.environ.get(CONFIG_FILE_VARIABLE)
+    in_file = set(TomlConfigSettingsSource(type(settings), Path(path))().keys()) if path else set()
+    rows = []
+    for name in type(settings).model_fields:
+        if flags and flags.get(name) is not None:
+            source = "flag"
+        elif name in in_env:
+            source = "env"
+        else:
+            source = "file" if name in in_file else "default"
+        value = getattr(settings, name)
+        if name == "access_keys":
+            value = dict.fromkeys(value, "********")
+        rows.append((name, str(value), source))
+    return rows

@@ -1,0 +1,197 @@
+"""Errors are data: each carries what an AWS client must see and who is at fault.
+
+``EngineError`` is the root. ``AwsError`` and its named subclasses are what an API answers with: error code,
+HTTP status, the casing of the message key and extra members, as the Lambda service model and recorded replies give them
+(docs.aws.amazon.com/lambda/latest/api/CommonErrors.html). Errors of functions (an invocation that ran and failed)
+are not exceptions here: they are values in ``engine.core.invocation``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    """Who has to change something before a retry can succeed."""
+
+    CLIENT = "client"
+    FUNCTION = "function"
+    PLATFORM = "platform"
+
+
+class EngineError(Exception):
+    """Root of every error this project raises on purpose."""
+
+    fault = Fault.PLATFORM
+    retryable = False
+
+
+class ConfigurationError(EngineError):
+    """A setting is missing, contradictory or impossible on this host. The message names the setting and the fix."""
+
+    fault = Fault.CLIENT
+
+
+class WireError(EngineError):
+    """A peer broke the frame protocol. Its connection must be closed."""
+
+
+class SandboxUnavailable(EngineError):
+    """The isolation level asked for cannot be had here. The message names the step, the errno and a fix."""
+
+
+class AwsError(EngineError):
+    """An answer other than success, as an AWS client must see it.
+
+    ``code`` is the exception name without namespace (``x-amzn-ErrorType``), ``status`` the HTTP status,
+    ``message_key`` is ``message`` or ``Message`` as the service's model has it, ``fields`` are further JSON members
+    (``Type``, ``Reason``), ``headers`` further HTTP headers. A message of None is sent as JSON null.
+    """
+
+    code = "ServiceException"
+    status = 500
+    message_key = "Message"
+    fault = Fault.PLATFORM
+    type_member: str | None = "Service"
+
+    def __init__(
+        self,
+        message: str | None,
+        *,
+        fields: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fields = dict(fields or {})
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, str | None]:
+        """The JSON members of the answer, in the order AWS prints them (sorted: ``Reason, Type, message``)."""
+        members: dict[str, str | None] = dict(self.fields)
+        if self.type_member is not None:
+            members["Type"] = self.type_member
+        members[self.message_key] = self.message
+        return members
+
+
+class ServiceError(AwsError):
+    """ServiceException 500: the engine failed, not the caller."""
+
+
+class _ClientAwsError(AwsError):
+    fault = Fault.CLIENT
+    type_member = "User"
+    message_key = "message"
+    status = 400
+
+
+class ValidationError(_ClientAwsError):
+    """A member broke a constraint of the service model (``1 validation error detected: ...``)."""
+
+    code = "ValidationException"
+    type_member = None
+
+
+class InvalidParameterValue(_ClientAwsError):
+    code = "InvalidParameterValueException"
+
+
+class InvalidRequestContent(_ClientAwsError):
+    """The invoke payload is not JSON."""
+
+    code = "InvalidRequestContentException"
+
+
+class ResourceNotFound(_ClientAwsError):
+    code = "ResourceNotFoundException"
+    status = 404
+    message_key = "Message"
+
+
+class ResourceConflict(_ClientAwsError):
+    code = "ResourceConflictException"
+    status = 409
+
+
+class PreconditionFailed(_ClientAwsError):
+    code = "PreconditionFailedException"
+    status = 412
+
+
+class CodeStorageExceeded(_ClientAwsError):
+    code = "CodeStorageExceededException"
+
+
+class RequestEntityTooLarge(_ClientAwsError):
+    code = "RequestEntityTooLargeException"
+    status = 413
+    type_member = None
+
+
+class UnsupportedMediaType(_ClientAwsError):
+    code = "UnsupportedMediaTypeException"
+    status = 415
+
+
+class TooManyRequests(_ClientAwsError):
+    """Throttled; ``fields['Reason']`` is one of the model's ThrottleReason values."""
+
+    code = "TooManyRequestsException"
+    status = 429
+    retryable = True
+
+
+class AccessDenied(_ClientAwsError):
+    code = "AccessDeniedException"
+    status = 403
+    message_key = "Message"
+    type_member = None
+
+
+class InvalidSignature(_ClientAwsError):
+    code = "InvalidSignatureException"
+    status = 403
+    type_member = None
+
+
+class UnrecognizedClient(_ClientAwsError):
+    code = "UnrecognizedClientException"
+    status = 403
+    type_member = None
+
+
+class MissingAuthenticationToken(_ClientAwsError):
+    code = "MissingAuthenticationTokenException"
+    status = 403
+    type_member = None
+
+
+class ExpiredToken(_ClientAwsError):
+    code = "ExpiredTokenException"
+    status = 403
+    type_member = None
+
+
+class UnknownOperation(_ClientAwsError):
+    """No operation of the service model has this method and path."""
+
+    code = "UnknownOperationException"
+    status = 404
+    type_member = None
+
+
+class NotImplementedHere(_ClientAwsError):
+    """An operation of the service model that this engine does not offer yet: 501, naming the operation."""
+
+    code = "NotImplementedException"
+    status = 501
+    type_member = None
+
+
+class ResourceNotReady(AwsError):
+    """ResourceNotReadyException 502: the function cannot run now."""
+
+    code = "ResourceNotReadyException"
+    status = 502
+    message_key = "message"

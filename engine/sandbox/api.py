@@ -1,0 +1,125 @@
+"""The sandbox as the supervisor sees it.
+
+Theory of operation. A *holder* is an empty, fully isolated sandbox with one worker process waiting in it; it belongs to a
+*zygote* (one per runtime version and preload set). The supervisor asks the broker to ``make`` holders ahead of need,
+``specialise`` turns one into the instance of a function (code mounted, limits written), ``reset`` kills everything the
+function started but keeps the sandbox and its /tmp with a fresh worker in it, ``kill`` ends it. Every call is
+fire-and-forget and idempotent; what happened comes back as an event, in this order per holder:
+
+    holder_ready  (worker_exited  worker_reset?)*  holder_gone
+
+``holder_gone`` is always the last event and always comes, also after ``holder_failed``; when it does, no process,
+mount, cgroup or file of that holder is left. Calls on a holder that is gone are ignored.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class Cause(StrEnum):
+    """Why a worker ended."""
+
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    OOM_KILLED = "oom_killed"
+
+
+@dataclass(frozen=True, slots=True)
+class ExitCause:
+    """How a worker process ended: ``status`` is the exit code for EXITED, the signal number otherwise."""
+
+    cause: Cause
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteSpec:
+    """What a zygote is: ``key`` names it, ``interpreter`` is exec'd, ``preload`` modules are imported before forking."""
+
+    key: str
+    runtime: str
+    interpreter: str
+    preload: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialiseSpec:
+    """What a holder becomes. Directories are absolute host paths; sizes in MiB; ``cpu_shares`` as cgroup v1's."""
+
+    code_dir: str
+    layers: tuple[str, ...] = ()
+    memory_mib: int = 128
+    tmp_mib: int = 512
+    pids: int = 1024
+    cpu_shares: int = 74
+    hostname: str = "lambda"
+
+
+@dataclass(slots=True)
+class HolderFds:
+    """What connects the supervisor to one worker; whoever receives this owns and closes them.
+
+    ``channel``: stream socket that carries frames. ``output_fd``: read end of the worker's stdout and stderr, non-blocking.
+    ``endpoint``: a listening TCP socket on 127.0.0.1:4566 *inside* the sandbox's network namespace, to be accepted from out
+    here so that the function reaches the engine and nothing else; None when the function shares the host's network.
+    """
+
+    channel: socket.socket
+    output_fd: int
+    endpoint: socket.socket | None
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxReport:
+    """Which level runs here and what each mechanism rests on (``doctor``, ``/_engine/state``, start-up log).
+
+    ``mechanisms`` maps a mechanism (``memory``, ``pids``, ``cpu``, ``mount namespace``, ``seccomp`` ...) to how it is
+    enforced (``cgroup v2``, ``cgroup v1``, ``rlimit``, ``none: <reason>``). ``advice`` says how to get a better level.
+    """
+
+    level: str
+    asked: str
+    network: str
+    mechanisms: dict[str, str] = field(default_factory=dict)
+    advice: tuple[str, ...] = ()
+
+
+class SandboxListener(Protocol):
+    """Receives events on the event loop, in the order above."""
+
+    def zygote_ready(self, key: str, pid: int) -> None: ...
+
+    def zygote_failed(self, key: str, reason: str) -> None: ...
+
+    def holder_ready(self, holder_id: int, fds: HolderFds, pid: int, memory_peak_file: str | None) -> None:
+        """``pid`` is the worker's on the host. ``memory_peak_file`` holds the peak in bytes as text, or is None."""
+
+    def holder_failed(self, holder_id: int, step: str, reason: str) -> None: ...
+
+    def worker_exited(self, holder_id: int, cause: ExitCause) -> None: ...
+
+    def worker_reset(self, holder_id: int, fds: HolderFds, pid: int) -> None:
+        """A fresh worker in the same sandbox; ``fds.endpoint`` is None, the first one stays valid."""
+
+    def holder_gone(self, holder_id: int) -> None: ...
+
+    def broker_lost(self, reason: str) -> None:
+        """The broker died: every holder is gone without further events; a new broker is being started."""
+
+
+class Sandbox(Protocol):
+    """The calls. None of them blocks; unknown holders are ignored."""
+
+    def add_zygote(self, spec: ZygoteSpec) -> None: ...
+
+    def make(self, holder_id: int, zygote_key: str) -> None: ...
+
+    def specialise(self, holder_id: int, spec: SpecialiseSpec) -> None: ...
+
+    def reset(self, holder_id: int) -> None: ...
+
+    def kill(self, holder_id: int) -> None: ...

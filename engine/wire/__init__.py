@@ -1,0 +1,1 @@
+"""The msgpack frame protocol: pure values and state, no sockets."""
