@@ -81,7 +81,7 @@ class ServiceError(AwsError):
 
 class _ClientAwsError(AwsError):
     fault = Fault.CLIENT
-    type_member = "User"
+    type_member: str | None = "User"
     message_key = "message"
     status = 400
 
@@ -170,6 +170,22 @@ class MissingAuthenticationToken(_ClientAwsError):
 class ExpiredToken(_ClientAwsError):
     code = "ExpiredTokenException"
     status = 403
+    type_member = None
+
+
+class IncompleteSignature(_ClientAwsError):
+    """The request is signed, but not in the form Signature Version 4 prescribes."""
+
+    code = "IncompleteSignatureException"
+    status = 403
+    type_member = None
+
+
+class SerializationError(_ClientAwsError):
+    """The request cannot be read as the operation's input: bad JSON, or JSON of another type than the model's."""
+
+    code = "SerializationException"
+    message_key = "Message"
     type_member = None
 
 

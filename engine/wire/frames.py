@@ -14,6 +14,8 @@ MAX_FRAME = MAX_PAYLOAD + 256 * 1024
 # The control plane pushes whole catalogue entries; it is trusted, the cap only bounds mistakes.
 MAX_CONTROL_FRAME = 64 * 1024 * 1024
 PREFIX = 4
+# A frame that arrives in more pieces than this is gathered in one growing buffer (6 MB in reads of 64 KiB is about 100).
+MAX_PIECES = 256
 
 
 class FrameTooLarge(WireError):
@@ -42,7 +44,7 @@ class FrameDecoder:
 
     def __init__(self, max_frame: int = MAX_FRAME) -> None:
         self.max_frame = max_frame
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._have = 0
         self._need = PREFIX
         self._spent = False
@@ -56,8 +58,7 @@ class FrameDecoder:
         if self._spent:
             raise WireError("the decoder has already reported an error")
         if self._have:
-            self._pieces.append(data)
-            self._have += len(data)
+            self._hold(data)
             if self._have < self._need:
                 return []
             data = b"".join(self._pieces)
@@ -85,3 +86,14 @@ class FrameDecoder:
         if self._have:
             self._pieces.append(data[at:] if at else data)
         return out
+
+    def _hold(self, data: bytes) -> None:
+        """Keep a further piece. Many small ones go into one buffer: an object per byte would cost forty times its size."""
+        pieces = self._pieces
+        self._have += len(data)
+        if isinstance(pieces[0], bytearray):
+            pieces[0] += data
+        elif len(pieces) < MAX_PIECES:
+            pieces.append(data)
+        else:
+            pieces[:] = [bytearray().join((*pieces, data))]

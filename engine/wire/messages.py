@@ -267,23 +267,34 @@ def decode_reply(body: bytes) -> Reply:
     return reply
 
 
-def encode_call(call: Call) -> bytes:
-    """A framed CALL."""
-    return frame(
-        b"".join(
-            (
-                _CALL_HEAD,
-                call.call_id.to_bytes(4, "big"),
-                str16(call.function),
-                str8(call.qualifier),
-                bytes((call.flags & 0x7F,)),
-                str8(call.request_id),
-                str16(call.client_context),
-                str8(call.trace_id),
-                bin32(call.payload),
-            )
+def encode_call_head(call: Call) -> bytes:
+    """A framed CALL up to and excluding its payload; a sender of big payloads writes the two without joining them."""
+    middle = b"".join(
+        (
+            str16(call.function),
+            str8(call.qualifier),
+            bytes((call.flags & 0x7F,)),
+            str8(call.request_id),
+            str16(call.client_context),
+            str8(call.trace_id),
         )
     )
+    size = len(call.payload)
+    return b"".join(
+        (
+            (12 + len(middle) + size).to_bytes(4, "big"),
+            _CALL_HEAD,
+            call.call_id.to_bytes(4, "big"),
+            middle,
+            b"\xc6",
+            size.to_bytes(4, "big"),
+        )
+    )
+
+
+def encode_call(call: Call) -> bytes:
+    """A framed CALL."""
+    return encode_call_head(call) + call.payload
 
 
 def decode_call(body: bytes) -> Call:
