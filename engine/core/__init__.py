@@ -1,1 +1,1 @@
-"""engine.core"""
+"""The rules of the engine as values and state: no I/O, no clock, no threads."""

@@ -1,1 +1,1 @@
-"""engine.supervisor"""
+"""The data plane: one process, one loop, the only writer of instance state."""

@@ -1,0 +1,154 @@
+"""Composition root of the server: builds each part from the settings and hands it what it needs. Nothing else wires."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import gc
+import json
+import os
+import resource
+import secrets
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvloop
+from pydantic import SecretStr
+
+from engine.auth.sigv4 import SigV4Verifier
+from engine.aws import embedded
+from engine.clock import SystemClock
+from engine.config import ENV_PREFIX, AuthMode, Settings
+from engine.errors import ConfigurationError
+from engine.sandbox.interpreters import discover
+from engine.sandbox.link import BrokerLink
+from engine.supervisor.supervisor import Commands, Interpreter, Supervisor
+
+log = structlog.get_logger("engine")
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def serve(settings: Settings) -> int:
+    """Run the engine until it is told to stop; the exit status.
+
+    Raises ConfigurationError when the port or the data directory is taken, SandboxUnavailable when the isolation level asked for
+    cannot be had.
+    """
+    _tune()
+    with _data_dir(settings), contextlib.closing(_bind(settings)) as listener, asyncio.Runner(
+        loop_factory=uvloop.new_event_loop
+    ) as runner:
+        return runner.run(_main(settings, listener))
+
+
+async def _main(settings: Settings, listener: socket.socket) -> int:
+    loop = asyncio.get_running_loop()
+    clock = SystemClock()
+    port = listener.getsockname()[1]
+    function_key = (settings.account_id, secrets.token_hex(20), secrets.token_hex(16))
+    if settings.auth is AuthMode.SIGV4:
+        function_key = (f"ASIA{secrets.token_hex(8).upper()}", function_key[1], function_key[2])
+    runtimes = {k: Interpreter(str(v.path), v.version) for k, v in discover(settings).items()}
+    if not runtimes:
+        raise ConfigurationError("no Python interpreter (3.9 to 3.14) was found: install one or set LAMBDA_ENGINE_RUNTIMES")
+    commands = Commands(
+        control=lambda: ([sys.executable, "-m", "engine.control.process"], child_environment(settings, port)),
+        embedded=lambda at: embedded.command(settings, at),
+        embedded_unavailable=embedded.available() if settings.aws_endpoint == "embedded" else None,
+    )
+    supervisor = Supervisor(
+        loop,
+        clock,
+        settings,
+        listeners=[listener],
+        runtimes=runtimes,
+        commands=commands,
+        verifier=_verifier(settings, function_key),
+        function_key=function_key,
+    )
+    link = BrokerLink(loop, settings, supervisor)
+    try:
+        report = await link.start()
+        supervisor.attach(link, report, lambda: {"broker": link.broker_pid} if link.broker_pid else {})
+        own = f"python3.{sys.version_info.minor}"
+        gc.collect()
+        gc.freeze()
+        return await supervisor.run(own if own in runtimes else next(iter(runtimes)))
+    finally:
+        await link.close()
+
+
+def _verifier(settings: Settings, function_key: tuple[str, str, str]) -> SigV4Verifier | None:
+    if settings.auth is AuthMode.OFF:
+        return None
+    keys = {k: v.get_secret_value() for k, v in settings.access_keys.items()}
+    keys[function_key[0]] = function_key[1]
+    return SigV4Verifier(keys, default_account=settings.account_id)
+
+
+def child_environment(settings: Settings, port: int) -> dict[str, str]:
+    """This process's environment with every effective setting in it, for a child that reads the same class."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
+    for name in type(settings).model_fields:
+        value: Any = getattr(settings, name)
+        if value is None:
+            continue
+        if isinstance(value, dict):
+            plain = {k: v.get_secret_value() if isinstance(v, SecretStr) else str(v) for k, v in value.items()}
+            value = json.dumps(plain)
+        env[f"{ENV_PREFIX}{name.upper()}"] = str(value)
+    env[f"{ENV_PREFIX}PORT"] = str(port)
+    return env
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """The HTTP port. Raises ConfigurationError naming it when it is taken."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host, settings.port))
+        sock.listen(1024)
+    except OSError as e:
+        sock.close()
+        raise ConfigurationError(
+            f"cannot listen on {settings.host}:{settings.port}: {e.strerror}. Is another engine running? Set --port."
+        ) from e
+    return sock
+
+
+@contextlib.contextmanager
+def _data_dir(settings: Settings) -> Iterator[None]:
+    """Create the data directory and hold its lock: two engines must not share one."""
+    for path in (settings.data_dir, settings.run_dir()):
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = Path(settings.data_dir) / "engine.lock"
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise ConfigurationError(f"{settings.data_dir} is in use by another engine (lock {lock})") from None
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _tune() -> None:
+    """Room for descriptors, and malloc settings under which big reads do not return memory to the kernel on each request."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 256 * 1024 * 1024)
+        libc.mallopt(M_TRIM_THRESHOLD, 256 * 1024 * 1024)
+        libc.mallopt(M_TOP_PAD, 16 * 1024 * 1024)

@@ -1,0 +1,65 @@
+"""What the data plane knows of functions: plain values, filled from the control plane's catalogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+LATEST = "$LATEST"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionConfig:
+    """One invocable configuration: ``$LATEST`` or a published version.
+
+    ``generation`` changes whenever anything an instance was started with changes; instances of another generation are
+    drained. Times in seconds, sizes in MiB.
+    """
+
+    account: str
+    name: str
+    version: str
+    generation: str
+    state: str
+    runtime: str
+    handler: str
+    timeout_s: int
+    memory_mib: int
+    tmp_mib: int
+    code_dir: str
+    env: dict[str, str] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
+    role: str = ""
+    log_format: str = "Text"
+    log_level: str | None = None
+    system_log_level: str | None = None
+    log_group: str = ""
+    tracing: str = "PassThrough"
+
+
+@dataclass(frozen=True, slots=True)
+class AliasConfig:
+    """An alias: its main version and, for weighted routing, shares in 0..1 of other versions."""
+
+    name: str
+    version: str
+    weights: tuple[tuple[str, float], ...] = ()
+
+    def choose(self, draw: float) -> str:
+        """The version for ``draw``, uniform in [0, 1)."""
+        for version, weight in self.weights:
+            if draw < weight:
+                return version
+            draw -= weight
+        return self.version
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionConfig:
+    """A function with everything that can be invoked under its name. ``reserved`` None means unreserved."""
+
+    account: str
+    name: str
+    versions: dict[str, VersionConfig]
+    aliases: dict[str, AliasConfig]
+    reserved: int | None = None

@@ -1,0 +1,120 @@
+"""The platform's log lines: START, END, REPORT, INIT_START, INIT_REPORT, as text or JSON.
+
+Fields are TAB-separated and a line ends with a TAB where AWS's does. Durations in milliseconds.
+Source: docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-logformat.html and recorded lines.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from engine.core.invocation import Outcome, Status
+
+MIB = 1024 * 1024
+# One line of AWS's JSON system log is shown at this level or a more severe one.
+_LEVELS = {"DEBUG": 0, "INFO": 1, "WARN": 2}
+
+
+def billed_ms(duration_ms: float, init_ms: float | None) -> int:
+    """Billed duration: handler time and, since August 2025, on-demand init time, rounded up to a millisecond."""
+    return math.ceil(round(duration_ms + (init_ms or 0.0), 6))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What REPORT tells of one invocation. ``max_memory_mib`` None when the host gives no way to measure it."""
+
+    request_id: str
+    duration_ms: float
+    memory_mib: int
+    max_memory_mib: int | None
+    init_ms: float | None
+    outcome: Outcome
+
+    def text(self) -> str:
+        """The REPORT line without newline."""
+        used = "" if self.max_memory_mib is None else f"Max Memory Used: {self.max_memory_mib} MB\t"
+        init = "" if self.init_ms is None else f"Init Duration: {self.init_ms:.2f} ms\t"
+        return (
+            f"REPORT RequestId: {self.request_id}\tDuration: {self.duration_ms:.2f} ms\t"
+            f"Billed Duration: {billed_ms(self.duration_ms, self.init_ms)} ms\tMemory Size: {self.memory_mib} MB\t{used}{init}"
+            f"{self._failure()}"
+        )
+
+    def _failure(self) -> str:
+        if not self.outcome.platform:
+            return ""
+        if self.outcome.status is Status.TIMEOUT:
+            return "Status: timeout"
+        return f"Status: error\tError Type: {self.outcome.error_type}"
+
+    def json(self, at_ms: int) -> str:
+        """The ``platform.report`` event."""
+        metrics: dict[str, float | int] = {
+            "durationMs": round(self.duration_ms, 3),
+            "billedDurationMs": billed_ms(self.duration_ms, self.init_ms),
+            "memorySizeMB": self.memory_mib,
+        }
+        if self.max_memory_mib is not None:
+            metrics["maxMemoryUsedMB"] = self.max_memory_mib
+        if self.init_ms is not None:
+            metrics["initDurationMs"] = round(self.init_ms, 3)
+        record: dict[str, object] = {"requestId": self.request_id, "metrics": metrics}
+        record["status"] = self.outcome.status.value if self.outcome.platform else "success"
+        if self.outcome.platform and self.outcome.status is not Status.TIMEOUT:
+            record["errorType"] = self.outcome.error_type
+        return event(at_ms, "platform.report", record)
+
+
+def iso_ms(at_ms: int) -> str:
+    """``2026-01-31T12:00:00.000Z``."""
+    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03d}Z"
+
+
+def event(at_ms: int, kind: str, record: dict[str, object]) -> str:
+    """One platform event as a JSON line."""
+    return json.dumps({"time": iso_ms(at_ms), "type": kind, "record": record}, separators=(",", ":"))
+
+
+def start_text(request_id: str, version: str) -> str:
+    return f"START RequestId: {request_id} Version: {version}"
+
+
+def end_text(request_id: str) -> str:
+    return f"END RequestId: {request_id}"
+
+
+def start_json(at_ms: int, request_id: str, version: str) -> str:
+    return event(at_ms, "platform.start", {"requestId": request_id, "version": version})
+
+
+def init_report_text(duration_ms: float, phase: str, status: str, error_type: str | None) -> str:
+    """INIT_REPORT, written only when an on-demand init failed or timed out. ``phase`` is ``init`` or ``invoke``."""
+    tail = f"\tError Type: {error_type}" if error_type else ""
+    return f"INIT_REPORT Init Duration: {duration_ms:.2f} ms\tPhase: {phase}\tStatus: {status}{tail}"
+
+
+def init_report_json(at_ms: int, duration_ms: float, phase: str, status: str, error_type: str | None) -> str:
+    record: dict[str, object] = {
+        "initializationType": "on-demand",
+        "phase": phase,
+        "status": status,
+        "metrics": {"durationMs": round(duration_ms, 3)},
+    }
+    if error_type:
+        record["errorType"] = error_type
+    return event(at_ms, "platform.initReport", record)
+
+
+def shown(level: str | None, at: str) -> bool:
+    """Whether a JSON system line of severity ``at`` is written when the function's SystemLogLevel is ``level``."""
+    return _LEVELS[at] >= _LEVELS.get(level or "INFO", 1)
+
+
+def init_error_type(reported: str) -> str:
+    """The error type that INIT_REPORT prints: only the platform's own categories pass, a bare class name is Runtime.Unknown."""
+    return reported if reported.startswith(("Runtime.", "Function.", "Extension.")) else "Runtime.Unknown"

@@ -1,0 +1,71 @@
+"""Counters and histograms of the live state. Plain numbers: rendering is somebody else's work."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Any
+
+# Seconds. Fine where the engine itself works (0.1-10 ms), coarse up to Lambda's 900 s.
+BOUNDS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
+)  # fmt: skip
+
+
+class Histogram:
+    """Counts per bucket (one more than bounds, for the rest) and the sum in seconds."""
+
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)
+        self.sum_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.sum_s += seconds
+
+
+class FunctionStats:
+    """What happened to one function since the supervisor started."""
+
+    __slots__ = ("cold_starts", "errors", "init", "invocations", "invoke", "overhead", "queue", "throttles")
+
+    def __init__(self) -> None:
+        self.invocations: dict[str, int] = {"success": 0, "error": 0, "timeout": 0}
+        self.errors: dict[str, int] = {}
+        self.throttles: dict[str, int] = {}
+        self.cold_starts: dict[str, int] = {}
+        self.queue = Histogram()
+        self.init = Histogram()
+        self.invoke = Histogram()
+        self.overhead = Histogram()
+
+    def count_error(self, error_type: str) -> None:
+        """Count a failed invocation by type; a function that invents types cannot grow the table without bound."""
+        if error_type not in self.errors and len(self.errors) >= 64:
+            error_type = "__other__"
+        self.errors[error_type] = self.errors.get(error_type, 0) + 1
+
+    def count_throttle(self, reason: str) -> None:
+        self.throttles[reason] = self.throttles.get(reason, 0) + 1
+
+    def count_cold_start(self, kind: str) -> None:
+        self.cold_starts[kind] = self.cold_starts.get(kind, 0) + 1
+
+    def snapshot(self) -> dict[str, Any]:
+        """The numbers in the shape the metrics page reads."""
+        return {
+            "invocations": dict(self.invocations),
+            "errors": dict(self.errors),
+            "throttles": dict(self.throttles),
+            "cold_starts": dict(self.cold_starts),
+            "phases": {
+                name: [list(h.counts), h.sum_s]
+                for name, h in (
+                    ("queue", self.queue),
+                    ("init", self.init),
+                    ("invoke", self.invoke),
+                    ("overhead", self.overhead),
+                )
+            },
+        }

@@ -1,0 +1,228 @@
+"""The binary protocol's server side: clients that invoke, and the control plane's link.
+
+The peer's first frame says which it is; docs/protocol.md has the order. Frames of a client are hostile input: a broken one closes
+the connection, never more. The link is reachable only through its Unix socket (mode 0600).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from engine import __version__
+from engine.core.invocation import Outcome
+from engine.errors import AwsError, RequestEntityTooLarge, WireError
+from engine.ids import request_id
+from engine.supervisor.api import InvokeApi
+from engine.supervisor.catalogue import Catalogue, parse_entry
+from engine.supervisor.request import Request
+from engine.wire import messages
+from engine.wire.frames import MAX_CONTROL_FRAME, MAX_FRAME, FrameDecoder
+
+MAX_REQUEST = 6 * 1024 * 1024
+
+
+class _Waiting:
+    """Answers one CALL. ``ReplyTo``."""
+
+    __slots__ = ("_call_id", "_connection")
+
+    def __init__(self, connection: ClientConnection, call_id: int) -> None:
+        self._connection = connection
+        self._call_id = call_id
+
+    def answered(self, request: Request, outcome: Outcome) -> None:
+        self._connection.send_result(
+            messages.Result(
+                self._call_id,
+                200,
+                None,
+                request.version.config.version,
+                outcome.function_error,
+                request.request_id,
+                request.log_tail(),
+                outcome.payload,
+            )
+        )
+
+    def failed(self, request: Request, error: AwsError) -> None:
+        self._connection.refuse(self._call_id, error, request.request_id)
+
+
+class _FrameConnection(asyncio.Protocol):
+    """Bytes to frames; a WireError closes the connection."""
+
+    max_frame = MAX_FRAME
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self._decoder = FrameDecoder(self.max_frame)
+        self._gone = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gone = True
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._decoder.feed(data):
+                self.frame(body)
+        except WireError:
+            self.transport.abort()
+
+    def frame(self, body: bytes) -> None:
+        raise NotImplementedError
+
+    def send(self, data: bytes) -> None:
+        if not self._gone:
+            self.transport.write(data)
+
+
+class ClientConnection(_FrameConnection):
+    """A client that invokes. ``keys`` (access key id to secret) makes it prove one of them first."""
+
+    def __init__(
+        self, api: InvokeApi, account_id: str, connections: set[asyncio.Protocol], keys: dict[str, str] | None
+    ) -> None:
+        super().__init__()
+        self._api = api
+        self._account_id = account_id
+        self._connections = connections
+        self._keys = keys
+        self._nonce = ""
+        self._greeted = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._connections.add(self)
+        if self._keys is not None:
+            self._nonce = secrets.token_hex(16)
+            hello = {"engine": __version__, "nonce": self._nonce}
+            self.send(messages.pack(messages.SERVER_HELLO, messages.VERSION, hello))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._connections.discard(self)
+
+    def frame(self, body: bytes) -> None:
+        if not self._greeted:
+            self._hello(messages.unpack(body))
+            return
+        call = messages.decode_call(body)
+        try:
+            if len(call.payload) > MAX_REQUEST:
+                raise RequestEntityTooLarge(
+                    f"Request must be smaller than {MAX_REQUEST} bytes for the InvokeFunction operation"
+                )
+            version = self._api.call(call, self._account_id, _Waiting(self, call.call_id))
+        except AwsError as e:
+            self.refuse(call.call_id, e, call.request_id or request_id())
+            return
+        if call.flags & messages.FLAG_DRY_RUN:
+            name = version.config.version
+            self.send_result(messages.Result(call.call_id, 204, None, name, None, request_id(), None, b""))
+
+    def _hello(self, parts: list[Any]) -> None:
+        options = greeting(parts)
+        if options.get("role", "client") != "client":
+            raise WireError("only clients connect here")
+        if self._keys is not None and not self._proves(options):
+            raise WireError("the key was not proved")
+        account = options.get("account")
+        if isinstance(account, str) and len(account) == 12 and account.isdigit() and self._keys is None:
+            self._account_id = account
+        self._greeted = True
+        if self._keys is None:
+            self.send(messages.pack(messages.SERVER_HELLO, messages.VERSION, {"engine": __version__}))
+
+    def _proves(self, options: dict[Any, Any]) -> bool:
+        key, token = options.get("access_key"), options.get("token")
+        secret = (self._keys or {}).get(key) if isinstance(key, str) else None
+        if secret is None or not isinstance(token, str):
+            return False
+        wanted = hmac.new(secret.encode(), self._nonce.encode(), hashlib.sha256).hexdigest()
+        return hmac.compare_digest(wanted, token)
+
+    def send_result(self, result: messages.Result) -> None:
+        self.send(messages.encode_result(result))
+
+    def refuse(self, call_id: int, error: AwsError, request: str) -> None:
+        payload = msgspec.json.encode(error.body())
+        self.send_result(messages.Result(call_id, error.status, error.code, None, None, request, None, payload))
+
+
+def greeting(parts: list[Any]) -> dict[Any, Any]:
+    """The options of a CLIENT_HELLO. Raises WireError."""
+    if parts[0] != messages.CLIENT_HELLO or len(parts) != 3 or not isinstance(parts[2], dict):
+        raise WireError("the first frame is CLIENT_HELLO")
+    if parts[1] != messages.VERSION:
+        raise WireError(f"protocol version {parts[1]} is not {messages.VERSION}")
+    return parts[2]
+
+
+class LinkServices(Protocol):
+    """What the control plane may ask for."""
+
+    catalogue: Catalogue
+
+    def link_hello(self) -> dict[str, Any]: ...
+
+    def stats(self) -> dict[str, Any]: ...
+
+
+class LinkConnection(_FrameConnection):
+    """The control plane. The newest connection is the valid one; an older one is closed by the supervisor."""
+
+    max_frame = MAX_CONTROL_FRAME
+
+    def __init__(self, services: LinkServices, on_open: Callable[[LinkConnection], None]) -> None:
+        super().__init__()
+        self._services = services
+        self._on_open = on_open
+        self._greeted = False
+
+    def frame(self, body: bytes) -> None:
+        parts = messages.unpack(body)
+        if not self._greeted:
+            if greeting(parts).get("role") != "control":
+                raise WireError("only the control plane connects here")
+            self._greeted = True
+            self._on_open(self)
+            self.send(messages.pack(messages.SERVER_HELLO, messages.VERSION, self._services.link_hello()))
+        elif parts[0] == messages.CATALOGUE and len(parts) == 4:
+            self._catalogue(parts)
+        elif parts[0] == messages.QUERY and len(parts) == 3 and parts[2] == "stats":
+            answer = msgspec.msgpack.encode(self._services.stats())
+            self.send(messages.pack(messages.ANSWER, parts[1], answer))
+        else:
+            raise WireError("not for the link")
+
+    def _catalogue(self, parts: list[Any]) -> None:
+        _, seq, op, value = parts
+        catalogue = self._services.catalogue
+        problem: str | None = None
+        try:
+            if op == "begin":
+                catalogue.begin()
+            elif op == "put":
+                catalogue.put(parse_entry(value))
+            elif op == "delete":
+                catalogue.delete(str(value["account"]), str(value["name"]))
+            elif op == "commit":
+                catalogue.commit()
+            else:
+                problem = f"unknown operation {op}"
+        except (WireError, KeyError, TypeError) as e:
+            problem = f"{type(e).__name__}: {e}"
+        self.send(messages.pack(messages.ACK, seq, problem))
+
+    def close(self) -> None:
+        self.transport.abort()

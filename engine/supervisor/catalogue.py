@@ -1,0 +1,206 @@
+"""What can be invoked, in memory: fed by the control plane, read on every invocation, never waiting for anybody.
+
+An entry replaces the function's former one. A version whose ``generation`` did not change keeps its pool of instances; otherwise the
+new generation gets a new pool and the old one drains. Counters belong to the function and survive updates.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from engine.arn import FunctionRef, function_arn
+from engine.core.concurrency import Account, FunctionQuota
+from engine.core.model import LATEST, AliasConfig, FunctionConfig, VersionConfig
+from engine.core.pool import VersionPool
+from engine.core.stats import FunctionStats
+from engine.errors import ResourceConflict, ResourceNotFound, WireError
+from engine.supervisor.logs import FunctionLog, LogStore
+
+if TYPE_CHECKING:
+    from engine.supervisor.instance import Instance
+    from engine.supervisor.request import Request
+
+
+class Version:
+    """One generation of one version, with its pool of instances."""
+
+    __slots__ = ("base_env", "config", "function", "init_fields", "pool", "zygote_key")
+
+    def __init__(self, function: Function, config: VersionConfig) -> None:
+        self.function = function
+        self.config = config
+        self.pool: VersionPool[Instance, Request] = VersionPool()
+        self.zygote_key = "+".join((config.runtime, *config.preload))
+        self.base_env: dict[str, str] | None = None
+        self.init_fields: dict[str, Any] | None = None
+
+
+class Function:
+    """A function by name: versions, aliases, its share of the account's concurrency, its numbers, its log."""
+
+    __slots__ = ("account", "aliases", "config", "log", "name", "quota", "stats", "versions")
+
+    def __init__(self, name: str, account: Account, log: FunctionLog) -> None:
+        self.name = name
+        self.account = account
+        self.quota = FunctionQuota()
+        self.stats = FunctionStats()
+        self.log = log
+        self.versions: dict[str, Version] = {}
+        self.aliases: dict[str, AliasConfig] = {}
+        self.config: FunctionConfig | None = None
+
+
+def parse_entry(entry: Any) -> FunctionConfig:
+    """A catalogue entry as the control plane sends it. Raises WireError naming what is missing or of the wrong type."""
+    try:
+        account, name = str(entry["account"]), str(entry["name"])
+        versions = {
+            str(key): VersionConfig(
+                account=account,
+                name=name,
+                version=str(v["version"]),
+                generation=str(v["generation"]),
+                state=str(v["state"]),
+                runtime=str(v["runtime"]),
+                handler=str(v["handler"]),
+                timeout_s=int(v["timeout_s"]),
+                memory_mib=int(v["memory_mb"]),
+                tmp_mib=int(v["tmp_mb"]),
+                code_dir=str(v["code_dir"]),
+                env={str(k): str(x) for k, x in (v.get("env") or {}).items()},
+                layers=tuple(v.get("layers") or ()),
+                preload=tuple(v.get("preload") or ()),
+                role=str(v.get("role") or ""),
+                log_format=str(v.get("log_format") or "Text"),
+                log_level=v.get("log_level"),
+                system_log_level=v.get("system_log_level"),
+                log_group=str(v.get("log_group") or f"/aws/lambda/{name}"),
+                tracing=str(v.get("tracing") or "PassThrough"),
+            )
+            for key, v in entry["versions"].items()
+        }
+        aliases = {
+            str(key): AliasConfig(
+                str(key), str(a["version"]), tuple((str(v), float(w)) for v, w in (a.get("weights") or {}).items())
+            )
+            for key, a in (entry.get("aliases") or {}).items()
+        }
+        reserved = entry.get("reserved")
+        return FunctionConfig(account, name, versions, aliases, None if reserved is None else int(reserved))
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise WireError(f"catalogue entry: {type(e).__name__}: {e}") from e
+
+
+class Catalogue:
+    """All functions of all accounts. ``on_drain(version)`` is told of every pool that must wind down."""
+
+    def __init__(
+        self,
+        *,
+        region: str,
+        account_limit: int,
+        logs: LogStore,
+        on_drain: Callable[[Version], None],
+        on_new: Callable[[Version], None],
+    ) -> None:
+        self.region = region
+        self.account_limit = account_limit
+        self.revision = 0
+        self.loaded = False
+        self._logs = logs
+        self._on_drain = on_drain
+        self._on_new = on_new
+        self._accounts: dict[str, Account] = {}
+        self._functions: dict[tuple[str, str], Function] = {}
+        self._keep: set[tuple[str, str]] | None = None
+        self._draw = random.Random().random  # noqa: S311 - routing weights, not secrets
+
+    def account(self, account_id: str) -> Account:
+        account = self._accounts.get(account_id)
+        if account is None:
+            account = self._accounts[account_id] = Account(self.account_limit)
+        return account
+
+    def functions(self) -> list[tuple[str, Function]]:
+        """(account id, function) of everything registered."""
+        return [(key[0], f) for key, f in self._functions.items()]
+
+    def accounts(self) -> dict[str, Account]:
+        return self._accounts
+
+    def begin(self) -> None:
+        """A full snapshot starts: what is not put before ``commit`` goes."""
+        self._keep = set()
+
+    def commit(self) -> None:
+        keep, self._keep = self._keep, None
+        if keep is not None:
+            for key in [k for k in self._functions if k not in keep]:
+                self._drop(key)
+        self.loaded = True
+
+    def put(self, config: FunctionConfig) -> None:
+        """Create or replace a function."""
+        key = (config.account, config.name)
+        if self._keep is not None:
+            self._keep.add(key)
+        function = self._functions.get(key)
+        if function is None:
+            log = self._logs.of(config.account, config.name)
+            function = self._functions[key] = Function(config.name, self.account(config.account), log)
+        if function.config == config:
+            return
+        self.revision += 1
+        function.config = config
+        function.aliases = config.aliases
+        function.account.reserve(function.quota, config.reserved)
+        former = function.versions
+        function.versions = {}
+        for name, version in config.versions.items():
+            old = former.get(name)
+            if old is not None and old.config.generation == version.generation:
+                former.pop(name)
+                old.config = version
+                function.versions[name] = old
+            else:
+                function.versions[name] = new = Version(function, version)
+                self._on_new(new)
+        for version_entry in former.values():
+            self._on_drain(version_entry)
+
+    def delete(self, account_id: str, name: str) -> None:
+        """Forget a function; unknown ones are ignored."""
+        if (account_id, name) in self._functions:
+            self._drop((account_id, name))
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        function = self._functions.pop(key)
+        self.revision += 1
+        function.account.reserve(function.quota, None)
+        for version in function.versions.values():
+            self._on_drain(version)
+
+    def resolve(self, ref: FunctionRef) -> tuple[Version, bool]:
+        """The version to run and whether the choice was drawn by weight (and must be drawn again next time).
+
+        Raises ResourceNotFound with AWS's text, ResourceConflict while the function is Pending or Failed.
+        """
+        function = self._functions.get((ref.account, ref.name))
+        qualifier = ref.qualifier or LATEST
+        if function is not None:
+            alias = function.aliases.get(qualifier)
+            drawn = alias is not None and bool(alias.weights)
+            chosen = alias.choose(self._draw() if drawn else 0.0) if alias is not None else qualifier
+            version = function.versions.get(chosen)
+            if version is not None:
+                if version.config.state != "Active":
+                    raise ResourceConflict(
+                        "The operation cannot be performed at this time. The function is currently in the following state: "
+                        + version.config.state
+                    )
+                return version, drawn
+        arn = function_arn(ref.region, ref.account, ref.name, qualifier)
+        raise ResourceNotFound(f"Function not found: {arn}")

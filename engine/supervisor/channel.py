@@ -1,0 +1,124 @@
+"""A non-blocking stream socket that carries frames to and from one worker.
+
+Raw sockets on the loop's readiness callbacks, not a transport: a cold start must have its channel working in microseconds, and the
+usual request is one ``recv`` and one ``send``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from engine.errors import WireError
+from engine.wire.frames import MAX_FRAME, FrameDecoder
+
+RECV = 64 * 1024
+BIG_RECV = 1024 * 1024
+
+
+class Channel:
+    """One worker's connection. Calls ``on_frame(body)`` per frame, ``on_error(error)`` for hostile bytes, ``on_eof()`` once.
+
+    After ``close`` no callback comes.
+    """
+
+    __slots__ = ("_decoder", "_fd", "_loop", "_on_eof", "_on_error", "_on_frame", "_out", "_sock", "closed")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        on_frame: Callable[[bytes], None],
+        on_error: Callable[[WireError], None],
+        on_eof: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._on_frame = on_frame
+        self._on_error = on_error
+        self._on_eof = on_eof
+        self._decoder = FrameDecoder(MAX_FRAME)
+        self._out: list[memoryview] = []
+        self.closed = False
+        sock.setblocking(False)
+        loop.add_reader(self._fd, self._readable)
+
+    def _readable(self) -> None:
+        self._read_once()
+
+    def _read_once(self) -> bool:
+        """One read; False when there was nothing more."""
+        decoder = self._decoder
+        try:
+            data = self._sock.recv(BIG_RECV if decoder.buffered > RECV else RECV)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._fd)
+            self._on_eof()
+            return False
+        try:
+            if not decoder.buffered and len(data) == 4 + int.from_bytes(data[:4], "big") and len(data) > 4:
+                self._on_frame(data[4:])
+            else:
+                for body in decoder.feed(data):
+                    if self.closed:
+                        return False
+                    self._on_frame(body)
+        except WireError as e:
+            if not self.closed:
+                self._on_error(e)
+            return False
+        return not self.closed
+
+    def drain(self) -> None:
+        """Handle what the worker sent before it ended."""
+        while not self.closed and self._read_once():
+            pass
+
+    def send(self, data: bytes) -> None:
+        """Send, keeping what the socket does not take yet. A broken pipe shows as EOF on the reading side."""
+        if self.closed:
+            return
+        if self._out:
+            self._out.append(memoryview(data))
+            return
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            return
+        if sent < len(data):
+            self._out.append(memoryview(data)[sent:])
+            self._loop.add_writer(self._fd, self._writable)
+
+    def _writable(self) -> None:
+        while self._out:
+            try:
+                sent = self._sock.send(self._out[0])
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self._out.clear()
+                break
+            if sent < len(self._out[0]):
+                self._out[0] = self._out[0][sent:]
+            else:
+                self._out.pop(0)
+        self._loop.remove_writer(self._fd)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._fd)
+        if self._out:
+            self._loop.remove_writer(self._fd)
+            self._out.clear()
+        self._sock.close()

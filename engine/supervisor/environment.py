@@ -1,0 +1,90 @@
+"""The environment variables a function sees, and the INIT message that carries them.
+
+Source: docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html and a recorded environment of python3.14.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from engine.core.model import VersionConfig
+from engine.wire import messages
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a function finds the engine. ``endpoint_url`` None leaves the choice to the AWS SDK (the real AWS);
+    ``lambda_url`` is then still home. ``credentials``: access key id, secret, session token.
+    """
+
+    region: str
+    endpoint_url: str | None
+    lambda_url: str
+    credentials: tuple[str, str, str] | None
+
+
+def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
+    """Everything but the log stream's name; customer variables win over those that AWS lets them override."""
+    short = config.runtime.removeprefix("python")
+    env = {
+        "LANG": "en_US.UTF-8",
+        "PATH": "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
+        "LD_LIBRARY_PATH": "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib",
+        "PYTHONPATH": "/var/runtime",
+        "TZ": ":UTC",
+        "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
+        "AWS_XRAY_DAEMON_ADDRESS": "169.254.100.1:2000",
+        "_AWS_XRAY_DAEMON_ADDRESS": "169.254.100.1",
+        "_AWS_XRAY_DAEMON_PORT": "2000",
+        "PWD": "/var/task",
+        "SHLVL": "0",
+        "LC_CTYPE": "C.UTF-8",
+    }
+    if home.endpoint_url is not None:
+        env["AWS_ENDPOINT_URL"] = home.endpoint_url
+    else:
+        env["AWS_ENDPOINT_URL_LAMBDA"] = home.lambda_url
+    if home.credentials is not None:
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+        env.update(zip(names, home.credentials, strict=True))
+    env.update(config.env)
+    env.update(
+        {
+            "_HANDLER": config.handler,
+            "AWS_REGION": home.region,
+            "AWS_DEFAULT_REGION": home.region,
+            "AWS_EXECUTION_ENV": f"AWS_Lambda_python{short}",
+            "AWS_LAMBDA_FUNCTION_NAME": config.name,
+            "AWS_LAMBDA_FUNCTION_VERSION": config.version,
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(config.memory_mib),
+            "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+            "AWS_LAMBDA_LOG_GROUP_NAME": config.log_group,
+            "AWS_LAMBDA_RUNTIME_API": "169.254.100.1:9001",
+            "LAMBDA_TASK_ROOT": "/var/task",
+            "LAMBDA_RUNTIME_DIR": "/var/runtime",
+        }
+    )
+    if config.log_format == "JSON":
+        env["AWS_LAMBDA_LOG_FORMAT"] = "JSON"
+        env["AWS_LAMBDA_LOG_LEVEL"] = config.log_level or "INFO"
+    return env
+
+
+def init_message(config: VersionConfig, env: dict[str, str], stream: str, *, task_root: str, opt_root: str) -> bytes:
+    """A framed INIT for one instance."""
+    fields: dict[str, Any] = {
+        "handler": config.handler,
+        "env": {**env, "AWS_LAMBDA_LOG_STREAM_NAME": stream, "LAMBDA_TASK_ROOT": task_root},
+        "task_root": task_root,
+        "opt_root": opt_root,
+        "function_name": config.name,
+        "function_version": config.version,
+        "memory_mb": config.memory_mib,
+        "log_group": config.log_group,
+        "log_stream": stream,
+        "init_type": "on-demand",
+        "log_format": config.log_format,
+        "log_level": config.log_level,
+    }
+    return messages.pack(messages.INIT, fields)

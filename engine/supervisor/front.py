@@ -1,0 +1,283 @@
+"""The HTTP port: invocations are handled here, everything else is passed through.
+
+One ``asyncio.Protocol`` per connection on httptools; no task, future or stream per invocation. A connection handles one request at a
+time: bytes that arrive while one is being answered are held back, so answers keep the order of requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import httptools
+
+from engine.core.invocation import Outcome
+from engine.errors import AwsError, RequestEntityTooLarge
+from engine.supervisor import replies
+from engine.supervisor.api import InvokeApi, Verifier
+from engine.supervisor.request import Request
+
+FUNCTIONS = b"/2015-03-31/functions/"
+MAX_BODY = 6 * 1024 * 1024
+MAX_HEAD = 1024 * 1024
+
+
+class Passed(Protocol):
+    """A request on its way through to another server."""
+
+    def body(self, data: bytes) -> None: ...
+
+    def end(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+
+class Head:
+    """Request line and headers (names in lower case)."""
+
+    __slots__ = ("headers", "keep_alive", "method", "peer", "url")
+
+    def __init__(self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]], peer: str) -> None:
+        self.method = method
+        self.url = url
+        self.headers = headers
+        self.peer = peer
+        self.keep_alive = True
+
+    def header(self, name: bytes) -> bytes | None:
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+    @property
+    def path(self) -> bytes:
+        return self.url.partition(b"?")[0]
+
+
+class FrontServices(Protocol):
+    """What the front hands requests to."""
+
+    api: InvokeApi
+    verifier: Verifier | None
+
+    def local(self, head: Head) -> tuple[int, bytes, bytes] | None:
+        """Status, content type and body of the supervisor's own pages; None for all others."""
+
+    def pass_through(self, head: Head, client: Connection) -> Passed: ...
+
+
+class Connection(asyncio.Protocol):
+    """One client connection."""
+
+    def __init__(self, services: FrontServices, connections: set[Connection], peer: str | None = None) -> None:
+        self._services = services
+        self._connections = connections
+        self._peer = peer or ""
+        self._parser: Any = None
+        self.transport: asyncio.Transport
+        self._held: list[bytes] = []
+        self._answering = False
+        self._closing = False
+        self._body_size = 0
+        self._chunks: list[bytes] = []
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_size = 0
+        self._url = b""
+        self._head: Head | None = None
+        self._passed: Passed | None = None
+        self._hot = False
+        self._refused: AwsError | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self._parser = httptools.HttpRequestParser(self)
+        peer = transport.get_extra_info("peername")
+        if not self._peer and isinstance(peer, tuple):
+            self._peer = str(peer[0])
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        self._closing = True
+        if self._passed is not None:
+            self._passed.abort()
+            self._passed = None
+
+    def pause_writing(self) -> None:
+        if self._passed is not None:
+            self._passed.pause()
+
+    def resume_writing(self) -> None:
+        if self._passed is not None:
+            self._passed.resume()
+
+    def data_received(self, data: bytes) -> None:
+        if self._answering:
+            self._held.append(data)
+            self.transport.pause_reading()
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._bad_request()
+        except httptools.HttpParserError:
+            if not self._closing:
+                self._bad_request()
+
+    def _bad_request(self) -> None:
+        self._closing = True
+        self.transport.write(replies.simple(400, b"text/plain", b"Bad Request\n", keep_alive=False))
+        self.transport.close()
+
+    # httptools callbacks
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        self._grow(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+        self._grow(len(name) + len(value))
+
+    def _grow(self, size: int) -> None:
+        self._head_size += size
+        if self._head_size > MAX_HEAD:
+            raise httptools.HttpParserError("request head too large")
+
+    def on_headers_complete(self) -> None:
+        if self._answering:
+            raise httptools.HttpParserError("a pipelined request in one segment is not supported")
+        method = self._parser.get_method()
+        head = self._head = Head(method, self._url, self._headers, self._peer)
+        self._hot = method == b"POST" and self._url.startswith(FUNCTIONS) and self._is_invoke(head)
+        if head.header(b"expect") is not None:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if not self._hot and self._services.local(head) is None:
+            head.keep_alive = self._parser.should_keep_alive()
+            self._passed = self._services.pass_through(head, self)
+
+    @staticmethod
+    def _is_invoke(head: Head) -> bool:
+        if not head.path.rstrip(b"/").endswith(b"/invocations"):
+            return False
+        kind = head.header(b"x-amz-invocation-type")
+        return kind is None or kind in (b"RequestResponse", b"DryRun")
+
+    def on_body(self, body: bytes) -> None:
+        if self._passed is not None:
+            self._passed.body(body)
+            return
+        self._body_size += len(body)
+        if self._body_size <= MAX_BODY:
+            self._chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        head = self._head
+        assert head is not None  # noqa: S101 - headers come before the end
+        head.keep_alive = self._parser.should_keep_alive()
+        self._answering = True
+        if self._passed is not None:
+            self._passed.end()
+            return
+        if self._hot:
+            chunks = self._chunks
+            self._invoke(head, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+            return
+        page = self._services.local(head)
+        status, kind, body = page if page is not None else (404, b"text/plain", b"Not Found\n")
+        self.answer(replies.simple(status, kind, body, keep_alive=head.keep_alive, head_only=head.method == b"HEAD"))
+
+    def _invoke(self, head: Head, body: bytes) -> None:
+        services = self._services
+        try:
+            if self._body_size > MAX_BODY:
+                raise RequestEntityTooLarge(
+                    f"Request must be smaller than {MAX_BODY} bytes for the InvokeFunction operation"
+                )
+            if services.verifier is not None:
+                path, _, query = head.url.partition(b"?")
+                services.verifier.verify("POST", path.decode("latin-1"), query.decode("latin-1"), head.headers, body, time.time())
+            services.api.invoke(head.url, head.headers, body, self)
+        except AwsError as e:
+            self.answer(replies.error(e, keep_alive=head.keep_alive))
+
+    # ReplyTo
+
+    def answered(self, request: Request, outcome: Outcome) -> None:
+        """The invocation's answer: payload untouched."""
+        head = self._head
+        keep = head is not None and head.keep_alive
+        self.answer(replies.invoked(request, outcome, keep_alive=keep), outcome.payload)
+
+    def failed(self, request: Request, error: AwsError) -> None:
+        head = self._head
+        keep = head is not None and head.keep_alive
+        self.answer(replies.error(error, request_id=request.request_id, keep_alive=keep))
+
+    def dry_run(self, request_id: str) -> None:
+        """204: the parameters and permissions are fine."""
+        head = self._head
+        self.answer(replies.no_content(request_id, keep_alive=head is not None and head.keep_alive))
+
+    def answer(self, head: bytes, payload: bytes = b"") -> None:
+        """Write a whole answer and turn to the next request."""
+        if not self._closing:
+            if len(payload) < 16384:
+                self.transport.write(head + payload)
+            else:
+                self.transport.writelines((head, payload))
+        self.done()
+
+    def done(self) -> None:
+        """The current request is answered."""
+        head, self._head = self._head, None
+        self._passed = None
+        self._answering = False
+        self._hot = False
+        self._url = b""
+        self._headers = []
+        self._head_size = 0
+        self._chunks = []
+        self._body_size = 0
+        if self._closing:
+            return
+        if head is not None and not head.keep_alive:
+            self._closing = True
+            self.transport.close()
+            return
+        if self._held:
+            held, self._held = self._held, []
+            self.transport.resume_reading()
+            self.data_received(b"".join(held))
+
+    def broken(self) -> None:
+        """The other server ended in the middle of its answer: the client must see a broken connection."""
+        self._closing = True
+        self._passed = None
+        self.transport.abort()
+
+    def replace_passed(self, passed: Passed) -> Passed:
+        """Another takes over the current request."""
+        self._passed = passed
+        return passed
+
+    def close_when_idle(self) -> None:
+        """Drain: close now when nothing is being answered, else after the answer."""
+        if self._head is None and not self._answering:
+            self.transport.close()
+        elif self._head is not None:
+            self._head.keep_alive = False
+
+    @property
+    def answering(self) -> bool:
+        return self._answering or self._passed is not None
+
+
+ConnectionFactory = Callable[[], Connection]

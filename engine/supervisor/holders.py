@@ -1,0 +1,213 @@
+"""The stock of prepared sandboxes, per zygote: made ahead of need, handed out in microseconds, replenished off the critical path.
+
+Level-triggered: ``_refill`` compares what there is and what is asked for with what should be, and orders the difference; events only
+wake it. A request for a holder that is not there waits in line and is served by the next one made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.sandbox.api import HolderFds, Sandbox, ZygoteSpec
+
+# Making many at once only makes each of them late: two cores build about five at a time without queueing in the kernel.
+MAX_MAKING = 8
+REFILL_DELAY_S = 0.004
+
+
+@dataclass(slots=True)
+class Holder:
+    """A prepared sandbox with its waiting worker."""
+
+    holder_id: int
+    key: str
+    fds: HolderFds
+    pid: int
+    memory_peak_file: str | None
+
+    def close_fds(self) -> None:
+        """Close what nobody took over."""
+        self.fds.channel.close()
+        os.close(self.fds.output_fd)
+        if self.fds.endpoint is not None:
+            self.fds.endpoint.close()
+
+
+class _Stock:
+    __slots__ = ("failed", "making", "ready", "spec", "wanted", "zygote_pid")
+
+    def __init__(self, spec: ZygoteSpec) -> None:
+        self.spec = spec
+        self.ready: deque[Holder] = deque()
+        self.making: set[int] = set()
+        self.wanted: deque[Callable[[Holder | None, str], None]] = deque()
+        self.zygote_pid: int | None = None
+        self.failed: str | None = None
+
+
+class HolderPool:
+    """All stocks. ``size`` holders are kept ready per zygote in use."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sandbox: Sandbox,
+        size: int,
+        spec_of: Callable[[str], ZygoteSpec | str],
+    ) -> None:
+        self._loop = loop
+        self._sandbox = sandbox
+        self._size = size
+        self._spec_of = spec_of
+        self._stocks: dict[str, _Stock] = {}
+        self._by_id: dict[int, _Stock] = {}
+        self._next_id = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self.closed = False
+
+    def use(self, key: str) -> _Stock:
+        """Make sure that the zygote ``key`` exists and its stock is kept."""
+        stock = self._stocks.get(key)
+        if stock is None:
+            spec = self._spec_of(key)
+            if isinstance(spec, str):
+                stock = _Stock(ZygoteSpec(key, key, ""))
+                stock.failed = spec
+            else:
+                stock = _Stock(spec)
+                self._sandbox.add_zygote(spec)
+            self._stocks[key] = stock
+        return stock
+
+    def take(self, key: str, then: Callable[[Holder | None, str], None]) -> None:
+        """Call ``then(holder, "")`` now or when one is ready; ``then(None, reason)`` when none can be had."""
+        stock = self.use(key)
+        if stock.failed is not None:
+            then(None, stock.failed)
+            return
+        if stock.ready:
+            then(stock.ready.popleft(), "")
+            if self._timer is None and len(stock.ready) < self._size:
+                self._timer = self._loop.call_later(REFILL_DELAY_S, self._refill_all)
+            return
+        stock.wanted.append(then)
+        self._refill(stock)
+
+    def cancel(self, key: str, then: Callable[[Holder | None, str], None]) -> None:
+        """Leave the line; ignored when not in it."""
+        stock = self._stocks.get(key)
+        if stock is not None and then in stock.wanted:
+            stock.wanted.remove(then)
+
+    def _refill_all(self) -> None:
+        self._timer = None
+        for stock in self._stocks.values():
+            self._refill(stock)
+
+    def _refill(self, stock: _Stock) -> None:
+        if self.closed or stock.failed is not None:
+            return
+        missing = self._size + len(stock.wanted) - len(stock.ready) - len(stock.making)
+        for _ in range(min(missing, MAX_MAKING - len(stock.making))):
+            self._next_id += 1
+            stock.making.add(self._next_id)
+            self._by_id[self._next_id] = stock
+            self._sandbox.make(self._next_id, stock.spec.key)
+
+    def zygote_ready(self, key: str, pid: int) -> None:
+        stock = self._stocks.get(key)
+        if stock is not None:
+            stock.zygote_pid = pid
+            stock.failed = None
+            self._refill(stock)
+
+    def zygote_failed(self, key: str, reason: str) -> None:
+        """Nobody in line can be served; the next ``take`` is told the same until a zygote is ready again."""
+        stock = self._stocks.get(key)
+        if stock is None:
+            return
+        stock.failed = reason
+        for holder_id in stock.making:
+            self._by_id.pop(holder_id, None)
+        stock.making.clear()
+        wanted, stock.wanted = stock.wanted, deque()
+        for then in wanted:
+            then(None, reason)
+
+    def holder_ready(self, holder: Holder) -> bool:
+        """A holder was made; False when nobody ordered it (the caller kills it)."""
+        stock = self._by_id.get(holder.holder_id)
+        if stock is None or self.closed:
+            return False
+        stock.making.discard(holder.holder_id)
+        if stock.wanted:
+            del self._by_id[holder.holder_id]
+            stock.wanted.popleft()(holder, "")
+        else:
+            stock.ready.append(holder)
+        self._refill(stock)
+        return True
+
+    def holder_failed(self, holder_id: int, reason: str) -> None:
+        """A holder could not be made: whoever is first in line is told, so that nobody waits for ever."""
+        stock = self._by_id.pop(holder_id, None)
+        if stock is None:
+            return
+        stock.making.discard(holder_id)
+        if stock.wanted:
+            stock.wanted.popleft()(None, reason)
+        if self._timer is None:
+            self._timer = self._loop.call_later(0.5, self._refill_all)
+
+    def gone(self, holder_id: int) -> None:
+        """A holder that was never handed out ended."""
+        stock = self._by_id.pop(holder_id, None)
+        if stock is None:
+            return
+        stock.making.discard(holder_id)
+        for holder in list(stock.ready):
+            if holder.holder_id == holder_id:
+                stock.ready.remove(holder)
+                holder.close_fds()
+        self._refill(stock)
+
+    def reset(self) -> None:
+        """The broker is lost and every holder with it; order everything anew from its successor."""
+        for stock in self._stocks.values():
+            for holder in stock.ready:
+                holder.close_fds()
+            stock.ready.clear()
+            stock.making.clear()
+            stock.zygote_pid = None
+            if stock.spec.interpreter:
+                stock.failed = None
+                self._sandbox.add_zygote(stock.spec)
+        self._by_id.clear()
+        self._refill_all()
+
+    def close(self) -> None:
+        """Close the descriptors of everything that was never handed out."""
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for stock in self._stocks.values():
+            for holder in stock.ready:
+                holder.close_fds()
+            stock.ready.clear()
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Ready and making, per zygote."""
+        return {k: {"ready": len(s.ready), "making": len(s.making)} for k, s in self._stocks.items()}
+
+    def ready_anywhere(self) -> bool:
+        return any(s.ready for s in self._stocks.values())
+
+    def failures(self) -> dict[str, str]:
+        return {k: s.failed for k, s in self._stocks.items() if s.failed}
+
+    def zygote_pids(self) -> dict[str, int]:
+        return {k: s.zygote_pid for k, s in self._stocks.items() if s.zygote_pid}

@@ -1,0 +1,224 @@
+"""One instance: its sandbox, its worker's channel, what it is doing. Decides nothing; the invoker does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+import termios
+from typing import TYPE_CHECKING, Protocol
+
+from engine.core.instance import Event, State, transition
+from engine.errors import WireError
+from engine.ids import hex32
+from engine.supervisor.channel import Channel
+from engine.supervisor.logs import MAX_EVENT
+
+if TYPE_CHECKING:
+    from engine.supervisor.catalogue import Version
+    from engine.supervisor.holders import Holder
+    from engine.supervisor.request import Request
+
+PEAK_AGE_MS = 50
+
+
+class InstanceEvents(Protocol):
+    """What an instance reports to the invoker."""
+
+    def on_frame(self, instance: Instance, body: bytes) -> None: ...
+
+    def on_violation(self, instance: Instance, reason: str) -> None: ...
+
+    def on_output(self, instance: Instance, text: str) -> None: ...
+
+    def on_connection(self, sock: socket.socket) -> None: ...
+
+
+class Instance:
+    """An execution environment of one version. Hashable by identity."""
+
+    __slots__ = (
+        "_events", "_loop", "_output_fd", "_partial", "_peak_read_ms", "born_s", "channel", "current", "deadline_s", "endpoint", "holder_id", "init_error",
+        "init_failed_in_init", "init_ms", "init_started_s", "invocations", "memory_bytes", "memory_peak_file", "needs_init", "pid", "raw_used",
+        "said_hello", "state", "stream", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, version: Version, events: InstanceEvents, now_s: float, day: str
+    ) -> None:
+        self._loop = loop
+        self._events = events
+        self._output_fd = -1
+        self._partial = b""
+        self._peak_read_ms = 0
+        self.version = version
+        self.state = State.STARTING
+        self.holder_id = 0
+        self.pid = 0
+        self.channel: Channel | None = None
+        self.endpoint: socket.socket | None = None
+        self.memory_peak_file: str | None = None
+        self.memory_bytes = 0
+        self.current: Request | None = None
+        self.deadline_s: float | None = None
+        self.stream = f"{day}/[{version.config.version}]{hex32()}"
+        self.born_s = now_s
+        self.init_started_s: float | None = None
+        self.init_ms: float | None = None
+        self.init_error: tuple[str, bytes] | None = None
+        self.init_failed_in_init = False
+        self.needs_init = False
+        self.said_hello = False
+        self.raw_used = False
+        self.invocations = 0
+
+    def move(self, event: Event) -> None:
+        """Apply a transition; raises IllegalTransition."""
+        self.state = transition(self.state, event)
+
+    def adopt(self, holder: Holder) -> None:
+        """Take over a prepared sandbox."""
+        self.holder_id = holder.holder_id
+        self.memory_peak_file = holder.memory_peak_file
+        self._attach(holder.fds.channel, holder.fds.output_fd, holder.pid)
+        self.endpoint = holder.fds.endpoint
+        if self.endpoint is not None:
+            self.endpoint.setblocking(False)
+            self._loop.add_reader(self.endpoint.fileno(), self._accept)
+
+    def readopt(self, channel: socket.socket, output_fd: int, pid: int) -> None:
+        """The same sandbox has a fresh worker."""
+        self.detach_worker()
+        self.said_hello = False
+        self.init_error = None
+        self._attach(channel, output_fd, pid)
+
+    def _attach(self, channel: socket.socket, output_fd: int, pid: int) -> None:
+        self.pid = pid
+        self._output_fd = output_fd
+        os.set_blocking(output_fd, False)
+        self._loop.add_reader(output_fd, self.read_output)
+        self.channel = Channel(self._loop, channel, self._frame, self._broken, self._eof)
+
+    def _frame(self, body: bytes) -> None:
+        self._events.on_frame(self, body)
+
+    def _broken(self, error: WireError) -> None:
+        self._events.on_violation(self, str(error))
+
+    def _eof(self) -> None:
+        # The broker reports how the worker ended; until then there is nothing to do.
+        return
+
+    def _accept(self) -> None:
+        if self.endpoint is None:
+            return
+        try:
+            sock, _ = self.endpoint.accept()
+        except OSError:
+            return
+        self._events.on_connection(sock)
+
+    def read_output(self) -> None:
+        """Take what subprocesses and C code wrote to fd 1 and 2; whole lines become log events."""
+        fd = self._output_fd
+        if fd < 0:
+            return
+        try:
+            data = os.read(fd, 65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close_output()
+            return
+        self.raw_used = True
+        data = self._partial + data
+        *lines, self._partial = data.split(b"\n")
+        for line in lines:
+            self._events.on_output(self, line.decode("utf-8", "replace"))
+        if len(self._partial) > MAX_EVENT:
+            self._flush_partial()
+
+    def _flush_partial(self) -> None:
+        if self._partial:
+            text, self._partial = self._partial.decode("utf-8", "replace"), b""
+            self._events.on_output(self, text)
+
+    def _close_output(self) -> None:
+        if self._output_fd >= 0:
+            self._loop.remove_reader(self._output_fd)
+            os.close(self._output_fd)
+            self._output_fd = -1
+            self._flush_partial()
+
+    def drain(self) -> None:
+        """Handle everything the worker sent or printed before it ended."""
+        if self.channel is not None:
+            self.channel.drain()
+        while self._pending_output() > 0:
+            self.read_output()
+
+    def _pending_output(self) -> int:
+        if self._output_fd < 0:
+            return 0
+        with contextlib.suppress(OSError):
+            return int(struct.unpack("i", fcntl.ioctl(self._output_fd, termios.FIONREAD, b"\0\0\0\0"))[0])
+        return 0
+
+    def send(self, data: bytes) -> None:
+        if self.channel is not None:
+            self.channel.send(data)
+
+    def peak_memory_mib(self, now_ms: int) -> int | None:
+        """Peak memory of the environment in MiB, rounded up; None where nothing measures it.
+
+        Read at most every PEAK_AGE_MS: a busy instance would otherwise spend more on reading than on working.
+        """
+        if now_ms - self._peak_read_ms >= PEAK_AGE_MS:
+            self._peak_read_ms = now_ms
+            self.memory_bytes = max(self.memory_bytes, self._read_peak() or 0)
+        if not self.memory_bytes:
+            return None
+        return min(-(-self.memory_bytes // (1024 * 1024)), self.version.config.memory_mib)
+
+    def _read_peak(self) -> int | None:
+        if self.memory_peak_file is not None:
+            try:
+                fd = os.open(self.memory_peak_file, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return self.memory_bytes or None
+            try:
+                return int(os.read(fd, 32))
+            except (OSError, ValueError):
+                return self.memory_bytes or None
+            finally:
+                os.close(fd)
+        try:
+            with open(f"/proc/{self.pid}/status", "rb") as status:
+                for line in status:
+                    if line.startswith(b"VmHWM:"):
+                        return int(line.split()[1]) * 1024
+        except (OSError, ValueError, IndexError):
+            pass
+        return self.memory_bytes or None
+
+    def detach_worker(self) -> None:
+        """Let go of the current worker's channel and output. Idempotent."""
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
+        self._close_output()
+
+    def close(self) -> None:
+        """Let go of everything. Idempotent."""
+        self.detach_worker()
+        if self.endpoint is not None:
+            self._loop.remove_reader(self.endpoint.fileno())
+            self.endpoint.close()
+            self.endpoint = None
+

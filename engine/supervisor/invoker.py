@@ -1,0 +1,569 @@
+"""The invoker: admission, assignment, deadlines, and the single answer of every invocation.
+
+Theory of operation, one request: ``submit`` takes a lease of concurrency; the pool hands over an idle instance or puts the request in
+line and a new instance on its way; ``_run`` sends INVOKE; the worker's RESPONSE (or its death, or the deadline) comes to
+``_settle``, which gives the lease back, sends the next request in line to the instance, and only then answers, counts and logs.
+All state is changed here, on the loop, by nobody else. Faults that kill the worker keep the sandbox (``_reset``); what cannot be
+kept is retired. Deadlines are swept by one coarse timer that runs only while something can expire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from engine.clock import Clock
+from engine.core import invocation as inv
+from engine.core import report
+from engine.core.instance import Event, State
+from engine.core.invocation import Outcome, Status
+from engine.core.pool import Plan
+from engine.errors import AwsError, ServiceError, TooManyRequests, WireError
+from engine.sandbox.api import Cause, ExitCause, HolderFds, Sandbox, SpecialiseSpec
+from engine.supervisor.catalogue import Function, Version
+from engine.supervisor.environment import Home, base_env, init_message
+from engine.supervisor.holders import Holder, HolderPool
+from engine.supervisor.instance import Instance
+from engine.supervisor.request import Request
+from engine.supervisor.story import Story
+from engine.wire import messages
+from engine.wire.frames import MAX_PAYLOAD
+
+SWEEP_S = 0.02
+# 1,769 MB buy one vCPU (docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html); 1,024 shares are one by custom.
+MIB_PER_VCPU = 1769
+
+
+def throttled(reason: str) -> TooManyRequests:
+    """The 429 that AWS sends."""
+    return TooManyRequests("Rate Exceeded.", fields={"Reason": reason}, headers={"Retry-After": "1"})
+
+
+class Invoker:
+    """Runs requests on instances. One per supervisor, single-threaded on its loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        *,
+        keep_alive_s: float,
+        init_timeout_s: float,
+        max_instances: int,
+        home: Home,
+        isolated_paths: bool,
+        host_wait_s: float = 10.0,
+    ) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._keep_alive_s = keep_alive_s
+        self._init_timeout_s = init_timeout_s
+        self._max_instances = max_instances
+        self._host_wait_s = host_wait_s
+        self.home = home
+        self.isolated_paths = isolated_paths
+        self._sandbox: Sandbox
+        self._holders: HolderPool
+        self._instances: dict[int, Instance] = {}
+        self._all: set[Instance] = set()
+        self._timed: dict[Instance, None] = {}
+        self._starved: dict[Version, None] = {}
+        self._versions: dict[Version, None] = {}
+        self._sweeping = False
+        self.in_flight = 0
+        self.on_idle: Callable[[], None] | None = None
+        self.on_connection_accepted: Callable[[socket.socket], None] = socket.socket.close
+        self._stories = Story(clock)
+
+    def wire(self, sandbox: Sandbox, holders: HolderPool) -> None:
+        """The two are made after the invoker, which listens to both."""
+        self._sandbox = sandbox
+        self._holders = holders
+
+    @property
+    def instances(self) -> set[Instance]:
+        """Every instance that is not gone."""
+        return self._all
+
+    # A request: admit, assign or enqueue.
+
+    def submit(self, request: Request) -> None:
+        """Run ``request``; its ``reply_to`` is called exactly once, possibly before this returns."""
+        version = request.version
+        function = version.function
+        reason = function.account.admit(function.quota)
+        if reason is not None:
+            function.stats.count_throttle(reason)
+            request.reply_to.failed(request, throttled(reason))
+            return
+        self.in_flight += 1
+        instance = version.pool.reuse()
+        if instance is not None:
+            self._run(instance, request)
+        else:
+            self._enqueue(version, request)
+
+    def _enqueue(self, version: Version, request: Request) -> None:
+        self._versions[version] = None
+        if version.pool.enqueue(request) is Plan.SPAWN:
+            scaling = version.function.quota.scaling
+            if not scaling.take(self._clock.monotonic()):
+                version.pool.withdraw(request)
+                self._refuse(request, throttled("FunctionInvocationRateLimitExceeded"), throttle=True)
+                return
+            self._spawn(version)
+        self._sweep_soon()
+
+    def _refuse(self, request: Request, error: AwsError, *, throttle: bool = False) -> None:
+        """An admitted request that will not run."""
+        function = request.version.function
+        function.account.release(function.quota)
+        self.in_flight -= 1
+        if throttle:
+            function.stats.count_throttle(error.fields.get("Reason", "unknown"))
+        request.reply_to.failed(request, error)
+        self._idle_check()
+
+    # A new instance: make room, take a holder, specialise, initialise.
+
+    def _spawn(self, version: Version) -> None:
+        if len(self._all) >= self._max_instances and not self._evict():
+            self._starved[version] = None
+            return
+        now_s = self._clock.monotonic()
+        day = report.iso_ms(self._clock.epoch_ms())[:10].replace("-", "/")
+        instance = Instance(self._loop, version, self, now_s, day)
+        self._all.add(instance)
+        version.pool.started(instance)
+        self._holders.take(version.zygote_key, lambda holder, why: self._adopt(instance, holder, why))
+
+    def _evict(self) -> bool:
+        """Retire the instance idle for longest in any pool; whether there was one."""
+        best: Version | None = None
+        best_s = float("inf")
+        for version in self._versions:
+            since = version.pool.oldest_idle_since()
+            if since is not None and since < best_s:
+                best, best_s = version, since
+        if best is None:
+            return False
+        victim = best.pool.evict()
+        if victim is None:
+            return False
+        self._retire(victim)
+        return True
+
+    def _adopt(self, instance: Instance, holder: Holder | None, why: str) -> None:
+        version = instance.version
+        if holder is None:
+            self._lost(instance)
+            self._fail_waiting(version, f"No execution environment can be started: {why}")
+            return
+        if instance.state is not State.STARTING:
+            self._sandbox.kill(holder.holder_id)
+            holder.close_fds()
+            return
+        config = version.config
+        self._instances[holder.holder_id] = instance
+        instance.adopt(holder)
+        self._sandbox.specialise(
+            holder.holder_id,
+            SpecialiseSpec(
+                code_dir=config.code_dir,
+                layers=config.layers,
+                memory_mib=config.memory_mib,
+                tmp_mib=config.tmp_mib,
+                cpu_shares=max(2, config.memory_mib * 1024 // MIB_PER_VCPU),
+            ),
+        )
+        self._send_init(instance)
+        instance.move(Event.WORKER_READY)
+        now_s = self._clock.monotonic()
+        instance.init_started_s = now_s
+        instance.deadline_s = now_s + self._init_timeout_s
+        self._timed[instance] = None
+        self._sweep_soon()
+
+    def _send_init(self, instance: Instance) -> None:
+        version = instance.version
+        if version.base_env is None:
+            version.base_env = base_env(version.config, self.home)
+        task_root = "/var/task" if self.isolated_paths else version.config.code_dir
+        instance.send(init_message(version.config, version.base_env, instance.stream, task_root=task_root, opt_root="/opt"))
+
+    def _fail_waiting(self, version: Version, message: str) -> None:
+        """Nothing can be started: everybody in line beyond what is still starting is told so."""
+        pool = version.pool
+        while pool.deficit() > 0:
+            self._refuse(pool.waiting.pop(), ServiceError(message))
+
+    # An instance at work.
+
+    def _run(self, instance: Instance, request: Request) -> None:
+        """Give ``request`` to an instance that the pool counts as busy."""
+        instance.move(Event.ASSIGN)
+        instance.current = request
+        request.instance = instance
+        now_s = self._clock.monotonic()
+        request.started_s = now_s
+        request.started_ms = self._clock.epoch_ms()
+        timeout_s = instance.version.config.timeout_s
+        instance.deadline_s = now_s + timeout_s
+        self._timed[instance] = None
+        if instance.needs_init:
+            instance.init_started_s = now_s
+            self._send_init(instance)
+        else:
+            deadline_ms = request.started_ms + timeout_s * 1000
+            instance.send(messages.encode_invoke(request.request_id, deadline_ms, request.middle, request.payload))
+        self._stories.started(request, instance)
+        self._sweep_soon()
+
+    def on_frame(self, instance: Instance, body: bytes) -> None:
+        """A frame from a worker: hostile input. Raises WireError for anything out of order."""
+        kind = messages.kind(body)
+        if kind in (messages.RESPONSE, messages.ERROR):
+            reply = messages.decode_reply(body)
+            request = self._answering(instance, reply.request_id)
+            if not reply.then_next:
+                raise WireError("a reply without NEXT is for the HTTP agent, which this worker is not")
+            if reply.kind == messages.ERROR:
+                outcome = inv.handler_error(reply.detail or "Runtime.Unknown", reply.payload)
+            elif len(reply.payload) > MAX_PAYLOAD:
+                outcome = inv.response_too_large(MAX_PAYLOAD)
+            else:
+                outcome = inv.success(reply.payload)
+            self._settle(instance, request, outcome, ready=True)
+        elif kind == messages.LOG:
+            self._on_log(instance, messages.unpack(body))
+        elif kind == messages.NEXT:
+            self._initialised(instance)
+        elif kind == messages.TOO_LARGE:
+            parts = messages.unpack(body)
+            request = self._answering(instance, parts[1] if len(parts) > 1 else None)
+            self._settle(instance, request, inv.response_too_large(MAX_PAYLOAD), ready=True)
+        elif kind == messages.INIT_ERROR:
+            self._on_init_error(instance, messages.unpack(body))
+        elif kind == messages.HELLO and not instance.said_hello:
+            parts = messages.unpack(body)
+            if len(parts) < 2 or parts[1] != messages.VERSION:
+                raise WireError(f"the worker speaks protocol {parts[1:2]}, not {messages.VERSION}")
+            instance.said_hello = True
+        else:
+            raise WireError(f"{messages.NAMES[kind]} is not for a worker to send now")
+
+    def _answering(self, instance: Instance, request_id: object) -> Request:
+        request = instance.current
+        if request is None or instance.needs_init or request.request_id != request_id:
+            raise WireError("a reply to an invocation that is not running")
+        return request
+
+    def _on_log(self, instance: Instance, parts: list[object]) -> None:
+        if len(parts) != 5 or type(parts[2]) is not int or type(parts[4]) is not bytes:
+            raise WireError("LOG has 5 elements")
+        self._stories.printed(instance, parts[4].decode("utf-8", "replace"), parts[2] // 1000)
+
+    def _on_init_error(self, instance: Instance, parts: list[object]) -> None:
+        in_init = instance.state is State.INITIALISING or (instance.state is State.BUSY and instance.needs_init)
+        if not in_init or len(parts) != 3 or type(parts[1]) is not str or type(parts[2]) is not bytes:
+            raise WireError("INIT_ERROR outside init or malformed")
+        if instance.init_error is None:
+            instance.init_error = (parts[1], parts[2])
+
+    def on_output(self, instance: Instance, text: str) -> None:
+        """A line that reached fd 1 or 2 past the runtime."""
+        self._stories.printed(instance, text, self._clock.epoch_ms())
+
+    def on_connection(self, sock: socket.socket) -> None:
+        """The function opened a connection to the engine's endpoint."""
+        self.on_connection_accepted(sock)
+
+    def on_violation(self, instance: Instance, reason: str) -> None:
+        """The worker broke the protocol: its invocation fails, its sandbox ends."""
+        request = instance.current
+        self._stories.printed(instance, f"[engine] worker ended: {reason}", self._clock.epoch_ms())
+        self._retire(instance)
+        if request is not None:
+            instance.current = None
+            outcome = inv.protocol_violation(request.request_id)
+            if reason.startswith("frame of") and instance.said_hello:
+                outcome = inv.response_too_large(MAX_PAYLOAD)
+            self._finish(instance, request, outcome)
+
+    def _initialised(self, instance: Instance) -> None:
+        now_s = self._clock.monotonic()
+        if instance.state is State.BUSY and instance.needs_init and instance.current is not None:
+            instance.needs_init = False
+            request = instance.current
+            deadline_ms = request.started_ms + instance.version.config.timeout_s * 1000
+            instance.send(messages.encode_invoke(request.request_id, deadline_ms, request.middle, request.payload))
+            return
+        if instance.state is not State.INITIALISING:
+            raise WireError("NEXT outside init")
+        took_s = now_s - (instance.init_started_s or now_s)
+        instance.init_ms = took_s * 1000
+        stats = instance.version.function.stats
+        stats.init.observe(took_s)
+        stats.count_cold_start("on-demand")
+        instance.move(Event.INITIALISED)
+        self._timed.pop(instance, None)
+        self._ready(instance, now_s)
+
+    def _ready(self, instance: Instance, now_s: float) -> None:
+        """An instance is free: it takes the next request in line, idles, or goes when its version is history."""
+        pool = instance.version.pool
+        request = pool.ready(instance, now_s)
+        if request is not None:
+            self._run(instance, request)
+        elif pool.draining:
+            self._retire(instance)
+
+    def _settle(self, instance: Instance, request: Request, outcome: Outcome, *, ready: bool) -> None:
+        """The running invocation has its outcome. ``ready``: the worker lives and is ready for the next."""
+        now_s = self._clock.monotonic()
+        instance.current = None
+        instance.invocations += 1
+        self._timed.pop(instance, None)
+        if instance.raw_used:
+            instance.read_output()
+        if request.tail is not None:
+            instance.read_output()
+        self._finish(instance, request, outcome)
+        if ready and instance.state is State.BUSY:
+            instance.move(Event.SETTLE)
+            self._ready(instance, now_s)
+
+    def _finish(self, instance: Instance, request: Request, outcome: Outcome) -> None:
+        """Answer, count and log; the request holds no lease afterwards."""
+        now_s = self._clock.monotonic()
+        request.settle(outcome, now_s)
+        function = request.version.function
+        function.account.release(function.quota)
+        self.in_flight -= 1
+        if request.tail is None:
+            request.reply_to.answered(request, outcome)
+            self._stories.ended(request, instance, outcome)
+        else:
+            self._stories.ended(request, instance, outcome)
+            request.reply_to.answered(request, outcome)
+        self._count(function, request, outcome, now_s)
+        self._idle_check()
+
+    def _count(self, function: Function, request: Request, outcome: Outcome, settled_s: float) -> None:
+        stats = function.stats
+        stats.invocations[outcome.status] += 1
+        if outcome.error_type is not None:
+            stats.count_error(outcome.error_type)
+        started_s = request.started_s or settled_s
+        stats.queue.observe(started_s - request.received_s)
+        stats.invoke.observe(settled_s - started_s)
+        stats.overhead.observe(self._clock.monotonic() - settled_s)
+
+    def _idle_check(self) -> None:
+        if self.in_flight == 0 and self.on_idle is not None:
+            self.on_idle()
+
+    # Faults.
+
+    def worker_exited(self, holder_id: int, cause: ExitCause) -> None:
+        """The worker ended by itself (or was killed by the kernel)."""
+        instance = self._instances.get(holder_id)
+        if instance is None or instance.state in (State.STARTING, State.RETIRING, State.GONE):
+            return
+        instance.drain()
+        if instance.state is State.INITIALISING:
+            self._init_failed(instance, self._init_fault(instance, cause))
+        elif instance.state is State.BUSY and instance.current is not None:
+            request = instance.current
+            oom = cause.cause is Cause.OOM_KILLED
+            outcome = inv.runtime_exited(
+                request.request_id, signalled=cause.cause is Cause.SIGNALLED, status=cause.status, oom=oom
+            )
+            if instance.needs_init and instance.init_error is not None:
+                error_type, document = instance.init_error
+                outcome = Outcome(Status.ERROR, document, error_type)
+                self._stories.init_failed(instance, "invoke", "error", report.init_error_type(error_type), self._since_init_ms(instance))
+            self._settle(instance, request, outcome, ready=False)
+            self._reset(instance)
+        elif instance.state is State.IDLE:
+            self._retire(instance)
+
+    def _init_fault(self, instance: Instance, cause: ExitCause) -> tuple[str, str]:
+        if instance.init_error is not None:
+            return "error", report.init_error_type(instance.init_error[0])
+        return "error", "Runtime.OutOfMemory" if cause.cause is Cause.OOM_KILLED else "Runtime.ExitError"
+
+    def _since_init_ms(self, instance: Instance) -> float:
+        now_s = self._clock.monotonic()
+        return (now_s - (instance.init_started_s or now_s)) * 1000
+
+    def _init_failed(self, instance: Instance, fault: tuple[str, str | None]) -> None:
+        """Init failed or timed out before any invocation: it is repeated inside the next one, if somebody waits for it."""
+        self._stories.init_failed(instance, "init", fault[0], fault[1], self._since_init_ms(instance))
+        self._timed.pop(instance, None)
+        if instance.version.pool.waiting:
+            self._reset(instance)
+        else:
+            self._retire(instance)
+
+    def _reset(self, instance: Instance) -> None:
+        """Kill what the function started, keep its sandbox; a fresh worker will say so."""
+        if instance.state not in (State.INITIALISING, State.BUSY):
+            return
+        instance.move(Event.RESET)
+        instance.needs_init = True
+        instance.init_ms = None
+        instance.detach_worker()
+        self._timed.pop(instance, None)
+        pool = instance.version.pool
+        pool.resetting(instance)
+        if pool.draining and not pool.waiting:
+            self._retire(instance)
+            return
+        self._sandbox.reset(instance.holder_id)
+
+    def worker_reset(self, holder_id: int, fds: HolderFds, pid: int) -> None:
+        """A fresh worker stands in the instance's sandbox."""
+        instance = self._instances.get(holder_id)
+        if instance is None or instance.state is not State.STARTING:
+            Holder(holder_id, "", fds, pid, None).close_fds()
+            return
+        instance.readopt(fds.channel, fds.output_fd, pid)
+        instance.move(Event.WORKER_RESET)
+        self._ready(instance, self._clock.monotonic())
+
+    def _retire(self, instance: Instance) -> None:
+        """Let the instance go; ``gone`` follows."""
+        if instance.state in (State.RETIRING, State.GONE):
+            return
+        had_holder = instance.holder_id != 0
+        instance.version.pool.lost(instance)
+        self._timed.pop(instance, None)
+        instance.move(Event.RETIRE)
+        instance.close()
+        if had_holder:
+            self._sandbox.kill(instance.holder_id)
+        else:
+            self._forget(instance)
+
+    def gone(self, holder_id: int) -> None:
+        """The sandbox and everything in it has ended."""
+        instance = self._instances.pop(holder_id, None)
+        if instance is None:
+            self._holders.gone(holder_id)
+            return
+        if instance.state is not State.RETIRING:
+            self._orphan(instance, "the sandbox ended")
+        self._forget(instance)
+
+    def _orphan(self, instance: Instance, reason: str) -> None:
+        request = instance.current
+        version = instance.version
+        self._lost(instance)
+        if request is not None and request.outcome is None:
+            instance.current = None
+            self._finish(instance, request, inv.sandbox_failure(request.request_id, reason))
+        for _ in range(version.pool.deficit()):
+            self._spawn(version)
+
+    def _lost(self, instance: Instance) -> None:
+        instance.version.pool.lost(instance)
+        self._timed.pop(instance, None)
+        instance.close()
+        if instance.state is not State.RETIRING:
+            instance.move(Event.RETIRE)
+        self._forget(instance)
+
+    def _forget(self, instance: Instance) -> None:
+        self._all.discard(instance)
+        if instance.state is State.RETIRING:
+            instance.move(Event.GONE)
+        version = instance.version
+        if version.pool.draining and version.pool.live == 0:
+            self._versions.pop(version, None)
+        while self._starved and len(self._all) < self._max_instances:
+            starved = next(iter(self._starved))
+            del self._starved[starved]
+            for _ in range(starved.pool.deficit()):
+                self._spawn(starved)
+
+    def broker_lost(self, reason: str) -> None:
+        """Every sandbox is gone. Running invocations fail; those in line get new instances from the broker's successor."""
+        self._instances.clear()
+        for instance in list(self._all):
+            if instance.state is not State.GONE:
+                self._orphan_quietly(instance, reason)
+        self._holders.reset()
+        for version in list(self._versions):
+            for _ in range(version.pool.deficit()):
+                self._spawn(version)
+
+    def _orphan_quietly(self, instance: Instance, reason: str) -> None:
+        request = instance.current
+        self._lost(instance)
+        if request is not None and request.outcome is None:
+            instance.current = None
+            self._finish(instance, request, inv.sandbox_failure(request.request_id, reason))
+
+    # Time.
+
+    def _sweep_soon(self) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        now_s = self._clock.monotonic()
+        for instance in [i for i in self._timed if i.deadline_s is not None and i.deadline_s <= now_s]:
+            self._overdue(instance)
+        if self._timed:
+            self._loop.call_later(SWEEP_S, self._sweep)
+        else:
+            self._sweeping = False
+
+    def tick(self) -> None:
+        """Once a second: let idle instances expire and requests for which the host has no room fail."""
+        self._expire(self._clock.monotonic())
+
+    def _overdue(self, instance: Instance) -> None:
+        if instance.state is State.INITIALISING:
+            self._init_failed(instance, ("timeout", None))
+        elif instance.state is State.BUSY and instance.current is not None:
+            request = instance.current
+            instance.drain()
+            if instance.current is not request:
+                return
+            outcome = inv.timed_out(request.request_id, float(instance.version.config.timeout_s))
+            self._settle(instance, request, outcome, ready=False)
+            self._reset(instance)
+
+    def _expire(self, now_s: float) -> None:
+        for version in list(self._versions):
+            for instance in version.pool.expired(now_s, self._keep_alive_s):
+                self._retire(instance)
+        for version in list(self._starved):
+            pool = version.pool
+            while pool.waiting and now_s - pool.waiting[0].received_s > self._host_wait_s:
+                self._refuse(pool.waiting.popleft(), throttled("ConcurrentInvocationLimitExceeded"), throttle=True)
+            if not pool.waiting:
+                del self._starved[version]
+
+    # The catalogue changes.
+
+    def drain(self, version: Version) -> None:
+        """The version is history: idle instances go now, busy ones when they are done, requests in line are still served."""
+        version.pool.draining = True
+        while (instance := version.pool.evict()) is not None:
+            self._retire(instance)
+
+    def prepare(self, version: Version) -> None:
+        """A version appeared: have its zygote and stock ready before the first request."""
+        if version.config.state == "Active":
+            self._holders.use(version.zygote_key)
+
+    def stop(self) -> None:
+        """Retire everything; the broker's end does the rest."""
+        for instance in list(self._all):
+            self._retire(instance)
+

@@ -1,0 +1,99 @@
+"""Function logs on disk: one file per function, written in batches off the hot path.
+
+A line is ``<epoch ms> TAB <log stream> TAB <message>``; a newline inside one event is stored as a carriage return, as AWS's runtimes
+do. Events are queued as they happen and written by ``flush``, which the supervisor calls a few times a second; what a function prints
+never blocks an invocation. A file over its size is renamed to ``.1`` (replacing the former one) and begun anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+# Later is text, or a callable that makes it at flush time, so that formatting stays off the hot path.
+Line = tuple[int, str, "str | Callable[[], str | None]"]
+MAX_EVENT = 256 * 1024
+MAX_QUEUED = 200_000
+
+
+class FunctionLog:
+    """The log of one function. ``write`` is cheap; nothing reaches the disk before ``flush``."""
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        self.path = path
+        self.max_bytes = max_bytes
+        self.dropped = 0
+        self._lines: list[Line] = []
+        self._size: int | None = None
+
+    def write(self, at_ms: int, stream: str, text: str | Callable[[], str | None]) -> None:
+        """Queue one event. Beyond MAX_QUEUED events between two flushes the rest is counted and dropped."""
+        if len(self._lines) >= MAX_QUEUED:
+            self.dropped += 1
+            return
+        self._lines.append((at_ms, stream, text))
+
+    @property
+    def dirty(self) -> bool:
+        return bool(self._lines)
+
+    def flush(self) -> None:
+        """Append what is queued. Raises OSError when the disk refuses; the lines are then lost, the engine goes on."""
+        lines, self._lines = self._lines, []
+        out: list[str] = []
+        if self.dropped:
+            out.append(f"{lines[-1][0]}\t-\t[engine] {self.dropped} log events dropped: more than {MAX_QUEUED} at once\n")
+            self.dropped = 0
+        for at_ms, stream, text in lines:
+            shown = text if isinstance(text, str) else text()
+            if shown is None:
+                continue
+            if "\n" in shown:
+                shown = shown.replace("\n", "\r")
+            out.append(f"{at_ms}\t{stream}\t{shown}\n")
+        data = "".join(out).encode("utf-8", "replace")
+        if self._size is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._size = self.path.stat().st_size if self.path.exists() else 0
+        if self._size and self._size + len(data) > self.max_bytes:
+            self.path.replace(self.path.with_suffix(".log.1"))
+            self._size = 0
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+        self._size += len(data)
+
+
+class LogStore:
+    """All function logs below one directory."""
+
+    def __init__(self, root: Path, max_bytes: int) -> None:
+        self.root = root
+        self.max_bytes = max_bytes
+        self.errors = 0
+        self._logs: dict[tuple[str, str], FunctionLog] = {}
+
+    def of(self, account: str, name: str) -> FunctionLog:
+        """The log of a function; the name has been validated, so it is safe as a file name."""
+        key = (account, name)
+        log = self._logs.get(key)
+        if log is None:
+            log = self._logs[key] = FunctionLog(self.root / account / f"{name}.log", self.max_bytes)
+        return log
+
+    def flush(self) -> str | None:
+        """Write everything queued; the last error's text when a disk refused, else None."""
+        error = None
+        for log in self._logs.values():
+            if log.dirty:
+                try:
+                    log.flush()
+                except OSError as e:
+                    self.errors += 1
+                    error = f"{log.path}: {e.strerror}"
+        return error

@@ -1,0 +1,260 @@
+"""Requests that are not ours to answer: streamed to another server and its answer streamed back.
+
+One upstream connection per request, both directions with back-pressure. The head is rewritten only where HTTP/1.1 says hop by hop
+(RFC 9110 section 7.6.1); bodies are never buffered beyond what waits for the connection to open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httptools
+
+from engine.supervisor import replies
+from engine.supervisor.front import Connection, Head
+
+HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"te", b"upgrade", b"expect", b"trailer")
+)
+# Waiting bytes at which the client is asked to pause.
+HIGH_WATER = 1024 * 1024
+
+Connect = Callable[[Callable[[], asyncio.Protocol]], Awaitable[Any]]
+
+
+def gateway_error(reason: str) -> bytes:
+    """502 in the shape AWS clients print."""
+    import json  # noqa: PLC0415 - rare path
+
+    return json.dumps({"Type": "Service", "Message": reason}, separators=(",", ":")).encode()
+
+
+class Passing(asyncio.Protocol):
+    """One request on its way: ``front.Passed`` on one side, the upstream's protocol on the other."""
+
+    def __init__(self, head: Head, client: Connection, connect: Connect, extra: list[tuple[bytes, bytes]]) -> None:
+        self._head = head
+        self._client = client
+        self._upstream: asyncio.Transport | None = None
+        self._waiting: list[bytes] = [self._request_head(head, extra)]
+        self._waiting_size = 0
+        self._chunked = head.header(b"transfer-encoding") is not None
+        self._request_done = False
+        self._response_started = False
+        self._response_done = False
+        self._dropped = False
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._status = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._rechunk = False
+        self._bodiless = False
+        self._out: list[bytes] = []
+        self._task = asyncio.ensure_future(self._open(connect))
+
+    @staticmethod
+    def _request_head(head: Head, extra: list[tuple[bytes, bytes]]) -> bytes:
+        lines = [head.method + b" " + head.url + b" HTTP/1.1\r\n"]
+        lines += [k + b": " + v + b"\r\n" for k, v in head.headers if k not in HOP_BY_HOP]
+        lines += [k + b": " + v + b"\r\n" for k, v in extra]
+        if head.header(b"transfer-encoding") is not None:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"connection: close\r\n\r\n")
+        return b"".join(lines)
+
+    async def _open(self, connect: Connect) -> None:
+        try:
+            await connect(lambda: self)
+        except (OSError, TimeoutError) as e:
+            self._fail(f"{e}" or type(e).__name__)
+
+    # front.Passed
+
+    def body(self, data: bytes) -> None:
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._upstream is not None:
+            self._upstream.write(data)
+        else:
+            self._waiting.append(data)
+            self._waiting_size += len(data)
+            if self._waiting_size > HIGH_WATER:
+                self._client.transport.pause_reading()
+
+    def end(self) -> None:
+        self._request_done = True
+        if self._chunked:
+            if self._upstream is not None:
+                self._upstream.write(b"0\r\n\r\n")
+            else:
+                self._waiting.append(b"0\r\n\r\n")
+        if self._response_done:
+            self._client.done()
+
+    def abort(self) -> None:
+        """The client went away."""
+        self._dropped = True
+        self._task.cancel()
+        if self._upstream is not None:
+            self._upstream.abort()
+
+    def pause(self) -> None:
+        if self._upstream is not None:
+            self._upstream.pause_reading()
+
+    def resume(self) -> None:
+        if self._upstream is not None:
+            self._upstream.resume_reading()
+
+    # asyncio.Protocol, the upstream side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._dropped:
+            transport.close()
+            return
+        self._upstream = transport  # type: ignore[assignment]
+        waiting, self._waiting = self._waiting, []
+        transport.write(b"".join(waiting))  # type: ignore[attr-defined]
+        if self._waiting_size > HIGH_WATER:
+            self._client.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        self._client.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._client.transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._fail("the upstream server does not speak HTTP/1.1")
+        if self._out and not self._dropped:
+            out, self._out = self._out, []
+            self._client.transport.write(b"".join(out))
+        if self._response_done:
+            self._finish()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._response_done or self._dropped:
+            return
+        if self._response_started and self._rechunk and exc is None and not self._has(b"transfer-encoding"):
+            self._client.transport.write(b"0\r\n\r\n")
+            self._response_done = True
+            self._finish()
+        else:
+            self._fail("the upstream server closed the connection")
+
+    # httptools
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:
+            self._headers = []
+            return
+        self._response_started = True
+        self._bodiless = self._head.method == b"HEAD" or status in (204, 304)
+        self._rechunk = not self._bodiless and not self._has(b"content-length")
+        reason = replies.REASONS.get(status, "Unknown")
+        lines = [f"HTTP/1.1 {status} {reason}\r\n".encode()]
+        lines += [k + b": " + v + b"\r\n" for k, v in self._headers if k.lower() not in HOP_BY_HOP]
+        if self._rechunk:
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        keep = self._head.keep_alive and self._request_done
+        lines.append(b"Connection: keep-alive\r\n\r\n" if keep else b"Connection: close\r\n\r\n")
+        if not keep:
+            self._head.keep_alive = False
+        self._out.append(b"".join(lines))
+        if self._bodiless:
+            self._response_done = True
+
+    def _has(self, name: bytes) -> bool:
+        return any(k.lower() == name for k, _ in self._headers)
+
+    def on_body(self, data: bytes) -> None:
+        self._out.append(b"%x\r\n%b\r\n" % (len(data), data) if self._rechunk else data)
+
+    def on_message_complete(self) -> None:
+        if not self._response_started:
+            return
+        if self._rechunk and not self._response_done:
+            self._out.append(b"0\r\n\r\n")
+        self._response_done = True
+
+    def _finish(self) -> None:
+        if self._upstream is not None:
+            self._upstream.close()
+        if self._dropped:
+            return
+        if self._request_done:
+            self._client.done()
+        else:
+            self._client.transport.close()
+
+    def _fail(self, reason: str) -> None:
+        if self._response_done or self._dropped:
+            return
+        self._response_done = True
+        if self._upstream is not None:
+            self._upstream.abort()
+        if self._response_started:
+            self._client.broken()
+            return
+        self._head.keep_alive = False
+        body = gateway_error(reason)
+        self._client.transport.write(replies.simple(502, b"application/json", body, keep_alive=False))
+        self._client.transport.close()
+
+
+class Refusing:
+    """``front.Passed`` for a request that no server can take: reads it to its end, then answers."""
+
+    def __init__(self, client: Connection, answer: bytes) -> None:
+        self._client = client
+        self._answer = answer
+
+    def body(self, data: bytes) -> None:
+        """Thrown away."""
+
+    def end(self) -> None:
+        self._client.answer(self._answer)
+
+    def abort(self) -> None:
+        """Nothing to undo."""
+
+    def pause(self) -> None:
+        """Nothing flows."""
+
+    def resume(self) -> None:
+        """Nothing flows."""
+
+
+class Collecting:
+    """``front.Passed`` that keeps the whole request (up to ``limit``) and hands it over at its end, for checks that need the body."""
+
+    def __init__(self, limit: int, then: Callable[[bytes], None]) -> None:
+        self._limit = limit
+        self._then = then
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def body(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size <= self._limit:
+            self._chunks.append(data)
+
+    def end(self) -> None:
+        self._then(b"".join(self._chunks))
+
+    def abort(self) -> None:
+        self._chunks.clear()
+
+    def pause(self) -> None:
+        """Nothing flows."""
+
+    def resume(self) -> None:
+        """Nothing flows."""

@@ -1,0 +1,94 @@
+"""HTTP/1.1 answers as bytes, written whole."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from email.utils import formatdate
+
+from engine.core.invocation import Outcome
+from engine.errors import AwsError
+from engine.ids import request_id as new_request_id
+from engine.supervisor.request import Request
+
+REASONS = {
+    200: "OK", 202: "Accepted", 204: "No Content", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 408: "Request Timeout",
+    409: "Conflict", 410: "Gone", 412: "Precondition Failed", 413: "Request Entity Too Large", 415: "Unsupported Media Type",
+    429: "Too Many Requests", 500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable",
+}  # fmt: skip
+
+_date_s = 0
+_date = b""
+
+
+def _date_header() -> bytes:
+    """``Date:`` line, made once a second."""
+    global _date_s, _date  # noqa: PLW0603 - a one-entry cache of the wall clock
+    now_s = int(time.time())
+    if now_s != _date_s:
+        _date_s = now_s
+        _date = f"Date: {formatdate(now_s, usegmt=True)}\r\n".encode()
+    return _date
+
+
+_OK = b"HTTP/1.1 200 OK\r\n"
+_JSON = b"Content-Type: application/json\r\nContent-Length: "
+
+
+def invoked(request: Request, outcome: Outcome, *, keep_alive: bool) -> bytes:
+    """The head of an Invoke answer; the payload follows it."""
+    parts = [
+        _OK,
+        _date_header(),
+        _JSON,
+        str(len(outcome.payload)).encode(),
+        b"\r\nx-amzn-RequestId: ",
+        request.request_id.encode(),
+        b"\r\nX-Amz-Executed-Version: ",
+        request.version.config.version.encode(),
+        b"\r\nX-Amzn-Trace-Id: ",
+        request.trace_id.encode("latin-1", "replace"),
+    ]
+    if outcome.function_error is not None:
+        parts += (b"\r\nX-Amz-Function-Error: ", outcome.function_error.encode())
+    tail = request.log_tail()
+    if tail is not None:
+        parts += (b"\r\nX-Amz-Log-Result: ", base64.b64encode(tail))
+    parts.append(b"\r\nConnection: keep-alive\r\n\r\n" if keep_alive else b"\r\nConnection: close\r\n\r\n")
+    return b"".join(parts)
+
+
+def simple(status: int, content_type: bytes, body: bytes, *, keep_alive: bool, head_only: bool = False) -> bytes:
+    """A small whole answer."""
+    connection = b"keep-alive" if keep_alive else b"close"
+    head = (
+        f"HTTP/1.1 {status} {REASONS.get(status, 'Unknown')}\r\n".encode()
+        + _date_header()
+        + b"Content-Type: " + content_type + b"\r\nContent-Length: " + str(len(body)).encode()
+        + b"\r\nConnection: " + connection + b"\r\n\r\n"
+    )  # fmt: skip
+    return head if head_only else head + body
+
+
+def no_content(request_id: str, *, keep_alive: bool) -> bytes:
+    """204 without a body."""
+    connection = "keep-alive" if keep_alive else "close"
+    return (
+        b"HTTP/1.1 204 No Content\r\n" + _date_header() + f"x-amzn-RequestId: {request_id}\r\nConnection: {connection}\r\n\r\n".encode()
+    )
+
+
+def error(e: AwsError, *, keep_alive: bool, request_id: str | None = None) -> bytes:
+    """An API error as AWS frames it."""
+    body = json.dumps(e.body(), separators=(",", ":")).encode()
+    extra = "".join(f"{k}: {v}\r\n" for k, v in e.headers.items())
+    return (
+        f"HTTP/1.1 {e.status} {REASONS.get(e.status, 'Unknown')}\r\n".encode()
+        + _date_header()
+        + (
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nx-amzn-RequestId: {request_id or new_request_id()}\r\n"
+            f"x-amzn-ErrorType: {e.code}\r\n{extra}Connection: {'keep-alive' if keep_alive else 'close'}\r\n\r\n"
+        ).encode("latin-1", "replace")
+        + body
+    )

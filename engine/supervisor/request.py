@@ -1,0 +1,53 @@
+"""An invocation as the shell carries it: what to run, whom to answer, where its log goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from engine.core.invocation import Invocation, Outcome
+from engine.errors import AwsError
+
+if TYPE_CHECKING:
+    from engine.supervisor.catalogue import Version
+    from engine.supervisor.instance import Instance
+
+
+class ReplyTo(Protocol):
+    """Who asked. Exactly one of the two is called, once."""
+
+    def answered(self, request: Request, outcome: Outcome) -> None: ...
+
+    def failed(self, request: Request, error: AwsError) -> None: ...
+
+
+class Request(Invocation):
+    """``middle`` is the encoded part of INVOKE between deadline and payload; ``tail`` collects log lines when asked for."""
+
+    __slots__ = ("instance", "middle", "reply_to", "started_ms", "tail", "trace_id", "version")
+
+    def __init__(
+        self,
+        request_id: str,
+        payload: bytes,
+        received_s: float,
+        version: Version,
+        middle: bytes,
+        trace_id: str,
+        reply_to: ReplyTo,
+        *,
+        want_tail: bool,
+    ) -> None:
+        super().__init__(request_id, payload, received_s)
+        self.version = version
+        self.middle = middle
+        self.trace_id = trace_id
+        self.reply_to = reply_to
+        self.tail: list[str] | None = [] if want_tail else None
+        self.instance: Instance | None = None
+        self.started_ms = 0
+
+    def log_tail(self) -> bytes | None:
+        """The last 4 KB of this invocation's log, or None when it was not asked for."""
+        if self.tail is None:
+            return None
+        return "".join(f"{line}\n" for line in self.tail).encode("utf-8", "replace")[-4096:]

@@ -1,0 +1,148 @@
+"""What the supervisor says of itself: readiness, the state dump, the numbers behind /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from engine import __version__
+from engine.clock import Clock
+from engine.core.stats import BOUNDS
+from engine.sandbox.api import SandboxReport
+from engine.supervisor.catalogue import Catalogue, Function
+from engine.supervisor.holders import HolderPool
+from engine.supervisor.instance import Instance
+from engine.supervisor.invoker import Invoker
+
+
+class Status:
+    """Reads live state; changes nothing but ``draining``."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        started_s: float,
+        catalogue: Catalogue,
+        invoker: Invoker,
+        holders: HolderPool,
+        report: SandboxReport,
+        pids: Callable[[], dict[str, int]],
+    ) -> None:
+        self.report = report
+        self.draining = False
+        self._clock = clock
+        self._started_s = started_s
+        self._catalogue = catalogue
+        self._invoker = invoker
+        self._holders = holders
+        self._pids = pids
+        self._seen_sandbox = False
+
+    def not_ready(self) -> list[str]:
+        """Why the engine should not get traffic; empty when it should."""
+        reasons = []
+        if self.draining:
+            reasons.append("draining")
+        if not self._catalogue.loaded:
+            reasons.append("the catalogue is not loaded yet")
+        self._seen_sandbox = self._seen_sandbox or self._holders.ready_anywhere()
+        if not self._seen_sandbox:
+            failures = self._holders.failures()
+            reasons.append(f"no sandbox is ready{': ' + str(failures) if failures else ''}")
+        return reasons
+
+    def stats(self) -> dict[str, Any]:
+        """The map that the metrics page renders."""
+        by_function: dict[int, list[Instance]] = {}
+        for instance in self._invoker.instances:
+            by_function.setdefault(id(instance.version.function), []).append(instance)
+        accounts = self._catalogue.accounts().values()
+        concurrent = 0
+        functions = []
+        for account, function in self._catalogue.functions():
+            concurrent += function.quota.in_flight
+            functions.append(self._function(account, function, by_function.get(id(function), [])))
+        return {
+            "version": __version__,
+            "uptime_s": self._clock.monotonic() - self._started_s,
+            "level": self.report.level,
+            "ready": not self.not_ready(),
+            "bounds": list(BOUNDS),
+            "functions": functions,
+            "account": {"concurrent": concurrent, "limit": max((a.limit for a in accounts), default=0)},
+            "pool": self._holders.counts(),
+            "processes": {**self._pids(), **{f"zygote {k}": p for k, p in self._holders.zygote_pids().items()}},
+        }
+
+    def _function(self, account: str, function: Function, instances: list[Instance]) -> dict[str, Any]:
+        states: dict[str, int] = {}
+        for instance in instances:
+            states[instance.state] = states.get(instance.state, 0) + 1
+        now_ms = self._clock.epoch_ms()
+        memory = []
+        for instance in instances:
+            instance.peak_memory_mib(now_ms)
+            memory.append([instance.stream[-32:], instance.memory_bytes])
+        return {
+            "account": account,
+            "name": function.name,
+            **function.stats.snapshot(),
+            "instances": states,
+            "concurrent": function.quota.in_flight,
+            "memory": memory,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Everything at one glance, for people and tests; no secrets, no payloads."""
+        now_s = self._clock.monotonic()
+        return {
+            "version": __version__,
+            "ready": not self.not_ready(),
+            "not_ready": self.not_ready(),
+            "uptime_s": now_s - self._started_s,
+            "sandbox": {
+                "level": self.report.level,
+                "asked": self.report.asked,
+                "network": self.report.network,
+                "mechanisms": self.report.mechanisms,
+                "advice": list(self.report.advice),
+            },
+            "in_flight": self._invoker.in_flight,
+            "pool": self._holders.counts(),
+            "pool_failures": self._holders.failures(),
+            "processes": {**self._pids(), **{f"zygote {k}": p for k, p in self._holders.zygote_pids().items()}},
+            "functions": [
+                {
+                    "account": account,
+                    "name": f.name,
+                    "in_flight": f.quota.in_flight,
+                    "reserved": f.quota.reserved,
+                    "versions": {
+                        v.config.version: {
+                            "state": v.config.state,
+                            "generation": v.config.generation,
+                            "idle": v.pool.idle_count,
+                            "busy": len(v.pool.busy),
+                            "starting": len(v.pool.starting),
+                            "waiting": len(v.pool.waiting),
+                        }
+                        for v in f.versions.values()
+                    },
+                }
+                for account, f in self._catalogue.functions()
+            ],
+            "instances": [
+                {
+                    "id": i.stream[-32:],
+                    "function": i.version.function.name,
+                    "version": i.version.config.version,
+                    "state": i.state,
+                    "pid": i.pid,
+                    "age_s": now_s - i.born_s,
+                    "invocations": i.invocations,
+                    "memory_bytes": i.memory_bytes,
+                }
+                for i in self._invoker.instances
+            ],
+        }

@@ -1,0 +1,414 @@
+"""The data plane's process: what it owns, how it starts, how it ends.
+
+Start: sandbox, sockets, control plane, then ready once the catalogue is loaded and a sandbox stands. End: SIGTERM stops accepting, lets
+invocations in flight finish up to the drain time, then takes everything down; a second signal does not wait. Nothing here runs per
+invocation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from engine.clock import Clock
+from engine.config import AuthMode, Settings
+from engine.errors import AwsError
+from engine.sandbox.api import ExitCause, HolderFds, Sandbox, SandboxReport, ZygoteSpec
+from engine.supervisor import replies, routing
+from engine.supervisor.api import InvokeApi, Verifier
+from engine.supervisor.aws_endpoint import AwsEndpoint
+from engine.supervisor.binary import ClientConnection, LinkConnection
+from engine.supervisor.catalogue import Catalogue
+from engine.supervisor.children import Child
+from engine.supervisor.environment import Home
+from engine.supervisor.front import Connection, Head, Passed
+from engine.supervisor.holders import Holder, HolderPool
+from engine.supervisor.invoker import Invoker
+from engine.supervisor.logs import LogStore
+from engine.supervisor.passthrough import Collecting, Passing
+from engine.supervisor.status import Status
+
+log = structlog.get_logger("engine")
+
+# Inside an isolated sandbox the endpoint is always here, whatever port the engine itself listens on.
+INNER_ENDPOINT = "http://127.0.0.1:4566"
+FLUSH_S = 0.05
+MAX_SIGNED_BODY = 128 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """An installed runtime."""
+
+    path: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """How to start the other processes; the composition root knows, the supervisor does not."""
+
+    control: Callable[[], tuple[list[str], dict[str, str]]]
+    embedded: Callable[[int], tuple[list[str], dict[str, str]]]
+    embedded_unavailable: str | None
+
+
+class Supervisor:
+    """One engine. ``run`` returns the exit status."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        settings: Settings,
+        *,
+        listeners: list[socket.socket],
+        runtimes: dict[str, Interpreter],
+        commands: Commands,
+        verifier: Verifier | None,
+        function_key: tuple[str, str, str],
+    ) -> None:
+        self._loop = loop
+        self._clock = clock
+        self.settings = settings
+        self._listeners = listeners
+        self._runtimes = runtimes
+        self.verifier = verifier
+        self._function_key = function_key
+        self._run_dir = settings.run_dir()
+        self._started_s = clock.monotonic()
+        self._connections: set[Connection] = set()
+        self._clients: set[asyncio.Protocol] = set()
+        self._servers: list[asyncio.Server] = []
+        self._link: LinkConnection | None = None
+        self._stopping = asyncio.Event()
+        self._now = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._timers: list[asyncio.TimerHandle] = []
+        self._sandbox: Sandbox
+        self._logs = LogStore(settings.data_dir / "logs", settings.log_file_mib * 1024 * 1024)
+        self._invoker = Invoker(
+            loop,
+            clock,
+            keep_alive_s=settings.keep_alive_s,
+            init_timeout_s=settings.init_timeout_s,
+            max_instances=settings.max_instances,
+            home=Home(settings.region, INNER_ENDPOINT, INNER_ENDPOINT, function_key),
+            isolated_paths=True,
+        )
+        self._invoker.on_connection_accepted = self._serve_function
+        self.catalogue = Catalogue(
+            region=settings.region,
+            account_limit=settings.account_concurrency,
+            logs=self._logs,
+            on_drain=self._invoker.drain,
+            on_new=self._invoker.prepare,
+        )
+        self.api = InvokeApi(
+            self.catalogue, self._invoker, clock, region=settings.region, account_id=settings.account_id
+        )
+        self._control = Child(loop, clock, "control", commands.control, lambda s: self._child_ended("control plane", s))
+        self._embedded: Child | None = None
+        self._commands = commands
+        self._aws = AwsEndpoint(
+            loop, clock, settings.aws_endpoint, commands.embedded_unavailable, self._start_embedded
+        )
+        self._status: Status
+
+    # Start and end.
+
+    def attach(self, sandbox: Sandbox, report: SandboxReport, pids: Callable[[], dict[str, int]]) -> None:
+        """The sandbox has started: everything that depends on its level follows."""
+        self._sandbox = sandbox
+        settings = self.settings
+        isolated = report.network == "isolated"
+        endpoint = INNER_ENDPOINT if isolated else self.endpoint_url()
+        self._invoker.home = Home(
+            settings.region, None if settings.aws_endpoint == "aws" else endpoint, endpoint, self._credentials()
+        )
+        self._invoker.isolated_paths = report.level != "process"
+        self._holders = HolderPool(self._loop, sandbox, settings.pool_size, self._zygote_spec)
+        self._invoker.wire(sandbox, self._holders)
+        self._status = Status(
+            clock=self._clock,
+            started_s=self._started_s,
+            catalogue=self.catalogue,
+            invoker=self._invoker,
+            holders=self._holders,
+            report=report,
+            pids=lambda: {**self._pids(), **pids()},
+        )
+
+    def _credentials(self) -> tuple[str, str, str] | None:
+        if self.settings.aws_endpoint == "aws":
+            names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+            own = tuple(os.environ.get(n, "") for n in names)
+            return (own[0], own[1], own[2]) if own[0] else None
+        return self._function_key
+
+    def _zygote_spec(self, key: str) -> ZygoteSpec | str:
+        runtime, *preload = key.split("+")
+        interpreter = self._runtimes.get(runtime)
+        if interpreter is None:
+            return f"the runtime {runtime} is not installed on this host"
+        return ZygoteSpec(key, runtime, interpreter.path, tuple(preload))
+
+    def endpoint_url(self) -> str:
+        host, port = self._listeners[0].getsockname()[:2]
+        host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def run(self, warm_runtime: str | None) -> int:
+        """Serve until a signal. ``attach`` must have been called."""
+        self._signals()
+        if warm_runtime is not None:
+            self._holders.use(warm_runtime)
+        await self._listen()
+        self._control.start()
+        self._flush()
+        self._tick()
+        log.info("listening", url=self.endpoint_url(), level=self._status.report.level, data_dir=str(self.settings.data_dir))
+        await self._stopping.wait()
+        await self._drain()
+        await self._close()
+        return 0
+
+    def _signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._on_signal, number)
+
+    def _on_signal(self, number: int) -> None:
+        if self._stopping.is_set():
+            self._now.set()
+            return
+        log.info("stopping", signal=signal.Signals(number).name, in_flight=self._invoker.in_flight)
+        self._stopping.set()
+
+    async def _listen(self) -> None:
+        keys = None
+        if self.settings.auth is AuthMode.SIGV4:
+            keys = {k: v.get_secret_value() for k, v in self.settings.access_keys.items()}
+        for sock in self._listeners:
+            self._servers.append(await self._loop.create_server(self._connection, sock=sock, backlog=1024))
+        account = self.settings.account_id
+        client_path, link_path = self._run_dir / "engine.sock", self._run_dir / "control.sock"
+        self._servers.append(
+            await self._unix(lambda: ClientConnection(self.api, account, self._clients, None), client_path)
+        )
+        self._servers.append(await self._unix(lambda: LinkConnection(self, self._link_opened), link_path))
+        if self.settings.binary_address:
+            host, _, port = self.settings.binary_address.rpartition(":")
+            self._servers.append(
+                await self._loop.create_server(
+                    lambda: ClientConnection(self.api, account, self._clients, keys), host or "127.0.0.1", int(port)
+                )
+            )
+
+    async def _unix(self, factory: Callable[[], asyncio.Protocol], path: Path) -> asyncio.Server:
+        """Listen on a socket that only this user can open."""
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o177)
+        try:
+            sock.bind(str(path))
+        finally:
+            os.umask(mask)
+        return await self._loop.create_unix_server(factory, sock=sock, backlog=1024)
+
+    def _connection(self) -> Connection:
+        return Connection(self, self._connections)
+
+    def _serve_function(self, sock: socket.socket) -> None:
+        """A function opened a connection to the engine from inside its sandbox."""
+        sock.setblocking(False)
+
+        async def accept() -> None:
+            with contextlib.suppress(OSError):
+                await self._loop.connect_accepted_socket(self._connection, sock)
+
+        self._loop.create_task(accept())
+
+    def _link_opened(self, link: LinkConnection) -> None:
+        former, self._link = self._link, link
+        if former is not None:
+            former.close()
+
+    async def _drain(self) -> None:
+        """No new work; what runs may finish."""
+        self.api.draining = True
+        self._status.draining = True
+        for server in self._servers:
+            server.close()
+        for connection in list(self._connections):
+            connection.close_when_idle()
+        self._invoker.on_idle = self._drained.set
+        if self._invoker.in_flight and not self._now.is_set():
+            waits = [asyncio.ensure_future(e.wait()) for e in (self._drained, self._now)]
+            await asyncio.wait(waits, timeout=self.settings.drain_s, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+
+    async def _close(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._holders.closed = True
+        self._invoker.stop()
+        self._holders.close()
+        await asyncio.gather(
+            self._control.stop(5.0), *([self._embedded.stop(5.0)] if self._embedded is not None else [])
+        )
+        for connection in list(self._connections):
+            connection.transport.close()
+        self._logs.flush()
+        for name in ("engine.sock", "control.sock", "http.sock"):
+            with contextlib.suppress(FileNotFoundError):
+                (self._run_dir / name).unlink()
+
+    def _flush(self) -> None:
+        problem = self._logs.flush()
+        if problem is not None:
+            log.error("function logs were lost", reason=problem)
+        self._later(FLUSH_S, self._flush)
+
+    def _tick(self) -> None:
+        self._invoker.tick()
+        self._later(1.0, self._tick)
+
+    def _later(self, delay_s: float, call: Callable[[], None]) -> None:
+        self._timers = [t for t in self._timers if t.when() > self._loop.time()]
+        self._timers.append(self._loop.call_later(delay_s, call))
+
+    def _child_ended(self, name: str, status: int) -> None:
+        log.warning("child ended; it is started again", child=name, status=status)
+
+    def _start_embedded(self, port: int) -> None:
+        self._embedded = Child(
+            self._loop,
+            self._clock,
+            "embedded-aws",
+            lambda: self._commands.embedded(port),
+            self._embedded_ended,
+        )
+        self._embedded.start()
+
+    def _embedded_ended(self, status: int) -> None:
+        self._child_ended("embedded AWS", status)
+        self._aws.ended()
+
+    def _pids(self) -> dict[str, int]:
+        pids = {"supervisor": os.getpid()}
+        if self._control.pid is not None:
+            pids["control"] = self._control.pid
+        if self._embedded is not None and self._embedded.pid is not None:
+            pids["embedded-aws"] = self._embedded.pid
+        return pids
+
+    # LinkServices
+
+    def link_hello(self) -> dict[str, Any]:
+        return {
+            "runtimes": {k: {"interpreter": r.path, "version": r.version} for k, r in self._runtimes.items()},
+            "endpoint_url": self.endpoint_url(),
+            "function_key": list(self._function_key),
+            "region": self.settings.region,
+            "account_id": self.settings.account_id,
+        }
+
+    def stats(self) -> dict[str, Any]:
+        return self._status.stats()
+
+    # FrontServices
+
+    def local(self, head: Head) -> tuple[int, bytes, bytes] | None:
+        """The pages that must work when nothing else does."""
+        path = head.path
+        if path == b"/livez":
+            return 200, b"text/plain", b"ok\n"
+        if path == b"/readyz":
+            reasons = self._status.not_ready()
+            return (503, b"text/plain", f"{'; '.join(reasons)}\n".encode()) if reasons else (200, b"text/plain", b"ok\n")
+        if path == b"/_engine/state":
+            return 200, b"application/json", msgspec.json.encode(self._status.state())
+        return None
+
+    def pass_through(self, head: Head, client: Connection) -> Passed:
+        """Send a request where it belongs; with authentication on, only after its signature was checked."""
+        where = routing.target(head.url, head.headers)
+        if where is routing.Target.CONTROL:
+            extra = [(b"x-lambda-engine-peer", head.peer.encode())]
+            return Passing(head, client, self._connect_control, extra)
+        if self.verifier is None:
+            return Passing(head, client, self._aws.connect, [])
+        return Collecting(MAX_SIGNED_BODY, lambda body: self._verified(head, client, body))
+
+    def _verified(self, head: Head, client: Connection, body: bytes) -> None:
+        assert self.verifier is not None  # noqa: S101 - only reached with authentication on
+        path, _, query = head.url.partition(b"?")
+        try:
+            self.verifier.verify(
+                head.method.decode(), path.decode("latin-1"), query.decode("latin-1"), head.headers, body, time.time()
+            )
+        except AwsError as e:
+            client.answer(replies.error(e, keep_alive=head.keep_alive))
+            return
+        passing = client.replace_passed(Passing(head, client, self._aws.connect, []))
+        if body:
+            passing.body(body)
+        passing.end()
+
+    async def _connect_control(self, factory: Callable[[], asyncio.Protocol]) -> Any:
+        """The control plane may be restarting: wait for it a little before giving up."""
+        deadline_s = self._clock.monotonic() + 5.0
+        while True:
+            try:
+                return await self._loop.create_unix_connection(factory, str(self._run_dir / "http.sock"))
+            except OSError:
+                if self._clock.monotonic() > deadline_s or self._now.is_set():
+                    raise OSError("the control plane is not running") from None
+                await asyncio.sleep(0.05)
+
+    # SandboxListener
+
+    def zygote_ready(self, key: str, pid: int) -> None:
+        self._holders.zygote_ready(key, pid)
+
+    def zygote_failed(self, key: str, reason: str) -> None:
+        log.error("zygote failed", zygote=key, reason=reason)
+        self._holders.zygote_failed(key, reason)
+
+    def holder_ready(self, holder_id: int, fds: HolderFds, pid: int, memory_peak_file: str | None) -> None:
+        holder = Holder(holder_id, "", fds, pid, memory_peak_file)
+        if not self._holders.holder_ready(holder):
+            holder.close_fds()
+            self._sandbox.kill(holder_id)
+
+    def holder_failed(self, holder_id: int, step: str, reason: str) -> None:
+        log.error("sandbox failed", holder=holder_id, step=step, reason=reason)
+        self._holders.holder_failed(holder_id, f"{step}: {reason}")
+
+    def worker_exited(self, holder_id: int, cause: ExitCause) -> None:
+        self._invoker.worker_exited(holder_id, cause)
+
+    def worker_reset(self, holder_id: int, fds: HolderFds, pid: int) -> None:
+        self._invoker.worker_reset(holder_id, fds, pid)
+
+    def holder_gone(self, holder_id: int) -> None:
+        self._invoker.gone(holder_id)
+
+    def broker_lost(self, reason: str) -> None:
+        log.error("broker lost; a new one is started", reason=reason)
+        self._invoker.broker_lost(reason)
+
+
