@@ -1,0 +1,198 @@
+"""The control plane's HTTP application: a plain ASGI callable.
+
+A request passes, in this order: mounted applications and administration paths; the model's routes (404 for none);
+the body, cut off at the operation's limit (413); the signature, when authentication is on; the operation's handler.
+Every answer carries ``x-amzn-RequestId``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from engine import ids
+from engine.auth.principals import Principal
+from engine.auth.sigv4 import Verifier, claimed_access_key, credential_account
+from engine.config import AuthMode, Settings
+from engine.errors import AwsError, ConfigurationError
+from engine.http.admin import Admin, CodeSource, MetricsSource
+from engine.http.operations import Operations, Registry, RequestContext, body_limit, too_large
+from engine.protocol import faults
+from engine.protocol.model import load
+from engine.protocol.serialize import Response
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PEER_HEADER = "x-lambda-engine-peer"
+THREADS = 8
+_log = logging.getLogger(__name__)
+
+
+def build_app(
+    registry: Registry,
+    settings: Settings,
+    verifier: Verifier | None = None,
+    *,
+    metrics: MetricsSource | None = None,
+    code: CodeSource | None = None,
+    extra_routes: Mapping[str, ASGIApp] | None = None,
+    now: Callable[[], float] = time.time,
+    threads: int = THREADS,
+) -> App:
+    """The application uvicorn serves (``lifespan`` may be on or off; call ``App.close`` when it is off).
+
+    ``registry``: ``Registry(load())`` of this package and ``engine.protocol.model``, filled by the control plane's modules.
+    ``verifier``: needed with ``settings.auth`` = sigv4, ignored otherwise.
+    ``metrics``: ``(accept header) -> (body, content type)``, sync (run in the thread pool) or async, for ``GET /metrics``.
+    ``code``: ``(token) -> path | bytes | None``, sync (thread pool) or async, for ``GET /_engine/code/<token>``; the token
+    itself is the permission, as in a presigned URL, so no signature is asked for.
+    ``extra_routes``: ASGI applications by path prefix (``{"/console": app}``); the longest matching prefix wins, the path is not
+    rewritten, and they do their own authentication.
+    ``now``: epoch seconds, for signatures. ``threads``: size of the pool in which blocking handlers run.
+    Raises ConfigurationError when authentication is on and there is no verifier.
+    """
+    if settings.auth is AuthMode.SIGV4 and verifier is None:
+        raise ConfigurationError("auth=sigv4 needs a verifier with the access keys")
+    checking = verifier if settings.auth is AuthMode.SIGV4 else None
+    return App(registry, settings, checking, metrics, code, dict(extra_routes or {}), now, threads)
+
+
+class App:
+    """The ASGI callable ``build_app`` makes."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        settings: Settings,
+        verifier: Verifier | None,
+        metrics: MetricsSource | None,
+        code: CodeSource | None,
+        mounts: dict[str, ASGIApp],
+        now: Callable[[], float],
+        threads: int,
+    ) -> None:
+        self._settings = settings
+        self._verifier = verifier
+        self._now = now
+        self._mounts = sorted(mounts.items(), key=lambda item: -len(item[0]))
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="operation")
+        self._operations = Operations(load(), registry, self._executor)
+        self._admin = Admin(metrics, code, self._executor)
+
+    def close(self) -> None:
+        """Wait for running blocking handlers and end the thread pool."""
+        self._executor.shutdown(wait=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        path = _raw_path(scope)
+        for prefix, app in self._mounts:
+            if path == prefix or path.startswith(prefix.rstrip("/") + "/"):
+                await app(scope, receive, send)
+                return
+        if scope["type"] != "http":
+            raise RuntimeError(f"this application does not speak {scope['type']}")
+        request_id = ids.request_id()
+        if self._admin.owns(path):
+            await self._admin.serve(scope["method"], path, _headers(scope), request_id, send)
+            return
+        response = await self._answer(scope, path, request_id, receive)
+        if response is not None:
+            await send_response(send, response, request_id)
+
+    async def _answer(self, scope: Scope, path: str, request_id: str, receive: Receive) -> Response | None:
+        """The answer of the API, or None when the client went away while sending."""
+        query = scope["query_string"].decode("latin-1")
+        try:
+            match = self._operations.match(scope["method"], path, query)
+            headers = _headers(scope)
+            body = await _read_body(match.operation, headers.get("content-length"), receive)
+            if body is None:
+                return None
+            principal = self._principal(scope, path, query, body)
+        except AwsError as e:
+            return faults.render(e)
+        context = RequestContext(
+            operation=match.operation,
+            request_id=request_id,
+            account=principal.account,
+            region=self._settings.region,
+            principal=principal,
+            method=scope["method"],
+            raw_path=path,
+            raw_query=query,
+            headers=headers,
+            body=body,
+            peer=headers.get(PEER_HEADER, ""),
+        )
+        return await self._operations.answer(match, context)
+
+    def _principal(self, scope: Scope, path: str, query: str, body: bytes) -> Principal:
+        headers = scope["headers"]
+        if self._verifier is not None:
+            return self._verifier.verify(scope["method"], path, query, headers, body, self._now())
+        account = credential_account(headers, self._settings.account_id, query)
+        return Principal(claimed_access_key(headers, query), account, verified=False)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                self.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+async def send_response(send: Send, response: Response, request_id: str) -> None:
+    """Send a complete answer with its length and request id."""
+    headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in response.headers]
+    headers.append((b"x-amzn-RequestId", request_id.encode("latin-1")))
+    if response.body or response.status not in (204, 304):
+        headers.append((b"Content-Length", str(len(response.body)).encode("latin-1")))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})
+
+
+async def _read_body(operation: str, content_length: str | None, receive: Receive) -> bytes | None:
+    """The whole body, or None when the client disconnected. Raises RequestEntityTooLarge past the operation's limit."""
+    limit = body_limit(operation)
+    if content_length is not None and content_length.isdigit() and int(content_length) > limit:
+        raise too_large(operation)
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise too_large(operation)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _raw_path(scope: Scope) -> str:
+    """The path as received, percent-encoding kept (``raw_path`` never has the query)."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8")
+    return raw.decode("latin-1")
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return headers

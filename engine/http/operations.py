@@ -1,0 +1,142 @@
+"""From a matched operation to its handler: the registry the control plane fills, and what a handler is told."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from engine.auth.principals import Principal
+from engine.errors import AwsError, RequestEntityTooLarge, ServiceError
+from engine.protocol import faults
+from engine.protocol.model import Model, Operation
+from engine.protocol.parse import parse_request
+from engine.protocol.router import Match, Router
+from engine.protocol.serialize import Response, serialize_response
+from engine.protocol.validate import validate
+
+MAX_BODY = 70_167_211
+MAX_INVOKE_BODY = 6_291_456
+INTERNAL_ERROR = "An error occurred and the request cannot be processed."
+# (limit, name the service uses in the message) where it is not MAX_BODY and the operation's own name.
+_LIMITS = {
+    "Invoke": (MAX_INVOKE_BODY, "InvokeFunction"),
+    "InvokeAsync": (MAX_INVOKE_BODY, "InvokeAsync"),
+    "InvokeWithResponseStream": (MAX_INVOKE_BODY, "InvokeWithResponseStream"),
+}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """One API request as its handler sees it, beside the parsed members.
+
+    ``headers`` have lower-case names, repeated ones joined by commas. ``peer`` is the client's address where the
+    supervisor gave it, else empty.
+    """
+
+    operation: str
+    request_id: str
+    account: str
+    region: str
+    principal: Principal
+    method: str
+    raw_path: str
+    raw_query: str
+    headers: Mapping[str, str]
+    body: bytes
+    peer: str
+
+
+Result = Mapping[str, Any] | None
+Handler = Callable[[RequestContext, dict[str, Any]], Result | Awaitable[Result]]
+
+
+class Registry:
+    """Which handler serves which operation of the model."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._handlers: dict[str, tuple[Handler, bool]] = {}
+
+    def add(self, operation: str, handler: Handler) -> None:
+        """Serve ``operation`` with ``handler(context, params)``, which returns the output members or raises AwsError.
+
+        A coroutine function runs on the loop; any other callable may block and runs in the application's thread pool.
+        Raises ValueError when the model has no such operation or it has a handler already.
+        """
+        try:
+            self._model.operation(operation)
+        except KeyError:
+            raise ValueError(f"the service model has no operation {operation}") from None
+        if operation in self._handlers:
+            raise ValueError(f"{operation} has a handler already")
+        call = handler if inspect.isroutine(handler) else type(handler).__call__
+        self._handlers[operation] = (handler, inspect.iscoroutinefunction(call))
+
+    def implemented(self) -> list[str]:
+        """Names of the operations with a handler, sorted."""
+        return sorted(self._handlers)
+
+    def find(self, operation: str) -> tuple[Handler, bool]:
+        """(handler, whether it is a coroutine function). Raises NotImplementedHere naming the operation."""
+        found = self._handlers.get(operation)
+        if found is None:
+            raise faults.not_implemented(operation)
+        return found
+
+
+def body_limit(operation: str) -> int:
+    """Largest request body of ``operation`` in bytes."""
+    return _LIMITS.get(operation, (MAX_BODY, operation))[0]
+
+
+def too_large(operation: str) -> RequestEntityTooLarge:
+    """The 413 of a body over the operation's limit."""
+    limit, name = _LIMITS.get(operation, (MAX_BODY, operation))
+    return RequestEntityTooLarge(f"Request must be smaller than {limit} bytes for the {name} operation")
+
+
+class Operations:
+    """Routes, parses, validates, calls and serialises."""
+
+    def __init__(self, model: Model, registry: Registry, executor: Executor) -> None:
+        self._model = model
+        self._router = Router(model)
+        self._registry = registry
+        self._executor = executor
+
+    def match(self, method: str, raw_path: str, raw_query: str) -> Match:
+        """Raises UnknownOperation when the model has no such route."""
+        return self._router.match(method, raw_path, raw_query)
+
+    async def answer(self, match: Match, context: RequestContext) -> Response:
+        """The answer to a matched request; never raises: errors become answers, unexpected ones a logged ServiceException."""
+        try:
+            handler, is_async = self._registry.find(match.operation)
+            operation = self._model.operation(match.operation)
+            params = parse_request(operation, match.uri, context.raw_query, context.headers, context.body)
+            validate(operation, params)
+            result = await self._call(handler, is_async, context, params)
+            return self._serialize(operation, result)
+        except AwsError as e:
+            return faults.render(e)
+        except Exception:
+            _log.exception("operation %s failed, request id %s", match.operation, context.request_id)
+            return faults.render(ServiceError(INTERNAL_ERROR))
+
+    async def _call(self, handler: Handler, is_async: bool, context: RequestContext, params: dict[str, Any]) -> Result:
+        if is_async:
+            outcome = handler(context, params)
+        else:
+            loop = asyncio.get_running_loop()
+            outcome = await loop.run_in_executor(self._executor, handler, context, params)
+        return await outcome if inspect.isawaitable(outcome) else outcome
+
+    @staticmethod
+    def _serialize(operation: Operation, result: Result) -> Response:
+        return serialize_response(operation, result)
