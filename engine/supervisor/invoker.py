@@ -311,12 +311,12 @@ class Invoker:
         self._ready(instance, now_s)
 
     def _ready(self, instance: Instance, now_s: float) -> None:
-        """An instance is free: it takes the next request in line, idles, or goes when its version is history."""
+        """An instance is free: it takes the next request in line, idles, or goes: its version is history, or others wait for room."""
         pool = instance.version.pool
         request = pool.ready(instance, now_s)
         if request is not None:
             self._run(instance, request)
-        elif pool.draining:
+        elif pool.draining or self._starved:
             self._retire(instance)
 
     def _settle(self, instance: Instance, request: Request, outcome: Outcome, *, ready: bool) -> None:
