@@ -1,0 +1,235 @@
+"""The supervisor's figures as Prometheus metrics.
+
+Nothing is counted here: the supervisor counts, its snapshot (the stats map of the control link) is turned into metric families at
+every scrape, by a collector of its own rather than global metric objects, so that a restart of the control plane resets nothing.
+Labels are bounded: functions beyond ``MAX_FUNCTIONS`` are added up as ``__other__``, as are error types beyond
+``MAX_ERROR_TYPES`` per function and instances beyond ``MAX_INSTANCES`` in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from engine.telemetry.processes import ProcessSample
+
+PREFIX = "lambda_engine"
+OTHER = "__other__"
+MAX_FUNCTIONS = 1000
+MAX_ERROR_TYPES = 20
+MAX_INSTANCES = 2000
+DEFAULT_ACCOUNT = "000000000000"
+
+Stats = Mapping[str, Any]
+
+
+def render(
+    stats: Stats,
+    processes: Sequence[ProcessSample],
+    accept: str,
+    *,
+    default_account: str = DEFAULT_ACCOUNT,
+    max_functions: int = MAX_FUNCTIONS,
+) -> tuple[bytes, str]:
+    """(body, content type) of a scrape: OpenMetrics when ``accept`` asks for it, else the text format.
+
+    ``stats`` is the supervisor's stats map; the control plane may add ``"async": {"depth": int, "oldest_age_s": float}``
+    about its queue. ``processes`` come from ``engine.telemetry.processes.sample``. A function of another account than
+    ``default_account`` is labelled ``<account>:<name>``.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Snapshot(stats, processes, default_account, max_functions))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+class _Snapshot(Collector):
+    """One scrape's metric families."""
+
+    def __init__(
+        self, stats: Stats, processes: Sequence[ProcessSample], default_account: str, max_functions: int
+    ) -> None:
+        self._stats = stats
+        self._processes = processes
+        self._functions = _bounded(stats.get("functions", ()), default_account, max_functions)
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._engine()
+        yield from self._counters()
+        yield self._durations()
+        yield from self._instances()
+        yield from self._pool()
+        yield from self._queue()
+        yield from self._process_figures()
+
+    def _engine(self) -> Iterator[Metric]:
+        stats = self._stats
+        info = {"version": str(stats.get("version", "")), "level": str(stats.get("level", ""))}
+        yield InfoMetricFamily(f"{PREFIX}_build", "Version and isolation level of the engine.", value=info)
+        yield _gauge("ready", "1 when the supervisor takes invocations.", float(bool(stats.get("ready"))))
+        yield _gauge("uptime_seconds", "Seconds since the supervisor started.", float(stats.get("uptime_s", 0.0)))
+        account = stats.get("account", {})
+        yield _gauge(
+            "account_concurrent_executions", "Invocations running now (ConcurrentExecutions).", account.get("concurrent", 0)
+        )
+        yield _gauge("account_concurrency_limit", "Concurrent executions the account may have.", account.get("limit", 0))
+
+    def _counters(self) -> Iterator[Metric]:
+        families = (
+            ("invocations", "invocations", "outcome", "Invocations that ran, by outcome: success, error or timeout."),
+            ("errors", "errors", "error_type", "Failed invocations by error type (Errors)."),
+            ("throttles", "throttles", "reason", "Invocations refused with 429, by reason (Throttles)."),
+            ("cold_starts", "cold_starts", "kind", "Instances initialised, by kind of start."),
+        )
+        for name, key, label, text in families:
+            family = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=("function", label))
+            for function, figures in self._functions.items():
+                for value, count in figures[key].items():
+                    family.add_metric((function, value), count)
+            yield family
+
+    def _durations(self) -> Metric:
+        bounds = [repr(float(bound)) for bound in self._stats.get("bounds", ())]
+        family = HistogramMetricFamily(
+            f"{PREFIX}_duration_seconds",
+            "Time per invocation in each phase: queue (waiting for an instance), init, invoke (the handler), overhead.",
+            labels=("function", "phase"),
+        )
+        for function, figures in self._functions.items():
+            for phase, (counts, total) in figures["phases"].items():
+                family.add_metric((function, phase), _cumulative(bounds, counts), total)
+        return family
+
+    def _instances(self) -> Iterator[Metric]:
+        states = GaugeMetricFamily(f"{PREFIX}_instances", "Instances by state.", labels=("function", "state"))
+        running = GaugeMetricFamily(
+            f"{PREFIX}_concurrent_executions", "Invocations of the function running now.", labels=("function",)
+        )
+        memory = GaugeMetricFamily(
+            f"{PREFIX}_instance_memory_bytes", "Memory of an instance.", labels=("function", "instance")
+        )
+        left = MAX_INSTANCES
+        for function, figures in self._functions.items():
+            for state, count in figures["instances"].items():
+                states.add_metric((function, state), count)
+            running.add_metric((function,), figures["concurrent"])
+            shown, rest = figures["memory"][:left], figures["memory"][left:]
+            left -= len(shown)
+            for instance, size in shown:
+                memory.add_metric((function, str(instance)), size)
+            if rest:
+                memory.add_metric((function, OTHER), sum(size for _, size in rest))
+        yield from (states, running, memory)
+
+    def _pool(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            f"{PREFIX}_pool_sandboxes", "Prepared empty sandboxes by zygote: ready, or being made.", labels=("zygote", "state")
+        )
+        for zygote, figures in self._stats.get("pool", {}).items():
+            for state in ("ready", "making"):
+                family.add_metric((str(zygote), state), figures.get(state, 0))
+        yield family
+
+    def _queue(self) -> Iterator[Metric]:
+        queue = self._stats.get("async")
+        if queue is None:
+            return
+        yield _gauge("async_queue_depth", "Accepted asynchronous events not yet settled.", queue.get("depth", 0))
+        yield _gauge(
+            "async_queue_age_seconds",
+            "Age of the oldest asynchronous event waiting (AsyncEventAge).",
+            queue.get("oldest_age_s", 0.0),
+        )
+
+    def _process_figures(self) -> Iterator[Metric]:
+        figures = (
+            ("resident_memory_bytes", "Resident memory of an engine process.", GaugeMetricFamily, "rss_bytes"),
+            ("cpu_seconds", "Processor time of an engine process, user and system.", CounterMetricFamily, "cpu_s"),
+            ("open_fds", "Open file descriptors of an engine process.", GaugeMetricFamily, "fds"),
+            ("threads", "Threads of an engine process.", GaugeMetricFamily, "threads"),
+            ("start_time_seconds", "Start of an engine process, epoch seconds.", GaugeMetricFamily, "started_epoch_s"),
+        )
+        for name, text, kind, attribute in figures:
+            family = kind(f"{PREFIX}_process_{name}", text, labels=("role",))
+            for sample in self._processes:
+                value = getattr(sample, attribute)
+                if value is not None:
+                    family.add_metric((sample.role,), value)
+            yield family
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"{PREFIX}_{name}", text, value=value)
+
+
+def _cumulative(bounds: Sequence[str], counts: Sequence[float]) -> list[tuple[str, float]]:
+    """Prometheus buckets hold everything up to their bound; the snapshot's hold what fell between two bounds."""
+    running = 0.0
+    buckets = []
+    for bound, count in zip((*bounds, "+Inf"), counts, strict=True):
+        running += count
+        buckets.append((bound, running))
+    return buckets
+
+
+def _bounded(functions: Iterable[Mapping[str, Any]], default_account: str, limit: int) -> dict[str, dict[str, Any]]:
+    """Figures by function label. The first ``limit`` functions of the snapshot, whose order is the catalogue's, keep their own
+    label, so that which ones do does not change with the traffic.
+    """
+    bounded: dict[str, dict[str, Any]] = {}
+    for given in functions:
+        account, name = str(given.get("account", default_account)), str(given["name"])
+        label = name if account == default_account else f"{account}:{name}"
+        if len(bounded) >= limit:
+            label = OTHER
+        figures = _figures(given)
+        bounded[label] = _sum(bounded[label], figures) if label in bounded else figures
+    return bounded
+
+
+def _figures(given: Mapping[str, Any]) -> dict[str, Any]:
+    errors = dict(given.get("errors", {}))
+    if len(errors) > MAX_ERROR_TYPES:
+        total = sum(errors.values())
+        errors = dict([item for item in errors.items() if item[0] != OTHER][:MAX_ERROR_TYPES])
+        errors[OTHER] = total - sum(errors.values())
+    return {
+        "invocations": dict(given.get("invocations", {})),
+        "errors": errors,
+        "throttles": dict(given.get("throttles", {})),
+        "cold_starts": dict(given.get("cold_starts", {})),
+        "phases": {phase: (list(counts), total) for phase, (counts, total) in given.get("phases", {}).items()},
+        "instances": dict(given.get("instances", {})),
+        "concurrent": given.get("concurrent", 0),
+        "memory": list(given.get("memory", ())),
+    }
+
+
+def _sum(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
+    total = {key: _sum_counts(one[key], two[key]) for key in ("invocations", "errors", "throttles", "cold_starts", "instances")}
+    phases = dict(one["phases"])
+    for phase, (counts, seconds) in two["phases"].items():
+        if phase in phases:
+            mine, my_seconds = phases[phase]
+            phases[phase] = ([a + b for a, b in zip(mine, counts, strict=True)], my_seconds + seconds)
+        else:
+            phases[phase] = (counts, seconds)
+    total["phases"] = phases
+    total["concurrent"] = one["concurrent"] + two["concurrent"]
+    total["memory"] = [(OTHER, sum(size for _, size in (*one["memory"], *two["memory"])))]
+    return total
+
+
+def _sum_counts(one: dict[str, float], two: dict[str, float]) -> dict[str, float]:
+    return {key: one.get(key, 0) + two.get(key, 0) for key in {**one, **two}}
