@@ -99,6 +99,7 @@ class ClientConnection(_FrameConnection):
         self._keys = keys
         self._nonce = ""
         self._greeted = False
+        self._declined = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -113,6 +114,8 @@ class ClientConnection(_FrameConnection):
         self._connections.discard(self)
 
     def frame(self, body: bytes) -> None:
+        if self._declined:
+            return
         if not self._greeted:
             self._hello(messages.unpack(body))
             return
@@ -135,13 +138,16 @@ class ClientConnection(_FrameConnection):
         if options.get("role", "client") != "client":
             raise WireError("only clients connect here")
         if self._keys is not None and not self._proves(options):
-            raise WireError("the key was not proved")
+            self._declined = True
+            error = {"error": "the access key is unknown or its token is wrong"}
+            self.send(messages.pack(messages.SERVER_HELLO, messages.VERSION, error))
+            self.transport.close()
+            return
         account = options.get("account")
         if isinstance(account, str) and len(account) == 12 and account.isdigit() and self._keys is None:
             self._account_id = account
         self._greeted = True
-        if self._keys is None:
-            self.send(messages.pack(messages.SERVER_HELLO, messages.VERSION, {"engine": __version__}))
+        self.send(messages.pack(messages.SERVER_HELLO, messages.VERSION, {"engine": __version__}))
 
     def _proves(self, options: dict[Any, Any]) -> bool:
         key, token = options.get("access_key"), options.get("token")
