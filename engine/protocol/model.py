@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,12 @@ class Model:
         )
 
     def _compile(self, ref: dict[str, Any], open_: dict[str, Shape], member: str = "") -> Shape:
-        """The shape behind a reference. ``open_`` holds structures being compiled, so that recursive ones close on
-        themselves; such an inner reference has no location of its own.
+        """The shape behind a reference. ``open_`` holds the structures being compiled: a recursive reference becomes a copy that
+        shares the outer one's members, which are filled in place.
         """
         name = ref["shape"]
         if name in open_:
-            return open_[name]
+            return replace(open_[name], location=ref.get("location"), wire_name=ref.get("locationName", member))
         raw = self._shapes[name]
         kind = raw["type"]
         location = ref.get("location")
@@ -144,15 +144,15 @@ class Model:
             wire_name=ref.get("locationName", member),
             event_stream=bool(raw.get("eventstream")),
         )
-        inner = {**open_, name: shape}
         if kind == "structure":
             shape.required = tuple(raw.get("required", ()))
-            shape.members = {m: self._compile(r, inner, m) for m, r in raw["members"].items()}
+            inner = {**open_, name: shape}
+            shape.members.update({m: self._compile(r, inner, m) for m, r in raw["members"].items()})
         elif kind == "list":
-            shape.item = self._compile(raw["member"], inner)
+            shape.item = self._compile(raw["member"], open_)
         elif kind == "map":
-            shape.key = self._compile(raw["key"], inner)
-            shape.value = self._compile(raw["value"], inner)
+            shape.key = self._compile(raw["key"], open_)
+            shape.value = self._compile(raw["value"], open_)
         elif kind not in _SCALARS:
             raise ValueError(f"shape {name}: type {kind!r} is not supported")
         return shape
