@@ -1,0 +1,1 @@
+"""Measurements: load generators, scenarios, peers and the report. ``python -m bench --help``."""
