@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import random
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote
@@ -26,6 +27,10 @@ _raw = msgspec.json.Decoder(msgspec.Raw)
 MAX_CLIENT_CONTEXT = 3583
 MAX_ROUTES = 4096
 _bits = random.Random(random.SystemRandom().getrandbits(64)).getrandbits  # noqa: S311 - trace ids are names, not secrets
+
+
+# Account (None: the default one), invocation type, log type, client context, trace id: raw header values.
+InvokeOptions = tuple[bytes | None, bytes | None, bytes | None, bytes | None, bytes | None]
 
 
 class HttpReplyTo(ReplyTo, Protocol):
@@ -62,32 +67,23 @@ class InvokeApi:
     def __init__(self, catalogue: Catalogue, invoker: Invoker, clock: Clock, *, region: str, account_id: str) -> None:
         self._catalogue = catalogue
         self._invoker = invoker
-        self._clock = clock
+        self._monotonic = clock.monotonic
+        self._epoch_ms = clock.epoch_ms
         self._region = region
         self._account_id = account_id
         self._default = account_id.encode()
         self._routes: dict[tuple[bytes, bytes], Route] = {}
         self.draining = False
 
-    def invoke(self, url: bytes, headers: list[tuple[bytes, bytes]], body: bytes, reply_to: HttpReplyTo) -> None:
+    def invoke(self, url: bytes, options: InvokeOptions, body: bytes, reply_to: HttpReplyTo) -> None:
         """Start what an HTTP Invoke asks for. Raises AwsError when it cannot be started."""
-        account = self._default
-        kind = log_type = client_context = trace = None
-        for name, value in headers:
-            if name == b"authorization":
-                at = value.find(b"Credential=")
-                if at >= 0 and value[at + 23 : at + 24] == b"/" and value[at + 11 : at + 23].isdigit():
-                    account = value[at + 11 : at + 23]
-            elif name == b"x-amz-invocation-type":
-                kind = value
-            elif name == b"x-amz-log-type":
-                log_type = value
-            elif name == b"x-amz-client-context":
-                client_context = value
-            elif name == b"x-amzn-trace-id":
-                trace = value
+        account, kind, log_type, client_context, trace = options
+        if account is None:
+            account = self._default
         route = self._routes.get((account, url)) or self._route(account, url)
-        version = self._resolve(route)
+        version = route.version
+        if version is None or route.drawn or route.revision != self._catalogue.revision:
+            version = self._resolve(route)
         if log_type is not None and log_type not in (b"Tail", b"None"):
             raise ValidationError(
                 f"1 validation error detected: Value '{log_type.decode('latin-1')}' at 'logType' failed to satisfy constraint: "
@@ -97,7 +93,7 @@ class InvokeApi:
             reply_to.dry_run(request_id())
             return
         context = _client_context(client_context) if client_context else None
-        self._submit(route, version, body, None, context, trace, reply_to, want_tail=log_type == b"Tail")
+        self._submit(route, version, body, None, context, trace, reply_to, log_type == b"Tail")
 
     def call(self, call: messages.Call, account_id: str, reply_to: ReplyTo) -> Version:
         """Start what a binary CALL asks for. Raises AwsError when it cannot be started."""
@@ -113,7 +109,7 @@ class InvokeApi:
             raise InvalidParameterValue("a request id is a UUID in its canonical form of 36 characters")
         trace = call.trace_id.encode() if call.trace_id else None
         tail = bool(call.flags & messages.FLAG_TAIL)
-        self._submit(route, version, call.payload, call.request_id, call.client_context, trace, reply_to, want_tail=tail)
+        self._submit(route, version, call.payload, call.request_id, call.client_context, trace, reply_to, tail)
         return version
 
     def _submit(
@@ -125,7 +121,6 @@ class InvokeApi:
         client_context: str | None,
         trace: bytes | None,
         reply_to: ReplyTo,
-        *,
         want_tail: bool,
     ) -> None:
         if self.draining:
@@ -134,15 +129,17 @@ class InvokeApi:
             body = b"{}"
         else:
             check_json(body)
-        now_s = self._clock.monotonic()
-        trace_id = new_trace_id(self._clock.epoch_ms() // 1000) if trace is None else trace.decode("latin-1")[:255]
-        middle = route.arn + (
-            b"\xd9" + bytes((len(trace_id),)) + trace_id.encode("ascii", "replace") + b"\xc0\xc0\xc0"
-            if client_context is None
-            else messages.str8(trace_id) + messages.str16(client_context) + b"\xc0\xc0"
-        )
+        now_s = self._monotonic()
+        now_ms = self._epoch_ms()
+        if trace is None:
+            trace = new_trace_id(now_ms // 1000)
+        elif len(trace) > 255 or not trace.isascii():
+            trace = trace.decode("ascii", "replace").encode("ascii", "replace")[:255]
+        middle = b"%b\xd9%c%b%b\xc0\xc0" % (
+            route.arn, len(trace), trace, b"\xc0" if client_context is None else messages.str16(client_context),
+        )  # fmt: skip
         self._invoker.submit(
-            Request(wanted_id or request_id(), body, now_s, version, middle, trace_id, reply_to, want_tail=want_tail)
+            Request(wanted_id or request_id(), body, now_s, now_ms, version, middle, trace, reply_to, want_tail=want_tail)
         )
 
     def _resolve(self, route: Route) -> Version:
@@ -192,8 +189,44 @@ def _client_context(value: bytes) -> str:
         raise InvalidRequestContent("Client context must be a valid Base64-encoded JSON object.") from None
 
 
-def new_trace_id(epoch_s: int) -> str:
-    """An X-Ray trace header value: root with the time, a parent, not sampled."""
-    bits = _bits(160)
-    return f"Root=1-{epoch_s:08x}-{bits >> 64:024x};Parent={bits & 0xFFFFFFFFFFFFFFFF:016x};Sampled=0"
+_trace_count = itertools.count()
+_trace_prefix = b""
+_trace_parent = b""
+_trace_s = -1
 
+
+def new_trace_id(epoch_s: int) -> bytes:
+    """An X-Ray trace header value: root with the time, a parent, not sampled. Random halves are renewed every second."""
+    global _trace_prefix, _trace_parent, _trace_s  # noqa: PLW0603 - the random halves
+    if epoch_s != _trace_s:
+        _trace_s = epoch_s
+        bits = _bits(128)
+        _trace_prefix = b"Root=1-%08x-%014x" % (epoch_s, bits & 0xFFFFFFFFFFFFFF)
+        _trace_parent = b"%08x" % (bits >> 96)
+    n = next(_trace_count)
+    return b"%b%010x;Parent=%b%08x;Sampled=0" % (_trace_prefix, n, _trace_parent, n & 0xFFFFFFFF)
+
+
+def options_of(headers: list[tuple[bytes, bytes]]) -> InvokeOptions:
+    """Read the options of an Invoke from its headers (names in lower case)."""
+    account = kind = log_type = client_context = trace = None
+    for name, value in headers:
+        if name == b"authorization":
+            account = account_of(value)
+        elif name == b"x-amz-invocation-type":
+            kind = value
+        elif name == b"x-amz-log-type":
+            log_type = value
+        elif name == b"x-amz-client-context":
+            client_context = value
+        elif name == b"x-amzn-trace-id":
+            trace = value
+    return account, kind, log_type, client_context, trace
+
+
+def account_of(authorization: bytes) -> bytes | None:
+    """The account that a 12-digit access key selects, or None."""
+    at = authorization.find(b"Credential=")
+    if at >= 0 and authorization[at + 23 : at + 24] == b"/" and authorization[at + 11 : at + 23].isdigit():
+        return authorization[at + 11 : at + 23]
+    return None

@@ -23,7 +23,7 @@ class Channel:
     After ``close`` no callback comes.
     """
 
-    __slots__ = ("_decoder", "_fd", "_loop", "_on_eof", "_on_error", "_on_frame", "_out", "_sock", "closed")
+    __slots__ = ("_decoder", "_fd", "_loop", "_on_eof", "_on_error", "_on_frame", "_out", "_recv", "_send", "_sock", "closed")
 
     def __init__(
         self,
@@ -35,6 +35,8 @@ class Channel:
     ) -> None:
         self._loop = loop
         self._sock = sock
+        self._recv = sock.recv
+        self._send = sock.send
         self._fd = sock.fileno()
         self._on_frame = on_frame
         self._on_error = on_error
@@ -43,16 +45,13 @@ class Channel:
         self._out: list[memoryview] = []
         self.closed = False
         sock.setblocking(False)
-        loop.add_reader(self._fd, self._readable)
-
-    def _readable(self) -> None:
-        self._read_once()
+        loop.add_reader(self._fd, self._read_once)
 
     def _read_once(self) -> bool:
         """One read; False when there was nothing more."""
         decoder = self._decoder
         try:
-            data = self._sock.recv(BIG_RECV if decoder.buffered > RECV else RECV)
+            data = self._recv(BIG_RECV if decoder.buffered > RECV else RECV)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -88,7 +87,7 @@ class Channel:
             self._out.append(memoryview(data))
             return
         try:
-            sent = self._sock.send(data)
+            sent = self._send(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:

@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import termios
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from engine.core.instance import Event, State, transition
@@ -101,10 +102,7 @@ class Instance:
         self._output_fd = output_fd
         os.set_blocking(output_fd, False)
         self._loop.add_reader(output_fd, self.read_output)
-        self.channel = Channel(self._loop, channel, self._frame, self._broken, self._eof)
-
-    def _frame(self, body: bytes) -> None:
-        self._events.on_frame(self, body)
+        self.channel = Channel(self._loop, channel, partial(self._events.on_frame, self), self._broken, self._eof)
 
     def _broken(self, error: WireError) -> None:
         self._events.on_violation(self, str(error))

@@ -57,6 +57,7 @@ class Invoker:
     ) -> None:
         self._loop = loop
         self._clock = clock
+        self._monotonic = clock.monotonic
         self._keep_alive_s = keep_alive_s
         self._init_timeout_s = init_timeout_s
         self._max_instances = max_instances
@@ -100,7 +101,7 @@ class Invoker:
         self.in_flight += 1
         instance = version.pool.reuse()
         if instance is not None:
-            self._run(instance, request)
+            self._run(instance, request, request.received_s)
         else:
             self._enqueue(version, request)
 
@@ -200,14 +201,17 @@ class Invoker:
 
     # An instance at work.
 
-    def _run(self, instance: Instance, request: Request) -> None:
+    def _run(self, instance: Instance, request: Request, now_s: float) -> None:
         """Give ``request`` to an instance that the pool counts as busy."""
-        instance.move(Event.ASSIGN)
+        if instance.state is not State.IDLE:
+            instance.move(Event.ASSIGN)  # raises, naming the state
+        instance.state = State.BUSY
         instance.current = request
-        request.instance = instance
-        now_s = self._clock.monotonic()
-        request.started_s = now_s
-        request.started_ms = self._clock.epoch_ms()
+        started_ms = request.started_ms
+        if now_s != request.started_s:
+            started_ms += int((now_s - request.started_s) * 1000)
+            request.started_s = now_s
+            request.started_ms = started_ms
         timeout_s = instance.version.config.timeout_s
         instance.deadline_s = now_s + timeout_s
         self._timed[instance] = None
@@ -215,13 +219,27 @@ class Invoker:
             instance.init_started_s = now_s
             self._send_init(instance)
         else:
-            deadline_ms = request.started_ms + timeout_s * 1000
-            instance.send(messages.encode_invoke(request.request_id, deadline_ms, request.middle, request.payload))
-        self._stories.started(request, instance)
-        self._sweep_soon()
+            instance.send(
+                messages.encode_invoke(request.request_id, started_ms + timeout_s * 1000, request.middle, request.payload)
+            )
+        if request.tail is not None:
+            self._stories.started(request, instance)
+        if not self._sweeping:
+            self._sweep_soon()
 
     def on_frame(self, instance: Instance, body: bytes) -> None:
         """A frame from a worker: hostile input. Raises WireError for anything out of order."""
+        request = instance.current
+        if (
+            request is not None
+            and body[:4] == messages.RESPONSE_HEAD
+            and body[40:43] == messages.PLAIN_RESPONSE
+            and body[4:40] == request.request_id.encode()
+            and len(body) - 47 == int.from_bytes(body[43:47], "big") <= MAX_PAYLOAD
+            and not instance.needs_init
+        ):
+            self._settle(instance, request, Outcome(Status.SUCCESS, body[47:]), ready=True)
+            return
         kind = messages.kind(body)
         if kind in (messages.RESPONSE, messages.ERROR):
             reply = messages.decode_reply(body)
@@ -289,7 +307,7 @@ class Invoker:
             outcome = inv.protocol_violation(request.request_id)
             if reason.startswith("frame of") and instance.said_hello:
                 outcome = inv.response_too_large(MAX_PAYLOAD)
-            self._finish(instance, request, outcome)
+            self._finish(instance, request, outcome, self._monotonic())
 
     def _initialised(self, instance: Instance) -> None:
         now_s = self._clock.monotonic()
@@ -315,50 +333,44 @@ class Invoker:
         pool = instance.version.pool
         request = pool.ready(instance, now_s)
         if request is not None:
-            self._run(instance, request)
+            self._run(instance, request, now_s)
         elif pool.draining or self._starved:
             self._retire(instance)
 
     def _settle(self, instance: Instance, request: Request, outcome: Outcome, *, ready: bool) -> None:
         """The running invocation has its outcome. ``ready``: the worker lives and is ready for the next."""
-        now_s = self._clock.monotonic()
+        now_s = self._monotonic()
         instance.current = None
         instance.invocations += 1
         self._timed.pop(instance, None)
-        if instance.raw_used:
+        if instance.raw_used or request.tail is not None:
             instance.read_output()
-        if request.tail is not None:
-            instance.read_output()
-        self._finish(instance, request, outcome)
+        self._finish(instance, request, outcome, now_s)
         if ready and instance.state is State.BUSY:
-            instance.move(Event.SETTLE)
+            instance.state = State.IDLE
             self._ready(instance, now_s)
 
-    def _finish(self, instance: Instance, request: Request, outcome: Outcome) -> None:
+    def _finish(self, instance: Instance, request: Request, outcome: Outcome, now_s: float) -> None:
         """Answer, count and log; the request holds no lease afterwards."""
-        now_s = self._clock.monotonic()
         request.settle(outcome, now_s)
         function = request.version.function
         function.account.release(function.quota)
         self.in_flight -= 1
-        if request.tail is None:
-            request.reply_to.answered(request, outcome)
-            self._stories.ended(request, instance, outcome)
-        else:
-            self._stories.ended(request, instance, outcome)
-            request.reply_to.answered(request, outcome)
-        self._count(function, request, outcome, now_s)
-        self._idle_check()
-
-    def _count(self, function: Function, request: Request, outcome: Outcome, settled_s: float) -> None:
+        self._stories.ended(request, instance, outcome, now_s)
+        request.reply_to.answered(request, outcome)
         stats = function.stats
-        stats.invocations[outcome.status] += 1
-        if outcome.error_type is not None:
-            stats.count_error(outcome.error_type)
-        started_s = request.started_s or settled_s
-        stats.queue.observe(started_s - request.received_s)
-        stats.invoke.observe(settled_s - started_s)
-        stats.overhead.observe(self._clock.monotonic() - settled_s)
+        started_s = request.started_s
+        stats.pending.append((started_s - request.received_s, now_s - started_s, self._monotonic() - now_s))
+        if outcome.status is Status.SUCCESS:
+            stats.success += 1
+        else:
+            if outcome.status is Status.TIMEOUT:
+                stats.timeout += 1
+            else:
+                stats.error += 1
+            stats.count_error(outcome.error_type or "Runtime.Unknown")
+        if self.on_idle is not None:
+            self._idle_check()
 
     def _idle_check(self) -> None:
         if self.in_flight == 0 and self.on_idle is not None:
@@ -463,7 +475,7 @@ class Invoker:
         self._lost(instance)
         if request is not None and request.outcome is None:
             instance.current = None
-            self._finish(instance, request, inv.sandbox_failure(request.request_id, reason))
+            self._finish(instance, request, inv.sandbox_failure(request.request_id, reason), self._monotonic())
         for _ in range(version.pool.deficit()):
             self._spawn(version)
 
@@ -504,7 +516,7 @@ class Invoker:
         self._lost(instance)
         if request is not None and request.outcome is None:
             instance.current = None
-            self._finish(instance, request, inv.sandbox_failure(request.request_id, reason))
+            self._finish(instance, request, inv.sandbox_failure(request.request_id, reason), self._monotonic())
 
     # Time.
 
@@ -521,6 +533,12 @@ class Invoker:
             self._loop.call_later(SWEEP_S, self._sweep)
         else:
             self._sweeping = False
+
+    def write_starts(self) -> None:
+        """Before the logs are written: let what still runs be seen to have started."""
+        for instance in self._timed:
+            if instance.current is not None and not instance.current.start_logged:
+                self._stories.started(instance.current, instance)
 
     def tick(self) -> None:
         """Once a second: let idle instances expire and requests for which the host has no room fail."""

@@ -1,18 +1,25 @@
 """Function logs on disk: one file per function, written in batches off the hot path.
 
-A line is ``<epoch ms> TAB <log stream> TAB <message>``; a newline inside one event is stored as a carriage return, as AWS's runtimes
-do. Events are queued as they happen and written by ``flush``, which the supervisor calls a few times a second; what a function prints
+A line is ``<epoch ms> TAB <log stream> TAB <message>``; whoever writes an event has turned newlines inside it into carriage
+returns, as AWS's runtimes do. Events are queued as they happen and written by ``flush``, which the supervisor calls a few times a second; what a function prints
 never blocks an invocation. A file over its size is renamed to ``.1`` (replacing the former one) and begun anew.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
-# Later is text, or a callable that makes it at flush time, so that formatting stays off the hot path.
-Line = tuple[int, str, "str | Callable[[], str | None]"]
+
+
+class Renders(Protocol):
+    """Text that is made when the log is written, so that formatting stays off the hot path. None: nothing to write."""
+
+    def render(self) -> str | None: ...
+
+
+Line = tuple[int, str, "str | Renders"]
 MAX_EVENT = 256 * 1024
 MAX_QUEUED = 200_000
 
@@ -27,7 +34,7 @@ class FunctionLog:
         self._lines: list[Line] = []
         self._size: int | None = None
 
-    def write(self, at_ms: int, stream: str, text: str | Callable[[], str | None]) -> None:
+    def write(self, at_ms: int, stream: str, text: str | Renders) -> None:
         """Queue one event. Beyond MAX_QUEUED events between two flushes the rest is counted and dropped."""
         if len(self._lines) >= MAX_QUEUED:
             self.dropped += 1
@@ -46,12 +53,12 @@ class FunctionLog:
             out.append(f"{lines[-1][0]}\t-\t[engine] {self.dropped} log events dropped: more than {MAX_QUEUED} at once\n")
             self.dropped = 0
         for at_ms, stream, text in lines:
-            shown = text if isinstance(text, str) else text()
+            shown = text if isinstance(text, str) else text.render()
             if shown is None:
                 continue
-            if "\n" in shown:
-                shown = shown.replace("\n", "\r")
             out.append(f"{at_ms}\t{stream}\t{shown}\n")
+        if not out:
+            return
         data = "".join(out).encode("utf-8", "replace")
         if self._size is None:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

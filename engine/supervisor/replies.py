@@ -32,31 +32,25 @@ def _date_header() -> bytes:
     return _date
 
 
-_OK = b"HTTP/1.1 200 OK\r\n"
-_JSON = b"Content-Type: application/json\r\nContent-Length: "
-
-
 def invoked(request: Request, outcome: Outcome, *, keep_alive: bool) -> bytes:
     """The head of an Invoke answer; the payload follows it."""
-    parts = [
-        _OK,
-        _date_header(),
-        _JSON,
-        str(len(outcome.payload)).encode(),
-        b"\r\nx-amzn-RequestId: ",
-        request.request_id.encode(),
-        b"\r\nX-Amz-Executed-Version: ",
-        request.version.config.version.encode(),
-        b"\r\nX-Amzn-Trace-Id: ",
-        request.trace_id.encode("latin-1", "replace"),
-    ]
+    more = b""
     if outcome.function_error is not None:
-        parts += (b"\r\nX-Amz-Function-Error: ", outcome.function_error.encode())
-    tail = request.log_tail()
-    if tail is not None:
-        parts += (b"\r\nX-Amz-Log-Result: ", base64.b64encode(tail))
-    parts.append(b"\r\nConnection: keep-alive\r\n\r\n" if keep_alive else b"\r\nConnection: close\r\n\r\n")
-    return b"".join(parts)
+        more = b"X-Amz-Function-Error: %b\r\n" % outcome.function_error.encode()
+    if request.tail is not None:
+        more += b"X-Amz-Log-Result: %b\r\n" % base64.b64encode(request.log_tail() or b"")
+    return (
+        b"HTTP/1.1 200 OK\r\n%bContent-Type: application/json\r\nContent-Length: %d\r\nx-amzn-RequestId: %b\r\n"
+        b"X-Amz-Executed-Version: %b\r\nX-Amzn-Trace-Id: %b\r\n%bConnection: %b\r\n\r\n"
+    ) % (
+        _date_header(),
+        len(outcome.payload),
+        request.request_id.encode(),
+        request.version.config.version.encode(),
+        request.trace_id,
+        more,
+        b"keep-alive" if keep_alive else b"close",
+    )
 
 
 def simple(status: int, content_type: bytes, body: bytes, *, keep_alive: bool, head_only: bool = False) -> bytes:

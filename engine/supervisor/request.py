@@ -9,7 +9,6 @@ from engine.errors import AwsError
 
 if TYPE_CHECKING:
     from engine.supervisor.catalogue import Version
-    from engine.supervisor.instance import Instance
 
 
 class ReplyTo(Protocol):
@@ -21,30 +20,40 @@ class ReplyTo(Protocol):
 
 
 class Request(Invocation):
-    """``middle`` is the encoded part of INVOKE between deadline and payload; ``tail`` collects log lines when asked for."""
+    """``started_ms`` is ``started_s`` on the wall clock. ``middle`` is the encoded part of INVOKE between deadline and payload; ``tail`` collects log lines when
+    asked for; ``start_logged`` says whether START is in the log already.
 
-    __slots__ = ("instance", "middle", "reply_to", "started_ms", "tail", "trace_id", "version")
+    The constructor sets everything itself instead of calling its base: it runs once per invocation.
+    """
+
+    __slots__ = ("middle", "reply_to", "start_logged", "started_ms", "tail", "trace_id", "version")
 
     def __init__(
         self,
         request_id: str,
         payload: bytes,
         received_s: float,
+        received_ms: int,
         version: Version,
         middle: bytes,
-        trace_id: str,
+        trace_id: bytes,
         reply_to: ReplyTo,
         *,
         want_tail: bool,
     ) -> None:
-        super().__init__(request_id, payload, received_s)
+        self.request_id = request_id
+        self.payload = payload
+        self.received_s = received_s
+        self.started_s = received_s
+        self.settled_s = None
+        self.outcome = None
         self.version = version
         self.middle = middle
         self.trace_id = trace_id
         self.reply_to = reply_to
         self.tail: list[str] | None = [] if want_tail else None
-        self.instance: Instance | None = None
-        self.started_ms = 0
+        self.started_ms = received_ms
+        self.start_logged = False
 
     def log_tail(self) -> bytes | None:
         """The last 4 KB of this invocation's log, or None when it was not asked for."""

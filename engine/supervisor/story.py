@@ -1,18 +1,82 @@
 """What an invocation leaves in the log: START, the function's own lines, END and REPORT, in AWS's words and order.
 
-Lines go to the function's log file and, when the caller asked for the tail, to the request. Text that costs is made when the log is
-written, not while an invocation waits.
+Lines go to the function's log file and, when the caller asked for the tail, to the request. What costs is made when the log is
+written, not while an invocation waits: START and END enter the log as small records that render themselves then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from engine.clock import Clock
 from engine.core import report
 from engine.core.invocation import Outcome, Status
+from engine.core.model import VersionConfig
 from engine.supervisor.instance import Instance
+from engine.supervisor.logs import Renders
 from engine.supervisor.request import Request
+
+
+class Started:
+    """START, still to be written."""
+
+    __slots__ = ("_at_ms", "_config", "_request_id")
+
+    def __init__(self, config: VersionConfig, request_id: str, at_ms: int) -> None:
+        self._config = config
+        self._request_id = request_id
+        self._at_ms = at_ms
+
+    def render(self) -> str | None:
+        config = self._config
+        if config.log_format != "JSON":
+            return report.start_text(self._request_id, config.version)
+        if not report.shown(config.system_log_level, "INFO"):
+            return None
+        return report.start_json(self._at_ms, self._request_id, config.version)
+
+
+class Ended:
+    """END and REPORT (and START, when nothing came between), still to be written.
+
+    Memory is read then: a busy instance's peak is read once for many lines.
+    """
+
+    __slots__ = ("_at_ms", "_duration_ms", "_init_ms", "_instance", "_outcome", "_request")
+
+    def __init__(
+        self, instance: Instance, request: Request, duration_ms: float, init_ms: float | None, outcome: Outcome, at_ms: int
+    ) -> None:
+        self._instance = instance
+        # Only names and times are read later; the payload need not live that long.
+        self._request = (request.request_id, request.started_ms if not request.start_logged else -1)
+        self._duration_ms = duration_ms
+        self._init_ms = init_ms
+        self._outcome = outcome
+        self._at_ms = at_ms
+
+    def lines(self) -> list[str]:
+        """END and REPORT; none when the function's log level hides them."""
+        instance, outcome = self._instance, self._outcome
+        config = instance.version.config
+        request_id = self._request[0]
+        used = instance.peak_memory_mib(self._at_ms)
+        told = report.Report(request_id, self._duration_ms, config.memory_mib, used, self._init_ms, outcome)
+        if config.log_format != "JSON":
+            return [report.end_text(request_id), told.text()]
+        if not report.shown(config.system_log_level, "WARN" if outcome.platform else "INFO"):
+            return []
+        return [told.json(self._at_ms)]
+
+    def render(self) -> str | None:
+        instance = self._instance
+        request_id, start_ms = self._request
+        rest = f"\n{self._at_ms}\t{instance.stream}\t".join(self.lines())
+        if start_ms < 0:
+            return rest or None
+        start = Started(instance.version.config, request_id, start_ms).render()
+        if start is None:
+            return rest or None
+        # Several log events in one record: the log writes time and stream of the first, the others bring their own.
+        return f"{start}\n{self._at_ms}\t{instance.stream}\t{rest}" if rest else start
 
 
 class Story:
@@ -21,52 +85,49 @@ class Story:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    def _emit(self, instance: Instance, request: Request | None, at_ms: int, text: str | Callable[[], str | None]) -> None:
+    def _emit(self, instance: Instance, request: Request | None, at_ms: int, text: str | Renders) -> None:
         instance.version.function.log.write(at_ms, instance.stream, text)
         if request is not None and request.tail is not None:
-            shown = text if isinstance(text, str) else text()
+            shown = text if isinstance(text, str) else text.render()
             if shown is not None:
                 request.tail.append(shown)
 
     def started(self, request: Request, instance: Instance) -> None:
-        config = instance.version.config
-        if config.log_format != "JSON":
-            request_id, version = request.request_id, config.version
-            self._emit(instance, request, request.started_ms, lambda: report.start_text(request_id, version))
-        elif report.shown(config.system_log_level, "INFO"):
-            line = report.start_json(request.started_ms, request.request_id, config.version)
-            self._emit(instance, request, request.started_ms, line)
+        at_ms = request.started_ms
+        request.start_logged = True
+        self._emit(instance, request, at_ms, Started(instance.version.config, request.request_id, at_ms))
 
     def printed(self, instance: Instance, text: str, at_ms: int) -> None:
         """A line of the function's own."""
-        self._emit(instance, instance.current, at_ms, text)
+        if instance.current is not None and not instance.current.start_logged:
+            self.started(instance.current, instance)
+        if "\n" in text:
+            instance.version.function.log.write(at_ms, instance.stream, text.replace("\n", "\r"))
+            if instance.current is not None and instance.current.tail is not None:
+                instance.current.tail.append(text)
+        else:
+            self._emit(instance, instance.current, at_ms, text)
 
-    def ended(self, request: Request, instance: Instance, outcome: Outcome) -> None:
-        """END and REPORT. Memory is read when the line is made: now for a tail, else when the log is written."""
-        config = instance.version.config
-        settled_s = request.settled_s or 0.0
-        duration_ms = (settled_s - (request.started_s or settled_s)) * 1000
+    def ended(self, request: Request, instance: Instance, outcome: Outcome, settled_s: float) -> None:
+        """END and REPORT."""
         if outcome.status is Status.TIMEOUT:
-            duration_ms = config.timeout_s * 1000.0
+            duration_ms = instance.version.config.timeout_s * 1000.0
+        else:
+            duration_ms = (settled_s - request.started_s) * 1000
         init_ms, instance.init_ms = instance.init_ms, None
-        at_ms = self._clock.epoch_ms()
+        at_ms = request.started_ms + int((settled_s - request.started_s) * 1000)
         if outcome.platform:
-            instance.peak_memory_mib(at_ms)
-        request_id = request.request_id
-
-        def line() -> str | None:
-            used = instance.peak_memory_mib(at_ms)
-            told = report.Report(request_id, duration_ms, config.memory_mib, used, init_ms, outcome)
-            return told.json(at_ms) if config.log_format == "JSON" else told.text()
-
-        if config.log_format != "JSON":
-            self._emit(instance, request, at_ms, lambda: report.end_text(request_id))
-            self._emit(instance, request, at_ms, line)
-        elif report.shown(config.system_log_level, "INFO" if not outcome.platform else "WARN"):
-            self._emit(instance, request, at_ms, line)
+            instance.peak_memory_mib(at_ms)  # while there still is something to measure
+        ended = Ended(instance, request, duration_ms, init_ms, outcome, at_ms)
+        first_ms = at_ms if request.start_logged else request.started_ms
+        instance.version.function.log.write(first_ms, instance.stream, ended)
+        if request.tail is not None:
+            request.tail.extend(ended.lines())
 
     def init_failed(self, instance: Instance, phase: str, status: str, error_type: str | None, took_ms: float) -> None:
         """INIT_REPORT, which on-demand environments write only for failures."""
+        if instance.current is not None and not instance.current.start_logged:
+            self.started(instance.current, instance)
         at_ms = self._clock.epoch_ms()
         config = instance.version.config
         if config.log_format == "JSON":

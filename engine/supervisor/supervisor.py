@@ -277,6 +277,7 @@ class Supervisor:
                 (self._run_dir / name).unlink()
 
     def _flush(self) -> None:
+        self._invoker.write_starts()
         problem = self._logs.flush()
         if problem is not None:
             log.error("function logs were lost", reason=problem)

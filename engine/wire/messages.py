@@ -168,8 +168,9 @@ def bin32(data: bytes | None) -> bytes:
     return b"\xc6" + len(data).to_bytes(4, "big") + data
 
 
-_INVOKE_HEAD = b"\x99\x04\xd9\x24"
-_RESPONSE_HEAD = b"\x95\x05\xd9\x24"
+RESPONSE_HEAD: Final = b"\x95\x05\xd9\x24"
+# What follows the request id of a RESPONSE that implies NEXT and names no content type.
+PLAIN_RESPONSE: Final = b"\xc3\xc0\xc6"
 _ERROR_HEAD = b"\x95\x06\xd9\x24"
 _CALL_HEAD = b"\x99\x22\xce"
 _RESULT_HEAD = b"\x99\x23\xce"
@@ -192,18 +193,13 @@ def invoke_tail(
 def encode_invoke(request_id: str, deadline_ms: int, middle: bytes, payload: bytes) -> bytes:
     """A framed INVOKE; ``middle`` from ``invoke_tail``. ``request_id`` must have 36 ASCII characters."""
     size = len(payload)
-    return b"".join(
-        (
-            (54 + len(middle) + size).to_bytes(4, "big"),
-            _INVOKE_HEAD,
-            request_id.encode(),
-            b"\xcf",
-            deadline_ms.to_bytes(8, "big"),
-            middle,
-            b"\xc6",
-            size.to_bytes(4, "big"),
-            payload,
-        )
+    return b"%b\x99\x04\xd9\x24%b\xcf%b%b\xc6%b%b" % (
+        (54 + len(middle) + size).to_bytes(4, "big"),
+        request_id.encode(),
+        deadline_ms.to_bytes(8, "big"),
+        middle,
+        size.to_bytes(4, "big"),
+        payload,
     )
 
 
@@ -226,7 +222,7 @@ def decode_invoke(body: bytes) -> Invoke:
 
 def encode_reply(kind: int, request_id: str, payload: bytes, detail: str | None = None, *, then_next: bool = True) -> bytes:
     """A framed RESPONSE or ERROR."""
-    head = _RESPONSE_HEAD if kind == RESPONSE else _ERROR_HEAD
+    head = RESPONSE_HEAD if kind == RESPONSE else _ERROR_HEAD
     return frame(
         b"".join((head, request_id.encode(), b"\xc3" if then_next else b"\xc2", str8(detail), bin32(payload)))
     )
@@ -334,19 +330,34 @@ def decode_call(body: bytes) -> Call:
 
 def encode_result(result: Result) -> bytes:
     """A framed RESULT."""
+    call_id, status, error_type, version, function_error, request_id, log_tail, payload = result
+    if error_type is None and function_error is None and log_tail is None and version is not None:
+        raw = version.encode()
+        size = len(payload)
+        return b"%b\x99\x23\xce%b\xcd%b\xc0\xd9%c%b\xc0\xd9%c%b\xc0\xc6%b%b" % (
+            (24 + len(raw) + len(request_id) + size).to_bytes(4, "big"),
+            call_id.to_bytes(4, "big"),
+            status.to_bytes(2, "big"),
+            len(raw),
+            raw,
+            len(request_id),
+            request_id.encode(),
+            size.to_bytes(4, "big"),
+            payload,
+        )
     return frame(
         b"".join(
             (
                 _RESULT_HEAD,
-                result.call_id.to_bytes(4, "big"),
+                call_id.to_bytes(4, "big"),
                 b"\xcd",
-                result.status.to_bytes(2, "big"),
-                str8(result.error_type),
-                str8(result.executed_version),
-                str8(result.function_error),
-                str8(result.request_id),
-                bin32(result.log_tail),
-                bin32(result.payload),
+                status.to_bytes(2, "big"),
+                str8(error_type),
+                str8(version),
+                str8(function_error),
+                str8(request_id),
+                bin32(log_tail),
+                bin32(payload),
             )
         )
     )
