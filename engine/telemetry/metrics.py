@@ -108,6 +108,8 @@ class _Snapshot(Collector):
         )
         for function, figures in self._functions.items():
             for phase, (counts, total) in figures["phases"].items():
+                if not any(counts):  # twenty lines of zeros for each phase of each idle function would be most of the page
+                    continue
                 family.add_metric((function, phase), _cumulative(bounds, counts), total)
         return family
 
