@@ -1,0 +1,29 @@
+"""The scenarios by name. Each module has ``run(context) -> list[Row]`` and a first docstring line that says what it measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bench.context import Context
+from bench.rows import Row
+from bench.scenarios import burst, cold, density, limit, many, open_loop, peers, warm
+
+Scenario = Callable[[Context], list[Row]]
+
+SCENARIOS: dict[str, Scenario] = {
+    "limit": limit.run,
+    "warm": warm.run,
+    "open": open_loop.run,
+    "cold": cold.run,
+    "burst": burst.run,
+    "many": many.run,
+    "density": density.run,
+    "peers": peers.run,
+}
+
+
+def describe() -> str:
+    """One line per scenario."""
+    modules = {"limit": limit, "warm": warm, "open": open_loop, "cold": cold, "burst": burst, "many": many, "density": density}
+    modules["peers"] = peers
+    return "\n".join(f"  {name:8} {(module.__doc__ or '').splitlines()[0]}" for name, module in modules.items())

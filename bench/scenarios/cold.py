@@ -1,0 +1,120 @@
+"""Cold starts over HTTP, client to reply; every sample is proved to come from an instance that had never run before.
+
+A function answers how often its instance has been called; answers other than 1 are not samples. Fresh instances come from rotating
+through functions whose instances have expired in the meantime (``keep_alive_s`` is short). Paced starts leave the pool
+time to refill, as sporadic traffic does; sustained ones do not.
+"""
+
+from __future__ import annotations
+
+from bench import http1
+from bench.context import Context
+from bench.engine import COUNT, Engine, zipped
+from bench.loadgen import Generator, Http, Outcome, Plan, Tag
+from bench.packages import with_requirements
+from bench.rows import Row, row
+
+SUBJECT = "engine, HTTP"
+_BOTO3 = b"""import boto3
+
+S3 = boto3.client("s3", region_name="us-east-1")
+N = 0
+
+
+def handler(event, context):
+    global N
+    N += 1
+    return N
+"""
+_NUMPY = b"""import numpy
+
+N = 0
+
+
+def handler(event, context):
+    global N
+    N += int(numpy.ones(1)[0])
+    return N
+"""
+KEEP_ALIVE_S = 0.5
+
+
+def only_cold(_tag: Tag, status: int, body: bytes) -> str | None:
+    """Sorts answers of a counting function."""
+    if status != 200 or not body.isdigit():  # noqa: PLR2004 - HTTP
+        return None
+    return "cold" if body == b"1" else "warm"
+
+
+def run(context: Context) -> list[Row]:
+    """Paced (small, boto3, numpy), then sustained."""
+    rows = []
+    with context.engine(keep_alive_s=KEEP_ALIVE_S) as engine:
+        small = _names("small", 120 if context.quick else 300)
+        context.say(f"registering {len(small)} functions")
+        engine.deploy_many(small, zipped(COUNT))
+        samples = len(small) if context.quick or context.endpoint else 2 * len(small)
+        rows.append(_paced(context, engine, "small function", small, samples, rate=25))
+        for label, code, requirements in (("boto3 client at import", _BOTO3, []), ("numpy", _NUMPY, ["numpy"])):
+            names = _names(label.split()[0], 12 if context.quick else 40)
+            package = with_requirements(code, requirements, engine.runtime) if requirements else zipped({"app.py": code})
+            engine.deploy_many(names, package, MemorySize=512)
+            rows.append(_paced(context, engine, label, names, len(names), rate=3))
+        if context.endpoint is None:
+            rows.append(_sustained(context, engine, small))
+    return rows
+
+
+def _names(stem: str, n: int) -> list[str]:
+    return [f"{stem}-{i}" for i in range(n)]
+
+
+def _requests(engine: Engine, names: list[str]) -> list[bytes]:
+    return [http1.request(engine.host, engine.path(name), b"{}") for name in names]
+
+
+def _paced(context: Context, engine: Engine, label: str, names: list[str], samples: int, rate: float) -> Row:
+    context.say(f"{label}: {samples} starts at {rate}/s")
+    engine.settle(instances=0 if context.endpoint is None else None)
+    raw = _requests(engine, names)
+    plan = Plan(
+        engine.host,
+        Http(),
+        lambda n: (raw[n % len(raw)], None),
+        connections=8,
+        count=samples,
+        seconds=samples / rate + 60,
+        rate=rate,
+        check=only_cold,
+    )
+    return _row(f"{label}, paced {rate:g}/s", Generator(plan).run(), in_flight=1, generator="Python, open loop")
+
+
+def _sustained(context: Context, engine: Engine, names: list[str]) -> Row:
+    seconds = 4.0 if context.quick else 15.0
+    context.say(f"sustained for {seconds:g} s")
+    engine.settle(instances=0)
+    raw = _requests(engine, names)
+    plan = Plan(
+        engine.host, Http(), lambda n: (raw[n % len(raw)], None), connections=4, seconds=seconds, check=only_cold
+    )
+    outcome = Generator(plan).run()
+    result = _row("small function, sustained", outcome, in_flight=4, generator="Python")
+    result.rate = round(result.requests / outcome.seconds, 1)
+    return result
+
+
+def _row(case: str, outcome: Outcome, in_flight: int, generator: str) -> Row:
+    return row(
+        "cold",
+        SUBJECT,
+        case,
+        generator=generator,
+        latencies=outcome.latencies("cold"),
+        seconds=outcome.seconds,
+        errors=outcome.errors,
+        in_flight=in_flight,
+        payload=2,
+        not_cold=len(outcome.kinds.get("warm", ())),
+        first_error=outcome.first_error,
+    )
