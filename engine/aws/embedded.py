@@ -1,0 +1,40 @@
+"""How to start the embedded AWS: moto's server as a child on loopback. Its state is in memory and ends with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+from engine.config import ENV_PREFIX, Settings
+
+# moto's own switches and ambient AWS settings must not leak from the operator's shell into the server that plays AWS.
+_DROPPED = (ENV_PREFIX, "AWS_", "MOTO_", "WERKZEUG_", "FLASK_")
+
+
+def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
+    """argv and environment of a server on ``127.0.0.1:port`` that plays ``settings.account_id`` and ends with its parent.
+
+    It must be started from the process (and thread) that calls this: the child leaves at once when its parent is another.
+    """
+    argv = [sys.executable, "-m", "engine.aws.embedded_server", str(port), str(os.getpid())]
+    env = {k: v for k, v in os.environ.items() if not k.startswith(_DROPPED)}
+    env.update(
+        MOTO_ACCOUNT_ID=settings.account_id,
+        MOTO_PORT=str(port),
+        MOTO_EC2_LOAD_DEFAULT_AMIS="false",
+        AWS_DEFAULT_REGION=settings.region,
+        PYTHONUNBUFFERED="1",
+    )
+    return argv, env
+
+
+def available() -> str | None:
+    """None when the server can be started, else one sentence naming what to install."""
+    missing = [name for name in ("moto", "flask", "flask_cors") if importlib.util.find_spec(name) is None]
+    if not missing:
+        return None
+    return (
+        f"The embedded AWS needs the extra 'embedded' ({', '.join(missing)} not installed): run "
+        "pip install 'lambda-engine[embedded]', or set LAMBDA_ENGINE_AWS_ENDPOINT to 'aws' or a URL."
+    )
