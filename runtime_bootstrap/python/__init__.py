@@ -1,0 +1,1 @@
+"""The Python runtime: loads a handler and serves its events over frames."""
