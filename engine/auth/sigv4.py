@@ -40,8 +40,8 @@ from engine.errors import ExpiredToken, InvalidSignature, MissingAuthenticationT
 
 SKEW_S = 300
 MISSING = "Missing Authentication Token"
-INVALID_TOKEN = "The security token included in the request is invalid."
-EXPIRED_TOKEN = "The security token included in the request is expired"
+UNKNOWN_CALLER = "The security token included in the request is invalid."
+EXPIRED_SESSION = "The security token included in the request is expired"
 _MAX_KEPT = 1024
 _BLOCK = 64
 _INNER_PAD = bytes(b ^ 0x36 for b in range(256))
@@ -84,9 +84,7 @@ class Verifier:
         self._skew_s = skew_s
         self._signers: dict[bytes, _Signer] = {}
 
-    def verify(
-        self, method: str, raw_path: str, raw_query: str, headers: Headers, body: bytes, now_epoch_s: float
-    ) -> Principal:
+    def verify(self, method: str, raw_path: str, raw_query: str, headers: Headers, body: bytes, now_epoch_s: float) -> Principal:
         """The caller who signed this request.
 
         ``raw_path`` and ``raw_query`` are as received (Latin-1 text, nothing decoded), ``headers`` in any case and order,
@@ -143,7 +141,7 @@ class Verifier:
     def _find(self, claim: Claim) -> Credential:
         credential = self._keys.get(claim.access_key)
         if credential is None:
-            raise UnrecognizedClient(INVALID_TOKEN)
+            raise UnrecognizedClient(UNKNOWN_CALLER)
         return credential
 
     def _keep(self, start: bytes, signer: _Signer) -> None:
@@ -186,11 +184,11 @@ def _check_token(credential: Credential, token: bytes | None, now_epoch_s: float
     expected = credential.session_token
     if expected is None:
         if token is not None:
-            raise UnrecognizedClient(INVALID_TOKEN)
+            raise UnrecognizedClient(UNKNOWN_CALLER)
     elif token is None or not hmac.compare_digest(token, expected.encode()):
-        raise UnrecognizedClient(INVALID_TOKEN)
+        raise UnrecognizedClient(UNKNOWN_CALLER)
     if credential.expires_epoch_s is not None and now_epoch_s >= credential.expires_epoch_s:
-        raise ExpiredToken(EXPIRED_TOKEN)
+        raise ExpiredToken(EXPIRED_SESSION)
 
 
 def _check_scope_date(claim: Claim, stamp: bytes) -> None:
@@ -201,9 +199,7 @@ def _check_scope_date(claim: Claim, stamp: bytes) -> None:
         )
 
 
-def _compare(
-    signer: _Signer, signature: bytes, stamp: bytes, method: str, raw_path: str, raw_query: str, tail: bytes
-) -> None:
+def _compare(signer: _Signer, signature: bytes, stamp: bytes, method: str, raw_path: str, raw_query: str, tail: bytes) -> None:
     """Raises InvalidSignature unless one canonical form of the request has this signature."""
     verb = method.encode("latin-1", "replace")
     path, query = path_as_sent(raw_path, signer.single), query_as_sent(raw_query)

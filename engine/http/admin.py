@@ -107,17 +107,13 @@ class _Reply:
     async def json(self, status: int, document: dict[str, Any], extra: list[tuple[bytes, bytes]] | None = None) -> None:
         await self.whole(status, msgspec.json.encode(document), JSON, extra)
 
-    async def whole(
-        self, status: int, body: bytes, content_type: str, extra: list[tuple[bytes, bytes]] | None = None
-    ) -> None:
+    async def whole(self, status: int, body: bytes, content_type: str, extra: list[tuple[bytes, bytes]] | None = None) -> None:
         await self.start(status, content_type, len(body), extra)
         if not self.head:
             await self.part(body)
         await self.end()
 
-    async def start(
-        self, status: int, content_type: str, size: int, extra: list[tuple[bytes, bytes]] | None = None
-    ) -> None:
+    async def start(self, status: int, content_type: str, size: int, extra: list[tuple[bytes, bytes]] | None = None) -> None:
         headers = [
             (b"Content-Type", content_type.encode("latin-1")),
             (b"Content-Length", str(size).encode("latin-1")),

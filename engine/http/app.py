@@ -32,6 +32,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PEER_HEADER = "x-lambda-engine-peer"
 THREADS = 8
+DISCARDED = 64 << 20
 _log = logging.getLogger(__name__)
 
 
@@ -165,9 +166,13 @@ async def send_response(send: Send, response: Response, request_id: str) -> None
 
 
 async def _read_body(operation: str, content_length: str | None, receive: Receive) -> bytes | None:
-    """The whole body, or None when the client disconnected. Raises RequestEntityTooLarge past the operation's limit."""
+    """The whole body, or None when the client disconnected. Raises RequestEntityTooLarge past the operation's limit.
+
+    What is too large is first read to its end and thrown away, up to ``DISCARDED`` bytes more: a client that is answered while
+    it still sends sees a broken connection in place of the answer.
+    """
     limit = body_limit(operation)
-    if content_length is not None and content_length.isdigit() and int(content_length) > limit:
+    if content_length is not None and content_length.isdigit() and int(content_length) > limit + DISCARDED:
         raise too_large(operation)
     chunks: list[bytes] = []
     size = 0
@@ -177,10 +182,14 @@ async def _read_body(operation: str, content_length: str | None, receive: Receiv
             return None
         chunk = message.get("body", b"")
         size += len(chunk)
-        if size > limit:
+        if size <= limit:
+            chunks.append(chunk)
+        else:
+            chunks.clear()
+        more = message.get("more_body", False)
+        if size > limit and (not more or size > limit + DISCARDED):
             raise too_large(operation)
-        chunks.append(chunk)
-        if not message.get("more_body", False):
+        if not more:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

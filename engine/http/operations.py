@@ -13,7 +13,7 @@ from typing import Any
 from engine.auth.principals import Principal
 from engine.errors import AwsError, RequestEntityTooLarge, ServiceError
 from engine.protocol import faults
-from engine.protocol.model import Model, Operation
+from engine.protocol.model import Model
 from engine.protocol.parse import parse_request
 from engine.protocol.router import Match, Router
 from engine.protocol.serialize import Response, serialize_response
@@ -122,7 +122,7 @@ class Operations:
             params = parse_request(operation, match.uri, context.raw_query, context.headers, context.body)
             validate(operation, params)
             result = await self._call(handler, is_async, context, params)
-            return self._serialize(operation, result)
+            return serialize_response(operation, result)
         except AwsError as e:
             return faults.render(e)
         except Exception:
@@ -136,7 +136,3 @@ class Operations:
             loop = asyncio.get_running_loop()
             outcome = await loop.run_in_executor(self._executor, handler, context, params)
         return await outcome if inspect.isawaitable(outcome) else outcome
-
-    @staticmethod
-    def _serialize(operation: Operation, result: Result) -> Response:
-        return serialize_response(operation, result)

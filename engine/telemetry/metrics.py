@@ -57,9 +57,7 @@ def render(
 class _Snapshot(Collector):
     """One scrape's metric families."""
 
-    def __init__(
-        self, stats: Stats, processes: Sequence[ProcessSample], default_account: str, max_functions: int
-    ) -> None:
+    def __init__(self, stats: Stats, processes: Sequence[ProcessSample], default_account: str, max_functions: int) -> None:
         self._stats = stats
         self._processes = processes
         self._functions = _bounded(stats.get("functions", ()), default_account, max_functions)
@@ -118,9 +116,7 @@ class _Snapshot(Collector):
         running = GaugeMetricFamily(
             f"{PREFIX}_concurrent_executions", "Invocations of the function running now.", labels=("function",)
         )
-        memory = GaugeMetricFamily(
-            f"{PREFIX}_instance_memory_bytes", "Memory of an instance.", labels=("function", "instance")
-        )
+        memory = GaugeMetricFamily(f"{PREFIX}_instance_memory_bytes", "Memory of an instance.", labels=("function", "instance"))
         left = MAX_INSTANCES
         for function, figures in self._functions.items():
             for state, count in figures["instances"].items():
@@ -219,7 +215,8 @@ def _figures(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sum(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
-    total = {key: _sum_counts(one[key], two[key]) for key in ("invocations", "errors", "throttles", "cold_starts", "instances")}
+    keys = ("invocations", "errors", "throttles", "cold_starts", "instances")
+    total: dict[str, Any] = {key: _sum_counts(one[key], two[key]) for key in keys}
     phases = dict(one["phases"])
     for phase, (counts, seconds) in two["phases"].items():
         if phase in phases:

@@ -56,8 +56,17 @@ def received(request: AWSRequest) -> tuple[str, str, str, list[tuple[bytes, byte
 
 
 @settings(max_examples=300, deadline=None)
-@given(METHOD, PATH, QUERY, HEADERS, st.binary(max_size=50), REGION, st.sampled_from([None, TOKEN]), st.sampled_from(["lambda", "sqs"]))
-def test_what_botocore_signs_verifies_and_again_from_memory(  # noqa: PLR0913, PLR0917 - one argument per part of a request
+@given(
+    METHOD,
+    PATH,
+    QUERY,
+    HEADERS,
+    st.binary(max_size=50),
+    REGION,
+    st.sampled_from([None, TOKEN]),
+    st.sampled_from(["lambda", "sqs"]),
+)
+def test_what_botocore_signs_verifies_and_again_from_memory(
     method: str, path: str, query: str, headers: dict[str, str], body: bytes, region: str, token: str | None, service: str
 ) -> None:
     request = sign(SigV4Auth(Credentials(KEY, SECRET, token), service, region), method, path, query, headers, body)
@@ -122,16 +131,30 @@ def test_no_altered_request_verifies(data: st.DataObject, path: str, query: str,
     authorization=st.binary(max_size=80)
     | st.lists(
         st.sampled_from(
-            [b"AWS4-HMAC-SHA256 ", b"Credential=", b"a/20260504/r/lambda/aws4_request", b"SignedHeaders=", b"host", b", ", b"Signature=", b"%"]
+            [
+                b"AWS4-HMAC-SHA256 ",
+                b"Credential=",
+                b"a/20260504/r/lambda/aws4_request",
+                b"SignedHeaders=",
+                b"host",
+                b", ",
+                b"Signature=",
+                b"%",
+            ]
         ),
         max_size=9,
     ).map(b"".join),
-    query=st.text(max_size=20) | st.lists(st.sampled_from(["X-Amz-Signature=", "X-Amz-Credential=", "X-Amz-Date=", "&", "a/b"])).map("".join),
+    query=st.text(max_size=20)
+    | st.lists(st.sampled_from(["X-Amz-Signature=", "X-Amz-Credential=", "X-Amz-Date=", "&", "a/b"])).map("".join),
     date=st.binary(max_size=20) | st.just(b"20260504T030201Z"),
     path=st.text(max_size=20),
 )
 def test_noise_is_refused_and_never_trips_the_verifier(authorization: bytes, query: str, date: bytes, path: str) -> None:
-    for headers in ([(b"Authorization", authorization), (b"X-Amz-Date", date)], [(b"Authorization", authorization), (b"Date", date)], []):
+    for headers in (
+        [(b"Authorization", authorization), (b"X-Amz-Date", date)],
+        [(b"Authorization", authorization), (b"Date", date)],
+        [],
+    ):
         with pytest.raises(AwsError) as caught:
             Verifier(ring(None)).verify("GET", path, query, headers, b"", NOW.timestamp())
         assert caught.value.status == 403

@@ -57,7 +57,10 @@ def test_several_violations_are_counted_and_joined() -> None:
             "Value 'r' at 'role' failed to satisfy constraint: Member must satisfy regular expression pattern: "
             r"arn:(aws[a-zA-Z-]*)?:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+",
         ),
-        ({"Timeout": 0}, "Value '0' at 'timeout' failed to satisfy constraint: Member must have value greater than or equal to 1"),
+        (
+            {"Timeout": 0},
+            "Value '0' at 'timeout' failed to satisfy constraint: Member must have value greater than or equal to 1",
+        ),
         (
             {"EphemeralStorage": {"Size": 511}},
             "Value '511' at 'ephemeralStorage.size' failed to satisfy constraint: "

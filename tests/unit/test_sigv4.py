@@ -183,7 +183,10 @@ def test_headers_of_a_proxy_may_be_added(verifier: Verifier) -> None:
     ("authorization", "text"),
     [
         ("Bearer abc", "Unsupported AWS 'algorithm': 'Bearer'."),
-        ("AWS4-HMAC-SHA256 Credential=a", "Authorization header requires 'Signature' parameter. Authorization header requires 'Sig"),
+        (
+            "AWS4-HMAC-SHA256 Credential=a",
+            "Authorization header requires 'Signature' parameter. Authorization header requires 'Sig",
+        ),
         ("AWS4-HMAC-SHA256 SignedHeaders=host, Signature=x", "Authorization header requires 'Credential' parameter. (Hashed"),
         (
             "AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=host, Signature=x",
@@ -301,7 +304,9 @@ def verify_presigned(verifier: Verifier, query: str, now: float) -> str:
 def test_a_presigned_url_lives_as_long_as_it_says(verifier: Verifier) -> None:
     query, signed_at = presigned(60)
     assert verify_presigned(verifier, query, signed_at + 60) == KEY
-    with pytest.raises(InvalidSignature, match=f"Signature expired: {iso(signed_at + 60)} is now earlier than {iso(signed_at + 61)}"):
+    with pytest.raises(
+        InvalidSignature, match=f"Signature expired: {iso(signed_at + 60)} is now earlier than {iso(signed_at + 61)}"
+    ):
         verify_presigned(verifier, query, signed_at + 61)
     with pytest.raises(InvalidSignature, match="Signature not yet current"):
         verify_presigned(verifier, query, signed_at - SKEW_S - 1)
