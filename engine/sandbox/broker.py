@@ -1,0 +1,188 @@
+"""The privileged process behind the sandboxes: the only code of the engine that an auditor must read twice.
+
+Theory of operation. One thread, one epoll loop. Packets from the supervisor ask for zygotes and holders by number; the broker makes
+the sockets, pipes and control groups, has the zygote fork, opens the code's mounts, writes limits, kills and cleans up, and
+answers with events in the order ``api`` promises. Nothing a function can write reaches this process: a worker gives up its
+end of the control socket before it runs user code. Ids must be integers and code directories must lie under the engine's
+data directory. When the supervisor's socket ends, everything is killed and the process exits; when this process is killed, the
+zygotes die with it and the sandboxes with them, and the next broker sweeps the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from engine.sandbox import bundle, cgroups, kernel, levels, packets
+from engine.sandbox.holders import Holders
+from engine.sandbox.peers import Loop, Peer
+from engine.sandbox.zygotes import ZygoteProcess
+
+_ENDING_S = 5.0
+
+
+class Broker:
+    """Serves one supervisor over one socket until it ends."""
+
+    def __init__(self, sock: socket.socket, config: dict[str, Any], level: levels.Level) -> None:
+        self._config = config
+        self._level = level
+        self._loop = Loop()
+        self._zygotes: dict[str, ZygoteProcess] = {}
+        self._bundle = bundle.Bundle(config)
+        self._holders = Holders(self._loop, level, config["data_dir"], self._tell)
+        self._supervisor = Peer(self._loop, sock, self._on_supervisor, self._on_supervisor_lost)
+        children = kernel.child_signal_fd()
+        self._loop.watch(children, lambda _mask: self._on_children(children))
+
+    def run(self) -> None:
+        """Until the supervisor goes away; then until everything is gone."""
+        self._loop.run()
+        self._end()
+
+    def _tell(self, message: list[object], fds: list[int] | None = None) -> None:
+        self._supervisor.send(message, fds or [])
+
+    def _on_supervisor_lost(self, _reason: str) -> None:
+        self._loop.stopped = True
+
+    def _on_supervisor(self, packet: packets.Packet) -> None:
+        """Anything malformed is our own supervisor's bug: it is answered by ending, loudly."""
+        kind, args = packet.kind, packet.args
+        if kind == "specialise":
+            self._holders.specialise(int(args[0]), args[1])
+        elif kind == "make":
+            self._make(int(args[0]), str(args[1]))
+        elif kind == "kill":
+            self._holders.kill(int(args[0]))
+        elif kind == "reset":
+            self._holders.reset(int(args[0]))
+        elif kind == "zygote":
+            self._add_zygote(*args)
+        else:
+            raise packets.PacketError(f"unknown request {kind!r}")
+
+    def _add_zygote(self, key: str, runtime: str, interpreter: str, prefixes: list[str], preload: list[str]) -> None:
+        if key in self._zygotes:
+            return
+        try:
+            runtime_dir = self._bundle.ready(interpreter)
+            plan = {
+                "level": self._level.name,
+                "network": self._level.network,
+                "landlock": self._level.landlock,
+                "engine_root": self._config["engine_root"],
+                "mountpoint": self._config["mountpoint"],
+                "runtime_dir": runtime_dir,
+                "prefixes": prefixes,
+                "preload": preload,
+                "runtime": runtime,
+                "nice": self._config["nice"],
+                "trial": False,
+            }
+            self._zygotes[key] = ZygoteProcess(self._loop, key, plan, interpreter, self._on_zygote)
+        except OSError as e:
+            self._tell(["zygote_failed", key, str(e)])
+
+    def _on_zygote(self, zygote: ZygoteProcess, packet: packets.Packet) -> None:
+        kind, args = packet.kind, packet.args
+        if kind == "made":
+            self._holders.made(args[0], args[1], packet.fds.pop())
+        elif kind == "exited":
+            self._holders.exited(args[0], args[1])
+        elif kind == "make_failed":
+            self._holders.make_failed(args[0], args[1], args[2])
+        elif kind == "ready":
+            zygote.ready = True
+            self._tell(["zygote_ready", zygote.key, zygote.pid])
+            self._holders.zygote_ready(zygote)
+        elif kind == "failed":
+            zygote.failure = args[0]
+
+    def _make(self, holder_id: int, key: str) -> None:
+        zygote = self._zygotes.get(key)
+        if zygote is None:
+            self._tell(["holder_failed", holder_id, "zygote", f"there is no zygote {key}"])
+            self._tell(["holder_gone", holder_id])
+            return
+        self._holders.make(holder_id, zygote)
+
+    def _on_children(self, fd: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(fd, 4096)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            zygote = next((z for z in self._zygotes.values() if z.pid == pid), None)
+            if zygote is not None:
+                self._zygote_ended(zygote, status)
+            else:
+                self._bundle.reaped(pid)
+                self._holders.orphan_exited(pid, status)
+
+    def _zygote_ended(self, zygote: ZygoteProcess, status: int) -> None:
+        del self._zygotes[zygote.key]
+        zygote.drain()
+        zygote.close()
+        self._holders.zygote_ended(zygote.key)
+        how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit status {os.WEXITSTATUS(status)}"
+        self._tell(["zygote_failed", zygote.key, zygote.failure or f"the zygote ended ({how})"])
+
+    def _end(self) -> None:
+        """Kill every process below, wait for all of them, remove the control groups."""
+        self._supervisor.close()
+        self._holders.kill_all()
+        for zygote in self._zygotes.values():
+            zygote.kill()
+        self._bundle.stop()
+        deadline = time.monotonic() + _ENDING_S
+        while (self._zygotes or self._holders.busy()) and time.monotonic() < deadline:
+            self._loop.turn(0.02)
+        self._holders.close()
+
+
+def _raise_file_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main(supervisor_fd: int) -> None:
+    """Entry of the broker process: read the configuration, choose the level, report, serve."""
+    sock = socket.socket(fileno=supervisor_fd)
+    sock.set_inheritable(False)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # The supervisor decides when to end; its socket's end is the order.
+        signal.signal(number, signal.SIG_IGN)
+    packet = packets.receive(sock)
+    if packet is None or packet.kind != "config":
+        sys.exit(2)
+    config: dict[str, Any] = packet.args[0]
+    kernel.set_name("lambda-broker")
+    kernel.become_subreaper()
+    _raise_file_limit()
+    os.makedirs(config["mountpoint"], exist_ok=True)
+    cgroups.sweep()
+    level, report, refusal = levels.choose(config)
+    if level is None:
+        packets.send(sock, ["unavailable", refusal])
+        return
+    packets.send(sock, ["report", report])
+    if config["probe"]:
+        level.groups.close()
+        return
+    gc.disable()
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    Broker(sock, config, level).run()

@@ -1,0 +1,123 @@
+"""/var/runtime: the bootstrap, a private msgpack and the AWS SDK, in one directory that every zygote shows to its sandboxes.
+
+Copied once from the engine's own installation into ``<data_dir>/runtime/<digest>`` and compiled for each interpreter that asks:
+the bootstrap before its first zygote starts, the SDK in the background. The digest covers what was copied, so an upgrade of
+either makes a new directory; older ones are removed at the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from engine.sandbox import kernel
+
+_BOOTSTRAP = "runtime_bootstrap"
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd", "*.pyx", "tests", "*.pyi")
+_COMPILE = (
+    "import sys, compileall, py_compile; sys.exit(not compileall.compile_dir(sys.argv[1], quiet=2, force=False, maxlevels=20, "
+    "invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH))"
+)
+
+
+class Bundle:
+    """``config``: ``data_dir``, ``bootstrap_dir`` (a directory called runtime_bootstrap), ``sdk``: name -> installed path,
+    ``sdk_version``.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._root = os.path.join(config["data_dir"], "runtime")
+        self._bootstrap = str(config["bootstrap_dir"])
+        self._sdk: dict[str, str] = config["sdk"]
+        self._version = str(config["sdk_version"])
+        self._directory = ""
+        self._compiled: set[str] = set()
+        self._children: set[int] = set()
+
+    def ready(self, interpreter: str) -> str:
+        """The directory, present and with the bootstrap compiled for ``interpreter``. Raises OSError."""
+        if not self._directory:
+            self._directory = self._copy()
+        if interpreter not in self._compiled:
+            self._compiled.add(interpreter)
+            os.waitpid(self._compile(interpreter, os.path.join(self._directory, _BOOTSTRAP)), 0)
+            self._children.add(self._compile(interpreter, self._directory, background=True))
+        return self._directory
+
+    def stop(self) -> None:
+        """End compilations still running; their files are whole or absent."""
+        for pid in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def reaped(self, pid: int) -> None:
+        """A child of this process has ended; it may have been one of ours."""
+        self._children.discard(pid)
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256(repr((self._version, sorted(self._sdk.items()))).encode())
+        for path in sorted(_sources(self._bootstrap)):
+            digest.update(path.encode() + b"\0")
+            with open(path, "rb") as f:
+                digest.update(f.read())
+        return digest.hexdigest()[:20]
+
+    def _copy(self) -> str:
+        target = os.path.join(self._root, self._digest())
+        os.makedirs(self._root, exist_ok=True)
+        for name in os.listdir(self._root):
+            if os.path.join(self._root, name) != target:
+                shutil.rmtree(os.path.join(self._root, name), ignore_errors=True)
+        if os.path.isdir(target):
+            return target
+        building = f"{target}.{os.getpid()}"
+        os.mkdir(building)
+        shutil.copytree(self._bootstrap, os.path.join(building, _BOOTSTRAP), ignore=_LEFT_OUT)
+        for name, path in self._sdk.items():
+            inside = os.path.join(building, _BOOTSTRAP, "_vendor", name) if name == "msgpack" else os.path.join(building, name)
+            if os.path.isdir(path):
+                shutil.copytree(path, inside, ignore=_LEFT_OUT)
+            else:
+                shutil.copyfile(path, f"{inside}.py")
+        _make_readable(building)
+        os.rename(building, target)
+        return target
+
+    @staticmethod
+    def _compile(interpreter: str, directory: str, background: bool = False) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            kernel.die_with_parent()
+            signal.pthread_sigmask(signal.SIG_SETMASK, set())
+            if background:
+                os.nice(19)
+            null = os.open("/dev/null", os.O_RDWR)
+            os.dup2(null, 0)
+            os.dup2(2, 1)
+            kernel.close_from(3)
+            os.execve(interpreter, [interpreter, "-I", "-S", "-c", _COMPILE, directory], {"PATH": "/usr/bin:/bin"})
+        finally:
+            os._exit(127)
+
+
+def _sources(directory: str) -> Iterator[str]:
+    for path, _, files in os.walk(directory):
+        if os.path.basename(path) != "__pycache__":
+            for name in files:
+                if name.endswith(".py"):
+                    yield os.path.join(path, name)
+
+
+def _make_readable(directory: str) -> None:
+    """The sandbox's user owns none of it: everybody may read, directories may be entered."""
+    for path, _, files in os.walk(directory):
+        os.chmod(path, 0o755)  # noqa: S103 - as /var/runtime is
+        for name in files:
+            os.chmod(os.path.join(path, name), 0o644)

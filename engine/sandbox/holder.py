@@ -1,0 +1,400 @@
+"""Inside one sandbox: the trusted init, and the worker it forks.
+
+Theory of operation. The zygote forks the init straight into its namespaces. The init joins the control groups, takes its user
+ids, mounts /proc, /tmp and /dev/shm, opens the endpoint listener and forks the *worker*, which locks itself down completely and
+waits, still without a function. When the broker sends the code's mounts, the init puts them in place and writes the path
+of the code to the worker's *go* pipe. From then on it only waits: for the worker's end (everything the worker left behind is
+killed, the status goes to the broker), for ``reset`` (the same, then a fresh worker in the same sandbox), or for the end of the
+broker's socket, which ends the sandbox. Killing the init from outside ends everything in its pid namespace.
+
+At level process there are no namespaces; the init is then a subreaper that kills its descendants one by one.
+Python 3.9, standard library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from engine.sandbox import kernel, lockdown, packets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ENDPOINT_PORT = 4566
+_INODES_PER_MIB = 64
+_DEFAULT_TMP_MIB = 512
+_SHM = "size=64m,nr_inodes=1024,mode=1777"
+_MAX_PID = 32000
+
+
+class Build(NamedTuple):
+    """How every sandbox of one zygote is made. ``serve`` is the bootstrap's loop: (channel, wait_ready)."""
+
+    fences: lockdown.Fences
+    isolated_network: bool
+    serve: Callable[[socket.socket, Callable[[], None]], object]
+    zygote_pid: int
+
+
+class Init:
+    """The first process of one sandbox. ``run`` never returns."""
+
+    def __init__(self, build: Build, control: socket.socket, pid_hint: int) -> None:
+        self._build = build
+        self._control = control
+        self._pid_hint = pid_hint
+        self._step = "start"
+        self._worker = 0
+        self._go = -1
+        self._task_root = ""
+        self._memory_limit = 0
+
+    def run(self, joins: Sequence[int], mapped: int, channel: int, output: int) -> None:
+        """Build the sandbox, fork the worker, serve the broker until the end. Never returns."""
+        try:
+            self._enter(joins, mapped)
+            if self._build.fences.namespaces:
+                self._mount()
+                self._open_network()
+            children = kernel.child_signal_fd()
+            self._spawn(channel, output)
+            self._settle()
+            self._serve(children)
+        except packets.PacketError as e:
+            self._fail(str(e))
+        except OSError as e:
+            self._fail(str(e))
+        except BaseException:  # the last resort of a process that must not return into the zygote
+            self._fail(traceback.format_exc())
+        os._exit(1)
+
+    def _fail(self, reason: str) -> None:
+        with contextlib.suppress(OSError):
+            packets.send(self._control, ["failed", self._step, reason[:4000]])
+
+    def _enter(self, joins: Sequence[int], mapped: int) -> None:
+        """Join control groups, wait for the id maps, become the sandbox's root."""
+        self._step = "signals"
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        self._step = "join control groups"
+        for fd in joins:
+            os.write(fd, b"0")
+            os.close(fd)
+        if mapped >= 0:
+            self._step = "id maps"
+            if os.read(mapped, 1) != b"m":
+                os._exit(1)
+            os.close(mapped)
+        if self._build.fences.own_uid:
+            self._step = "become the sandbox's root"
+            os.setgroups([])
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+        self._step = "parent death signal"
+        kernel.die_with_parent()
+        if not self._build.fences.namespaces:
+            kernel.become_subreaper()
+            os.setsid()
+        elif joins:
+            self._step = "cgroup namespace"
+            kernel.unshare(kernel.CLONE_NEWCGROUP)
+
+    def _mount(self) -> None:
+        self._step = "mount /proc"
+        safe = kernel.MS_NOSUID | kernel.MS_NODEV
+        kernel.mount("proc", "/proc", "proc", safe | kernel.MS_NOEXEC)
+        self._step = "mount /tmp"
+        kernel.mount("tmp", "/tmp", "tmpfs", safe, f"{_tmp_options(_DEFAULT_TMP_MIB)},mode=1777")
+        self._step = "mount /dev/shm"
+        kernel.mount("shm", "/dev/shm", "tmpfs", safe | kernel.MS_NOEXEC, _SHM)
+
+    def _open_network(self) -> None:
+        """Bring the loopback interface up and hand a listener on it to the broker."""
+        if not self._build.isolated_network:
+            return
+        self._step = "loopback interface"
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            request = struct.pack("16sH14x", b"lo", 0x1)  # IFF_UP
+            fcntl.ioctl(listener, 0x8914, request)  # SIOCSIFFLAGS
+            self._step = "endpoint listener"
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", ENDPOINT_PORT))
+            listener.listen(128)
+            packets.send(self._control, ["endpoint"], [listener.fileno()])
+
+    def _choose_pid(self) -> None:
+        """Make the next process number one that no other worker of this zygote has, nor the zygote itself."""
+        if not self._build.fences.namespaces:
+            return
+        self._step = "process number"
+        wanted = self._pid_hint
+        self._pid_hint = 0
+        while wanted < 2 or wanted in (self._build.zygote_pid, self._worker):
+            wanted = random.SystemRandom().randrange(300, _MAX_PID)
+        with contextlib.suppress(FileNotFoundError), open("/proc/sys/kernel/ns_last_pid", "w") as f:
+            f.write(str(wanted - 1))
+
+    def _spawn(self, channel: int, output: int) -> None:
+        self._choose_pid()
+        self._step = "fork the worker"
+        read_end, write_end = os.pipe()
+        self._worker = os.fork()
+        if self._worker == 0:
+            os.close(write_end)
+            _become_worker(self._build, self._control, channel, output, read_end)
+        for fd in (read_end, channel, output):
+            os.close(fd)
+        self._go = write_end
+        if self._task_root:
+            self._release()
+
+    def _settle(self) -> None:
+        """The init itself runs at normal priority: it is on the path of a cold start and does next to nothing."""
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
+        with contextlib.suppress(OSError):
+            kernel.set_name("sandbox-init")
+
+    def _serve(self, children: int) -> None:
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(children, select.POLLIN)
+        while True:
+            self._step = "wait"
+            ready = [fd for fd, _ in poll.poll()]
+            if children in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(children, 4096)
+                self._reap()
+            if self._control.fileno() in ready:
+                packet = packets.receive(self._control)
+                if packet is None:
+                    self._end()
+                else:
+                    self._obey(packet)
+
+    def _obey(self, packet: packets.Packet) -> None:
+        try:
+            if packet.kind == "specialise":
+                self._specialise(packet.args[0], packet.fds)
+            elif packet.kind == "reset":
+                self._pid_hint = 0
+                self._kill_all()
+                channel, output = packet.fds
+                packet.fds.clear()
+                self._spawn(channel, output)
+                if self._memory_limit:
+                    self._limit_memory()
+            elif packet.kind == "end":
+                self._end()
+        finally:
+            packet.close()
+
+    def _specialise(self, what: dict[str, Any], mounts: list[int]) -> None:
+        if self._build.fences.namespaces:
+            self._step = "mount the code"
+            kernel.move_mount(mounts[0], "/var/task")
+            if len(mounts) == 2:
+                self._step = "mount the layer"
+                kernel.move_mount(mounts[1], "/opt")
+            elif len(mounts) > 2:
+                self._merge_layers(mounts[1:])
+            if what["tmp_mib"] != _DEFAULT_TMP_MIB:
+                self._step = "size of /tmp"
+                flags = kernel.MS_REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV
+                kernel.mount(None, "/tmp", None, flags, _tmp_options(what["tmp_mib"]))
+            self._step = "host name"
+            socket.sethostname(what["hostname"])
+        self._memory_limit = what["data_limit"]
+        if self._memory_limit:
+            self._limit_memory()
+        self._task_root = what["task_root"]
+        self._release()
+
+    def _merge_layers(self, layers: Sequence[int]) -> None:
+        """/opt from several layers; a later one covers an earlier one. They pass through /tmp, still empty and unshared."""
+        self._step = "merge the layers"
+        places = [f"/tmp/.layer{n}" for n in range(len(layers))]
+        for place, fd in zip(places, layers):
+            os.mkdir(place)
+            kernel.move_mount(fd, place)
+        flags = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+        kernel.mount("layers", "/opt", "overlay", flags, "lowerdir=" + ":".join(reversed(places)))
+        for place in places:
+            kernel.umount(place)
+            os.rmdir(place)
+
+    def _limit_memory(self) -> None:
+        """Without a memory control group: a cap on private memory, so that allocation fails instead."""
+        import resource  # noqa: PLC0415 - already loaded by lockdown
+
+        self._step = "memory limit"
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(self._worker, resource.RLIMIT_DATA, (self._memory_limit, self._memory_limit))
+
+    def _release(self) -> None:
+        if self._go >= 0:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._go, os.fsencode(self._task_root) + b"\n")
+            os.close(self._go)
+            self._go = -1
+
+    def _reap(self) -> None:
+        """Collect the dead. When the worker is among them, everything it started goes too, and the broker is told."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self._worker:
+                self._worker_ended(status)
+
+    def _worker_ended(self, status: int) -> None:
+        self._worker = 0
+        if self._go >= 0:
+            os.close(self._go)
+            self._go = -1
+        self._kill_all()
+        packets.send(self._control, ["exit", status])
+
+    def _kill_all(self) -> None:
+        """Kill every process but this one and wait until they are gone; a worker among them is reported."""
+        while True:
+            if self._build.fences.namespaces:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(-1, signal.SIGKILL)
+            else:
+                for pid in _descendants(os.getpid()):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            try:
+                pid, status = os.waitpid(-1, 0)
+            except ChildProcessError:
+                return
+            if pid == self._worker:
+                self._worker = 0
+                packets.send(self._control, ["exit", status])
+
+    def _end(self) -> None:
+        with contextlib.suppress(OSError):
+            if not self._build.fences.namespaces:
+                self._kill_all()
+        os._exit(0)
+
+
+def _tmp_options(size_mib: int) -> str:
+    return f"size={size_mib}m,nr_inodes={size_mib * _INODES_PER_MIB}"
+
+
+def _descendants(root: int) -> list[int]:
+    """Live descendants of a process, by /proc."""
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{name}/stat", "rb") as f:
+                fields = f.read().rsplit(b")", 1)[1].split()
+                if fields[0] != b"Z":
+                    parents[int(name)] = int(fields[1])
+    found, level = [], {root}
+    while level:
+        level = {pid for pid, parent in parents.items() if parent in level}
+        found.extend(level)
+    return found
+
+
+def _become_worker(build: Build, control: socket.socket, channel: int, output: int, go: int) -> None:
+    """From fork to user code. Never returns."""
+    try:
+        try:
+            control = _arrange(control, channel, output, go)
+            lockdown.lock_down(build.fences)
+            packets.send(control, ["worker"])
+        except (OSError, ValueError) as e:
+            packets.send(control, ["failed", "lock down the worker", str(e)])
+            os._exit(1)
+        control.close()
+        lockdown.renew_entropy()
+        gc.enable()
+        _run(build, socket.socket(fileno=_CHANNEL))
+    except BaseException:  # the process must not return into the zygote's loop
+        traceback.print_exc()
+        os._exit(1)
+
+
+_CHANNEL, _GO, _CONTROL = 3, 4, 5
+
+
+def _arrange(control: socket.socket, channel: int, output: int, go: int) -> socket.socket:
+    """Descriptors 0 to 2, the channel and nothing else; default signals; own session; lower priority.
+
+    Returns the control socket under its new number.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    os.setsid()
+    kernel.die_with_parent()
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, lockdown.NICE)
+    # Out of the way first: any of them may sit on a number that is wanted below.
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (channel, go, control.detach())]
+    null = os.open("/dev/null", os.O_RDWR)
+    out = fcntl.fcntl(output, fcntl.F_DUPFD, 64)
+    os.dup2(null, 0)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    for fd, number in zip(moved, (_CHANNEL, _GO, _CONTROL)):
+        os.dup2(fd, number, inheritable=False)
+    kernel.close_from(_CONTROL + 1)
+    return socket.socket(fileno=_CONTROL)
+
+
+def _wait_ready() -> None:
+    """Block until the code is in place, then stand in its directory. Ends the process when the sandbox is going away."""
+    path = b""
+    while not path.endswith(b"\n"):
+        piece = os.read(_GO, 4096)
+        if not piece:
+            os._exit(0)
+        path += piece
+    os.close(_GO)
+    os.chdir(path[:-1])
+
+
+def _run(build: Build, channel: socket.socket) -> None:
+    """The bootstrap's loop, then the interpreter's own end: exit functions, flushed streams, the status it asked for."""
+    import atexit  # noqa: PLC0415 - only needed here
+
+    status = 0
+    try:
+        build.serve(channel, _wait_ready)
+    except SystemExit as e:
+        if isinstance(e.code, int):
+            status = e.code
+        elif e.code is not None:
+            sys.stderr.write(f"{e.code}\n")
+            status = 1
+    except BaseException:  # anything else ends the worker as it would end an interpreter
+        traceback.print_exc()
+        status = 1
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BaseException):
+            stream.flush()
+    os._exit(status & 0xFF)

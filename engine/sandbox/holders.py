@@ -1,0 +1,387 @@
+"""The broker's table of holders: from request to removed, every descriptor, process and control group accounted for.
+
+A holder is *waiting* (for its zygote), *making*, *ready* or *dying*. Two things make it ready, in any order: the zygote names its
+init, and its worker, locked down, says so on the control socket (the kernel names the worker's process number). It is over when
+its init has been reaped, by the zygote or, if that died first, by the broker as subreaper; then what it held is given back
+and ``holder_gone`` is told last. Control groups are removed off the path of everything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.sandbox import cgroups, kernel, layers, packets
+from engine.sandbox.levels import Level
+from engine.sandbox.peers import Loop, Peer
+from engine.sandbox.zygotes import ZygoteProcess
+
+# Forks a zygote is asked for at once: enough to keep it busy, few enough that a kill or an urgent make is not stuck behind.
+_IN_FLIGHT = 8
+_REMOVE_EVERY_S = 0.01
+_REMOVE_AT_ONCE = 8
+_FORCE_AFTER_S = 2.0
+# Charged to every sandbox besides the function: its init and the page tables of both.
+_OVERHEAD = 2 << 20
+_PIDS, _FIRST_PID = 31700, 300
+_ATTRIBUTES = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+
+
+@dataclass
+class Holder:
+    """One sandbox as the broker knows it. -1 stands for a descriptor that is not there."""
+
+    id: int
+    zygote: ZygoteProcess
+    control: Peer | None = None
+    group: cgroups.Group | None = None
+    slot: int = -1
+    init_pid: int = 0
+    pidfd: int = -1
+    worker_pid: int = 0
+    channel: int = -1
+    output: int = -1
+    endpoint: int = -1
+    announced: bool = False
+    worker_alive: bool = False
+    dying: bool = False
+    oom_seen: int = 0
+    fds: set[str] = field(default_factory=lambda: {"pidfd", "channel", "output", "endpoint"})
+
+    def close_fds(self, *names: str) -> None:
+        """Close the named descriptors, or all."""
+        for name in names or tuple(self.fds):
+            fd = getattr(self, name)
+            if fd >= 0:
+                os.close(fd)
+                setattr(self, name, -1)
+
+
+class Holders:
+    """All holders of this broker. ``tell`` sends an event to the supervisor with copies of descriptors."""
+
+    def __init__(
+        self, loop: Loop, level: Level, data_dir: str, tell: Callable[[list[object], list[int] | None], None]
+    ) -> None:
+        self._loop = loop
+        self._level = level
+        self._tell = tell
+        self._data_dir = data_dir
+        self._data_fd = os.open(data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._holders: dict[int, Holder] = {}
+        self._waiting: dict[str, deque[Holder]] = {}
+        self._making: dict[str, int] = {}
+        self._slots: list[int] = []
+        self._next_slot = 0
+        self._next_pid = random.SystemRandom().randrange(_PIDS)
+        self._removals: deque[tuple[int, cgroups.Group]] = deque()
+
+    def busy(self) -> bool:
+        """Whether anything is left."""
+        return bool(self._holders or self._removals)
+
+    def make(self, holder_id: int, zygote: ZygoteProcess) -> None:
+        """Have a sandbox made, now or when the zygote has caught up."""
+        if holder_id in self._holders:
+            return
+        holder = Holder(holder_id, zygote)
+        self._holders[holder_id] = holder
+        self._waiting.setdefault(zygote.key, deque()).append(holder)
+        self._advance(zygote)
+
+    def zygote_ready(self, zygote: ZygoteProcess) -> None:
+        """Start what has been waiting for it."""
+        self._advance(zygote)
+
+    def _advance(self, zygote: ZygoteProcess) -> None:
+        waiting = self._waiting.get(zygote.key)
+        while waiting and zygote.ready and self._making.get(zygote.key, 0) < _IN_FLIGHT:
+            holder = waiting.popleft()
+            if holder.dying:
+                continue
+            try:
+                self._start(holder)
+            except OSError as e:
+                self._fail(holder, "prepare the sandbox", str(e))
+                self._finish(holder)
+
+    def _start(self, holder: Holder) -> None:
+        holder.group = self._level.groups.create()
+        joins, into = holder.group.open_joins()
+        lent = list(joins)
+        try:
+            ours, theirs = packets.pair()
+            lent.append(theirs.detach())
+            packets.want_credentials(ours)
+            lent += self._connect(holder)
+            holder.slot = self._slots.pop() if self._slots else self._take_slot()
+            holder.control = Peer(
+                self._loop, ours, lambda p: self._on_control(holder, p), lambda _r: self._on_control_lost(holder)
+            )
+            self._next_pid = (self._next_pid + 7919) % _PIDS
+            request = [holder.id, self._next_pid + _FIRST_PID, self._level.first_id + 2 * holder.slot, into]
+            control, channel, output = lent[len(joins) :]
+            holder.zygote.send(["make", *request], [control, channel, output, *joins])
+            self._making[holder.zygote.key] = self._making.get(holder.zygote.key, 0) + 1
+        finally:
+            for fd in lent:
+                os.close(fd)
+
+    def _take_slot(self) -> int:
+        self._next_slot += 1
+        return self._next_slot - 1
+
+    @staticmethod
+    def _connect(holder: Holder) -> list[int]:
+        """New channel and output pipe; ours go to the holder, the worker's ends are returned."""
+        holder.close_fds("channel", "output")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        holder.channel = ours.detach()
+        holder.output, write_end = os.pipe()
+        os.set_blocking(holder.output, False)
+        return [theirs.detach(), write_end]
+
+    def made(self, holder_id: int, pid: int, pidfd: int) -> None:
+        """The zygote has forked the init."""
+        holder = self._holders.get(holder_id)
+        if holder is None:
+            os.close(pidfd)
+            return
+        holder.init_pid, holder.pidfd = pid, pidfd
+        self._made_one(holder)
+        if holder.dying:
+            self._signal(holder)
+        else:
+            self._announce(holder)
+
+    def make_failed(self, holder_id: int, step: str, reason: str) -> None:
+        """The zygote could not fork it."""
+        holder = self._holders.get(holder_id)
+        if holder is not None:
+            self._made_one(holder)
+            self._fail(holder, step, reason)
+            self._finish(holder)
+
+    def _made_one(self, holder: Holder) -> None:
+        key = holder.zygote.key
+        self._making[key] = self._making.get(key, 1) - 1
+        self._advance(holder.zygote)
+
+    def _on_control(self, holder: Holder, packet: packets.Packet) -> None:
+        kind, args = packet.kind, packet.args
+        if kind == "endpoint" and packet.fds:
+            holder.close_fds("endpoint")
+            holder.endpoint = packet.fds.pop()
+        elif kind == "worker":
+            holder.worker_pid = packet.pid
+            holder.worker_alive = True
+            self._announce(holder)
+        elif kind == "exit":
+            self._worker_exited(holder, int(args[0]))
+        elif kind == "failed":
+            self._fail(holder, str(args[0]), str(args[1]))
+            self.kill(holder.id)
+
+    def _on_control_lost(self, holder: Holder) -> None:
+        """Its init is gone. Normally the reaping says so; not when the zygote died before it could name the init."""
+        if not holder.init_pid and holder.zygote.key not in self._making:
+            self._finish(holder)
+
+    def _announce(self, holder: Holder) -> None:
+        if not holder.init_pid or not holder.worker_alive or holder.channel < 0 or holder.dying:
+            return
+        fds = [holder.channel, holder.output]
+        if holder.announced:
+            self._tell(["worker_reset", holder.id, holder.worker_pid], fds)
+        else:
+            holder.announced = True
+            peak = holder.group.peak_file() if holder.group else None
+            if holder.endpoint >= 0:
+                fds.append(holder.endpoint)
+            self._tell(["holder_ready", holder.id, holder.worker_pid, peak], fds)
+        holder.close_fds("channel", "output", "endpoint")
+
+    def specialise(self, holder_id: int, spec: dict[str, Any]) -> None:
+        """Give a ready holder its code and limits. Ignored for one that is gone or going."""
+        holder = self._holders.get(holder_id)
+        if holder is None or holder.dying or holder.control is None:
+            return
+        memory = int(spec["memory_mib"]) << 20
+        what = {
+            "hostname": str(spec["hostname"])[:64],
+            "tmp_mib": int(spec["tmp_mib"]),
+            "data_limit": 0 if self._level.groups.mechanisms["memory"].startswith("cgroup") else memory,
+            "task_root": "/var/task" if self._level.namespaces else str(spec["code_dir"]),
+        }
+        mounts: list[int] = []
+        step = "open the code"
+        try:
+            if self._level.namespaces:
+                for path in (spec["code_dir"], *spec["layers"]):
+                    mounts.append(self._open_code(str(path)))
+            else:
+                layers.materialise(self._data_dir, [str(p) for p in spec["layers"]])
+            holder.control.send(["specialise", what], mounts)
+            step = "write the limits"
+            if holder.group is not None:
+                holder.group.limit(memory + _OVERHEAD, int(spec["pids"]) + 1, int(spec["cpu_shares"]))
+        except (OSError, ValueError) as e:
+            self._fail(holder, step, str(e))
+            self.kill(holder.id)
+        finally:
+            for fd in mounts:
+                os.close(fd)
+
+    def _open_code(self, path: str) -> int:
+        """A detached, read-only mount of a directory that must lie under the data directory."""
+        if not path.startswith(self._data_dir + "/"):
+            raise ValueError(f"{path} is not under {self._data_dir}")
+        fd = kernel.open_beneath(self._data_fd, path[len(self._data_dir) + 1 :], os.O_PATH | os.O_DIRECTORY)
+        try:
+            mount = kernel.open_tree("", recursive=False, at=fd)
+        finally:
+            os.close(fd)
+        try:
+            kernel.set_mount(mount, _ATTRIBUTES, recursive=False)
+        except OSError:
+            os.close(mount)
+            raise
+        return mount
+
+    def reset(self, holder_id: int) -> None:
+        """Fresh worker in the same sandbox."""
+        holder = self._holders.get(holder_id)
+        if holder is None or holder.dying or holder.control is None or not holder.announced:
+            return
+        try:
+            theirs = self._connect(holder)
+        except OSError as e:
+            self._fail(holder, "connect a fresh worker", str(e))
+            self.kill(holder.id)
+            return
+        holder.control.send(["reset"], theirs)
+        for fd in theirs:
+            os.close(fd)
+
+    def kill(self, holder_id: int) -> None:
+        """End a holder in any state."""
+        holder = self._holders.get(holder_id)
+        if holder is None or holder.dying:
+            return
+        holder.dying = True
+        if holder.init_pid:
+            self._signal(holder)
+        elif holder.control is None:
+            self._finish(holder)
+
+    def _signal(self, holder: Holder) -> None:
+        if self._level.namespaces:
+            self._force(holder)
+        elif holder.control is not None:
+            # Without a pid namespace the init itself has to kill what descends from it.
+            holder.control.send(["end"])
+            self._loop.later(_FORCE_AFTER_S, lambda: self._force(holder))
+
+    @staticmethod
+    def _force(holder: Holder) -> None:
+        if holder.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(holder.pidfd, signal.SIGKILL)
+
+    def _worker_exited(self, holder: Holder, status: int) -> None:
+        holder.worker_alive = False
+        if holder.announced and not holder.dying:
+            self._tell(["worker_exited", holder.id, *self._cause(holder, status)])
+
+    @staticmethod
+    def _cause(holder: Holder, status: int) -> tuple[str, int]:
+        """(cause, status) as ``api.Cause`` names them. A SIGKILL with a risen counter was the kernel's, for memory."""
+        if not os.WIFSIGNALED(status):
+            return "exited", os.WEXITSTATUS(status)
+        number = os.WTERMSIG(status)
+        kills = holder.group.oom_kills() if holder.group and number == signal.SIGKILL else holder.oom_seen
+        if kills > holder.oom_seen:
+            holder.oom_seen = kills
+            return "oom_killed", number
+        return "signalled", number
+
+    def exited(self, holder_id: int, status: int) -> None:
+        """The zygote has reaped the init: nothing of the sandbox runs any more."""
+        holder = self._holders.get(holder_id)
+        if holder is not None:
+            if holder.control is not None:
+                holder.control.drain()
+            if holder.worker_alive:
+                self._worker_exited(holder, status)
+            self._finish(holder)
+
+    def orphan_exited(self, pid: int, status: int) -> None:
+        """An init whose zygote died first."""
+        holder = next((h for h in self._holders.values() if h.init_pid == pid), None)
+        if holder is not None:
+            self.exited(holder.id, status)
+
+    def zygote_ended(self, key: str) -> None:
+        """Its sandboxes are dying by their parent death signal; the ones never forked end here."""
+        self._making.pop(key, None)
+        self._waiting.pop(key, None)
+        for holder in [h for h in self._holders.values() if h.zygote.key == key]:
+            if not holder.announced and not holder.dying:
+                self._fail(holder, "zygote", holder.zygote.failure or "the zygote ended")
+            holder.dying = True
+            if holder.init_pid:
+                self._force(holder)
+            elif holder.control is None or holder.control.closed:
+                self._finish(holder)
+
+    def _fail(self, holder: Holder, step: str, reason: str) -> None:
+        self._tell(["holder_failed", holder.id, step, reason])
+
+    def _finish(self, holder: Holder) -> None:
+        """Give everything back. ``holder_gone`` follows when the control groups are gone too."""
+        if self._holders.pop(holder.id, None) is None:
+            return
+        holder.dying = True
+        if holder.control is not None:
+            holder.control.close()
+        holder.close_fds()
+        if holder.slot >= 0:
+            self._slots.append(holder.slot)
+        if holder.group is None or not holder.group.directories():
+            self._tell(["holder_gone", holder.id])
+            return
+        if not self._removals:
+            self._loop.later(_REMOVE_EVERY_S, self._remove_some)
+        self._removals.append((holder.id, holder.group))
+
+    def _remove_some(self) -> None:
+        for _ in range(min(_REMOVE_AT_ONCE, len(self._removals))):
+            holder_id, group = self._removals.popleft()
+            if group.remove():
+                self._tell(["holder_gone", holder_id])
+            else:
+                self._removals.append((holder_id, group))
+        if self._removals:
+            self._loop.later(_REMOVE_EVERY_S, self._remove_some)
+
+    def kill_all(self) -> None:
+        """End every holder."""
+        for holder in list(self._holders.values()):
+            self.kill(holder.id)
+            if not self._level.namespaces and holder.init_pid:
+                continue
+            self._force(holder)
+
+    def close(self) -> None:
+        """Remove what is left; the broker ends."""
+        for _, group in self._removals:
+            group.remove()
+        self._level.groups.close()
+        os.close(self._data_fd)

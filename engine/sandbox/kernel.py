@@ -1,0 +1,275 @@
+"""The system calls a sandbox is made of, through ctypes.
+
+Runs in the broker and in every zygote, so it is limited to Python 3.9 and the standard library. Every function raises
+OSError whose text begins with the name of the call. Only for single-threaded processes: ``clone3`` forks without the
+atfork handlers of libc.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+import os
+import platform
+import signal
+import struct
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_libc = C.CDLL(None, use_errno=True)
+# PyDLL keeps the interpreter lock across the call: nothing may run between the fork and PyOS_AfterFork_*.
+_locked = C.PyDLL(None, use_errno=True)
+_libc.syscall.restype = C.c_long
+_locked.syscall.restype = C.c_long
+
+MACHINE = platform.machine()
+SUPPORTED = MACHINE in ("x86_64", "aarch64")
+_PIVOT_ROOT = 41 if MACHINE == "aarch64" else 155
+_SECCOMP = 277 if MACHINE == "aarch64" else 317
+_OPEN_TREE, _MOVE_MOUNT, _CLONE3, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 435, 436, 437, 442
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+_CLONE_PIDFD, _CLONE_CHILD_SETTID, _CLONE_CHILD_CLEARTID = 0x1000, 0x01000000, 0x00200000
+_CLONE_INTO_CGROUP = 1 << 33
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+MNT_DETACH = 2
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
+_AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 2, 8
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_CAPBSET_DROP = 1, 4, 15, 24
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_GET_TID_ADDRESS, _PR_CAP_AMBIENT = 36, 38, 40, 47
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+def _fail(what: str) -> OSError:
+    code = C.get_errno()
+    return OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def _call(what: str, number: int, *args: Any) -> int:
+    wide = [C.c_long(a) if isinstance(a, int) else a for a in args]
+    result = int(_libc.syscall(C.c_long(number), *wide))
+    if result < 0:
+        raise _fail(what)
+    return result
+
+
+def _raw(path: str | None) -> bytes | None:
+    return None if path is None else os.fsencode(path)
+
+
+class _CloneArgs(C.Structure):
+    _fields_ = [
+        (name, C.c_uint64)
+        for name in (
+            "flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack",
+            "stack_size", "tls", "set_tid", "set_tid_size", "cgroup",
+        )
+    ]  # fmt: skip
+
+
+def _tid_address() -> int:
+    pointer = C.c_void_p()
+    if _libc.prctl(_PR_GET_TID_ADDRESS, C.byref(pointer), 0, 0, 0) != 0:
+        return 0
+    return pointer.value or 0
+
+
+def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
+    """Fork with namespaces: (0, -1) in the child, (pid, pidfd) in the parent. ``cgroup_fd`` is a v2 directory to start in."""
+    pidfd = C.c_int(-1)
+    args = _CloneArgs(flags=flags | _CLONE_PIDFD, pidfd=C.addressof(pidfd), exit_signal=signal.SIGCHLD)
+    tid = _tid_address()
+    if tid:
+        # libc keeps its own copy of the thread id; the kernel writes the child's there.
+        args.flags |= _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID
+        args.child_tid = tid
+    if cgroup_fd >= 0:
+        args.flags |= _CLONE_INTO_CGROUP
+        args.cgroup = cgroup_fd
+    C.pythonapi.PyOS_BeforeFork()
+    pid = int(_locked.syscall(C.c_long(_CLONE3), C.byref(args), C.c_size_t(C.sizeof(args))))
+    if pid == 0:
+        C.pythonapi.PyOS_AfterFork_Child()
+        return 0, -1
+    error = _fail("clone3") if pid < 0 else None
+    C.pythonapi.PyOS_AfterFork_Parent()
+    if error is not None:
+        raise error
+    return pid, pidfd.value
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces named by ``flags`` for new ones."""
+    if _libc.unshare(C.c_int(flags)) != 0:
+        raise _fail("unshare")
+
+
+def mount(source: str | None, target: str, fstype: str | None, flags: int, options: str = "") -> None:
+    """mount(2)."""
+    if _libc.mount(_raw(source), _raw(target), _raw(fstype), C.c_ulong(flags), options.encode() or None) != 0:
+        raise _fail(f"mount {fstype or 'remount'} on {target}")
+
+
+def umount(target: str, flags: int = MNT_DETACH) -> None:
+    """umount2(2)."""
+    if _libc.umount2(_raw(target), C.c_int(flags)) != 0:
+        raise _fail(f"umount {target}")
+
+
+def pivot_here() -> None:
+    """Make the current directory the root and drop the old root: needs no directory for the old one."""
+    _call("pivot_root", _PIVOT_ROOT, b".", b".")
+    umount(".", MNT_DETACH)
+    os.chdir("/")
+
+
+def open_tree(source: str, recursive: bool = True, at: int = _AT_FDCWD) -> int:
+    """A detached copy of the mount at ``source`` (with ``at`` and an empty source: of that open directory)."""
+    flags = 1 | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0) | (0 if source else _AT_EMPTY_PATH)
+    return _call(f"open_tree {source}", _OPEN_TREE, at, _raw(source), flags)
+
+
+def set_mount(fd_or_path: object, attributes: int, recursive: bool = True) -> None:
+    """Add mount attributes to a detached mount (descriptor) or to the mount at a path."""
+    attr = struct.pack("QQQQ", attributes, 0, 0, 0)
+    flags = _AT_RECURSIVE if recursive else 0
+    if isinstance(fd_or_path, int):
+        _call("mount_setattr", _MOUNT_SETATTR, fd_or_path, b"", flags | _AT_EMPTY_PATH, attr, len(attr))
+    else:
+        _call(f"mount_setattr {fd_or_path}", _MOUNT_SETATTR, _AT_FDCWD, os.fsencode(str(fd_or_path)), flags, attr, len(attr))
+
+
+def move_mount(fd: int, target: str) -> None:
+    """Attach a detached mount at ``target``."""
+    _call(f"move_mount to {target}", _MOVE_MOUNT, fd, b"", _AT_FDCWD, _raw(target), 4)
+
+
+def bind(source: str, target: str, attributes: int = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV) -> None:
+    """Show ``source`` (a directory or file with what is mounted below it) at ``target``."""
+    fd = open_tree(source)
+    try:
+        set_mount(fd, attributes)
+        move_mount(fd, target)
+    finally:
+        os.close(fd)
+
+
+def open_beneath(root_fd: int, path: str, flags: int) -> int:
+    """Open a relative path that may not leave ``root_fd``, not even by symbolic links. O_CLOEXEC is added."""
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
+    return _call(f"openat2 {path}", _OPENAT2, root_fd, _raw(path), how, len(how))
+
+
+def close_from(first: int, keep: Sequence[int] = ()) -> None:
+    """Close every descriptor from ``first`` on except those in ``keep``."""
+    at = first
+    for fd in [*sorted(k for k in set(keep) if k >= first), 0x7FFFFFFF]:
+        if fd > at:
+            _call("close_range", _CLOSE_RANGE, at, fd - 1, 0)
+        at = fd + 1
+
+
+def _prctl(what: str, option: int, *args: object) -> None:
+    filled: list[Any] = [C.c_ulong(a) if isinstance(a, int) else a for a in args]
+    filled += [C.c_ulong(0)] * (4 - len(filled))
+    if _libc.prctl(C.c_int(option), *filled) != 0:
+        raise _fail(what)
+
+
+def die_with_parent() -> None:
+    """SIGKILL when the parent ends. A change of user id forgets it: call afterwards."""
+    _prctl("prctl pdeathsig", _PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
+def set_dumpable(on: bool) -> None:
+    """Whether /proc/self belongs to the process's own user."""
+    _prctl("prctl dumpable", _PR_SET_DUMPABLE, int(on))
+
+
+def set_name(name: str) -> None:
+    """The thread name ``ps`` and ``top`` show (15 bytes)."""
+    _prctl("prctl name", _PR_SET_NAME, name.encode()[:15])
+
+
+def become_subreaper() -> None:
+    """Orphans among our descendants become our children."""
+    _prctl("prctl subreaper", _PR_SET_CHILD_SUBREAPER, 1)
+
+
+def no_new_privileges() -> None:
+    """exec can never grant anything from here on."""
+    _prctl("prctl no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)
+
+
+def drop_bounding_set() -> None:
+    """Empty the capability bounding set (needs CAP_SETPCAP)."""
+    for capability in range(64):
+        if _libc.prctl(_PR_CAPBSET_DROP, C.c_ulong(capability), C.c_ulong(0), C.c_ulong(0), C.c_ulong(0)) != 0:
+            if C.get_errno() == 22:  # EINVAL: past the last capability of this kernel
+                return
+            raise _fail("prctl capbset_drop")
+
+
+def drop_capabilities() -> None:
+    """Give up every effective, permitted, inheritable and ambient capability."""
+    _prctl("prctl ambient", _PR_CAP_AMBIENT, 4)
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    if _libc.capset(header, b"\0" * 24) != 0:
+        raise _fail("capset")
+
+
+def install_filter(program: bytes) -> None:
+    """Install a seccomp filter (packed ``sock_filter`` records); needs no_new_privs."""
+    records = C.create_string_buffer(program, len(program))
+    header = struct.pack("HxxxxxxQ", len(program) // 8, C.addressof(records))
+    _call("seccomp", _SECCOMP, 1, 0, header)
+
+
+def landlock_create(attributes: bytes, flags: int = 0) -> int:
+    """A ruleset descriptor, or with flags=1 and no attributes the ABI version."""
+    return _call("landlock_create_ruleset", _LANDLOCK_CREATE, attributes or C.c_void_p(None), len(attributes), flags)
+
+
+def landlock_allow(ruleset: int, access: int, directory_fd: int) -> None:
+    """Allow ``access`` beneath an open directory (or on an open file)."""
+    _call("landlock_add_rule", _LANDLOCK_ADD, ruleset, 1, struct.pack("=Qi", access, directory_fd), 0)
+
+
+def landlock_restrict(ruleset: int) -> None:
+    """Restrict this process for ever to ``ruleset``."""
+    _call("landlock_restrict_self", _LANDLOCK_RESTRICT, ruleset, 0)
+
+
+def child_signal_fd() -> int:
+    """Block SIGCHLD and return a non-blocking descriptor that becomes readable when children change state."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    mask = bytearray(128)  # sigset_t of glibc and musl
+    mask[(signal.SIGCHLD - 1) // 8] |= 1 << ((signal.SIGCHLD - 1) % 8)
+    fd = int(_libc.signalfd(-1, (C.c_char * 128).from_buffer(mask), os.O_CLOEXEC | os.O_NONBLOCK))
+    if fd < 0:
+        raise _fail("signalfd")
+    return fd
+
+
+def set_command_line(text: str) -> None:
+    """Overwrite what /proc/self/cmdline shows; longer text is cut to the room there is. Does nothing where unsupported."""
+    try:
+        with open("/proc/self/stat", "rb") as f:
+            fields = f.read().rsplit(b")", 1)[1].split()
+        start, end = int(fields[45]), int(fields[46])
+    except (OSError, IndexError, ValueError):
+        return
+    if 0 < start < end:
+        raw = text.encode()[: end - start - 1]
+        C.memmove(start, raw + b"\0" * (end - start - len(raw)), end - start)

@@ -1,0 +1,322 @@
+"""The supervisor's end of the broker: starts it, asks it, hears its events, and starts another when it is lost.
+
+Nothing here blocks the event loop once ``start`` has returned. The broker runs the engine's own interpreter without site-packages;
+start the link before the supervisor gives up privileges.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from engine.config import Settings
+from engine.errors import SandboxUnavailable
+from engine.sandbox import packets
+from engine.sandbox.api import Cause, ExitCause, HolderFds, SandboxListener, SandboxReport, SpecialiseSpec, ZygoteSpec
+from engine.sandbox.interpreters import prefixes_of
+
+_ENGINE_ROOT = Path(__file__).resolve().parent.parent.parent
+_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from engine.sandbox.broker import main; main(int(sys.argv[2]))"
+_START_S = 30.0
+_CLOSE_S = 10.0
+_RESTART_S = 0.2
+_NICE = 10
+_BATCH = 64
+# What /var/runtime offers besides the bootstrap; msgpack becomes the bootstrap's private copy.
+_SDK = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "urllib3", "six", "msgpack")
+
+
+def broker_config(settings: Settings, *, probe: bool = False, bootstrap_dir: Path | None = None) -> dict[str, Any]:
+    """What the broker is told first."""
+    sdk = {}
+    for name in _SDK:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            origin = Path(spec.origin)
+            sdk[name] = str(origin.parent if origin.name == "__init__.py" else origin)
+    versions = [f"{name}={_version(name)}" for name in ("boto3", "botocore", "msgpack")]
+    return {
+        "level": settings.sandbox.value,
+        "network": settings.network.value,
+        "data_dir": str(settings.data_dir),
+        "mountpoint": str(settings.data_dir / "empty"),
+        "engine_root": str(_ENGINE_ROOT),
+        "bootstrap_dir": str(bootstrap_dir or _ENGINE_ROOT / "runtime_bootstrap"),
+        "sdk": sdk,
+        "sdk_version": " ".join(versions),
+        "supervisor_pid": os.getpid(),
+        "nice": _NICE,
+        "probe": probe,
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "?"
+
+
+def spawn_broker(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the broker program on its end of the socket."""
+    argv = [sys.executable, "-I", "-S", "-c", _BOOT, str(_ENGINE_ROOT), str(theirs.fileno())]
+    return subprocess.Popen(  # noqa: S603 - the engine's own program
+        argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+class BrokerLink:
+    """``api.Sandbox`` over a broker process. Events go to ``listener`` on ``loop``."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        listener: SandboxListener,
+        *,
+        bootstrap_dir: Path | None = None,
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._listener = listener
+        self._bootstrap_dir = bootstrap_dir
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sock: socket.socket | None = None
+        self._outbox: deque[bytes] = deque()
+        self._specs: dict[str, ZygoteSpec] = {}
+        self._report: SandboxReport | None = None
+        self._restart: asyncio.TimerHandle | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._closing = False
+        self.zygote_pids: dict[str, int] = {}
+
+    @property
+    def report(self) -> SandboxReport:
+        """What runs here. Only after ``start``."""
+        if self._report is None:
+            raise SandboxUnavailable("the sandbox broker has not been started")
+        return self._report
+
+    @property
+    def broker_pid(self) -> int | None:
+        """The broker's process, None while there is none."""
+        return self._process.pid if self._process is not None and self._sock is not None else None
+
+    async def start(self) -> SandboxReport:
+        """Start the broker and wait for its verdict. Raises SandboxUnavailable naming the step, the error and a fix."""
+        self._report = await self._open()
+        return self._report
+
+    async def _open(self) -> SandboxReport:
+        self._settings.data_dir.mkdir(parents=True, exist_ok=True)
+        ours, theirs = packets.pair()
+        try:
+            process = spawn_broker(theirs)
+        except OSError as e:
+            ours.close()
+            raise SandboxUnavailable(f"cannot start the sandbox broker: {e}") from e
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        self._process = process
+        try:
+            members = await self._negotiate(ours)
+        except BaseException:
+            ours.close()
+            self._process = None
+            await self._loop.run_in_executor(None, process.wait)
+            raise
+        self._sock = ours
+        self._loop.add_reader(ours.fileno(), self._readable)
+        return report_of(members)
+
+    async def _negotiate(self, sock: socket.socket) -> dict[str, Any]:
+        """Send the configuration, wait for the report. Raises SandboxUnavailable."""
+        try:
+            packets.send(sock, ["config", broker_config(self._settings, bootstrap_dir=self._bootstrap_dir)])
+            packet = await asyncio.wait_for(self._first(sock), _START_S)
+        except (OSError, packets.PacketError, TimeoutError) as e:
+            raise SandboxUnavailable(f"the sandbox broker does not start: {type(e).__name__} {e}") from e
+        if packet is None or packet.kind not in ("report", "unavailable"):
+            raise SandboxUnavailable("the sandbox broker ended while starting; its error output says why")
+        if packet.kind == "unavailable":
+            raise SandboxUnavailable(str(packet.args[0]))
+        members: dict[str, Any] = packet.args[0]
+        return members
+
+    async def _first(self, sock: socket.socket) -> packets.Packet | None:
+        ready = self._loop.create_future()
+        self._loop.add_reader(sock.fileno(), lambda: ready.done() or ready.set_result(None))
+        try:
+            await ready
+        finally:
+            self._loop.remove_reader(sock.fileno())
+        return packets.receive(sock)
+
+    async def close(self) -> None:
+        """End the broker and with it every sandbox; returns when all of them are gone. Idempotent."""
+        self._closing = True
+        if self._restart is not None:
+            self._restart.cancel()
+        if self._starting is not None:
+            self._starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, SandboxUnavailable):
+                await self._starting
+        self._drop_socket()
+        process, self._process = self._process, None
+        if process is not None:
+            try:
+                await self._loop.run_in_executor(None, process.wait, _CLOSE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                await self._loop.run_in_executor(None, process.wait)
+
+    def add_zygote(self, spec: ZygoteSpec) -> None:
+        """Start a zygote, or start it again after ``zygote_failed``. A lost broker's zygotes come back by themselves."""
+        self._specs[spec.key] = spec
+        try:
+            prefixes = prefixes_of(spec.interpreter)
+        except OSError as e:
+            self._loop.call_soon(self._listener.zygote_failed, spec.key, str(e))
+            return
+        self._ask(["zygote", spec.key, spec.runtime, spec.interpreter, prefixes, list(spec.preload)])
+
+    def make(self, holder_id: int, zygote_key: str) -> None:
+        """Make an empty sandbox."""
+        self._ask(["make", holder_id, zygote_key])
+
+    def specialise(self, holder_id: int, spec: SpecialiseSpec) -> None:
+        """Turn it into an instance."""
+        self._ask([
+            "specialise",
+            holder_id,
+            {
+                "code_dir": spec.code_dir, "layers": list(spec.layers), "memory_mib": spec.memory_mib,
+                "tmp_mib": spec.tmp_mib, "pids": spec.pids, "cpu_shares": spec.cpu_shares, "hostname": spec.hostname,
+            },
+        ])  # fmt: skip
+
+    def reset(self, holder_id: int) -> None:
+        """Fresh worker, same sandbox."""
+        self._ask(["reset", holder_id])
+
+    def kill(self, holder_id: int) -> None:
+        """End it."""
+        self._ask(["kill", holder_id])
+
+    def _ask(self, message: list[Any]) -> None:
+        if self._sock is None:
+            return
+        self._outbox.append(packets.encode(message))
+        if len(self._outbox) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        sock = self._sock
+        if sock is None:
+            return
+        while self._outbox:
+            try:
+                packets.send_raw(sock, self._outbox[0])
+            except BlockingIOError:
+                self._loop.add_writer(sock.fileno(), self._flush)
+                return
+            except OSError as e:
+                self._lost(e.strerror or str(e))
+                return
+            self._outbox.popleft()
+        self._loop.remove_writer(sock.fileno())
+
+    def _readable(self) -> None:
+        for _ in range(_BATCH):
+            if self._sock is None:
+                return
+            try:
+                packet = packets.receive(self._sock)
+            except BlockingIOError:
+                return
+            except (OSError, packets.PacketError) as e:
+                self._lost(str(e))
+                return
+            if packet is None:
+                self._lost("its socket closed")
+                return
+            try:
+                self._dispatch(packet)
+            finally:
+                packet.close()
+
+    def _dispatch(self, packet: packets.Packet) -> None:
+        kind, args, listener = packet.kind, packet.args, self._listener
+        if kind == "holder_ready":
+            listener.holder_ready(args[0], _take_fds(packet), args[1], args[2])
+        elif kind == "worker_exited":
+            listener.worker_exited(args[0], ExitCause(Cause(args[1]), args[2]))
+        elif kind == "holder_gone":
+            listener.holder_gone(args[0])
+        elif kind == "worker_reset":
+            listener.worker_reset(args[0], _take_fds(packet), args[1])
+        elif kind == "holder_failed":
+            listener.holder_failed(args[0], args[1], args[2])
+        elif kind == "zygote_ready":
+            self.zygote_pids[args[0]] = args[1]
+            listener.zygote_ready(args[0], args[1])
+        elif kind == "zygote_failed":
+            self.zygote_pids.pop(args[0], None)
+            listener.zygote_failed(args[0], args[1])
+
+    def _drop_socket(self) -> None:
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            self._loop.remove_reader(sock.fileno())
+            self._loop.remove_writer(sock.fileno())
+            sock.close()
+        self._outbox.clear()
+        self.zygote_pids.clear()
+
+    def _lost(self, reason: str) -> None:
+        self._drop_socket()
+        self._listener.broker_lost(reason)
+        if not self._closing:
+            self._restart = self._loop.call_later(_RESTART_S, self._begin_restart)
+
+    def _begin_restart(self) -> None:
+        if not self._closing:
+            self._starting = self._loop.create_task(self._reopen())
+
+    async def _reopen(self) -> None:
+        old, self._process = self._process, None
+        if old is not None:
+            old.kill()
+            await self._loop.run_in_executor(None, old.wait)
+        try:
+            self._report = await self._open()
+        except SandboxUnavailable as e:
+            self._listener.broker_lost(str(e))
+            self._restart = self._loop.call_later(_RESTART_S * 10, self._begin_restart)
+            return
+        for spec in list(self._specs.values()):
+            self.add_zygote(spec)
+
+
+def _take_fds(packet: packets.Packet) -> HolderFds:
+    fds = packet.fds[:]
+    packet.fds.clear()
+    endpoint = socket.socket(fileno=fds[2]) if len(fds) > 2 else None
+    return HolderFds(socket.socket(fileno=fds[0]), fds[1], endpoint)
+
+
+def report_of(members: dict[str, Any]) -> SandboxReport:
+    """The broker's report as a value."""
+    return SandboxReport(
+        members["level"], members["asked"], members["network"], dict(members["mechanisms"]), tuple(members["advice"])
+    )

@@ -1,0 +1,96 @@
+"""Messages between broker, zygotes, sandboxes and supervisor: one JSON array and a few descriptors per packet.
+
+The sockets are SOCK_SEQPACKET, so a packet is whole or absent. Python 3.9, standard library.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_PACKET = 65536
+MAX_FDS = 16
+_CREDENTIALS = struct.Struct("iII")
+_ROOM = socket.CMSG_SPACE(MAX_FDS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
+
+
+class PacketError(Exception):
+    """The peer sent something that is not a packet of ours; its descriptors have been closed."""
+
+
+class Packet(NamedTuple):
+    """``kind`` and its arguments. ``fds`` belong to the receiver. ``pid`` is the sender's, 0 unless SO_PASSCRED is on."""
+
+    kind: str
+    args: list[Any]
+    fds: list[int]
+    pid: int
+
+    def close(self) -> None:
+        """Close the descriptors nobody took."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds.clear()
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected packet sockets."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def encode(message: Sequence[object]) -> bytes:
+    """The bytes of a packet. Raises ValueError when it is too big."""
+    data = json.dumps(message, separators=(",", ":")).encode()
+    if len(data) > MAX_PACKET:
+        raise ValueError(f"packet of {len(data)} bytes is over {MAX_PACKET}")
+    return data
+
+
+def send_raw(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
+    """Send encoded bytes with copies of ``fds``. Raises OSError (BlockingIOError when a non-blocking socket is full)."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sock.sendmsg([data], rights)
+
+
+def send(sock: socket.socket, message: Sequence[object], fds: Sequence[int] = ()) -> None:
+    """Encode and send. Raises OSError."""
+    send_raw(sock, encode(message), fds)
+
+
+def receive(sock: socket.socket) -> Packet | None:
+    """The next packet, None at the end of the stream. Raises PacketError, OSError (BlockingIOError when there is none)."""
+    data, ancillary, flags, _ = sock.recvmsg(MAX_PACKET, _ROOM, socket.MSG_CMSG_CLOEXEC)
+    fds: list[int] = []
+    pid = 0
+    for level, kind, raw in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers = array.array("i")
+            numbers.frombytes(raw[: len(raw) - len(raw) % numbers.itemsize])
+            fds.extend(numbers)
+        elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            pid = _CREDENTIALS.unpack(raw[: _CREDENTIALS.size])[0]
+    if not data:
+        Packet("", [], fds, pid).close()
+        return None
+    try:
+        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+            raise PacketError("packet was cut")
+        message = json.loads(data)
+        if not isinstance(message, list) or not message or not isinstance(message[0], str):
+            raise PacketError("a packet is an array that begins with its kind")
+    except (ValueError, RecursionError, PacketError) as e:
+        Packet("", [], fds, pid).close()
+        raise e if isinstance(e, PacketError) else PacketError(f"not a packet: {e}") from e
+    return Packet(message[0], message[1:], fds, pid)
+
+
+def want_credentials(sock: socket.socket) -> None:
+    """Have the kernel name the sender of every packet received here."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)

@@ -1,0 +1,87 @@
+"""The broker's view of zygotes: starting one, talking to it, noticing its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from engine.sandbox import kernel, packets
+from engine.sandbox.peers import Loop, Peer
+
+_BOOT = "import sys; sys.path.insert(0, {root!r}); from engine.sandbox.zygote import main; main()"
+_CONTROL_FD = 3
+_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+
+
+class ZygoteProcess:
+    """One running zygote. ``ready`` becomes true when it can fork; ``pid`` is its process."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        key: str,
+        plan: dict[str, Any],
+        interpreter: str,
+        on_packet: Callable[[ZygoteProcess, packets.Packet], None],
+    ) -> None:
+        """Start it. Raises OSError when the interpreter cannot be executed at all (it ends at once otherwise)."""
+        self.key = key
+        self.ready = False
+        self.failure = ""
+        ours, theirs = packets.pair()
+        self.pid = spawn(interpreter, str(plan["engine_root"]), theirs)
+        theirs.close()
+        self._peer = Peer(loop, ours, lambda packet: on_packet(self, packet), lambda _reason: None)
+        self.send(["plan", plan])
+
+    def send(self, message: list[object], fds: list[int] | None = None) -> None:
+        """Queue a packet."""
+        self._peer.send(message, fds or [])
+
+    def drain(self) -> None:
+        """Handle what it said before it ended."""
+        self._peer.drain()
+
+    def kill(self) -> None:
+        """SIGKILL; its sandboxes follow by their parent death signal."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Forget its socket, after it has been reaped."""
+        self._peer.close()
+
+
+def spawn(interpreter: str, engine_root: str, control: socket.socket) -> int:
+    """Fork and exec the zygote program; the pid."""
+    argv = [interpreter, "-I", "-S", "-B", "-c", _BOOT.format(root=engine_root)]
+    fd = control.fileno()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        kernel.die_with_parent()
+        os.setsid()
+        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+        with contextlib.suppress(OSError, ValueError):
+            # Lets the sandboxes' inits return to normal priority although the zygote forks at a lower one.
+            resource.setrlimit(resource.RLIMIT_NICE, (20, 20))
+        null = os.open("/dev/null", os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(2, 1)
+        if fd == _CONTROL_FD:
+            os.set_inheritable(fd, True)
+        else:
+            os.dup2(fd, _CONTROL_FD)
+        kernel.close_from(_CONTROL_FD + 1)
+        os.execve(interpreter, argv, _ENVIRONMENT)
+    except OSError as e:
+        sys.stderr.write(f"zygote: cannot execute {interpreter}: {e}\n")
+    finally:
+        os._exit(127)
