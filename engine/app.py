@@ -21,7 +21,8 @@ import structlog
 import uvloop
 from pydantic import SecretStr
 
-from engine.auth.sigv4 import SigV4Verifier
+from engine.auth.principals import Credential, KeyRing
+from engine.auth.sigv4 import Verifier
 from engine.aws import embedded
 from engine.clock import SystemClock
 from engine.config import ENV_PREFIX, AuthMode, Settings
@@ -55,7 +56,7 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
     function_key = (settings.account_id, secrets.token_hex(20), secrets.token_hex(16))
     if settings.auth is AuthMode.SIGV4:
         function_key = (f"ASIA{secrets.token_hex(8).upper()}", function_key[1], function_key[2])
-    runtimes = {k: Interpreter(str(v.path), v.version) for k, v in discover(settings).items()}
+    runtimes = {k: Interpreter(str(v.path), v.version) for k, v in discover(settings.runtimes).items()}
     if not runtimes:
         raise ConfigurationError("no Python interpreter (3.9 to 3.14) was found: install one or set LAMBDA_ENGINE_RUNTIMES")
     commands = Commands(
@@ -88,12 +89,13 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
         await link.close()
 
 
-def _verifier(settings: Settings, function_key: tuple[str, str, str]) -> SigV4Verifier | None:
+def _verifier(settings: Settings, function_key: tuple[str, str, str]) -> Verifier | None:
+    """Checks requests signed with the configured keys or with the one that functions are given."""
     if settings.auth is AuthMode.OFF:
         return None
-    keys = {k: v.get_secret_value() for k, v in settings.access_keys.items()}
-    keys[function_key[0]] = function_key[1]
-    return SigV4Verifier(keys, default_account=settings.account_id)
+    ring = KeyRing.of_secrets({k: v.get_secret_value() for k, v in settings.access_keys.items()}, settings.account_id)
+    ring.put(Credential(function_key[0], function_key[1], settings.account_id, function_key[2]))
+    return Verifier(ring)
 
 
 def child_environment(settings: Settings, port: int) -> dict[str, str]:

@@ -66,6 +66,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address the HTTP port binds. Anything but loopback needs auth or insecure.")
     port: int = Field(4566, ge=0, le=65535, description="HTTP port for AWS clients; 0 takes a free one.")
+    port_file: Path | None = Field(None, description="File that gets the HTTP URL once the port is bound (useful with port 0).")
     binary_address: str | None = Field(
         None, description="host:port of an extra TCP listener for the binary protocol (the Unix socket is always there)."
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import httptools
@@ -149,7 +148,7 @@ class Connection(asyncio.Protocol):
         """
         end = data.find(b"\r\n\r\n", 27, MAX_FAST_HEAD)
         line_end = data.find(b" HTTP/1.1\r\n", 27, end)
-        if end < 0 or line_end < 0 or self._services.verifier is not None:
+        if end < 0 or line_end < 0:
             return False
         head = data[line_end + 9 : end + 2].lower()
         at = head.find(b"\r\ncontent-length:")
@@ -177,8 +176,11 @@ class Connection(asyncio.Protocol):
         if at >= 0 and head[at + 23 : at + 24] == b"/" and head[at + 11 : at + 23].isdigit():
             account = head[at + 11 : at + 23]
         self._answering = self._keep_alive = True
+        body = data[end + 4 :]
         try:
-            self._services.api.invoke(url, (account, None, log_type, context, trace), data[end + 4 :], self)
+            if self._services.verifier is not None:
+                self._verify("POST", url, _split(data[line_end + 11 : end]), body)
+            self._services.api.invoke(url, (account, None, log_type, context, trace), body, self)
         except AwsError as e:
             self.answer(replies.error(e, keep_alive=True))
         return True
@@ -261,12 +263,16 @@ class Connection(asyncio.Protocol):
                 raise RequestEntityTooLarge(
                     f"Request must be smaller than {MAX_BODY} bytes for the InvokeFunction operation"
                 )
-            if services.verifier is not None:
-                path, _, query = head.url.partition(b"?")
-                services.verifier.verify("POST", path.decode("latin-1"), query.decode("latin-1"), head.headers, body, time.time())
+            self._verify("POST", head.url, head.headers, body)
             services.api.invoke(head.url, options_of(head.headers), body, self)
         except AwsError as e:
             self.answer(replies.error(e, keep_alive=head.keep_alive))
+
+    def _verify(self, method: str, url: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        verifier = self._services.verifier
+        if verifier is not None:
+            path, _, query = url.partition(b"?")
+            verifier.verify(method, path.decode("latin-1"), query.decode("latin-1"), headers, body, time.time())
 
     # ReplyTo
 
@@ -357,4 +363,7 @@ class Connection(asyncio.Protocol):
         return self._answering or self._passed is not None
 
 
-ConnectionFactory = Callable[[], Connection]
+def _split(lines: bytes) -> list[tuple[bytes, bytes]]:
+    """Header lines as pairs; a line without a colon gets an empty value and can then only fail its signature."""
+    pairs = (line.partition(b":") for line in lines.split(b"\r\n"))
+    return [(name, value.strip()) for name, _, value in pairs]

@@ -178,6 +178,8 @@ class Supervisor:
         self._control.start()
         self._flush()
         self._tick()
+        if self.settings.port_file is not None:
+            self.settings.port_file.write_text(f"{self.endpoint_url()}\n")
         log.info("listening", url=self.endpoint_url(), level=self._status.report.level, data_dir=str(self.settings.data_dir))
         await self._stopping.wait()
         await self._drain()

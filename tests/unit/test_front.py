@@ -1,0 +1,415 @@
+"""The HTTP front over real sockets: the plain path, the full parser, pass-through, and what must be refused."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import http.client
+import json
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import botocore.auth
+import botocore.awsrequest
+import botocore.credentials
+import pytest
+
+from engine.auth.principals import KeyRing
+from engine.auth.sigv4 import Verifier
+from engine.supervisor import front, routing
+from engine.supervisor.front import Connection, Head, Passed
+from engine.supervisor.passthrough import Passing
+from engine.wire import messages
+from tests.framework.scripted_sandbox import ScriptedWorker
+from tests.unit.test_invoker import Rig
+
+PATH = "/2015-03-31/functions/f/invocations"
+
+
+class Front:
+    """A listening front over a scripted sandbox; an upstream that tells what it was asked."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.api = rig.api
+        self.verifier: Verifier | None = None
+        self.connections: set[Connection] = set()
+        self.port = 0
+        self.upstream_port = 0
+        self.upstream: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]] = self.mirror
+
+    async def open(self) -> None:
+        server = await asyncio.get_running_loop().create_server(lambda: Connection(self, self.connections), "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self.server = server
+        behind = await asyncio.start_server(lambda r, w: self.upstream(r, w), "127.0.0.1", 0)
+        self.upstream_port = behind.sockets[0].getsockname()[1]
+        self.behind = behind
+
+    async def close(self) -> None:
+        self.server.close()
+        self.behind.close()
+        for connection in list(self.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0.01)
+
+    async def mirror(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers with the head it got and the size of the body, chunked."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = 0
+        if b"content-length:" in head.lower():
+            size = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+            await reader.readexactly(size)
+        elif b"chunked" in head:
+            while (piece := int(await reader.readline(), 16)) > 0:
+                size += len(await reader.readexactly(piece))
+                await reader.readline()
+            await reader.readline()
+        body = head + b"BODY %d" % size
+        writer.write(b"HTTP/1.1 203 Whatever\r\nX-Up: yes\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+        writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        await writer.drain()
+        writer.close()
+
+    def local(self, head: Head) -> tuple[int, bytes, bytes] | None:
+        return (200, b"text/plain", b"alive\n") if head.path == b"/livez" else None
+
+    def pass_through(self, head: Head, client: Connection) -> Passed:
+        loop = asyncio.get_running_loop()
+        return Passing(head, client, lambda f: loop.create_connection(f, "127.0.0.1", self.upstream_port), [(b"x-extra", b"1")])
+
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+def ask(port: int, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
+    """One request with the standard library's client."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        connection.request(method, path, body, headers or {}, encode_chunked=hasattr(body, "__next__"))
+        with connection.getresponse() as answer:
+            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
+
+
+def raw(port: int, data: bytes, pieces: int = 1, until: bytes = b"") -> bytes:
+    """Send bytes as they are, in pieces, and read to the end of the stream (or until a marker came)."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        step = -(-len(data) // pieces)
+        for at in range(0, len(data), step):
+            sock.sendall(data[at : at + step])
+            if pieces > 1:
+                time.sleep(0.002)
+        out = b""
+        while not until or until not in out:
+            piece = sock.recv(65536)
+            if not piece:
+                break
+            out += piece
+        return out
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[..., None]:
+    def run(scenario: Callable[[Front], Coroutine[Any, Any, None]]) -> None:
+        async def whole() -> None:
+            rig = Rig(tmp_path)
+            rig.put()
+            served = Front(rig)
+            await served.open()
+            try:
+                await scenario(served)
+            finally:
+                await served.close()
+                rig.close()
+                await asyncio.sleep(0)
+
+        asyncio.run(whole())
+
+    return run
+
+
+def test_plain_invoke(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        status, headers, body = await asyncio.to_thread(ask, f.port, "POST", PATH, b'{"a": 1}')
+        assert (status, body) == (200, b'{"a": 1}')
+        assert headers["x-amz-executed-version"] == "$LATEST"
+        assert headers["content-type"] == "application/json"
+        assert len(headers["x-amzn-requestid"]) == 36
+        assert headers["x-amzn-trace-id"].startswith("Root=1-")
+        assert "x-amz-function-error" not in headers
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 7, 400])
+def test_the_same_answer_however_the_request_is_cut(play: Callable[..., None], pieces: int) -> None:
+    async def scenario(f: Front) -> None:
+        request = b"POST " + PATH.encode() + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\nConnection: close\r\n\r\n" + b'{"a":1}'
+        answer = await asyncio.to_thread(raw, f.port, request, pieces)
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert answer.endswith(b'\r\n\r\n{"a":1}')
+
+    play(scenario)
+
+
+def test_keep_alive_serves_many_requests_in_order_even_when_sent_ahead(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        def one(n: int) -> bytes:
+            return b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%d" % (PATH.encode(), len(str(n)), n)
+
+        def talk() -> bytes:
+            with socket.create_connection(("127.0.0.1", f.port), timeout=5) as sock:
+                out = b""
+                for n in (1, 22, 333):
+                    sock.sendall(one(n))
+                    while not out.endswith(b"\r\n\r\n%d" % n):
+                        out += sock.recv(65536)
+                sock.sendall(one(4))
+                time.sleep(0.01)
+                sock.sendall(one(5))
+                while not out.endswith(b"\r\n\r\n5"):
+                    out += sock.recv(65536)
+                return out
+
+        out = await asyncio.to_thread(talk)
+        assert out.count(b"HTTP/1.1 200 OK") == 5
+        assert out.index(b"\r\n\r\n4") < out.index(b"\r\n\r\n5")
+
+    play(scenario)
+
+
+def test_log_tail_and_client_context_and_trace(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        seen: list[messages.Invoke] = []
+
+        def look(worker: ScriptedWorker, event: messages.Invoke) -> None:
+            seen.append(event)
+            worker.log(b"a line")
+            worker.respond(event, b"null")
+
+        f.rig.sandbox.on_invoke = look
+        headers = {
+            "X-Amz-Log-Type": "Tail", "X-Amz-Client-Context": base64.b64encode(b'{"custom":{"k":"v"}}').decode(),
+            "X-Amzn-Trace-Id": "Root=1-00000000-000000000000000000000001",
+        }  # fmt: skip
+        _, answer, _ = await asyncio.to_thread(ask, f.port, "POST", PATH, b"", headers)
+        tail = base64.b64decode(answer["x-amz-log-result"]).decode()
+        assert tail.splitlines()[1] == "a line"
+        assert tail.startswith("START RequestId: ")
+        assert seen[0].client_context == '{"custom":{"k":"v"}}'
+        assert seen[0].trace_id == headers["X-Amzn-Trace-Id"]
+        assert seen[0].payload == b"{}"
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body", "status", "error", "text"),
+    [
+        ("/2015-03-31/functions/nope/invocations", {}, b"{}", 404, "ResourceNotFoundException", "function:nope:$LATEST"),
+        (PATH + "?Qualifier=7", {}, b"{}", 404, "ResourceNotFoundException", "function:f:7"),
+        (PATH, {}, b"{oops", 400, "InvalidRequestContentException", "Could not parse request body into json"),
+        (PATH, {"X-Amz-Log-Type": "All"}, b"{}", 400, "ValidationException", "Member must satisfy enum value set: [Tail, None]"),
+        (PATH, {"X-Amz-Client-Context": "%%%"}, b"{}", 400, "InvalidRequestContentException", "Client context"),
+        (PATH, {"X-Amz-Client-Context": "A" * 3584}, b"{}", 400, "InvalidRequestContentException", "3583"),
+        ("/2015-03-31/functions/b%3Aa%3Ad%3A1/invocations", {}, b"{}", 400, "ValidationException", "'functionName'"),
+        (PATH, {}, b'"' + b"x" * (6 * 1024 * 1024) + b'"', 413, "RequestEntityTooLargeException", "6291456 bytes"),
+    ],
+)
+def test_refusals(
+    play: Callable[..., None], path: str, headers: dict[str, str], body: bytes, status: int, error: str, text: str
+) -> None:
+    async def scenario(f: Front) -> None:
+        got, answer, content = await asyncio.to_thread(ask, f.port, "POST", path, body, headers)
+        assert (got, answer["x-amzn-errortype"]) == (status, error)
+        assert text in json.loads(content).get("message", json.loads(content).get("Message"))
+
+    play(scenario)
+
+
+def test_dry_run(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        status, headers, body = await asyncio.to_thread(ask, f.port, "POST", PATH, b"{}", {"X-Amz-Invocation-Type": "DryRun"})
+        assert (status, body) == (204, b"")
+        assert "x-amz-executed-version" not in headers
+        assert f.rig.sandbox.inits == 0
+
+    play(scenario)
+
+
+def test_everything_else_is_passed_through_with_its_body(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        status, headers, body = await asyncio.to_thread(ask, f.port, "PUT", "/bucket/key?x=%2F", b"z" * 3_000_000, {"X-A": "b"})
+        assert (status, headers["x-up"]) == (203, "yes")
+        assert body.startswith(b"PUT /bucket/key?x=%2F HTTP/1.1\r\n")
+        assert b"x-extra: 1\r\n" in body
+        assert b"x-a: b\r\n" in body
+        assert body.endswith(b"BODY 3000000")
+        status, _, body = await asyncio.to_thread(ask, f.port, "POST", "/stream", iter([b"a" * 10, b"b" * 20]))
+        assert body.endswith(b"BODY 30")
+        kind = {"X-Amz-Invocation-Type": "Event"}
+        status, _, body = await asyncio.to_thread(ask, f.port, "POST", PATH, b"{}", kind)
+        assert status == 203
+        assert b"x-amz-invocation-type: Event" in body
+
+    play(scenario)
+
+
+def test_head_and_bodiless_answers_pass(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        async def bodiless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            head = await reader.readuntil(b"\r\n\r\n")
+            status = b"200 OK\r\nContent-Length: 77" if head.startswith(b"HEAD") else b"304 Not Modified"
+            writer.write(b"HTTP/1.1 " + status + b"\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        f.upstream = bodiless
+        status, headers, body = await asyncio.to_thread(ask, f.port, "HEAD", "/bucket/key")
+        assert (status, headers["content-length"], body) == (200, "77", b"")
+        assert (await asyncio.to_thread(ask, f.port, "GET", "/bucket/key"))[0] == 304
+
+    play(scenario)
+
+
+def test_an_upstream_that_is_not_there_is_a_502_and_one_that_breaks_off_breaks_the_connection(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        async def breaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+            await writer.drain()
+            writer.close()
+
+        f.upstream = breaks
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            await asyncio.to_thread(ask, f.port, "GET", "/x")
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+
+        f.upstream = silent
+        assert (await asyncio.to_thread(ask, f.port, "GET", "/x"))[0] == 502
+        f.behind.close()
+        await f.behind.wait_closed()
+        status, _, body = await asyncio.to_thread(ask, f.port, "GET", "/x")
+        assert status == 502
+        assert json.loads(body)["Type"] == "Service"
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.1\r\nbad header\r\n\r\n", b"POST\r\n\r\n"])
+def test_what_is_not_http_gets_a_400(play: Callable[..., None], garbage: bytes) -> None:
+    async def scenario(f: Front) -> None:
+        assert (await asyncio.to_thread(raw, f.port, garbage)).startswith(b"HTTP/1.1 400 Bad Request")
+
+    play(scenario)
+
+
+def test_a_head_without_end_is_cut_off(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        data = b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: %b\r\n" % (i, b"y" * 1000) for i in range(1200))
+        try:
+            answer = await asyncio.to_thread(raw, f.port, data)
+        except ConnectionError:
+            return
+        assert answer.startswith(b"HTTP/1.1 400")
+
+    play(scenario)
+
+
+AMBIGUOUS = [
+    b"Content-Length: 2\r\nContent-Length: 2\r\n",
+    b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+    b"Content-Length: +2\r\n",
+    b"Content-Length: 2\r\nExpect: 100-continue\r\n",
+    b"Content-Length: 2\r\nConnection: close\r\n",
+]
+
+
+@pytest.mark.parametrize("lines", AMBIGUOUS)
+def test_only_plain_requests_take_the_short_way(play: Callable[..., None], lines: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(f: Front) -> None:
+        taken: list[bool] = []
+        original = front.Connection._fast
+
+        def watch(self: Connection, data: bytes) -> bool:
+            taken.append(original(self, data))
+            return taken[-1]
+
+        monkeypatch.setattr(front.Connection, "_fast", watch)
+        await asyncio.to_thread(ask, f.port, "POST", PATH, b"{}")
+        assert taken == [False] or True in taken
+        taken.clear()
+        request = b"POST " + PATH.encode() + b" HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n{}"
+        await asyncio.to_thread(raw, f.port, request, 1, b"HTTP/1.1")
+        assert taken == [False]
+
+    play(scenario)
+
+
+def signed(port: int, body: bytes, secret: str) -> dict[str, str]:
+    request = botocore.awsrequest.AWSRequest("POST", f"http://127.0.0.1:{port}{PATH}", {"Host": f"127.0.0.1:{port}"}, body)
+    key = botocore.credentials.Credentials("AKIAEXAMPLE", secret)
+    botocore.auth.SigV4Auth(key, "lambda", "us-east-1").add_auth(request)
+    return dict(request.headers)
+
+
+def test_signatures_are_checked_when_asked_for(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        f.verifier = Verifier(KeyRing.of_secrets({"AKIAEXAMPLE": "s3cret"}, "000000000000"))
+        good = signed(f.port, b"{}", "s3cret")
+        assert (await asyncio.to_thread(ask, f.port, "POST", PATH, b"{}", good))[0] == 200
+        wrong = signed(f.port, b"{}", "wrong")
+        status, headers, _ = await asyncio.to_thread(ask, f.port, "POST", PATH, b"{}", wrong)
+        assert (status, headers["x-amzn-errortype"]) == (403, "InvalidSignatureException")
+        status, headers, _ = await asyncio.to_thread(ask, f.port, "POST", PATH, b'{"other":1}', good)
+        assert (status, headers["x-amzn-errortype"]) == (403, "InvalidSignatureException")
+        status, headers, _ = await asyncio.to_thread(ask, f.port, "POST", PATH, b"{}")
+        assert (status, headers["x-amzn-errortype"]) == (403, "MissingAuthenticationTokenException")
+
+    play(scenario)
+
+
+def test_own_pages(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        assert (await asyncio.to_thread(ask, f.port, "GET", "/livez"))[2] == b"alive\n"
+        status, _, body = await asyncio.to_thread(ask, f.port, "HEAD", "/livez")
+        assert (status, body) == (200, b"")
+
+    play(scenario)
+
+
+def scope(service: str) -> list[tuple[bytes, bytes]]:
+    value = f"AWS4-HMAC-SHA256 Credential=AK/20260101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=0"
+    return [(b"authorization", value.encode())]
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "target"),
+    [
+        (b"/2015-03-31/functions/", scope("lambda"), routing.Target.CONTROL),
+        (b"/2015-03-31/functions/", [], routing.Target.CONTROL),
+        (b"/2015-03-31/functions/", scope("s3"), routing.Target.AWS),
+        (b"/metrics", scope("s3"), routing.Target.CONTROL),
+        (b"/_engine/version", [], routing.Target.CONTROL),
+        (b"/", scope("sqs"), routing.Target.AWS),
+        (b"/bucket/key", [], routing.Target.AWS),
+        (
+            b"/b/k?X-Amz-Credential=AK%2F20260101%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Expires=1",
+            [],
+            routing.Target.AWS,
+        ),
+    ],
+)
+def test_requests_go_where_their_signature_says(url: bytes, headers: list[tuple[bytes, bytes]], target: routing.Target) -> None:
+    assert routing.target(url, headers) is target
+
+
+def test_the_service_of_a_presigned_url() -> None:
+    url = b"/b/k?X-Amz-Credential=AK%2F20260101%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Expires=1"
+    assert routing.service(url, []) == "s3"
