@@ -137,8 +137,7 @@ def _claim(credential: bytes, signed: bytes) -> Claim:
     match = _SCOPE.fullmatch(credential)
     if match is None:
         raise IncompleteSignature(
-            "Credential must have at least 5 slash-delimited elements "
-            f"(keyid/date/region/service/aws4_request), got '{shown(credential)}'."
+            f"Credential must have at least 5 slash-delimited elements (keyid/date/region/service/aws4_request), got '{shown(credential)}'."
         )
     return Claim(match[1].decode("latin-1"), match[2], match[3], match[4], match[5], SignedHeaders(signed))
 

@@ -1,4 +1,4 @@
-"""From a matched operation to its handler: the registry the control plane fills, and what a handler is told."""
+"""From a matched operation to its handler: the registry the control plane fills."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Any
 
-from engine.auth.principals import Principal
+from engine.auth.context import RequestContext as RequestContext
 from engine.errors import AwsError, RequestEntityTooLarge, ServiceError
 from engine.protocol import faults
 from engine.protocol.model import Model
@@ -29,27 +28,6 @@ _LIMITS = {
     "InvokeWithResponseStream": (MAX_INVOKE_BODY, "InvokeWithResponseStream"),
 }
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RequestContext:
-    """One API request as its handler sees it, beside the parsed members.
-
-    ``headers`` have lower-case names, repeated ones joined by commas. ``peer`` is the client's address where the
-    supervisor gave it, else empty.
-    """
-
-    operation: str
-    request_id: str
-    account: str
-    region: str
-    principal: Principal
-    method: str
-    raw_path: str
-    raw_query: str
-    headers: Mapping[str, str]
-    body: bytes
-    peer: str
 
 
 Result = Mapping[str, Any] | None
@@ -125,7 +103,7 @@ class Operations:
             return serialize_response(operation, result)
         except AwsError as e:
             return faults.render(e)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a bug in a handler is logged and becomes the service's own 500
             _log.exception("operation %s failed, request id %s", match.operation, context.request_id)
             return faults.render(ServiceError(INTERNAL_ERROR))
 

@@ -26,9 +26,7 @@ _INT_RANGE = {"integer": (-(2**31), 2**31 - 1), "long": (-(2**63), 2**63 - 1)}
 _TRUTH = {"true": True, "false": False}
 
 
-def parse_request(
-    operation: Operation, uri: Mapping[str, str], raw_query: str, headers: Mapping[str, str], body: bytes
-) -> dict[str, Any]:
+def parse_request(operation: Operation, uri: Mapping[str, str], raw_query: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
     """Input members of ``operation`` by name.
 
     ``uri`` holds the decoded path parameters, ``headers`` lower-case names. Timestamps become aware datetimes, blobs
@@ -84,9 +82,7 @@ def _decode(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _located(
-    member: Shape, location: str, uri: Mapping[str, str], pairs: list[tuple[str, str]], headers: Mapping[str, str]
-) -> Any:
+def _located(member: Shape, location: str, uri: Mapping[str, str], pairs: list[tuple[str, str]], headers: Mapping[str, str]) -> Any:
     name = member.wire_name
     if location == "uri":
         text = uri.get(name)

@@ -1,7 +1,7 @@
-"""The model's regular expressions, which are Java's, compiled for Python.
+r"""The model's regular expressions, which are Java's, compiled for Python.
 
-The service matches the whole value. ``\\d``, ``\\w`` and ``\\s`` mean ASCII in Java, hence ``re.ASCII``. Python lacks the Unicode
-categories ``\\p{L}``, ``\\p{N}`` and ``\\p{Z}``; they are spelled out as ranges from the interpreter's own Unicode database.
+The service matches the whole value. ``\d``, ``\w`` and ``\s`` mean ASCII in Java, hence ``re.ASCII``. Python lacks the Unicode
+categories ``\p{L}``, ``\p{N}`` and ``\p{Z}``; they are spelled out as ranges from the interpreter's own Unicode database.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ class Response:
 def serialize_response(operation: Operation, result: Mapping[str, Any] | None) -> Response:
     """The answer for ``result``, the operation's output members by name.
 
-    A member bound to the status code sets the status. Raises ValueError for a member the output does not have or whose
-    value has the wrong type, and for event streams, which are not one answer.
+    A member bound to the status code sets the status. Raises ValueError for a member the output does not have or a value
+    that does not fit (TypeError where a structure is due), and for event streams, which are not one answer.
     """
     result = result or {}
     status = STATUS_OVERRIDES.get(operation.name, operation.status)
@@ -111,7 +111,7 @@ def _encode(shape: Shape, value: Any, path: str) -> Any:
 
 def _encode_structure(shape: Shape, value: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{path}: expected members of {shape.name}, got {type(value).__name__}")
+        raise TypeError(f"{path}: expected members of {shape.name}, got {type(value).__name__}")
     unknown = value.keys() - shape.members.keys()
     if unknown:
         raise ValueError(f"{path}: {shape.name} has no member {sorted(unknown)}")

@@ -78,9 +78,7 @@ class _Snapshot(Collector):
         yield _gauge("ready", "1 when the supervisor takes invocations.", float(bool(stats.get("ready"))))
         yield _gauge("uptime_seconds", "Seconds since the supervisor started.", float(stats.get("uptime_s", 0.0)))
         account = stats.get("account", {})
-        yield _gauge(
-            "account_concurrent_executions", "Invocations running now (ConcurrentExecutions).", account.get("concurrent", 0)
-        )
+        yield _gauge("account_concurrent_executions", "Invocations running now (ConcurrentExecutions).", account.get("concurrent", 0))
         yield _gauge("account_concurrency_limit", "Concurrent executions the account may have.", account.get("limit", 0))
 
     def _counters(self) -> Iterator[Metric]:
@@ -113,9 +111,7 @@ class _Snapshot(Collector):
 
     def _instances(self) -> Iterator[Metric]:
         states = GaugeMetricFamily(f"{PREFIX}_instances", "Instances by state.", labels=("function", "state"))
-        running = GaugeMetricFamily(
-            f"{PREFIX}_concurrent_executions", "Invocations of the function running now.", labels=("function",)
-        )
+        running = GaugeMetricFamily(f"{PREFIX}_concurrent_executions", "Invocations of the function running now.", labels=("function",))
         memory = GaugeMetricFamily(f"{PREFIX}_instance_memory_bytes", "Memory of an instance.", labels=("function", "instance"))
         left = MAX_INSTANCES
         for function, figures in self._functions.items():

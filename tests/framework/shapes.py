@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.protocol.model import Operation, Shape
 
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 HEADER_TEXT = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=20)
 SECONDS = st.integers(0, 4_102_444_800)
 _INTEGERS = {"integer": st.integers(-(2**31), 2**31 - 1), "long": st.integers(-(2**63), 2**63 - 1)}

@@ -21,9 +21,9 @@ from engine.errors import AwsError, InvalidSignature
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 KEY, SECRET, TOKEN = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "tok/en+=="
-SEGMENT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12).map(lambda s: quote(s, safe="-_.~"))
+SEGMENT = st.text(st.characters(codec="utf-8"), max_size=12).map(lambda s: quote(s, safe="-_.~"))
 PATH = st.lists(SEGMENT | st.sampled_from([".", "..", "", "a%3Ab", "~x"]), max_size=6).map(lambda s: "/" + "/".join(s))
-WORD = st.text(st.characters(exclude_categories=("Cs",)), max_size=8).map(lambda s: quote(s, safe="-_.~"))
+WORD = st.text(st.characters(codec="utf-8"), max_size=8).map(lambda s: quote(s, safe="-_.~"))
 QUERY = st.lists(st.tuples(WORD, WORD), max_size=5).map(lambda pairs: "&".join(f"{k}={v}" if v else k for k, v in pairs))
 VALUE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=20)
 HEADERS = st.dictionaries(

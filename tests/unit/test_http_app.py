@@ -213,9 +213,7 @@ def test_a_bug_is_a_service_exception_that_tells_nothing(served: Served, call: A
 
 def test_a_request_far_too_large_is_413_before_it_is_sent(served: Served) -> None:
     with socket.create_connection(("127.0.0.1", served.port), timeout=DEADLINE_S) as peer:
-        peer.sendall(
-            f"POST /2015-03-31/functions HTTP/1.1\r\nHost: x\r\nContent-Length: {MAX_BODY + DISCARDED + 1}\r\n\r\n".encode()
-        )
+        peer.sendall(f"POST /2015-03-31/functions HTTP/1.1\r\nHost: x\r\nContent-Length: {MAX_BODY + DISCARDED + 1}\r\n\r\n".encode())
         answer = b""
         while b"operation" not in answer:
             chunk = peer.recv(65536)
@@ -226,9 +224,7 @@ def test_a_request_far_too_large_is_413_before_it_is_sent(served: Served) -> Non
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-def test_a_body_over_the_limit_is_read_to_its_end_so_that_the_client_sees_413(
-    served: Served, handlers: Handlers, chunked: bool
-) -> None:
+def test_a_body_over_the_limit_is_read_to_its_end_so_that_the_client_sees_413(served: Served, handlers: Handlers, chunked: bool) -> None:
     path = "/2015-03-31/functions/f/invocations"
     body: Any = iter([b"x" * (1 << 20)] * 7) if chunked else b"x" * (7 << 20)
     status, answered, answer = served.request("POST", path, body)  # an iterator is sent in chunks
@@ -281,9 +277,7 @@ def test_signed_requests_pass_and_carry_a_verified_principal(signed: Served, han
     ("key", "secret", "code"),
     [(KEY, "wrong", "InvalidSignatureException"), ("AKIDSTRANGER", SECRET, "UnrecognizedClientException")],
 )
-def test_a_wrong_signature_is_refused_before_the_handler(
-    signed: Served, handlers: Handlers, key: str, secret: str, code: str
-) -> None:
+def test_a_wrong_signature_is_refused_before_the_handler(signed: Served, handlers: Handlers, key: str, secret: str, code: str) -> None:
     with pytest.raises(ClientError) as caught:
         signed.client(key, secret).invoke(FunctionName="f")
     assert caught.value.response["Error"]["Code"] == code

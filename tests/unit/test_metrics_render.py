@@ -49,9 +49,7 @@ def snapshot(*functions: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def scrape(
-    stats: dict[str, Any], accept: str = OPENMETRICS, processes: list[ProcessSample] | None = None, **options: Any
-) -> Samples:
+def scrape(stats: dict[str, Any], accept: str = OPENMETRICS, processes: list[ProcessSample] | None = None, **options: Any) -> Samples:
     body, content_type = render(stats, processes or [], accept, **options)
     assert content_type.startswith("application/openmetrics-text" if accept == OPENMETRICS else "text/plain")
     families = (parse_openmetrics if accept == OPENMETRICS else parse_text)(body.decode())

@@ -63,8 +63,7 @@ def test_several_violations_are_counted_and_joined() -> None:
         ),
         (
             {"EphemeralStorage": {"Size": 511}},
-            "Value '511' at 'ephemeralStorage.size' failed to satisfy constraint: "
-            "Member must have value greater than or equal to 512",
+            "Value '511' at 'ephemeralStorage.size' failed to satisfy constraint: Member must have value greater than or equal to 512",
         ),
         (
             {"PackageType": "Tar"},
@@ -72,8 +71,7 @@ def test_several_violations_are_counted_and_joined() -> None:
         ),
         (
             {"SnapStart": {"ApplyOn": "x"}},
-            "Value 'x' at 'snapStart.applyOn' failed to satisfy constraint: "
-            "Member must satisfy enum value set: [PublishedVersions, None]",
+            "Value 'x' at 'snapStart.applyOn' failed to satisfy constraint: Member must satisfy enum value set: [PublishedVersions, None]",
         ),
         (
             {"Architectures": ["x86"]},
@@ -82,8 +80,7 @@ def test_several_violations_are_counted_and_joined() -> None:
         ),
         (
             {"Architectures": ["x86_64", "arm64"]},
-            "Value '[x86_64, arm64]' at 'architectures' failed to satisfy constraint: "
-            "Member must have length less than or equal to 1",
+            "Value '[x86_64, arm64]' at 'architectures' failed to satisfy constraint: Member must have length less than or equal to 1",
         ),
         (
             {"KMSKeyArn": "k"},
@@ -92,8 +89,7 @@ def test_several_violations_are_counted_and_joined() -> None:
         ),
         (
             {"FileSystemConfigs": [{"Arn": "x", "LocalMountPath": "/mnt/a"}]},
-            "Value 'x' at 'fileSystemConfigs.1.member.arn' failed to satisfy constraint: "
-            "Member must satisfy regular expression pattern: ",
+            "Value 'x' at 'fileSystemConfigs.1.member.arn' failed to satisfy constraint: Member must satisfy regular expression pattern: ",
         ),
         (
             {"VpcConfig": {"SubnetIds": [None]}},

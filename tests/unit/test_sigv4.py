@@ -250,10 +250,10 @@ def test_a_mapping_of_text_headers_will_do(verifier: Verifier) -> None:
     assert verifier.verify("POST", PATH, "", signed.headers, signed.body, signed.now).access_key_id == KEY
 
 
-def test_a_path_with_the_encoding_left_to_the_server(verifier: Verifier) -> None:
+def test_a_path_signed_with_its_empty_segments(verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
     request = AWSRequest("GET", "http://localhost/a//b", headers={"Host": "localhost"})
     signer = SigV4Auth(Credentials(KEY, SECRET), "lambda", "us-east-1")
-    signer._normalize_url_path = lambda path: path  # an SDK that keeps empty segments
+    monkeypatch.setattr(signer, "_normalize_url_path", lambda path: path)  # as an SDK does that keeps them
     signer.add_auth(request)
     fields = [(n.encode(), v.encode()) for n, v in request.headers.items()]
     now = epoch(request.headers["X-Amz-Date"].encode())
@@ -304,9 +304,7 @@ def verify_presigned(verifier: Verifier, query: str, now: float) -> str:
 def test_a_presigned_url_lives_as_long_as_it_says(verifier: Verifier) -> None:
     query, signed_at = presigned(60)
     assert verify_presigned(verifier, query, signed_at + 60) == KEY
-    with pytest.raises(
-        InvalidSignature, match=f"Signature expired: {iso(signed_at + 60)} is now earlier than {iso(signed_at + 61)}"
-    ):
+    with pytest.raises(InvalidSignature, match=f"Signature expired: {iso(signed_at + 60)} is now earlier than {iso(signed_at + 61)}"):
         verify_presigned(verifier, query, signed_at + 61)
     with pytest.raises(InvalidSignature, match="Signature not yet current"):
         verify_presigned(verifier, query, signed_at - SKEW_S - 1)
