@@ -1,0 +1,170 @@
+"""Code packages on disk, named by their content.
+
+``blobs/<sha256>.zip`` is the package as uploaded, ``code/<sha256>/`` its extracted tree, ``code/<sha256>.<runtime>`` the marker that the
+tree holds bytecode for that runtime. The rows of the database are the reference count. A package nobody refers to stays for
+``grace_s`` more: instances of the former version may run, and import from it, for as long as an invocation can last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import delete, exists, select
+
+from engine.clock import Clock
+from engine.store.database import Database
+from engine.store.schema import code, versions
+
+# The longest invocation is 900 s; draining instances get a little more.
+GRACE_S = 1_000.0
+_BUILDING = ".building-"
+
+
+class DiskCodeStore:
+    """``CodeStore`` below ``data_dir``."""
+
+    def __init__(self, database: Database, data_dir: Path, clock: Clock, grace_s: float = GRACE_S) -> None:
+        self._reading = database.reading
+        self._writer = database.writer
+        self._blobs = data_dir / "blobs"
+        self._trees = data_dir / "code"
+        self._clock = clock
+        self._grace_s = grace_s
+        self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        for path in (self._blobs, self._trees):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Functions run as other users and reach their tree through this directory.
+        self._trees.chmod(0o711)
+
+    def blob(self, sha256: str) -> Path:
+        return self._blobs / f"{sha256}.zip"
+
+    def tree(self, sha256: str) -> Path:
+        return self._trees / sha256
+
+    def compiled(self, sha256: str, runtime: str) -> Path:
+        return self._trees / f"{sha256}.{runtime}"
+
+    @contextlib.contextmanager
+    def hold(self, sha256: str) -> Iterator[None]:
+        with self._lock:
+            self._held[sha256] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held[sha256] -= 1
+                if not self._held[sha256]:
+                    del self._held[sha256]
+
+    def add(self, sha256: str, data: bytes) -> None:
+        path = self.blob(sha256)
+        if path.exists():
+            return
+        fd, temporary = tempfile.mkstemp(dir=self._blobs, prefix=_BUILDING)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        _fsync_directory(self._blobs)
+
+    def scratch(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self._trees, prefix=_BUILDING))
+
+    def publish(self, sha256: str, scratch: Path) -> Path:
+        tree = self.tree(sha256)
+        _flush_file_system(scratch)
+        try:
+            os.rename(scratch, tree)
+        except OSError:
+            if not tree.is_dir():
+                raise
+            remove_tree(scratch)
+        else:
+            _fsync_directory(self._trees)
+        return tree
+
+    def collect(self) -> list[str]:
+        """Remove the packages that have been unused for the grace time; their hashes. Blocks."""
+        limit_ms = self._clock.epoch_ms() - round(self._grace_s * 1000)
+        unused = select(code.c.sha256).where(
+            code.c.released_ms <= limit_ms, ~exists().where(versions.c.code_sha256 == code.c.sha256)
+        )
+        with self._reading.connect() as connection:
+            candidates = connection.execute(unused).scalars().all()
+        gone = []
+        for sha256 in candidates:
+            with self._lock, self._reading.connect() as connection:
+                # Asked again: it may have found a user since, and it cannot find one while the lock is held and nobody holds it.
+                still = connection.execute(unused.where(code.c.sha256 == sha256)).scalar_one_or_none()
+                if still is None or self._held[sha256]:
+                    continue
+                self._remove_files(sha256)
+            row = delete(code).where(code.c.sha256 == sha256, code.c.released_ms.is_not(None))
+            self._writer.submit(lambda c, row=row: c.execute(row).close()).result()  # type: ignore[misc]
+            gone.append(sha256)
+        return gone
+
+    def sweep(self) -> int:
+        """At start: remove what no row knows, as a crash between disk and database leaves it; how many. Blocks."""
+        with self._reading.connect() as connection:
+            known = set(connection.execute(select(code.c.sha256)).scalars())
+        removed = 0
+        for path in (*self._blobs.iterdir(), *self._trees.iterdir()):
+            if path.name.partition(".")[0] not in known:
+                _remove(path)
+                removed += 1
+        return removed
+
+    def _remove_files(self, sha256: str) -> None:
+        # The blob goes first: a tree without one is found by ``sweep``, never used for a new version.
+        for path in (self.blob(sha256), *self._trees.glob(f"{sha256}.*"), self.tree(sha256)):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        remove_tree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove an extracted package; what cannot be removed now is left for the next sweep."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _fsync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _flush_file_system(path: Path) -> None:
+    """Everything written below ``path`` reaches the disk before the rename that makes it visible."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "syncfs"):
+        os.sync()
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        libc.syncfs(fd)
+    finally:
+        os.close(fd)

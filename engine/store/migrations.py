@@ -1,0 +1,60 @@
+"""Forward-only steps from an empty database to the current schema.
+
+Each step is plain SQL that never changes once released: a database written by any older engine goes through the steps it lacks, in one
+transaction. Alembic was refused: with one writer, one branch and no downgrade there is nothing for it to manage.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, inspect, text
+
+from engine.errors import ConfigurationError
+
+_STEPS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE functions (
+            account VARCHAR NOT NULL, name VARCHAR NOT NULL, created_ms BIGINT NOT NULL, next_version INTEGER NOT NULL,
+            tags JSON NOT NULL, PRIMARY KEY (account, name))""",
+        """CREATE TABLE versions (
+            account VARCHAR NOT NULL, name VARCHAR NOT NULL, ordinal INTEGER NOT NULL, version VARCHAR NOT NULL,
+            config JSON NOT NULL, code_sha256 VARCHAR NOT NULL, code_size BIGINT NOT NULL, revision_id VARCHAR NOT NULL,
+            last_modified_ms BIGINT NOT NULL, generation VARCHAR NOT NULL, fingerprint VARCHAR NOT NULL, preload JSON NOT NULL,
+            PRIMARY KEY (account, name, ordinal), FOREIGN KEY (account, name) REFERENCES functions (account, name))""",
+        "CREATE INDEX versions_by_code ON versions (code_sha256)",
+        "CREATE TABLE code (sha256 VARCHAR NOT NULL PRIMARY KEY, size BIGINT NOT NULL, released_ms BIGINT)",
+        """CREATE TABLE events (
+            request_id VARCHAR NOT NULL PRIMARY KEY, account VARCHAR NOT NULL, function VARCHAR NOT NULL, qualifier VARCHAR,
+            first_ms BIGINT NOT NULL, due_ms BIGINT NOT NULL, lease_ms BIGINT, failures INTEGER NOT NULL,
+            refusals INTEGER NOT NULL, trace_id VARCHAR, payload BLOB NOT NULL)""",
+        "CREATE INDEX events_by_due ON events (due_ms)",
+        "CREATE INDEX events_by_age ON events (first_ms)",
+    ),
+)
+SCHEMA_VERSION = len(_STEPS)
+_KEY = "schema_version"
+
+
+def migrate(connection: Connection, where: str) -> None:
+    """Bring the database up to ``SCHEMA_VERSION``, inside the caller's transaction.
+
+    Raises ConfigurationError when a newer engine has written it; ``where`` names it in the message.
+    """
+    current = _current(connection)
+    if current > SCHEMA_VERSION:
+        raise ConfigurationError(
+            f"{where} was written by a newer engine: its schema is {current}, this engine knows up to {SCHEMA_VERSION}. "
+            "Use that engine, or another data directory."
+        )
+    for step in _STEPS[current:]:
+        for statement in step:
+            connection.execute(text(statement))
+    connection.execute(text("DELETE FROM meta WHERE key = :key"), {"key": _KEY})
+    connection.execute(text("INSERT INTO meta (key, value) VALUES (:key, :value)"), {"key": _KEY, "value": str(SCHEMA_VERSION)})
+
+
+def _current(connection: Connection) -> int:
+    if not inspect(connection).has_table("meta"):
+        connection.execute(text("CREATE TABLE meta (key VARCHAR NOT NULL PRIMARY KEY, value TEXT NOT NULL)"))
+        return 0
+    found = connection.execute(text("SELECT value FROM meta WHERE key = :key"), {"key": _KEY}).scalar_one_or_none()
+    return int(found) if found is not None else 0

@@ -1,0 +1,82 @@
+"""The tables as SQLAlchemy sees them. ``migrations`` creates them; a test holds the two together."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+functions = Table(
+    "functions",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("next_version", Integer, nullable=False),
+    Column("tags", JSON, nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("ordinal", Integer, primary_key=True),
+    Column("version", String, nullable=False),
+    Column("config", JSON, nullable=False),
+    Column("code_sha256", String, nullable=False),
+    Column("code_size", BigInteger, nullable=False),
+    Column("revision_id", String, nullable=False),
+    Column("last_modified_ms", BigInteger, nullable=False),
+    Column("generation", String, nullable=False),
+    Column("fingerprint", String, nullable=False),
+    Column("preload", JSON, nullable=False),
+    ForeignKeyConstraint(["account", "name"], ["functions.account", "functions.name"]),
+    Index("versions_by_code", "code_sha256"),
+)
+
+# One row per package. ``released_ms``: since when no version refers to it; its files go a while later.
+code = Table(
+    "code",
+    metadata,
+    Column("sha256", String, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("released_ms", BigInteger, nullable=True),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("request_id", String, primary_key=True),
+    Column("account", String, nullable=False),
+    Column("function", String, nullable=False),
+    Column("qualifier", String, nullable=True),
+    Column("first_ms", BigInteger, nullable=False),
+    Column("due_ms", BigInteger, nullable=False),
+    Column("lease_ms", BigInteger, nullable=True),
+    Column("failures", Integer, nullable=False),
+    Column("refusals", Integer, nullable=False),
+    Column("trace_id", String, nullable=True),
+    Column("payload", LargeBinary, nullable=False),
+    Index("events_by_due", "due_ms"),
+    Index("events_by_age", "first_ms"),
+)

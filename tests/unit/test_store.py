@@ -1,0 +1,377 @@
+"""The store: what is written stays, whole, and nothing else does."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, create_engine, insert, inspect, text
+
+from engine.clock import ManualClock
+from engine.errors import ConfigurationError
+from engine.store import migrations, schema
+from engine.store.api import LATEST, Backlog, Event, Function, Position, Version
+from engine.store.code import DiskCodeStore
+from engine.store.database import Database
+from engine.store.functions import SqlFunctionStore, _version_row
+from engine.store.queue import SqlEventQueue
+from engine.store.writer import WriterClosed
+
+ACCOUNT = "000000000000"
+A, B, C = "a" * 64, "b" * 64, "c" * 64
+
+
+def version(name: str = LATEST, code: str = A, size: int = 10, **config: Any) -> Version:
+    return Version(name, config or {"Handler": "m.f"}, code, size, f"rev-{name}", 1_700_000_000_000, "g1", "f1", ("boto3",))
+
+
+def function(name: str = "f", *versions: Version, account: str = ACCOUNT) -> Function:
+    kept = versions or (version(),)
+    return Function(account, name, 1, 1, {"team": "x"}, {v.version: v for v in kept})
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Any:
+    opened = Database(tmp_path / "engine.db")
+    yield opened
+    opened.close()
+
+
+def test_a_function_comes_back_as_it_was_saved(database: Database) -> None:
+    store = SqlFunctionStore(database)
+    saved = function("f", version(), version("1", B), version("2", B, 7, Handler="x.y"))
+    asyncio.run(store.save(None, saved, 0))
+    assert store.get(ACCOUNT, "f") == saved
+    assert store.get(ACCOUNT, "g") is None
+    assert store.get("111111111111", "f") is None
+    assert list(store.everything()) == [saved]
+    assert store.stored_bytes(ACCOUNT) == 27
+
+
+def test_saving_a_function_twice_as_new_changes_nothing(database: Database) -> None:
+    store = SqlFunctionStore(database)
+    first = function()
+    asyncio.run(store.save(None, first, 0))
+    with pytest.raises(Exception, match="UNIQUE"):
+        asyncio.run(store.save(None, function("f", version(code=B)), 0))
+    assert store.get(ACCOUNT, "f") == first
+    with pytest.raises(ValueError, match="neither"):
+        asyncio.run(store.save(None, None, 0))
+
+
+def test_a_change_replaces_only_the_versions_that_differ(database: Database) -> None:
+    store = SqlFunctionStore(database)
+    before = function("f", version(), version("1", B))
+    after = replace(
+        before, next_version=3, tags={}, versions={LATEST: version(code=C), "2": version("2", C)}
+    )
+    asyncio.run(store.save(None, before, 0))
+    asyncio.run(store.save(before, after, 5))
+    assert store.get(ACCOUNT, "f") == after
+    asyncio.run(store.save(after, None, 6))
+    assert store.get(ACCOUNT, "f") is None
+    assert list(store.everything()) == []
+
+
+def test_pages_run_by_name_then_version_and_continue_after_a_position(database: Database) -> None:
+    store = SqlFunctionStore(database)
+
+    async def fill() -> None:
+        for name in ("c", "a", "b"):
+            await store.save(None, function(name, version(), *(version(str(n)) for n in range(1, 12))), 0)
+        await store.save(None, function("z", account="1" * 12), 0)
+
+    asyncio.run(fill())
+    latest = store.page(ACCOUNT, name=None, latest_only=True, after=None, limit=2)
+    assert [(x.name, x.version.version) for x in latest] == [("a", LATEST), ("b", LATEST)]
+    rest = store.page(ACCOUNT, name=None, latest_only=True, after=Position("b", 0), limit=2)
+    assert [x.name for x in rest] == ["c"]
+    of_b = store.page(ACCOUNT, name="b", latest_only=False, after=Position("b", 8), limit=50)
+    assert [x.version.version for x in of_b] == ["9", "10", "11"]
+    everything = store.page(ACCOUNT, name=None, latest_only=False, after=None, limit=100)
+    assert len(everything) == 36
+    assert everything[1].version.version == "1"
+
+
+def test_the_database_is_private_and_survives_being_reopened(tmp_path: Path) -> None:
+    path = tmp_path / "engine.db"
+    first = Database(path)
+    asyncio.run(SqlFunctionStore(first).save(None, function(), 0))
+    secret = first.secret("links")
+    for file in tmp_path.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    first.close()
+    first.close()
+    again = Database(path)
+    assert SqlFunctionStore(again).get(ACCOUNT, "f") == function()
+    assert again.secret("links") == secret
+    assert again.secret("others") != secret
+    again.close()
+
+
+def test_migrations_make_the_tables_the_code_uses(tmp_path: Path) -> None:
+    Database(tmp_path / "migrated.db").close()
+    declared = create_engine(f"sqlite:///{tmp_path / 'declared.db'}")
+    migrated = create_engine(f"sqlite:///{tmp_path / 'migrated.db'}")
+    schema.metadata.create_all(declared)
+
+    def shape(engine: Any) -> dict[str, Any]:
+        seen = inspect(engine)
+        return {
+            name: (
+                [(c["name"], str(c["type"]), c["nullable"]) for c in seen.get_columns(name)],
+                seen.get_pk_constraint(name)["constrained_columns"],
+                sorted((i["name"], tuple(i["column_names"])) for i in seen.get_indexes(name)),
+            )
+            for name in seen.get_table_names()
+        }
+
+    assert shape(migrated) == shape(declared)
+    declared.dispose()
+    migrated.dispose()
+
+
+def test_a_newer_schema_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "engine.db"
+    Database(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
+    with pytest.raises(ConfigurationError, match=rf"engine\.db was written by a newer engine: its schema is 99.*{migrations.SCHEMA_VERSION}"):
+        Database(path)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone() == ("99",)
+
+
+def test_a_step_that_fails_leaves_the_former_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "engine.db"
+    Database(path).close()
+    steps = (*migrations._STEPS, ("CREATE TABLE extra (x INTEGER)", "CREATE TABLE nonsense ("))
+    monkeypatch.setattr(migrations, "_STEPS", steps)
+    monkeypatch.setattr(migrations, "SCHEMA_VERSION", 2)
+    with pytest.raises(ConfigurationError, match="cannot open the database"):
+        Database(path)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'extra'").fetchone() == (0,)
+
+
+def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "engine.db"
+    path.write_bytes(b"this is a letter to my aunt, not a database" * 100)
+    with pytest.raises(ConfigurationError, match="cannot open the database"):
+        Database(path)
+    with pytest.raises(ConfigurationError, match="No such file"):
+        Database(tmp_path / "missing" / "engine.db")
+
+
+def test_waiting_writes_share_one_commit(database: Database) -> None:
+    writer = database.writer
+    gate = threading.Event()
+    writer.submit(lambda c: c.execute(text("CREATE TABLE t (x INTEGER UNIQUE)")).close()).result(5)
+    blocked = writer.submit(lambda _c: gate.wait(5))
+    waiting = [writer.submit(lambda c, i=i: c.execute(text("INSERT INTO t VALUES (:i)"), {"i": i % 30}).rowcount) for i in range(31)]
+    before = writer.commits
+    gate.set()
+    assert blocked.result(5)
+    assert [f.result(5) for f in waiting[:30]] == [1] * 30
+    with pytest.raises(Exception, match="UNIQUE"):
+        waiting[30].result(5)
+    assert writer.commits - before <= 2
+    with database.reading.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM t")).scalar_one() == 30
+
+
+def test_a_job_that_raises_undoes_its_own_statements_only(database: Database) -> None:
+    writer = database.writer
+    writer.submit(lambda c: c.execute(text("CREATE TABLE t (x INTEGER)")).close()).result(5)
+    gate = threading.Event()
+    writer.submit(lambda _c: gate.wait(5))
+
+    def half(connection: Connection) -> None:
+        connection.execute(text("INSERT INTO t VALUES (1)"))
+        raise RuntimeError("half way")
+
+    bad = writer.submit(half)
+    good = writer.submit(lambda c: c.execute(text("INSERT INTO t VALUES (2)")).close())
+    gate.set()
+    good.result(5)
+    with pytest.raises(RuntimeError, match="half way"):
+        bad.result(5)
+    with database.reading.connect() as connection:
+        assert connection.execute(text("SELECT x FROM t")).scalars().all() == [2]
+
+
+def test_a_commit_that_fails_fails_every_write_in_it(database: Database) -> None:
+    writer = database.writer
+    gate = threading.Event()
+    writer.submit(lambda _c: gate.wait(5))
+
+    def orphan(connection: Connection) -> None:
+        # Checked at the commit only: a version of a function that does not exist.
+        connection.execute(text("PRAGMA defer_foreign_keys=ON"))
+        connection.execute(insert(schema.versions).values(**_version_row(function("nobody"), version())))
+
+    jobs = [writer.submit(orphan), writer.submit(lambda c: c.execute(insert(schema.meta).values(key="k", value="v")).close())]
+    gate.set()
+    for job in jobs:
+        with pytest.raises(Exception, match="FOREIGN KEY"):
+            job.result(10)
+    assert writer.submit(lambda c: c.execute(text("SELECT count(*) FROM meta WHERE key = 'k'")).scalar_one()).result(5) == 0
+
+
+def test_a_closed_writer_finishes_what_it_has_and_refuses_more(database: Database) -> None:
+    gate = threading.Event()
+    database.writer.submit(lambda _c: gate.wait(5))
+    queued = database.writer.submit(lambda _c: "done")
+    gate.set()
+    database.writer.close()
+    assert queued.result(0) == "done"
+    with pytest.raises(WriterClosed):
+        database.writer.submit(lambda _c: None).result(0)
+
+
+def event(n: int, **changes: Any) -> Event:
+    base = Event(f"id-{n}", ACCOUNT, "f", None, b"{}", 1000 + n, 1000 + n)
+    return replace(base, **changes)
+
+
+def test_events_are_claimed_when_due_oldest_first_and_once(database: Database) -> None:
+    queue = SqlEventQueue(database)
+
+    async def scenario() -> None:
+        for n in (3, 1, 2):
+            await queue.enqueue(event(n))
+        await queue.enqueue(event(9, due_ms=5000, qualifier="1", trace_id="Root=1", payload=b"\x00\xff"))
+        assert queue.backlog() == Backlog(4, 1001)
+        assert queue.next_due_ms(frozenset()) == 1001
+        assert await queue.claim(1000, 2000, 10, frozenset()) == []
+        assert [e.request_id for e in await queue.claim(1003, 2000, 2, frozenset())] == ["id-1", "id-2"]
+        assert [e.request_id for e in await queue.claim(1003, 2000, 2, frozenset())] == ["id-3"]
+        assert queue.next_due_ms(frozenset()) == 5000
+        assert await queue.claim(5000, 6000, 10, frozenset({(ACCOUNT, "f")})) == []
+        assert queue.next_due_ms(frozenset({(ACCOUNT, "f")})) is None
+        last = await queue.claim(5000, 6000, 1, frozenset({(ACCOUNT, "other")}))
+        assert [e.request_id for e in last] == ["id-1"]  # its lease of 2000 is over
+
+    asyncio.run(scenario())
+
+
+def test_settled_events_are_gone_and_postponed_ones_wait(database: Database) -> None:
+    queue = SqlEventQueue(database)
+
+    async def scenario() -> None:
+        await queue.enqueue(event(1))
+        await queue.enqueue(event(2))
+        first, second = await queue.claim(2000, 9000, 10, frozenset())
+        await queue.settle(first.request_id)
+        await queue.postpone(replace(second, due_ms=4000, failures=1, refusals=2))
+        assert await queue.claim(3999, 9000, 10, frozenset()) == []
+        assert await queue.claim(4000, 9000, 10, frozenset()) == [replace(second, due_ms=4000, failures=1, refusals=2)]
+        assert await queue.claim(8999, 9999, 10, frozenset()) == []
+        assert await queue.release() == 1
+        assert len(await queue.claim(4000, 9000, 10, frozenset())) == 1
+        await queue.settle("id-2")
+        assert queue.backlog() == Backlog(0, None)
+        with pytest.raises(Exception, match="UNIQUE"):
+            await queue.enqueue(event(5))
+            await queue.enqueue(event(5))
+
+    asyncio.run(scenario())
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def code(database: Database, tmp_path: Path, clock: ManualClock) -> DiskCodeStore:
+    return DiskCodeStore(database, tmp_path, clock, grace_s=100.0)
+
+
+def put(code: DiskCodeStore, sha256: str) -> None:
+    code.add(sha256, b"zip")
+    scratch = code.scratch()
+    (scratch / "m.py").write_text("x = 1")
+    code.publish(sha256, scratch)
+    code.compiled(sha256, "python3.12").touch()
+
+
+def test_code_goes_a_grace_time_after_its_last_user(database: Database, code: DiskCodeStore, clock: ManualClock) -> None:
+    store = SqlFunctionStore(database)
+    one, two = function("one", version(code=A)), function("two", version(code=A), version("1", B))
+    for sha256 in (A, B):
+        put(code, sha256)
+
+    async def scenario() -> None:
+        await store.save(None, one, clock.epoch_ms())
+        await store.save(None, two, clock.epoch_ms())
+        await store.save(one, None, clock.epoch_ms())
+        clock.advance(1000)
+        assert code.collect() == []
+        await store.save(two, replace(two, versions={LATEST: version(code=B)}), clock.epoch_ms())
+        clock.advance(99)
+        assert code.collect() == []
+        clock.advance(1)
+        assert code.collect() == [A]
+        assert not code.blob(A).exists()
+        assert not code.tree(A).exists()
+        assert not code.compiled(A, "python3.12").exists()
+        assert code.tree(B).is_dir()
+        assert code.blob(B).is_file()
+        clock.advance(1000)
+        assert code.collect() == []
+
+    asyncio.run(scenario())
+
+
+def test_code_that_is_held_or_used_again_is_not_collected(database: Database, code: DiskCodeStore, clock: ManualClock) -> None:
+    store = SqlFunctionStore(database)
+    put(code, A)
+
+    async def scenario() -> None:
+        await store.save(None, function(), clock.epoch_ms())
+        await store.save(function(), None, clock.epoch_ms())
+        clock.advance(1000)
+        with code.hold(A):
+            assert code.collect() == []
+            await store.save(None, function(), clock.epoch_ms())
+        assert code.collect() == []
+        assert code.tree(A).is_dir()
+
+    asyncio.run(scenario())
+
+
+def test_the_sweep_removes_what_no_row_knows(database: Database, code: DiskCodeStore) -> None:
+    for sha256 in (A, B):
+        put(code, sha256)
+    asyncio.run(SqlFunctionStore(database).save(None, function(), 0))
+    scratch = code.scratch()
+    assert code.sweep() == 4
+    assert not scratch.exists()
+    assert not code.tree(B).exists()
+    assert not code.compiled(B, "python3.12").exists()
+    assert code.tree(A).is_dir()
+    assert code.compiled(A, "python3.12").exists()
+
+
+def test_adding_or_publishing_the_same_package_twice_keeps_the_first(code: DiskCodeStore) -> None:
+    put(code, A)
+    code.add(A, b"other")
+    assert code.blob(A).read_bytes() == b"zip"
+    scratch = code.scratch()
+    (scratch / "m.py").write_text("x = 2")
+    assert code.publish(A, scratch) == code.tree(A)
+    assert (code.tree(A) / "m.py").read_text() == "x = 1"
+    assert not scratch.exists()
+
+
+def test_a_blob_that_cannot_be_written_leaves_no_remains(code: DiskCodeStore, tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        code.add(A, "not bytes")  # type: ignore[arg-type]
+    assert list((tmp_path / "blobs").iterdir()) == []
