@@ -1,1 +1,1 @@
-"""engine.cli"""
+"""The command line. Each command imports what it needs when it runs, so that ``--help`` and completion stay quick."""

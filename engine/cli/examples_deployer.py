@@ -1,0 +1,89 @@
+"""The process behind ``serve --examples``: waits until the engine is ready, deploys the examples, says what to try next.
+
+``python -m engine.cli.examples_deployer SERVER_PID SETTINGS_JSON``; it ends without a word when the server ends before that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from engine.cli.output import CliError, complain, say
+
+EXAMPLES = Path(__file__).with_name("examples")
+READY_S = 120.0
+POLL_S = 0.1
+# name, directory, memory in MB, timeout in seconds, an event to try
+TABLE = (
+    ("hello", "hello", 128, 3, {"name": "Ada"}),
+    (
+        "json-transform",
+        "json-transform",
+        128,
+        3,
+        {"orders": [{"customer": "Ada", "price": 2.5, "quantity": 4}, {"customer": "Max", "price": 9, "quantity": 1}]},
+    ),
+    ("s3-writer", "s3-writer", 256, 30, {"key": "first"}),
+)
+
+
+def wait_until_ready(endpoint: str, server: int, limit_s: float = READY_S) -> bool:
+    """Whether ``/readyz`` answered 200 before the server ended or the time was up."""
+    deadline_s = time.monotonic() + limit_s
+    while os.getppid() == server and time.monotonic() < deadline_s:
+        try:
+            with urllib.request.urlopen(f"{endpoint}/readyz", timeout=5) as answer:  # noqa: S310 - the engine's own URL
+                if answer.status == 200:
+                    return True
+        except (urllib.error.URLError, OSError):
+            pass
+        time.sleep(POLL_S)
+    return False
+
+
+def deploy_all(endpoint: str) -> None:
+    """Create or update every example. Raises CliError."""
+    from engine.cli.deploy import Deployment, Wishes
+    from engine.cli.session import Session
+
+    session = Session(endpoint)
+    for name, directory, memory, timeout, _event in TABLE:
+        say(Deployment(session, name, EXAMPLES / directory, Wishes(memory=memory, timeout=timeout)).run().sentence())
+
+
+def next_commands(endpoint: str) -> str:
+    """What to type now."""
+    tries = "\n".join(f"  lambda-engine invoke {name} '{json.dumps(event)}'" for name, _, _, _, event in TABLE)
+    return (
+        f"\nTry, in another terminal:\n{tries}\n  lambda-engine logs hello\n  curl -s {endpoint}/metrics | grep hello\n"
+        f"  lambda-engine aws lambda list-functions\n"
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Run; 0 when the examples are there, 1 when the engine refused them or did not become ready."""
+    server, settings = int(argv[0]), json.loads(argv[1])
+    os.environ.update({f"LAMBDA_ENGINE_{name.upper()}": value for name, value in settings.items()})
+    endpoint = os.environ["LAMBDA_ENGINE_ENDPOINT"]
+    try:
+        if not wait_until_ready(endpoint, server):
+            if os.getppid() == server:
+                complain(f"the examples were not deployed: {endpoint}/readyz did not answer 200 within {READY_S:.0f} s")
+            return 1
+        deploy_all(endpoint)
+    except CliError as e:
+        complain(f"the examples were not deployed: {e}")
+        return 1
+    except KeyboardInterrupt:
+        return 1
+    say(next_commands(endpoint))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
