@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
@@ -343,3 +344,27 @@ def test_the_registry_knows_the_model() -> None:
     with pytest.raises(ValueError, match="GetFunction has a handler already"):
         registry.add("GetFunction", lambda _c, _p: None)
     assert registry.implemented() == ["GetFunction"]
+
+
+@pytest.mark.parametrize(("over", "read"), [(1, 3), (DISCARDED + 1, 0)])
+def test_how_much_of_a_declared_body_is_read_before_413(handlers: Handlers, tmp_path: Path, over: int, read: int) -> None:
+    """Straight at the ASGI callable: a little over the limit is read to its end, far over it not at all."""
+    app = build_app(handlers.registry(), settings(tmp_path))
+    size = MAX_INVOKE_BODY + over
+    pieces = [{"type": "http.request", "body": b"x" * (size // 3 + 1), "more_body": n < 2} for n in range(3)]
+    sent: list[dict[str, Any]] = []
+    taken = []
+
+    async def receive() -> dict[str, Any]:
+        assert not sent, "answered before the body was read"
+        taken.append(1)
+        return pieces[len(taken) - 1]
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    path = b"/2015-03-31/functions/f/invocations"
+    scope = {"type": "http", "method": "POST", "path": path.decode(), "raw_path": path, "query_string": b""}
+    asyncio.run(app({**scope, "headers": [(b"content-length", str(size).encode())]}, receive, send))
+    app.close()
+    assert (sent[0]["status"], len(taken)) == (413, read)
