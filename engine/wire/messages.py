@@ -50,7 +50,7 @@ ANSWER: Final = 0x33
 NAMES: Final[dict[int, str]] = {
     v: k
     for k, v in list(globals().items())
-    if isinstance(v, int) and k.isupper() and k not in ("VERSION",)
+    if isinstance(v, int) and k.isupper() and k != "VERSION"
 }
 
 # CALL flags
@@ -242,7 +242,7 @@ def decode_reply(body: bytes) -> Reply:
                 detail = body[43:at].decode()
             if (
                 (body[41] == 0xC0 or body[41] == 0xD9)
-                and (flag == 0xC3 or flag == 0xC2)
+                and flag in (0xC3, 0xC2)
                 and body[at] == 0xC6
                 and int.from_bytes(body[at + 1 : at + 5], "big") == len(body) - at - 5
             ):
@@ -335,7 +335,7 @@ def encode_result(result: Result) -> bytes:
         raw = version.encode()
         size = len(payload)
         return b"%b\x99\x23\xce%b\xcd%b\xc0\xd9%c%b\xc0\xd9%c%b\xc0\xc6%b%b" % (
-            (24 + len(raw) + len(request_id) + size).to_bytes(4, "big"),
+            (22 + len(raw) + len(request_id) + size).to_bytes(4, "big"),
             call_id.to_bytes(4, "big"),
             status.to_bytes(2, "big"),
             len(raw),
