@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -352,7 +352,7 @@ def test_how_much_of_a_declared_body_is_read_before_413(handlers: Handlers, tmp_
     app = build_app(handlers.registry(), settings(tmp_path))
     size = MAX_INVOKE_BODY + over
     pieces = [{"type": "http.request", "body": b"x" * (size // 3 + 1), "more_body": n < 2} for n in range(3)]
-    sent: list[dict[str, Any]] = []
+    sent: list[MutableMapping[str, Any]] = []
     taken = []
 
     async def receive() -> dict[str, Any]:
@@ -360,7 +360,7 @@ def test_how_much_of_a_declared_body_is_read_before_413(handlers: Handlers, tmp_
         taken.append(1)
         return pieces[len(taken) - 1]
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
     path = b"/2015-03-31/functions/f/invocations"
