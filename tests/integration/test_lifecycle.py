@@ -1,0 +1,183 @@
+"""Start, restart, death: what must survive and what must not. Every test runs an engine of its own."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.framework.engine import Engine, engine
+
+PLAIN = {"m.py": "import time\ndef f(e, c):\n    time.sleep(e.get('sleep', 0))\n    return e\n"}
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+    """Wait for a condition of another process."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.01)
+
+
+def family(running: Engine) -> list[psutil.Process]:
+    """Every process of an engine but the supervisor."""
+    assert running.process is not None
+    return psutil.Process(running.process.pid).children(recursive=True)
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def cgroups() -> set[str]:
+    """Names of the engine's control groups on this host."""
+    found = set()
+    for root in (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")):
+        if root.is_dir():
+            found |= {str(p) for p in root.glob("**/lambda-engine*") if p.is_dir()}
+    return found
+
+
+def invoke(running: Engine, name: str, event: object) -> object:
+    return json.loads(running.client().invoke(FunctionName=name, Payload=json.dumps(event))["Payload"].read())
+
+
+def test_a_restart_keeps_functions_and_versions(tmp_path: Path) -> None:
+    running = Engine(tmp_path / "data")
+    try:
+        running.start()
+        running.deploy("kept", PLAIN, Environment={"Variables": {"A": "b"}}, Publish=True)
+        before = running.client().get_function(FunctionName="kept")["Configuration"]
+        assert running.stop() == 0
+        running.start()
+        after = running.client().get_function(FunctionName="kept")["Configuration"]
+        assert after == before
+        assert invoke(running, "kept", {"x": 1}) == {"x": 1}
+        assert invoke(running, "kept:1", {"x": 2}) == {"x": 2}
+    finally:
+        running.stop()
+
+
+def test_invocations_go_on_while_the_control_plane_is_dead() -> None:
+    with engine() as running:
+        running.deploy("stable", PLAIN)
+        invoke(running, "stable", {})
+        control = running.state()["processes"]["control"]
+        os.kill(control, signal.SIGKILL)
+        for n in range(50):
+            assert invoke(running, "stable", {"n": n}) == {"n": n}
+        until(lambda: running.state()["processes"].get("control", control) != control, "a new control plane")
+        assert running.client().get_function(FunctionName="stable")["Configuration"]["State"] == "Active"
+        running.deploy("after", PLAIN)
+        assert invoke(running, "after", {"y": 1}) == {"y": 1}
+
+
+def test_nothing_survives_a_killed_supervisor_and_the_next_start_is_clean(tmp_path: Path) -> None:
+    running = Engine(tmp_path / "data")
+    before = cgroups()
+    try:
+        running.start()
+        running.deploy("killed", PLAIN, Timeout=60)
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            futures = [pool.submit(invoke, running, "killed", {"sleep": 30}) for _ in range(3)]
+            until(lambda: running.state()["in_flight"] == 3, "three running invocations")
+            processes = family(running)
+            assert len(processes) > 5
+            assert running.process is not None
+            running.process.kill()
+            running.process.wait()
+            running.process = None
+            for future in futures:
+                assert future.exception(timeout=20) is not None
+        until(lambda: not alive(processes), f"all gone but {alive(processes)}")
+        running.start()
+        assert invoke(running, "killed", {"again": 1}) == {"again": 1}
+        assert running.stop() == 0
+        until(lambda: cgroups() <= before, f"control groups left: {cgroups() - before}")
+    finally:
+        running.stop()
+
+
+def test_a_killed_broker_is_replaced_and_service_goes_on() -> None:
+    with engine() as running:
+        running.deploy("broker", PLAIN)
+        invoke(running, "broker", {})
+        broker = running.state()["processes"]["broker"]
+        os.kill(broker, signal.SIGKILL)
+        until(lambda: running.state()["processes"].get("broker", broker) != broker, "a new broker")
+
+        def works() -> bool:
+            try:
+                return invoke(running, "broker", {"k": 1}) == {"k": 1}
+            except ClientError:
+                return False
+
+        until(works, "invocations after the broker's death")
+
+
+def test_sigterm_lets_what_runs_finish_and_takes_nothing_new() -> None:
+    with engine(drain_s=20) as running:
+        running.deploy("drain", PLAIN, Timeout=30)
+        invoke(running, "drain", {})
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            future = pool.submit(invoke, running, "drain", {"sleep": 1.5})
+            until(lambda: running.state()["in_flight"] == 1, "a running invocation")
+            assert running.process is not None
+            running.process.send_signal(signal.SIGTERM)
+            assert future.result(timeout=20) == {"sleep": 1.5}
+        assert running.stop() == 0
+        assert running.get("/livez")[0] == 0
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    with engine(drain_s=60) as running:
+        running.deploy("now", PLAIN, Timeout=60)
+        invoke(running, "now", {})
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            future = pool.submit(invoke, running, "now", {"sleep": 50})
+            until(lambda: running.state()["in_flight"] == 1, "a running invocation")
+            assert running.process is not None
+            running.process.send_signal(signal.SIGTERM)
+            until(lambda: running.get("/livez")[0] == 0, "the port is closed")
+            running.process.send_signal(signal.SIGTERM)
+            assert running.process.wait(20) == 0
+            assert future.exception(timeout=10) is not None
+
+
+def test_two_engines_cannot_share_a_data_directory(tmp_path: Path) -> None:
+    first, second = Engine(tmp_path / "data"), Engine(tmp_path / "data")
+    second.log = tmp_path / "second.stderr"
+    try:
+        first.start()
+        with pytest.raises(AssertionError, match="in use by another engine"):
+            second.start()
+    finally:
+        first.stop()
+        second.stop()
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    first = Engine(tmp_path / "one")
+    try:
+        first.start()
+        second = Engine(tmp_path / "two", port=int(first.url.rsplit(":", 1)[1]))
+        with pytest.raises(AssertionError, match="cannot listen on"):
+            second.start()
+    finally:
+        first.stop()
+
+
+@pytest.mark.parametrize("level", ["user", "process"])
+def test_lower_levels_run_functions_too(level: str) -> None:
+    with engine(sandbox=level) as running:
+        assert running.state()["sandbox"]["level"] == level
+        running.deploy("lower", PLAIN)
+        assert invoke(running, "lower", {"l": level}) == {"l": level}
