@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Annotated
 import typer
 
 from engine.cli.options import Json
-from engine.cli.output import CliError, data, say
+from engine.cli.output import CliError, data
 from engine.cli.session import settings_of
 
 POLL_S = 0.2
@@ -66,6 +67,12 @@ class Follower:
         for line in complete:
             yield parse(line.decode("utf-8", "replace"))
 
+    def close(self) -> None:
+        """Let the file go. Idempotent."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
     def _rotated(self) -> bool:
         # Asked before the read: what the old file got until its rename is then read before it is let go.
         assert self._file is not None  # noqa: S101 - the caller checked
@@ -106,11 +113,8 @@ def logs(
         show(line, as_json)
     if not follow:
         return
-    follower = Follower(path, offset)
-    try:
+    with contextlib.closing(Follower(path, offset)) as follower, contextlib.suppress(KeyboardInterrupt):
         while True:
             for line in follower.read():
                 show(line, as_json)
             time.sleep(POLL_S)
-    except KeyboardInterrupt:
-        say("")
