@@ -1,0 +1,153 @@
+"""From uploaded bytes to a tree a sandbox can mount: checked, unpacked, compiled, looked at.
+
+A package is named by the SHA-256 of the bytes as uploaded and exists once, whoever uploads it. Its bytecode is compiled here with the
+runtime's own interpreter, so that a cold start neither compiles nor checks time stamps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.control import archive
+from engine.errors import InvalidParameterValue, RequestEntityTooLarge
+from engine.store.api import CodeStore
+from engine.store.code import remove_tree
+
+MAX_ZIPPED = 52_428_800
+TASK_ROOT = "/var/task"
+# Clients give up on an API call after 60 s.
+COMPILE_TIMEOUT_S = 45.0
+# Reading sources for the preload hint stops here; the hint only saves time.
+MAX_SCANNED = 32 * 1024 * 1024
+_SDK = re.compile(rb"^[ \t]*(?:import|from)[ \t]+(?:[\w. \t]+,[ \t]*)*(?:boto3|botocore)\b", re.MULTILINE)
+_log = logging.getLogger(__name__)
+
+
+class Package(NamedTuple):
+    """An installed package. ``sha256`` is hexadecimal, ``size`` the bytes uploaded, ``preload`` what its zygote should have imported."""
+
+    sha256: str
+    size: int
+    tree: Path
+    preload: tuple[str, ...]
+
+
+class Packages:
+    """Installs packages into a code store. All methods block and may run in any thread."""
+
+    def __init__(self, code: CodeStore, *, compile_timeout_s: float = COMPILE_TIMEOUT_S) -> None:
+        self._code = code
+        self._compile_timeout_s = compile_timeout_s
+
+    def check(self, data: bytes, *, max_zipped: int = MAX_ZIPPED) -> None:
+        """Every check that does not need unpacking; writes nothing.
+
+        ``max_zipped`` is for uploads in the request; what comes from S3 is bounded by its unpacked size. Raises
+        RequestEntityTooLarge or InvalidParameterValue with AWS's texts.
+        """
+        if len(data) > max_zipped:
+            if max_zipped < archive.MAX_UNZIPPED:
+                raise RequestEntityTooLarge(f"Zipped size must be smaller than {max_zipped} bytes")
+            raise InvalidParameterValue(f"Unzipped size must be smaller than {archive.MAX_UNZIPPED} bytes")
+        archive.inspect(data)
+
+    def install(self, data: bytes, runtime: str, interpreter: str, *, max_zipped: int = MAX_ZIPPED) -> Package:
+        """Make ``data`` ready to run; installing the same bytes again is cheap. Hold its digest in the store meanwhile.
+
+        Raises as ``check``, and OSError when the disk fails.
+        """
+        self.check(data, max_zipped=max_zipped)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if not self._code.tree(sha256).is_dir():
+            self._unpack(data, sha256, runtime, interpreter)
+        self._code.add(sha256, data)
+        tree = self._compiled(sha256, runtime, interpreter)
+        return Package(sha256, len(data), tree, preload(tree))
+
+    def ensure(self, sha256: str, runtime: str, interpreter: str) -> Path:
+        """The tree of an installed package, compiled for ``runtime``; unpacked again from the upload if it is gone.
+
+        Raises FileNotFoundError when the upload is gone too.
+        """
+        if not self._code.tree(sha256).is_dir():
+            self._unpack(self._code.blob(sha256).read_bytes(), sha256, runtime, interpreter)
+        return self._compiled(sha256, runtime, interpreter)
+
+    def _unpack(self, data: bytes, sha256: str, runtime: str, interpreter: str) -> None:
+        scratch = self._code.scratch()
+        try:
+            archive.extract(data, scratch)
+            done = self._compile(scratch, interpreter)
+            self._code.publish(sha256, scratch)
+        except BaseException:
+            remove_tree(scratch)
+            raise
+        if done:
+            self._code.compiled(sha256, runtime).touch()
+
+    def _compiled(self, sha256: str, runtime: str, interpreter: str) -> Path:
+        tree, marker = self._code.tree(sha256), self._code.compiled(sha256, runtime)
+        if not marker.exists() and self._compile(tree, interpreter):
+            marker.touch()
+        return tree
+
+    def _compile(self, tree: Path, interpreter: str) -> bool:
+        """Whether the tree has its bytecode now. Sources that do not compile are the function's affair, at its first import."""
+        command = [interpreter, "-I", "-S", "-m", "compileall", "-qq", "-f", "--invalidation-mode", "unchecked-hash"]
+        command += ["-s", str(tree), "-p", TASK_ROOT, str(tree)]
+        try:
+            subprocess.run(  # noqa: S603 - the interpreter is configured, the rest is ours
+                command,
+                env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                umask=0o022,
+                timeout=self._compile_timeout_s,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as e:
+            _log.warning("bytecode for %s was not compiled, imports will be slower: %s", tree.name, e)
+            return False
+        return True
+
+
+def preload(tree: Path) -> tuple[str, ...]:
+    """``("boto3",)`` when the package's own source imports the SDK and does not bring a copy of it, else empty."""
+    if any((tree / name).is_dir() for name in ("boto3", "botocore")):
+        return ()
+    vendored = _vendored(tree)
+    left = MAX_SCANNED
+    for directory, folders, files in os.walk(tree):
+        if Path(directory) == tree:
+            folders[:] = [f for f in folders if f not in vendored]
+        for name in files:
+            if not name.endswith(".py") or (Path(directory) == tree and name in vendored):
+                continue
+            path = os.path.join(directory, name)
+            if os.path.islink(path):
+                continue
+            with open(path, "rb") as file:
+                source = file.read(left)
+            if _SDK.search(source):
+                return ("boto3",)
+            left -= len(source)
+            if left <= 0:
+                return ()
+    return ()
+
+
+def _vendored(tree: Path) -> set[str]:
+    """Names at the top of the tree that installed distributions say are theirs."""
+    names: set[str] = set()
+    for record in tree.glob("*.dist-info/RECORD"):
+        if not record.is_symlink():
+            names.update(line.partition("/")[0].partition(",")[0] for line in record.read_text("utf-8", "replace").splitlines())
+    return names
