@@ -37,9 +37,9 @@ class AwsClients:
         """
         if not config and service in self._cache:
             return self._cache[service]
-        made = self._make(service, config)
-        if not config:
-            self._cache[service] = made
+        if config:
+            return self._make(service, config)
+        self._cache[service] = made = self._make(service, {})
         return made
 
     def _make(self, service: str, config: dict[str, Any]) -> Any:
