@@ -13,7 +13,7 @@ import time
 import pytest
 
 from engine.aws import clients, embedded
-from engine.config import Settings
+from engine.config import load
 
 START_S = 40.0
 
@@ -39,7 +39,7 @@ def wait_until_open(port: int, process: subprocess.Popen[bytes] | None = None) -
 
 @pytest.fixture
 def settings(tmp_path):
-    return Settings(data_dir=tmp_path, account_id="111122223333", region="eu-west-1")
+    return load(data_dir=tmp_path, account_id="111122223333", region="eu-west-1")
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_missing_extra_is_named(monkeypatch):
     ("where", "endpoint"), [("embedded", "http://engine"), ("aws", None), ("http://other:1", "http://other:1")]
 )
 def test_clients_go_where_the_settings_say(tmp_path, where, endpoint):
-    assert clients.for_settings(Settings(data_dir=tmp_path, aws_endpoint=where), "http://engine").endpoint == endpoint
+    assert clients.for_settings(load(data_dir=tmp_path, aws_endpoint=where), "http://engine").endpoint == endpoint
 
 
 def test_given_credentials_are_used(monkeypatch):
