@@ -1,0 +1,78 @@
+"""Every function in memory, in the form the supervisor is told: the snapshot after a reconnect costs no reading, and whether a function
+can be invoked is known at once. Changed only on the event loop, after the store was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from engine.store.api import LATEST, CodeStore, Function, Version
+
+
+class Catalogue:
+    """Entries by account and name. ``code`` says where trees are."""
+
+    def __init__(self, code: CodeStore) -> None:
+        self._code = code
+        self._entries: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def load(self, functions: Iterable[Function], failed: frozenset[str] = frozenset()) -> None:
+        """Start over with these. Versions whose package (SHA-256) is in ``failed`` cannot run and are told to be so."""
+        self._entries = {(f.account, f.name): self._entry(f, failed) for f in functions}
+
+    def put(self, function: Function) -> None:
+        """Add or replace."""
+        self._entries[function.account, function.name] = self._entry(function, frozenset())
+
+    def remove(self, account: str, name: str) -> None:
+        self._entries.pop((account, name), None)
+
+    def entry(self, account: str, name: str) -> dict[str, Any] | None:
+        return self._entries.get((account, name))
+
+    def entries(self) -> list[dict[str, Any]]:
+        return list(self._entries.values())
+
+    def has(self, account: str, name: str, qualifier: str | None) -> bool:
+        """Whether this can be invoked by this name."""
+        entry = self._entries.get((account, name))
+        if entry is None:
+            return False
+        wanted = qualifier or LATEST
+        return wanted in entry["versions"] or wanted in entry["aliases"]
+
+    def _entry(self, function: Function, failed: frozenset[str]) -> dict[str, Any]:
+        return {
+            "account": function.account,
+            "name": function.name,
+            "reserved": None,
+            "aliases": {},
+            "versions": {key: self._version(v, failed) for key, v in function.versions.items()},
+        }
+
+    def _version(self, version: Version, failed: frozenset[str]) -> dict[str, Any]:
+        config = version.config
+        logging = config["LoggingConfig"]
+        return {
+            "version": version.version,
+            "generation": version.generation,
+            "state": "Failed" if version.code_sha256 in failed else "Active",
+            "runtime": config["Runtime"],
+            "handler": config["Handler"],
+            "timeout_s": config["Timeout"],
+            "memory_mb": config["MemorySize"],
+            "tmp_mb": config["EphemeralStorage"]["Size"],
+            "env": config.get("Environment", {}).get("Variables", {}),
+            "code_dir": str(self._code.tree(version.code_sha256)),
+            "code_size": version.code_size,
+            "layers": [],
+            "preload": list(version.preload),
+            "role": config["Role"],
+            "log_format": logging["LogFormat"],
+            "log_level": logging.get("ApplicationLogLevel"),
+            "system_log_level": logging.get("SystemLogLevel"),
+            "log_group": logging["LogGroup"],
+            "tracing": config["TracingConfig"]["Mode"],
+            "architecture": config["Architectures"][0],
+        }

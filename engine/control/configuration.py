@@ -1,0 +1,140 @@
+"""A function's configuration: from a request's members to what is kept, and from there to what the API shows. Pure.
+
+Kept members have AWS's names and shapes; what AWS leaves out unless it was set is not kept either.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from engine.arn import function_arn
+from engine.errors import InvalidParameterValue
+from engine.store.api import Function, Version
+
+DEFAULTS: Mapping[str, Any] = {"Description": "", "Timeout": 3, "MemorySize": 128, "EphemeralStorage": {"Size": 512}}
+_PLAIN = ("Role", "Handler", "Runtime", "Description", "Timeout", "MemorySize", "EphemeralStorage")
+_CREATING = ("The function is being created.", "Creating")
+
+
+def new(members: Mapping[str, Any], name: str, architectures: list[str], runtime_version_arn: str) -> dict[str, Any]:
+    """The configuration of a function that is being created, defaults filled in. Raises InvalidParameterValue."""
+    config: dict[str, Any] = {
+        **DEFAULTS,
+        "PackageType": "Zip",
+        "Architectures": architectures,
+        "TracingConfig": {"Mode": "PassThrough"},
+        "SnapStart": {"ApplyOn": "None", "OptimizationStatus": "Off"},
+        "LoggingConfig": {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{name}"},
+        "RuntimeVersionConfig": {"RuntimeVersionArn": runtime_version_arn},
+    }
+    return merged(config, members)
+
+
+def merged(config: Mapping[str, Any], members: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with the members of a request: a member that is present replaces the former one whole, but LoggingConfig, whose
+    parts are kept one by one. Raises InvalidParameterValue.
+    """
+    result = dict(config)
+    result.update({name: members[name] for name in _PLAIN if members.get(name) is not None})
+    if members.get("Environment") is not None:
+        result["Environment"] = {"Variables": dict(members["Environment"].get("Variables") or {})}
+    if members.get("VpcConfig") is not None:
+        # Only the empty one gets here; AWS then shows the lists it was given.
+        result["VpcConfig"] = {"SubnetIds": [], "SecurityGroupIds": [], "VpcId": "", "Ipv6AllowedForDualStack": False}
+    if members.get("LoggingConfig") is not None:
+        result["LoggingConfig"] = _logging(config["LoggingConfig"], members["LoggingConfig"])
+    return result
+
+
+def _logging(former: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    after = {**former, **given}
+    if after["LogFormat"] != "JSON":
+        levels = [name for name in ("ApplicationLogLevel", "SystemLogLevel") if given.get(name)]
+        if levels:
+            raise InvalidParameterValue(f"{' and '.join(levels)} can be set only when LogFormat is JSON.")
+        return {"LogFormat": "Text", "LogGroup": after["LogGroup"]}
+    return {
+        "LogFormat": "JSON",
+        "ApplicationLogLevel": after.get("ApplicationLogLevel") or "INFO",
+        "SystemLogLevel": after.get("SystemLogLevel") or "INFO",
+        "LogGroup": after["LogGroup"],
+    }
+
+
+def runtime_version_arn(region: str, runtime: str, version: str) -> str:
+    """Names the interpreter: another patch release gives another ARN, as AWS's runtime updates do."""
+    digest = hashlib.sha256(f"{runtime} {version}".encode()).hexdigest()
+    return f"arn:aws:lambda:{region}::runtime:{digest}"
+
+
+def fingerprint(config: Mapping[str, Any], code_sha256: str) -> str:
+    """The same for the same code and configuration, whenever it was made."""
+    document = json.dumps([config, code_sha256], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(document.encode()).hexdigest()
+
+
+def last_modified(epoch_ms: int) -> str:
+    """``2025-11-25T02:26:24.123+0000``."""
+    moment = datetime.fromtimestamp(epoch_ms // 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{epoch_ms % 1000:03d}+0000"
+
+
+def code_sha256(hexadecimal: str) -> str:
+    """A digest as the API shows it."""
+    return base64.b64encode(bytes.fromhex(hexadecimal)).decode("ascii")
+
+
+def listed(name: str, version: Version, account: str, region: str, qualifier: str | None) -> dict[str, Any]:
+    """A FunctionConfiguration as in lists: without states and without the runtime's version. ``qualifier`` goes into the ARN."""
+    shown = {k: v for k, v in version.config.items() if k != "RuntimeVersionConfig"}
+    return {
+        "FunctionName": name,
+        "FunctionArn": function_arn(region, account, name, qualifier),
+        **shown,
+        "CodeSize": version.code_size,
+        "CodeSha256": code_sha256(version.code_sha256),
+        "LastModified": last_modified(version.last_modified_ms),
+        "Version": version.version,
+        "RevisionId": version.revision_id,
+    }
+
+
+def shown(function: Function, version: Version, region: str, qualifier: str | None) -> dict[str, Any]:
+    """A FunctionConfiguration of a function at rest: Active, its last update Successful."""
+    return {
+        **listed(function.name, version, function.account, region, qualifier),
+        "RuntimeVersionConfig": version.config["RuntimeVersionConfig"],
+        "State": "Active",
+        "LastUpdateStatus": "Successful",
+    }
+
+
+def creating(function: Function, version: Version, region: str, qualifier: str | None, revision_id: str) -> dict[str, Any]:
+    """As ``shown``, but as AWS answers while it still works on a new function or version. ``revision_id``: the one before it is done."""
+    reason, code = _CREATING
+    answer = {
+        **shown(function, version, region, qualifier),
+        "RevisionId": revision_id,
+        "State": "Pending",
+        "StateReason": reason,
+        "StateReasonCode": code,
+    }
+    del answer["LastUpdateStatus"]
+    return answer
+
+
+def updating(function: Function, version: Version, region: str, revision_id: str) -> dict[str, Any]:
+    """As ``shown``, but as AWS answers while an update is under way."""
+    reason, code = _CREATING
+    return {
+        **shown(function, version, region, None),
+        "RevisionId": revision_id,
+        "LastUpdateStatus": "InProgress",
+        "LastUpdateStatusReason": reason,
+        "LastUpdateStatusReasonCode": code,
+    }

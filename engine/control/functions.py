@@ -1,0 +1,171 @@
+"""CreateFunction, GetFunction, GetFunctionConfiguration, DeleteFunction and ListFunctions.
+
+A create answers Pending, as AWS does, but everything is done by then: the next GetFunction says Active and an invocation runs.
+Source: docs.aws.amazon.com/lambda/latest/api/API_CreateFunction.html, functions-states.html and recorded replies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from engine import ids
+from engine.arn import FunctionRef
+from engine.control import configuration, rules
+from engine.control.api import Caller, Registrar
+from engine.control.link import Hello
+from engine.control.listing import next_marker, page_size, position
+from engine.control.packages import Package
+from engine.control.plane import Plane, locate, not_found, pick
+from engine.control.versions import publish
+from engine.errors import AccessDenied, InvalidParameterValue, ResourceConflict
+from engine.store.api import LATEST, Function, Listed, Position, Version
+
+_MANDATORY = "Runtime and Handler are mandatory parameters for functions created with deployment packages."
+
+
+class FunctionOperations:
+    """Handlers of the operations on whole functions."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self._host = rules.host_architecture()
+
+    def register(self, registry: Registrar) -> None:
+        registry.add("CreateFunction", self.create)
+        registry.add("GetFunction", self.get)
+        registry.add("GetFunctionConfiguration", self.get_configuration)
+        registry.add("DeleteFunction", self.delete)
+        registry.add("ListFunctions", self.list)
+
+    async def create(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        ref = _new_name(caller, params["FunctionName"])
+        architectures = self._check(params)
+        plane = self._plane
+        hello = await plane.link.ready()
+        rules.check_runtime(params["Runtime"], hello.runtimes)
+        async with plane.changes.lock(ref.account, ref.name):
+            await self._check_free(ref)
+            data = await plane.fetch(params["Code"], ref.account, hello)
+            await plane.check_storage(ref.account, len(data) * (2 if params.get("Publish") else 1))
+            async with plane.installed(data, params["Runtime"], hello) as package:
+                function = self._new(ref, params, architectures, package, len(data), hello)
+                answered = function.latest
+                if params.get("Publish"):
+                    function, answered = publish(function, None)
+                await plane.changes.apply(None, function)
+        return configuration.creating(function, answered, ref.region, None, ids.revision_id())
+
+    def _check(self, params: dict[str, Any]) -> list[str]:
+        """Everything that can be judged without looking at the package; the function's architectures."""
+        code = params["Code"]
+        rules.check_package_type(params.get("PackageType"), has_image=bool(code.get("ImageUri")))
+        if not params.get("Runtime") or not params.get("Handler"):
+            raise InvalidParameterValue(_MANDATORY)
+        rules.refuse_unsupported("CreateFunction", params)
+        rules.check_limits(params)
+        rules.check_environment((params.get("Environment") or {}).get("Variables") or {})
+        rules.check_tags(params.get("Tags") or {})
+        return rules.check_architectures(params.get("Architectures"), self._host)
+
+    async def _check_free(self, ref: FunctionRef) -> None:
+        try:
+            await self._plane.read(ref)
+        except type(not_found(ref)):
+            return
+        raise ResourceConflict(f"Function already exist: {ref.name}")
+
+    def _new(
+        self, ref: FunctionRef, params: dict[str, Any], architectures: list[str], package: Package, size: int, hello: Hello
+    ) -> Function:
+        runtime = params["Runtime"]
+        arn = configuration.runtime_version_arn(ref.region, runtime, hello.runtimes[runtime].version)
+        config = configuration.new(params, ref.name, architectures, arn)
+        now_ms = self._plane.clock.epoch_ms()
+        latest = Version(
+            version=LATEST,
+            config=config,
+            code_sha256=package.sha256,
+            code_size=size,
+            revision_id=ids.revision_id(),
+            last_modified_ms=now_ms,
+            generation=ids.revision_id(),
+            fingerprint=configuration.fingerprint(config, package.sha256),
+            preload=package.preload,
+        )
+        return Function(ref.account, ref.name, now_ms, 1, params.get("Tags") or {}, {LATEST: latest})
+
+    def _find(self, caller: Caller, params: dict[str, Any]) -> tuple[FunctionRef, Function, Version]:
+        ref = locate(caller, params["FunctionName"], params.get("Qualifier"))
+        function = self._plane.store.get(ref.account, ref.name)
+        if function is None:
+            raise not_found(ref)
+        return ref, function, pick(function, ref)
+
+    def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        ref, function, version = self._find(caller, params)
+        location = self._plane.links.url(caller.headers.get("host", "127.0.0.1"), version.code_sha256)
+        answer: dict[str, Any] = {
+            "Configuration": configuration.shown(function, version, ref.region, ref.qualifier),
+            "Code": {"RepositoryType": "S3", "Location": location},
+        }
+        if function.tags:
+            answer["Tags"] = dict(function.tags)
+        return answer
+
+    def get_configuration(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        ref, function, version = self._find(caller, params)
+        return configuration.shown(function, version, ref.region, ref.qualifier)
+
+    async def delete(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        ref = locate(caller, params["FunctionName"], params.get("Qualifier"))
+        whole = FunctionRef(ref.account, ref.region, ref.name)
+        plane = self._plane
+        async with plane.changes.lock(ref.account, ref.name):
+            function = await plane.read(whole)
+            if ref.qualifier is None:
+                await plane.link.ready()
+                await plane.changes.apply(function, None)
+            else:
+                await self._delete_version(function, ref.qualifier)
+        return {"StatusCode": 204}
+
+    async def _delete_version(self, function: Function, qualifier: str) -> None:
+        if qualifier == LATEST:
+            raise InvalidParameterValue("$LATEST version cannot be deleted without deleting the function.")
+        if not qualifier.isdigit():
+            raise InvalidParameterValue("Deletion of aliases is not currently supported.")
+        if qualifier in function.versions:
+            await self._plane.link.ready()
+            kept = {key: v for key, v in function.versions.items() if key != qualifier}
+            await self._plane.changes.apply(function, replace(function, versions=kept))
+
+    def list(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        if params.get("MasterRegion") not in (None, "ALL"):
+            # Asks for replicas of Lambda@Edge functions, of which there are none.
+            return {"Functions": []}
+        every_version = params.get("FunctionVersion") == "ALL"
+        limit = page_size(params.get("MaxItems"))
+        found = self._plane.store.page(
+            caller.account, name=None, latest_only=not every_version, after=position(params.get("Marker")), limit=limit + 1
+        )
+        shown = found[:limit]
+        answer: dict[str, Any] = {"Functions": [self._listed(caller, item, every_version=every_version) for item in shown]}
+        if len(found) > limit:
+            answer["NextMarker"] = next_marker(Position(shown[-1].name, shown[-1].version.ordinal))
+        return answer
+
+    @staticmethod
+    def _listed(caller: Caller, item: Listed, *, every_version: bool) -> dict[str, Any]:
+        qualifier = item.version.version if every_version else None
+        return configuration.listed(item.name, item.version, caller.account, caller.region, qualifier)
+
+
+def _new_name(caller: Caller, name: str) -> FunctionRef:
+    """Raises AccessDenied for another account's ARN, InvalidParameterValue for a name with a qualifier."""
+    ref = locate(caller, name)
+    if ref.account != caller.account:
+        raise AccessDenied(None)
+    if ref.qualifier is not None:
+        raise InvalidParameterValue("A function is created without a qualifier; publish a version or make an alias afterwards.")
+    return ref

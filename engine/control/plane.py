@@ -1,0 +1,91 @@
+"""What the operations share: their parts, and how a request's function name becomes a function."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from engine.arn import FunctionRef, parse_function_name
+from engine.clock import Clock
+from engine.control import rules
+from engine.control.api import Caller
+from engine.control.changes import Changes
+from engine.control.code_links import CodeLinks
+from engine.control.link import ControlLink, Hello
+from engine.control.packages import Package, Packages
+from engine.control.sources import Sources
+from engine.errors import InvalidParameterValue, ResourceNotFound
+from engine.store.api import LATEST, CodeStore, Function, FunctionStore, Version
+
+ONLY_FUNCTIONS = (
+    "This operation is permitted on Lambda functions only. Aliases and versions do not support this operation. "
+    "Please specify either a function name or an unqualified function ARN."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """The control plane's parts, made once by the composition root."""
+
+    store: FunctionStore
+    code: CodeStore
+    packages: Packages
+    sources: Sources
+    changes: Changes
+    link: ControlLink
+    links: CodeLinks
+    clock: Clock
+
+    async def read(self, ref: FunctionRef) -> Function:
+        """The function named. Raises ResourceNotFound."""
+        function = await asyncio.to_thread(self.store.get, ref.account, ref.name)
+        if function is None:
+            raise not_found(ref)
+        return function
+
+    async def fetch(self, code: Mapping[str, Any], account: str, hello: Hello) -> bytes:
+        """The package a request brings or names. Raises as ``Sources.fetch``."""
+        rules.refuse_unsupported("FunctionCode", code)
+        return await asyncio.to_thread(self.sources.fetch, code, account, hello)
+
+    @asynccontextmanager
+    async def installed(self, data: bytes, runtime: str, hello: Hello) -> AsyncIterator[Package]:
+        """The package extracted and compiled, kept while the block runs: a version must refer to it by then."""
+        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+        with self.code.hold(sha256):
+            yield await asyncio.to_thread(self.packages.install, data, runtime, hello.runtimes[runtime].path)
+
+    async def check_storage(self, account: str, added: int) -> None:
+        """Raises CodeStorageExceeded."""
+        rules.check_storage(await asyncio.to_thread(self.store.stored_bytes, account), added)
+
+
+def locate(caller: Caller, name: str, qualifier: str | None = None) -> FunctionRef:
+    """The function a request names. Raises what ``parse_function_name`` raises, and AccessDenied for another account's."""
+    ref = parse_function_name(name, account=caller.account, region=caller.region, qualifier=qualifier)
+    rules.check_account(ref.account, caller.account, verified=caller.principal.verified)
+    return ref
+
+
+def locate_unqualified(caller: Caller, name: str) -> FunctionRef:
+    """As ``locate``, for operations on ``$LATEST`` only. Raises InvalidParameterValue for any other qualifier."""
+    ref = locate(caller, name)
+    if ref.qualifier not in (None, LATEST):
+        raise InvalidParameterValue(ONLY_FUNCTIONS)
+    return FunctionRef(ref.account, ref.region, ref.name)
+
+
+def pick(function: Function, ref: FunctionRef) -> Version:
+    """The version a qualifier means. Raises ResourceNotFound with the ARN as asked for."""
+    version = function.versions.get(ref.qualifier or LATEST)
+    if version is None:
+        raise not_found(ref)
+    return version
+
+
+def not_found(ref: FunctionRef) -> ResourceNotFound:
+    return ResourceNotFound(f"Function not found: {ref.arn()}")

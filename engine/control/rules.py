@@ -1,0 +1,203 @@
+"""What Lambda refuses, in its own words; and what this engine refuses because it could not obey it. Pure.
+
+Sources: docs.aws.amazon.com/lambda/latest/dg/{lambda-runtimes,configuration-envvars,gettingstarted-limits}.html and recorded replies.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from engine.errors import (
+    AccessDenied,
+    CodeStorageExceeded,
+    InvalidParameterValue,
+    NotImplementedHere,
+    PreconditionFailed,
+    ValidationError,
+)
+
+MAX_TIMEOUT_S = 900
+MAX_MEMORY_MIB = 10_240
+MAX_ENVIRONMENT = 4_096
+MAX_TAGS = 50
+MAX_STORED_BYTES = 80_530_636_800
+
+# In the order in which the service prints them.
+OFFERED_RUNTIMES = (
+    "nodejs20.x", "python3.14", "provided.al2023", "python3.12", "python3.13", "nodejs24.x", "nodejs22.x", "java25",
+    "python3.10", "python3.11", "java21", "ruby3.3", "ruby3.4", "ruby3.2", "python3.8", "python3.9", "java17", "nodejs16.x",
+    "dotnet10", "dotnet8", "java11", "dotnet6", "nodejs18.x", "provided.al2", "java8.al2",
+)  # fmt: skip
+NEWER_RUNTIMES = ("nodejs26.x", "python3.15", "ruby4.0", "java8.al2023", "java11.al2023", "java17.al2023", "dotnet9")
+BLOCKED_RUNTIMES = frozenset(
+    {
+        "nodejs", "nodejs4.3", "nodejs4.3-edge", "nodejs6.10", "nodejs8.10", "nodejs10.x", "nodejs12.x", "nodejs14.x",
+        "python2.7", "python3.6", "python3.7", "java8", "dotnetcore1.0", "dotnetcore2.0", "dotnetcore2.1", "dotnetcore3.1",
+        "ruby2.5", "ruby2.7", "go1.x", "provided",
+    }
+)  # fmt: skip
+RESERVED_VARIABLES = frozenset(
+    {
+        "_HANDLER", "_X_AMZN_TRACE_ID", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EXECUTION_ENV", "AWS_LAMBDA_FUNCTION_NAME",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION", "AWS_LAMBDA_INITIALIZATION_TYPE",
+        "AWS_LAMBDA_LOG_GROUP_NAME", "AWS_LAMBDA_LOG_STREAM_NAME", "AWS_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN", "AWS_LAMBDA_RUNTIME_API", "AWS_LAMBDA_MAX_CONCURRENCY", "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR",
+    }
+)  # fmt: skip
+
+_OBEYED: Mapping[str, frozenset[str]] = {
+    "CreateFunction": frozenset(
+        {
+            "Architectures", "Code", "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "LoggingConfig",
+            "MemorySize", "PackageType", "Publish", "Role", "Runtime", "Tags", "Timeout",
+        }
+    ),
+    "UpdateFunctionConfiguration": frozenset(
+        {
+            "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "LoggingConfig", "MemorySize", "RevisionId",
+            "Role", "Runtime", "Timeout",
+        }
+    ),
+    "UpdateFunctionCode": frozenset(
+        {
+            "Architectures", "DryRun", "FunctionName", "ImageUri", "Publish", "RevisionId", "S3Bucket", "S3Key", "S3ObjectVersion",
+            "ZipFile",
+        }
+    ),
+    "PublishVersion": frozenset({"CodeSha256", "Description", "FunctionName", "RevisionId"}),
+    "FunctionCode": frozenset({"S3Bucket", "S3Key", "S3ObjectVersion", "ZipFile", "ImageUri"}),
+}  # fmt: skip
+
+
+def _empty(value: Any) -> bool:
+    return not value
+
+
+# Values that ask for nothing: clients send them to clear a member, or because their own defaults do.
+_NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
+    "VpcConfig": lambda v: not (v.get("SubnetIds") or v.get("SecurityGroupIds") or v.get("Ipv6AllowedForDualStack")),
+    "DeadLetterConfig": lambda v: not v.get("TargetArn"),
+    "TracingConfig": lambda v: v.get("Mode") in (None, "PassThrough"),
+    "SnapStart": lambda v: v.get("ApplyOn") in (None, "None"),
+    "ImageConfig": lambda v: not any(v.values()),
+}
+
+
+def refuse_unsupported(operation: str, members: Mapping[str, Any]) -> None:
+    """Raises NotImplementedHere naming the first member that asks for something nothing here would obey."""
+    obeyed = _OBEYED[operation]
+    for name, value in members.items():
+        if name in obeyed or _NEUTRAL.get(name, _empty)(value):
+            continue
+        raise NotImplementedHere(
+            f"Lambda Engine does not support {name}{_detail(name, value)} in {operation}. Nothing was changed: leave the member out."
+        )
+
+
+def _detail(name: str, value: Any) -> str:
+    if name == "TracingConfig":
+        return f" with Mode {value['Mode']}"
+    return f" with ApplyOn {value['ApplyOn']}" if name == "SnapStart" else ""
+
+
+def check_package_type(package_type: str | None, *, has_image: bool = False) -> None:
+    """Raises NotImplementedHere for container images."""
+    if package_type == "Image" or has_image:
+        raise NotImplementedHere("Lambda Engine does not run container images (PackageType Image); upload a zip package instead.")
+
+
+def host_architecture() -> str:
+    """This host's processor in Lambda's words."""
+    return "arm64" if platform.machine().lower() in ("aarch64", "arm64") else "x86_64"
+
+
+def check_architectures(wanted: list[str] | None, host: str) -> list[str]:
+    """The function's architectures. Raises NotImplementedHere when this host's processor is another."""
+    if wanted and wanted != [host]:
+        raise NotImplementedHere(f"Architectures {', '.join(wanted)} cannot run here: this host is {host}.")
+    return [host]
+
+
+def check_runtime(runtime: str, installed: Collection[str]) -> None:
+    """Raises InvalidParameterValue for a runtime that Lambda refuses or that this host lacks, NotImplementedHere for one that this
+    engine cannot run.
+    """
+    if runtime in BLOCKED_RUNTIMES:
+        raise InvalidParameterValue(
+            f"The runtime parameter of {runtime} is no longer supported for creating or updating AWS Lambda functions. "
+            "We recommend you use a supported runtime while creating or updating functions."
+        )
+    if runtime not in OFFERED_RUNTIMES and runtime not in NEWER_RUNTIMES:
+        raise InvalidParameterValue(
+            f"Value {runtime} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: "
+            f"[{', '.join(OFFERED_RUNTIMES)}] or be a valid ARN"
+        )
+    if runtime in installed:
+        return
+    here = f"Installed: {', '.join(sorted(installed, key=_by_number)) or 'none'}."
+    if not runtime.startswith("python"):
+        raise NotImplementedHere(f"Lambda Engine does not run the runtime {runtime} yet. {here}")
+    raise InvalidParameterValue(f"Runtime {runtime} is not installed on this host. {here}")
+
+
+def _by_number(runtime: str) -> tuple[str, int]:
+    name, _, minor = runtime.rpartition(".")
+    return name, int(minor) if minor.isdigit() else 0
+
+
+def check_limits(members: Mapping[str, Any]) -> None:
+    """Upper bounds that the service model does not state. Raises ValidationError."""
+    for name, key, limit in (("Timeout", "timeout", MAX_TIMEOUT_S), ("MemorySize", "memorySize", MAX_MEMORY_MIB)):
+        value = members.get(name)
+        if value is not None and value > limit:
+            raise ValidationError(
+                f"1 validation error detected: Value '{value}' at '{key}' failed to satisfy constraint: "
+                f"Member must have value less than or equal to {limit}"
+            )
+
+
+def check_environment(variables: Mapping[str, str]) -> None:
+    """Raises InvalidParameterValue for reserved names and for more than 4 KB."""
+    opening = "Lambda was unable to configure your environment variables because the environment variables you have provided"
+    reserved = [name for name in variables if name in RESERVED_VARIABLES]
+    if reserved:
+        raise InvalidParameterValue(
+            f"{opening} contains reserved keys that are currently not supported for modification. "
+            f"Reserved keys used in this request: {', '.join(reserved)}"
+        )
+    measured = json.dumps(variables, separators=(",", ":"), ensure_ascii=False)
+    if len(measured.encode()) > MAX_ENVIRONMENT:
+        raise InvalidParameterValue(f"{opening} exceeded the 4KB limit. String measured: {measured}")
+
+
+def check_tags(tags: Mapping[str, str]) -> None:
+    """Raises InvalidParameterValue for more than 50 tags and for keys that AWS keeps for itself."""
+    if len(tags) > MAX_TAGS:
+        raise InvalidParameterValue("Number of tags exceeds resource tag limit.")
+    for key in tags:
+        if key.lower().startswith("aws:"):
+            raise InvalidParameterValue(f"The tag key {key} is reserved: keys that begin with 'aws:' cannot be set.")
+
+
+def check_revision(given: str | None, current: str) -> None:
+    """Raises PreconditionFailed when a RevisionId is given and stale."""
+    if given is not None and given != current:
+        raise PreconditionFailed(
+            "The Revision Id provided does not match the latest Revision Id. "
+            "Call the GetFunction/GetAlias API to retrieve the latest Revision Id"
+        )
+
+
+def check_storage(stored: int, added: int) -> None:
+    """Raises CodeStorageExceeded when the account would keep more than 75 GB of code."""
+    if stored + added > MAX_STORED_BYTES:
+        raise CodeStorageExceeded("Code storage limit exceeded.")
+
+
+def check_account(named: str, caller: str, *, verified: bool) -> None:
+    """Raises AccessDenied when a proven caller names another account's function. Without authentication nobody proves anything."""
+    if verified and named != caller:
+        raise AccessDenied(None)

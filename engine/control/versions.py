@@ -1,0 +1,87 @@
+"""PublishVersion and ListVersionsByFunction.
+
+Source: docs.aws.amazon.com/lambda/latest/dg/configuration-versions.html and recorded replies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from engine import ids
+from engine.control import configuration, rules
+from engine.control.api import Caller, Registrar
+from engine.control.listing import next_marker, page_size, position
+from engine.control.plane import Plane, locate, locate_unqualified, not_found
+from engine.errors import InvalidParameterValue
+from engine.store.api import LATEST, Function, Position, Version
+
+
+def publish(function: Function, description: str | None) -> tuple[Function, Version]:
+    """The function with a version of what ``$LATEST`` is now, and that version; both as they were when nothing changed since the last
+    publication. Pure but for the ids.
+    """
+    latest = function.latest
+    last = max(function.versions.values(), key=lambda v: v.ordinal)
+    if last.version != LATEST and last.fingerprint == latest.fingerprint:
+        return function, last
+    config = dict(latest.config)
+    if description is not None:
+        config["Description"] = description
+    made = replace(
+        latest,
+        version=str(function.next_version),
+        config=config,
+        revision_id=ids.revision_id(),
+        generation=ids.revision_id(),
+    )
+    versions = {**function.versions, LATEST: replace(latest, revision_id=ids.revision_id()), made.version: made}
+    return replace(function, next_version=function.next_version + 1, versions=versions), made
+
+
+class VersionOperations:
+    """Handlers of the operations on versions."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+
+    def register(self, registry: Registrar) -> None:
+        registry.add("PublishVersion", self.publish_version)
+        registry.add("ListVersionsByFunction", self.list_versions)
+
+    async def publish_version(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        ref = locate_unqualified(caller, params["FunctionName"])
+        rules.refuse_unsupported("PublishVersion", params)
+        await self._plane.link.ready()
+        async with self._plane.changes.lock(ref.account, ref.name):
+            function = await self._plane.read(ref)
+            latest = function.latest
+            rules.check_revision(params.get("RevisionId"), latest.revision_id)
+            given, actual = params.get("CodeSha256"), configuration.code_sha256(latest.code_sha256)
+            if given is not None and given != actual:
+                raise InvalidParameterValue(
+                    f"CodeSHA256 ({given}) is different from current CodeSHA256 in $LATEST ({actual}). "
+                    "Please try again with the CodeSHA256 in $LATEST."
+                )
+            after, version = publish(function, params.get("Description"))
+            if after is not function:
+                await self._plane.check_storage(ref.account, version.code_size)
+                await self._plane.changes.apply(function, after)
+        return configuration.shown(after, version, ref.region, version.version)
+
+    def list_versions(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        ref = locate(caller, params["FunctionName"])
+        if self._plane.store.get(ref.account, ref.name) is None:
+            raise not_found(ref)
+        limit = page_size(params.get("MaxItems"))
+        after = position(params.get("Marker"))
+        found = self._plane.store.page(ref.account, name=ref.name, latest_only=False, after=after, limit=limit + 1)
+        shown = found[:limit]
+        answer: dict[str, Any] = {
+            "Versions": [
+                configuration.listed(ref.name, item.version, ref.account, ref.region, item.version.version) for item in shown
+            ]
+        }
+        if len(found) > limit:
+            answer["NextMarker"] = next_marker(Position(ref.name, shown[-1].version.ordinal))
+        return answer
