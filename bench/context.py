@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import engine, native
+import psutil
+
+from bench import native
+from bench.engine import Engine, attached, started
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -41,20 +44,31 @@ class Context:
         print(f"  {text}", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def engine(self, *, auth: bool = False, **settings: object) -> Iterator[engine.Engine]:
+    def engine(self, *, auth: bool = False, **settings: object) -> Iterator[Engine]:
         """An engine; with an endpoint given, that one (whose settings are its own), cleaned of our functions afterwards."""
         endpoint = self.signed_endpoint if auth else self.endpoint
         if self.endpoint is None:
-            with engine.started(self.work, auth=auth, **settings) as running:
+            with started(self.work, auth=auth, **settings) as running:
+                self._check_pinning(running)
                 yield running
+                self._check_pinning(running)
             return
         if endpoint is None:
             raise RuntimeError("this case needs an engine with authentication on: give --signed-endpoint")
-        running = engine.attached(endpoint, self.binary_endpoint, auth=auth)
+        running = attached(endpoint, self.binary_endpoint, auth=auth)
         try:
             yield running
         finally:
             running.clean()
+
+    def _check_pinning(self, running: Engine) -> None:
+        """Raises RuntimeError when a process of the engine runs elsewhere than the rest of the run."""
+        if self.cpus is None:
+            return
+        for process in running.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if set(process.cpu_affinity() or ()) != set(self.cpus):
+                    raise RuntimeError(f"process {process.pid} ({process.name()}) has left the CPUs of this run")
 
     def limit(self) -> Path:
         """The compiled C program. Raises RuntimeError when there is no compiler."""

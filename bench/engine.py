@@ -26,7 +26,7 @@ from engine.config import load as load_settings
 from engine.errors import ConfigurationError
 
 ACCESS_KEY = "AKIDBENCHBENCHBENCH0"
-SECRET = "bench-secret-key-that-guards-nothing"  # noqa: S105 - for a loopback server that lives for one measurement
+SECRET = "bench-secret-key-that-guards-nothing"
 REGION = "us-east-1"
 ROLE = "arn:aws:iam::000000000000:role/bench"
 _START_S = 90.0

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -98,11 +99,21 @@ def dispatcher(binary: Path, directory: Path, workers: int, *, python: bool) -> 
         stack.callback(_stop, server)
         for end in ends:
             end.close()
-        while not path.exists():
+        while not _listens(path):
             if server.poll() is not None:
                 raise RuntimeError(f"the dispatcher ended with {server.returncode}")
+            time.sleep(0.005)
         yield str(path)
     path.unlink(missing_ok=True)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -103,7 +103,7 @@ def ministack(python: Path, work: Path) -> Iterator[tuple[str, str]]:
             endpoint_url=f"http://127.0.0.1:{port}",
             region_name="us-east-1",
             aws_access_key_id="test",
-            aws_secret_access_key="test",  # noqa: S106 - the emulator takes any
+            aws_secret_access_key="test",
         )
         client.create_function(
             FunctionName="echo", Runtime="python3.11", Role=ROLE, Handler="app.handler", Code={"ZipFile": zipped(ECHO)}, Timeout=30

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bench import http1
 from bench.context import Context
-from bench.engine import COUNT, Engine, zipped
+from bench.engine import COUNT, ECHO, Engine, zipped
 from bench.loadgen import Generator, Http, Outcome, Plan, Tag
 from bench.packages import with_requirements
 from bench.rows import Row, row
@@ -41,7 +41,7 @@ KEEP_ALIVE_S = 0.5
 
 def only_cold(_tag: Tag, status: int, body: bytes) -> str | None:
     """Sorts answers of a counting function."""
-    if status != 200 or not body.isdigit():  # noqa: PLR2004 - HTTP
+    if status != 200 or not body.isdigit():
         return None
     return "cold" if body == b"1" else "warm"
 
@@ -62,6 +62,53 @@ def run(context: Context) -> list[Row]:
             rows.append(_paced(context, engine, label, names, len(names), rate=3))
         if context.endpoint is None:
             rows.append(_sustained(context, engine, small))
+    if context.endpoint is None:
+        rows += _beside(context)
+    return rows
+
+
+def _beside(context: Context) -> list[Row]:
+    """Warm calls at a fixed rate, alone and with cold starts among them: what refilling the pool costs the others."""
+    rate, cold_share = 400.0, 20
+    rows = []
+    with context.engine() as engine:
+        engine.deploy("hot", zipped(ECHO))
+        seconds = 3.0 if context.quick else 10.0
+        fresh = _names("fresh", int(rate * seconds / cold_share) + 1)
+        engine.deploy_many(fresh, zipped(COUNT))
+        engine.settle()
+        hot = http1.request(engine.host, engine.path("hot"), b"{}")
+        first = _requests(engine, fresh)
+
+        def mixed(n: int) -> tuple[bytes, Tag]:
+            return (first[n // cold_share], "cold") if n % cold_share == 0 else (hot, "ok")
+
+        for case, source in (("warm calls alone", lambda _n: (hot, "ok")), ("warm calls beside cold starts", mixed)):
+            context.say(case)
+            plan = Plan(
+                engine.host,
+                Http(),
+                source,
+                connections=16,
+                seconds=seconds,
+                rate=rate,
+                check=lambda tag, status, _body: str(tag) if status == 200 else None,
+            )
+            outcome = Generator(plan).run()
+            rows.append(
+                row(
+                    "cold",
+                    SUBJECT,
+                    f"{case}, {rate:g}/s",
+                    generator="Python, open loop",
+                    latencies=outcome.latencies(),
+                    seconds=outcome.seconds,
+                    errors=outcome.errors,
+                    in_flight=16,
+                    payload=2,
+                    cold_starts=len(outcome.kinds.get("cold", ())),
+                )
+            )
     return rows
 
 

@@ -6,7 +6,7 @@ from bench import http1, native, wrk
 from bench.context import Context
 from bench.engine import ACCESS_KEY, ECHO, REGION, SECRET, Engine, zipped
 from bench.loadgen import Generator, Http, Plan
-from bench.rows import Row, row
+from bench.rows import Latencies, Row, row
 from bench.scenarios.limit import text
 from bench.signing import Signer, signed_source
 from engine.wire import messages as m
@@ -48,7 +48,7 @@ def _http(context: Context, engine: Engine, in_flight: int, size: int, signer: S
     raw = http1.request(engine.host, path, body, signer.headers(path) if signer else None)
     rows = []
 
-    def measured(generator: str, latencies: native.Latencies, seconds: float, errors: int, cpu: tuple[float, float]) -> None:
+    def measured(generator: str, latencies: Latencies, seconds: float, errors: int, cpu: tuple[float, float]) -> None:
         own, total = engine.cpu_s()
         n = max(1, len(latencies))
         rows.append(

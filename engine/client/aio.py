@@ -160,7 +160,7 @@ class AsyncClient:
                     return
                 except OSError as e:
                     self._give_up_old(loop.time(), e)
-                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads clients, hides nothing
                     pause = min(pause * 2, LONGEST_PAUSE_S)
         finally:
             self._connector = None

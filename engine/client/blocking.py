@@ -137,7 +137,7 @@ class Client:
                 if deadline is not None and deadline <= give_up:
                     raise CallTimeout(f"no connection to {self._address} in time: {error}", sent=False) from error
                 raise ConnectionLost(f"no connection to {self._address}: {error}", sent=False) from error
-            time.sleep(min(left, pause * random.uniform(0.5, 1.0)))
+            time.sleep(min(left, pause * random.uniform(0.5, 1.0)))  # noqa: S311 - spreads clients, hides nothing
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
 

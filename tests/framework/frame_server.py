@@ -86,6 +86,8 @@ class FrameServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         if self._thread is not None:
             self._thread.join(5)
+        if isinstance(self._address, str) and os.path.exists(self._address):
+            os.unlink(self._address)
         self._loop.close()
 
     async def _start(self) -> None:
@@ -100,8 +102,6 @@ class FrameServer:
             self._server.close()
         for peer in list(self.open):
             peer.transport.abort()
-        if isinstance(self._address, str) and os.path.exists(self._address):
-            os.unlink(self._address)
         await asyncio.sleep(0)
 
     def drop_all(self) -> None:

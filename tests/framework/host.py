@@ -6,8 +6,10 @@ skip fails the run (see ``tests/conftest.py``): a machine that should have run t
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 
@@ -18,7 +20,7 @@ def _no_interpreter(runtime: str) -> bool:
     from engine.config import load
     from engine.sandbox.interpreters import discover
 
-    return runtime not in discover(load())
+    return runtime not in discover(load().runtimes)
 
 
 # Reason (a pattern matching the whole of it) -> whether the host really lacks it, told the pattern's groups.
@@ -26,6 +28,8 @@ REASONS: dict[str, Callable[..., bool]] = {
     "not Linux": lambda: sys.platform != "linux",
     "not root": lambda: os.geteuid() != 0,
     "root": lambda: os.geteuid() == 0,
+    "no bench extra": lambda: importlib.util.find_spec("hdrh") is None,
+    "no C compiler": lambda: not (shutil.which("gcc") or shutil.which("cc")),
     "one core": lambda: len(os.sched_getaffinity(0)) < 2,
     "no IPv6 loopback": lambda: not os.path.exists("/proc/net/if_inet6"),
     r"no (python3\.\d+) on this host": _no_interpreter,

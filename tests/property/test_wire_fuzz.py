@@ -53,7 +53,7 @@ def test_replies_round_trip(kind: int, request_id: str, then_next: bool, detail:
     want = m.Reply(kind, request_id, then_next, detail, data)
     assert m.decode_reply(body_of(raw)) == want
     # Any other valid encoding of the same elements reads the same.
-    assert m.decode_reply(msgpack.packb(list((kind, request_id, then_next, detail, data)))) == want
+    assert m.decode_reply(msgpack.packb([kind, request_id, then_next, detail, data])) == want
 
 
 @given(u32, text, maybe, st.integers(0, 127), maybe, maybe, maybe, st.binary(max_size=300))

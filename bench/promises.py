@@ -1,0 +1,178 @@
+"""The promises as data: what is promised, which scenario measures it, and how to read the value from a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from bench.rows import Row
+from bench.scenarios.limit import C_WORKER, PYTHON_WORKER
+from bench.scenarios.warm import BINARY, HTTP, HTTP_SIGNED
+
+SMALL = 100
+
+
+class Results:
+    """Rows of one run, to be picked from."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self._rows = rows
+
+    def some(self, scenario: str, **wanted: object) -> list[Row]:
+        """Rows whose fields have these values; ``case`` and ``subject`` need only begin with theirs."""
+        return [r for r in self._rows if r.scenario == scenario and all(_fits(r, k, v) for k, v in wanted.items())]
+
+    def best_rate(self, scenario: str, **wanted: object) -> Row | None:
+        return max(self.some(scenario, **wanted), key=lambda r: r.rate, default=None)
+
+    def best_p50(self, scenario: str, **wanted: object) -> Row | None:
+        rows = [r for r in self.some(scenario, **wanted) if r.p50_us > 0]
+        return min(rows, key=lambda r: r.p50_us, default=None)
+
+
+class Got(NamedTuple):
+    """A measured value; ``holds`` None when it is only told."""
+
+    text: str
+    holds: bool | None
+
+
+class Promise(NamedTuple):
+    """One line of PROMISES.md. ``pending`` says why there is no scenario yet."""
+
+    text: str
+    target: str
+    scenario: str
+    measure: Callable[[Results], Got | None]
+    pending: str = ""
+
+
+def _fits(row: Row, name: str, wanted: object) -> bool:
+    value = getattr(row, name)
+    if name in ("case", "subject") and isinstance(wanted, str):
+        return str(value).startswith(wanted)
+    return bool(value == wanted)
+
+
+def _clean(rows: Iterable[Row]) -> str:
+    errors = sum(r.errors for r in rows)
+    return f"; {errors} errors" if errors else ""
+
+
+def _rate(subject: str, target: float) -> Callable[[Results], Got | None]:
+    def measure(results: Results) -> Got | None:
+        # HTTP alone and HTTP with signatures share a beginning: the subject must be equal here.
+        rows = [r for r in results.some("warm", payload=SMALL) if r.subject == subject]
+        if not rows:
+            return None
+        best = max(rows, key=lambda r: r.rate)
+        return Got(f"{best.rate:,.0f}/s ({best.in_flight} in flight, {best.generator}){_clean([best])}", best.rate >= target)
+
+    return measure
+
+
+def _ratio(subject: str, limit: str, target: float | None) -> Callable[[Results], Got | None]:
+    def measure(results: Results) -> Got | None:
+        ours = [r for r in results.some("warm", payload=SMALL, in_flight=1) if r.subject == subject and r.p50_us > 0]
+        floor = results.best_p50("limit", subject=limit, payload=SMALL, in_flight=1)
+        if not ours or floor is None:
+            return None
+        best = min(ours, key=lambda r: r.p50_us)
+        ratio = best.p50_us / floor.p50_us
+        return Got(f"{ratio:.2f}× ({best.p50_us:.0f} against {floor.p50_us:.0f} µs)", None if target is None else ratio <= target)
+
+    return measure
+
+
+def _cold(p50_ms: float, p99_ms: float) -> Callable[[Results], Got | None]:
+    def measure(results: Results) -> Got | None:
+        rows = results.some("cold", case="small function, paced")
+        if not rows:
+            return None
+        r = rows[0]
+        holds = r.p50_us <= p50_ms * 1000 and r.p99_us <= p99_ms * 1000 and not r.errors
+        return Got(f"p50 {r.p50_us / 1000:.2f} ms, p99 {r.p99_us / 1000:.2f} ms, n = {r.requests}{_clean([r])}", holds)
+
+    return measure
+
+
+def _sustained(target: float) -> Callable[[Results], Got | None]:
+    def measure(results: Results) -> Got | None:
+        r = results.best_rate("cold", case="small function, sustained")
+        return None if r is None else Got(f"{r.rate:,.0f}/s for {r.seconds:.0f} s{_clean([r])}", r.rate >= target and not r.errors)
+
+    return measure
+
+
+def _burst(size: int, target_s: float | None) -> Callable[[Results], Got | None]:
+    def measure(results: Results) -> Got | None:
+        rows = results.some("burst", case=f"{size} at once")
+        if not rows:
+            return None
+        worst = max(rows, key=lambda r: r.seconds)
+        holds = worst.seconds < target_s and not sum(r.errors for r in rows) if target_s is not None else None
+        return Got(f"{worst.seconds:.2f} s at worst of {len(rows)} ({worst.case}){_clean(rows)}", holds)
+
+    return measure
+
+
+def _ahead(results: Results) -> Got | None:
+    """Engine against each competitor at 1 and 8 in flight, 100 B: HTTP against HTTP servers, binary against pools."""
+    behind = []
+    compared = 0
+    for peer in results.some("peers", payload=SMALL, bound=False):
+        subject = BINARY if "in the caller" in peer.generator else HTTP
+        ours = [r for r in results.some("warm", payload=SMALL, in_flight=peer.in_flight) if r.subject == subject and r.generator == "C"]
+        if not ours:
+            continue
+        compared += 1
+        if ours[0].rate <= peer.rate or ours[0].p50_us >= peer.p50_us:
+            behind.append(f"{peer.subject} at {peer.case}: {peer.rate:,.0f}/s against {ours[0].rate:,.0f}/s")
+    if not compared:
+        return None
+    return Got("; ".join(behind) or f"ahead in all {compared} comparisons", not behind)
+
+
+def _density(results: Results) -> Got | None:
+    rows = results.some("density")
+    if not rows:
+        return None
+    extra = rows[0].extra
+    value = float(extra["pss_mib_per_instance"])
+    return Got(f"{value:.2f} MiB ({extra['instances']} instances; own processes {extra['instance_pss_mib']} MiB)", value * 1.048576 <= 8)
+
+
+def _refill(results: Results) -> Got | None:
+    rows = {r.case.split(",")[0]: r for r in results.some("cold", case="warm calls")}
+    if len(rows) != 2:
+        return None
+    alone, beside = rows["warm calls alone"], rows["warm calls beside cold starts"]
+    return Got(f"p50 {alone.p50_us:.0f} → {beside.p50_us:.0f} µs, p99 {alone.p99_us:.0f} → {beside.p99_us:.0f} µs", None)
+
+
+def _nothing(_results: Results) -> Got | None:
+    return None
+
+
+PROMISES: tuple[Promise, ...] = (
+    Promise("HTTP warm invocations, SigV4 verification off", "≥ 12,000/s on one core", "warm", _rate(HTTP, 12_000)),
+    Promise("HTTP warm invocations, SigV4 verification on", "≥ 9,000/s", "warm", _rate(HTTP_SIGNED, 9_000)),
+    Promise("Binary protocol, warm", "≥ 25,000/s", "warm", _rate(BINARY, 25_000)),
+    Promise("Binary p50 at one in flight, to the C dispatcher with a Python worker", "≤ 3×", "warm, limit", _ratio(BINARY, PYTHON_WORKER, 3)),
+    Promise("the same, to the C dispatcher with a C worker", "told", "warm, limit", _ratio(BINARY, C_WORKER, None)),
+    Promise("HTTP p50 at one in flight, to the C dispatcher with a Python worker", "told", "warm, limit", _ratio(HTTP, PYTHON_WORKER, None)),
+    Promise("Cold start of a small function, client to reply over HTTP", "p50 ≤ 3 ms, p99 ≤ 12 ms", "cold", _cold(3, 12)),
+    Promise("Cold starts, sustained", "≥ 200/s", "cold", _sustained(200)),
+    Promise("100 concurrent first invocations, all answered", "< 0.8 s", "burst", _burst(100, 0.8)),
+    Promise("500 concurrent first invocations, all answered", "told", "burst", _burst(500, None)),
+    Promise("Ahead of every peer that hands work to a separate process (throughput and p50)", "all", "warm, peers", _ahead),
+    Promise("Proportional memory of an idle small Python instance", "≤ 8 MB", "density", _density),
+    Promise("Refilling the pool does not delay warm invocations", "told", "cold", _refill),
+    Promise("Ten minutes of mixed load with random worker kills: each request answered once, nothing left behind", "exact", "tests/chaos", _nothing, "proved by the chaos tests, not timed here"),
+    Promise("Later: HTTP warm", "≥ 20,000/s", "warm", _rate(HTTP, 20_000)),
+    Promise("Later: binary warm", "≥ 35,000/s", "warm", _rate(BINARY, 35_000)),
+    Promise("Later: binary p50 to the C dispatcher with a Python worker", "≤ 2×", "warm, limit", _ratio(BINARY, PYTHON_WORKER, 2)),
+    Promise("Later: cold starts per core, sustained", "≥ 250/s", "cold", _sustained(250)),
+    Promise("Engine part of a cold start", "p50 ≤ 1.5 ms, p99 ≤ 6 ms", "cold", _nothing, "the client-to-reply figure above includes it"),
+    Promise("Start from a template, whatever the function imports", "≤ 5 ms", "-", _nothing, "templates are not there yet"),
+)

@@ -1,0 +1,237 @@
+"""The measuring tools themselves: a wrong ruler makes every figure wrong."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from array import array
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from engine.wire import messages as m
+from tests.framework import host
+from tests.framework.frame_server import FrameServer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def needs_the_extra() -> None:
+    host.require("no bench extra")
+
+
+class _Echo(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    stall_s: ClassVar[float] = 0.0
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        stall, type(self).stall_s = self.stall_s, 0.0
+        time.sleep(stall)
+        self.send_response(404 if self.path == "/missing" else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        return
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join(5)
+
+
+@pytest.fixture(scope="module")
+def limit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    host.require("no C compiler")
+    from bench import native
+
+    return native.build(tmp_path_factory.mktemp("native"))
+
+
+def test_histograms_keep_three_digits() -> None:
+    from bench.rows import Latencies
+
+    seen = Latencies(range(1000, 1_001_000, 1000))
+    assert len(seen) == 1000
+    assert seen.us(50) == pytest.approx(500, rel=0.002)
+    assert seen.us(100) == pytest.approx(1000, rel=0.002)
+    assert Latencies().us(99) == 0.0
+    percentiles, values = zip(*seen.curve(), strict=True)
+    assert percentiles[-1] == 100
+    assert list(values) == sorted(values)
+
+
+def test_http_answers_are_found_whole_or_not_at_all() -> None:
+    from bench import http1
+
+    answer = b"HTTP/1.1 201 Created\r\nA: b\r\nCONTENT-LENGTH:  3\r\n\r\nabc"
+    for cut in range(len(answer)):
+        assert http1.find(b"xx" + answer[:cut], 2) is None
+    assert http1.find(b"xx" + answer + b"HTTP/1.1", 2) == (len(answer), 201, len(answer) + 2 - 3)
+    with pytest.raises(ValueError, match="without Content-Length"):
+        http1.find(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 0)
+
+
+def test_generated_signatures_are_those_of_botocore() -> None:
+    from botocore.auth import SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    from bench.signing import Signer, signed_source
+
+    body, path = b'{"a":1}', "/2015-03-31/functions/echo/invocations"
+    mine = Signer("AKID", "secret", "us-east-1", "127.0.0.1:4566", body).headers(path, time.time())
+    request = AWSRequest("POST", f"http://127.0.0.1:4566{path}", data=body, headers={"X-Amz-Content-SHA256": mine["X-Amz-Content-SHA256"]})
+    SigV4Auth(Credentials("AKID", "secret"), "lambda", "us-east-1").add_auth(request)
+    if request.headers["X-Amz-Date"] != mine["X-Amz-Date"]:
+        mine = Signer("AKID", "secret", "us-east-1", "127.0.0.1:4566", body).headers(
+            path, time.mktime(time.strptime(request.headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ")) - time.timezone
+        )
+    assert mine["Authorization"] == request.headers["Authorization"]
+    source = signed_source(Signer("AKID", "secret", "r", "h", body), "h", path, body, every_request=True)
+    assert source(0)[0].endswith(body)
+
+
+def test_a_closed_loop_counts_every_answer_and_every_error(web: str) -> None:
+    from bench import http1
+    from bench.loadgen import Generator, Http, Plan
+
+    good, bad = (http1.request(web, path, b"{}") for path in ("/", "/missing"))
+    outcome = Generator(Plan(web, Http(), lambda n: (bad if n % 10 == 3 else good, None), connections=3, count=50, seconds=20)).run()
+    assert outcome.errors == 5
+    assert len(outcome.latencies()) == 45
+    assert "status 404" in outcome.first_error
+
+
+def test_an_open_loop_counts_the_time_a_stalled_server_kept_others_waiting(web: str) -> None:
+    from bench import http1
+    from bench.loadgen import Generator, Http, Plan
+
+    raw = http1.request(web, "/", b"{}")
+    _Echo.stall_s = 0.3
+    outcome = Generator(Plan(web, Http(), lambda _n: (raw, None), connections=1, rate=200, seconds=0.5)).run()
+    seen = outcome.latencies()
+    assert len(seen) == 100
+    # The one stall of 0.3 s delayed the sixty requests that were due in it; a closed loop would have shown a single slow one.
+    assert seen.us(100) > 290_000
+    assert seen.us(50) > 40_000
+
+
+def test_samples_are_sorted_by_what_the_answer_says(web: str) -> None:
+    from bench import http1
+    from bench.loadgen import Generator, Http, Plan
+    from bench.scenarios.cold import only_cold
+
+    bodies = [http1.request(web, "/", body) for body in (b"1", b"2", b'{"errorMessage": "no"}')]
+    outcome = Generator(Plan(web, Http(), lambda n: (bodies[n % 3], None), count=9, check=only_cold)).run()
+    assert {k: len(v) for k, v in outcome.kinds.items()} == {"cold": 3, "warm": 3, "error": 3}
+    assert outcome.errors == 3
+
+
+def test_frames_in_flight_are_matched_by_number(tmp_path: Path) -> None:
+    from bench.loadgen import Frames, Generator, Plan
+
+    path = str(tmp_path / "e.sock")
+    request = m.encode_call(m.Call(0, "batch-4", None, 0, None, None, None, b"{}"))
+    with FrameServer(path) as server:
+        outcome = Generator(Plan(path, Frames(), lambda _n: (request, None), depth=4, count=40, seconds=20)).run()
+        assert len(outcome.latencies()) == 40
+        assert {c.call_id for c in server.calls} == {0, 1, 2, 3}
+        assert server.connections == 1
+
+
+def test_a_server_that_goes_away_ends_the_run(tmp_path: Path) -> None:
+    from bench.loadgen import Frames, Generator, Plan
+
+    path = str(tmp_path / "e.sock")
+    request = m.encode_call(m.Call(0, "drop", None, 0, None, None, None, b"{}"))
+    with FrameServer(path), pytest.raises(ConnectionError):
+        Generator(Plan(path, Frames(), lambda _n: (request, None), count=5)).run()
+
+
+def test_the_c_generator_measures_frames_and_http(limit: Path, web: str, tmp_path: Path) -> None:
+    from bench import http1, native
+
+    path = str(tmp_path / "e.sock")
+    hello = m.pack(m.CLIENT_HELLO, m.VERSION, {"role": "client"})
+    with FrameServer(path):
+        request = m.encode_call(m.Call(0, "echo", None, 0, None, None, None, b"x" * 100_000))
+        got = native.load(limit, "frames", path, request, preamble=hello, depth=4, count=60, status=200)
+        assert (len(got.latencies), got.errors) == (60, 0)
+        refused = m.encode_call(m.Call(0, "refuse", None, 0, None, None, None, b"{}"))
+        assert native.load(limit, "frames", path, refused, preamble=hello, depth=2, count=10, status=200).errors == 10
+    got = native.load(limit, "http", web, http1.request(web, "/missing", b"{}"), connections=2, count=20)
+    assert (len(got.latencies), got.errors) == (20, 20)
+    with pytest.raises(RuntimeError, match="closed a connection"):
+        native.load(limit, "http", web, b"NONSENSE\r\n\r\n", count=1)
+
+
+def test_the_c_generators_histogram_is_that_of_its_clock(limit: Path, web: str) -> None:
+    from bench import http1, native
+
+    _Echo.stall_s = 0.2
+    got = native.load(limit, "http", web, http1.request(web, "/", b"{}"), count=20)
+    assert got.latencies.us(100) == pytest.approx(200_000, rel=0.2)
+    assert got.latencies.us(50) < 100_000
+
+
+@pytest.mark.parametrize("python", [False, True])
+def test_the_c_dispatcher_answers_each_caller_with_its_own(limit: Path, tmp_path: Path, python: bool) -> None:
+    from bench import native
+    from bench.loadgen import Frames, Generator, Plan
+
+    requests = [m.encode_call(m.Call(0, "f", None, 0, None, None, None, bytes((n,)) * 3000 * n)) for n in range(8)]
+    with native.dispatcher(limit, tmp_path, 3, python=python) as path:
+        plan = Plan(path, Frames(echo=True), lambda n: (requests[n % 8], None), connections=4, depth=8, count=400, seconds=20)
+        assert len(Generator(plan).run().latencies()) == 400
+
+
+def test_results_survive_the_disk_and_become_tables_promises_and_comparisons(tmp_path: Path) -> None:
+    from bench import compare, report
+    from bench.rows import Latencies, Row, from_array, load, row, save
+    from bench.scenarios.limit import PYTHON_WORKER
+    from bench.scenarios.warm import BINARY, HTTP
+
+    def made(scenario: str, subject: str, us: int, **more: object) -> Row:
+        values = from_array(array("q", [us * 1000] * 100))
+        return row(scenario, subject, "c", generator="C", latencies=values, seconds=0.005, payload=100, in_flight=1, **more)  # type: ignore[arg-type]
+
+    rows = [made("limit", PYTHON_WORKER, 10, bound=True), made("warm", BINARY, 25), made("warm", HTTP, 50, cpu_us=3)]
+    machine = dict.fromkeys(("cpu", "cores", "kernel", "python", "revision", "when", "pinning", "load_before"), "x")
+    save(tmp_path / "r.json", machine, rows)
+    about, back = load(tmp_path / "r.json")
+    assert about == machine
+    assert [(r.subject, r.p50_us, r.rate) for r in back] == [(r.subject, r.p50_us, r.rate) for r in rows]
+    assert "cpu_us=3" in report.table(rows)
+    page = report.promises_page(machine, rows)
+    assert re.search(r"2\.(49|50)×", page)
+    assert "20,000/s (1 in flight, C) | **no** |" in page
+    slower = [made("limit", PYTHON_WORKER, 20, bound=True), made("warm", BINARY, 50), made("warm", HTTP, 200)]
+    changes = {c.key[1]: c for c in compare.compare(rows, slower)}
+    # The machine was twice as slow: only HTTP, four times as slow, got worse.
+    assert changes[BINARY].p50 == pytest.approx(1, rel=0.01)
+    assert changes[HTTP].p50 == pytest.approx(2, rel=0.01)
+    assert len(Latencies()) == 0
+
+
+def test_every_scenario_and_promise_is_described() -> None:
+    from bench.promises import PROMISES
+    from bench.scenarios import SCENARIOS, describe
+
+    text = describe()
+    assert all(f"  {name} " in text for name in SCENARIOS)
+    for promise in PROMISES:
+        for name in promise.scenario.split(", "):
+            assert name in SCENARIOS or promise.pending
