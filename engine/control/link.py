@@ -33,10 +33,10 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Interpreter:
+class InstalledRuntime:
     """An installed runtime: absolute path of its interpreter and its full version."""
 
-    path: str
+    interpreter: str
     version: str
 
 
@@ -47,7 +47,7 @@ class Hello:
     ``function_key`` is (access key id, secret, session token) that functions and the engine itself sign with.
     """
 
-    runtimes: Mapping[str, Interpreter]
+    runtimes: Mapping[str, InstalledRuntime]
     endpoint_url: str
     function_key: tuple[str, str, str]
     region: str
@@ -281,7 +281,7 @@ def _read_hello(about: Mapping[str, Any]) -> Hello:
     try:
         key = about["function_key"]
         return Hello(
-            {str(k): Interpreter(str(v["interpreter"]), str(v["version"])) for k, v in about["runtimes"].items()},
+            {str(k): InstalledRuntime(str(v["interpreter"]), str(v["version"])) for k, v in about["runtimes"].items()},
             str(about["endpoint_url"]),
             (str(key[0]), str(key[1]), str(key[2])),
             str(about["region"]),

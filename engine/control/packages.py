@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.control import archive
-from engine.errors import InvalidParameterValue, RequestEntityTooLarge
 from engine.store.api import CodeStore
 from engine.store.code import remove_tree
 
-MAX_ZIPPED = 52_428_800
 TASK_ROOT = "/var/task"
 # Clients give up on an API call after 60 s.
 COMPILE_TIMEOUT_S = 45.0
@@ -45,24 +43,20 @@ class Packages:
         self._code = code
         self._compile_timeout_s = compile_timeout_s
 
-    def check(self, data: bytes, *, max_zipped: int = MAX_ZIPPED) -> None:
+    def check(self, data: bytes) -> None:
         """Every check that does not need unpacking; writes nothing.
 
-        ``max_zipped`` is for uploads in the request; what comes from S3 is bounded by its unpacked size. Raises
-        RequestEntityTooLarge or InvalidParameterValue with AWS's texts.
+        The size of ``data`` itself is for the caller to limit: what comes from S3 may be bigger than what comes in a request. Raises
+        InvalidParameterValue with AWS's texts.
         """
-        if len(data) > max_zipped:
-            if max_zipped < archive.MAX_UNZIPPED:
-                raise RequestEntityTooLarge(f"Zipped size must be smaller than {max_zipped} bytes")
-            raise InvalidParameterValue(f"Unzipped size must be smaller than {archive.MAX_UNZIPPED} bytes")
         archive.inspect(data)
 
-    def install(self, data: bytes, runtime: str, interpreter: str, *, max_zipped: int = MAX_ZIPPED) -> Package:
+    def install(self, data: bytes, runtime: str, interpreter: str) -> Package:
         """Make ``data`` ready to run; installing the same bytes again is cheap. Hold its digest in the store meanwhile.
 
         Raises as ``check``, and OSError when the disk fails.
         """
-        self.check(data, max_zipped=max_zipped)
+        self.check(data)
         sha256 = hashlib.sha256(data).hexdigest()
         if not self._code.tree(sha256).is_dir():
             self._unpack(data, sha256, runtime, interpreter)

@@ -54,7 +54,7 @@ def test_a_snapshot_comes_first_then_single_changes(path: Path) -> None:
         assert peer.log == [("begin", ""), ("put", "a"), ("put", "b"), ("commit", ""), ("put", "c"), ("delete", "a")]
         assert set(peer.catalogue or ()) == {(A, "b"), (A, "c")}
     assert seen == [link.hello]
-    assert seen[0].runtimes["python3.12"].path == "/opt/python"
+    assert seen[0].runtimes["python3.12"].interpreter == "/opt/python"
     assert seen[0].function_key == (A, "s" * 40, "t" * 32)
     assert not link.is_open
 
