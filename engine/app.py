@@ -60,7 +60,7 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
     if not runtimes:
         raise ConfigurationError("no Python interpreter (3.9 to 3.14) was found: install one or set LAMBDA_ENGINE_RUNTIMES")
     commands = Commands(
-        control=lambda: ([sys.executable, "-m", "engine.control.process"], child_environment(settings, port)),
+        control=lambda: ([sys.executable, "-m", "engine.control_app"], child_environment(settings, port)),
         embedded=lambda at: embedded.command(settings, at),
         embedded_unavailable=embedded.available() if settings.aws_endpoint == "embedded" else None,
     )
