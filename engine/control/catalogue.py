@@ -16,14 +16,16 @@ class Catalogue:
     def __init__(self, code: CodeStore) -> None:
         self._code = code
         self._entries: dict[tuple[str, str], dict[str, Any]] = {}
+        self.loaded = False
 
-    def load(self, functions: Iterable[Function], failed: frozenset[str] = frozenset()) -> None:
-        """Start over with these. Versions whose package (SHA-256) is in ``failed`` cannot run and are told to be so."""
-        self._entries = {(f.account, f.name): self._entry(f, failed) for f in functions}
+    def load(self, functions: Iterable[Function]) -> None:
+        """Start over with these."""
+        self._entries = {(f.account, f.name): self._entry(f) for f in functions}
+        self.loaded = True
 
     def put(self, function: Function) -> None:
         """Add or replace."""
-        self._entries[function.account, function.name] = self._entry(function, frozenset())
+        self._entries[function.account, function.name] = self._entry(function)
 
     def remove(self, account: str, name: str) -> None:
         self._entries.pop((account, name), None)
@@ -42,29 +44,30 @@ class Catalogue:
         wanted = qualifier or LATEST
         return wanted in entry["versions"] or wanted in entry["aliases"]
 
-    def _entry(self, function: Function, failed: frozenset[str]) -> dict[str, Any]:
+    def _entry(self, function: Function) -> dict[str, Any]:
         return {
             "account": function.account,
             "name": function.name,
             "reserved": None,
             "aliases": {},
-            "versions": {key: self._version(v, failed) for key, v in function.versions.items()},
+            "versions": {key: self._version(v) for key, v in function.versions.items()},
         }
 
-    def _version(self, version: Version, failed: frozenset[str]) -> dict[str, Any]:
+    def _version(self, version: Version) -> dict[str, Any]:
         config = version.config
         logging = config["LoggingConfig"]
+        tree = self._code.tree(version.code_sha256)
         return {
             "version": version.version,
             "generation": version.generation,
-            "state": "Failed" if version.code_sha256 in failed else "Active",
+            "state": "Active" if tree.is_dir() else "Failed",
             "runtime": config["Runtime"],
             "handler": config["Handler"],
             "timeout_s": config["Timeout"],
             "memory_mb": config["MemorySize"],
             "tmp_mb": config["EphemeralStorage"]["Size"],
             "env": config.get("Environment", {}).get("Variables", {}),
-            "code_dir": str(self._code.tree(version.code_sha256)),
+            "code_dir": str(tree),
             "code_size": version.code_size,
             "layers": [],
             "preload": list(version.preload),

@@ -57,7 +57,7 @@ class Plane:
         """The package extracted and compiled, kept while the block runs: a version must refer to it by then."""
         sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         with self.code.hold(sha256):
-            yield await asyncio.to_thread(self.packages.install, data, runtime, hello.runtimes[runtime].path)
+            yield await asyncio.to_thread(self.packages.install, data, runtime, hello.runtimes[runtime].interpreter)
 
     async def check_storage(self, account: str, added: int) -> None:
         """Raises CodeStorageExceeded."""

@@ -110,7 +110,7 @@ class UpdateOperations:
         installed = hello.runtimes.get(runtime)
         if installed is None:
             return
-        await asyncio.to_thread(self._plane.packages.ensure, latest.code_sha256, runtime, installed.path)
+        await asyncio.to_thread(self._plane.packages.ensure, latest.code_sha256, runtime, installed.interpreter)
         arn = configuration.runtime_version_arn(ref.region, runtime, installed.version)
         config["RuntimeVersionConfig"] = {"RuntimeVersionArn": arn}
 

@@ -1,0 +1,41 @@
+"""What a control plane does with what it finds: every stored function goes back into the catalogue, its package ready to run."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Iterator
+
+from engine.control.catalogue import Catalogue
+from engine.control.link import Hello
+from engine.control.packages import Packages
+from engine.errors import AwsError
+from engine.store.api import Function, FunctionStore
+
+_log = logging.getLogger(__name__)
+
+
+def restore(store: FunctionStore, packages: Packages, catalogue: Catalogue, hello: Hello) -> None:
+    """Fill ``catalogue`` from ``store``; trees that are gone are unpacked again, runtimes that are new are compiled for. Blocks.
+
+    A package that cannot be had any more is logged and its versions are Failed; nothing else suffers.
+    """
+    catalogue.load(_ready(store, packages, hello))
+
+
+def _ready(store: FunctionStore, packages: Packages, hello: Hello) -> Iterator[Function]:
+    seen: set[tuple[str, str]] = set()
+    for function in store.everything():
+        for version in function.versions.values():
+            key = (version.code_sha256, version.config["Runtime"])
+            installed = hello.runtimes.get(key[1])
+            if key in seen or installed is None:
+                continue
+            seen.add(key)
+            try:
+                packages.ensure(*key, installed.interpreter)
+            except (OSError, AwsError, zipfile.BadZipFile) as e:
+                _log.error(
+                    "the code of %s version %s in account %s is lost: %s", function.name, version.version, function.account, e
+                )
+        yield function

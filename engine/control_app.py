@@ -1,0 +1,225 @@
+"""The control plane's process: builds its parts, connects them, serves HTTP on a Unix socket until it is told to stop.
+
+``python -m engine.control_app``, settings in the environment. It may be killed at any moment: everything it knows is in the store, and
+the first thing it does with a new link is to replace the supervisor's catalogue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import setproctitle
+import structlog
+import uvicorn
+import uvloop
+
+from engine import __version__
+from engine.auth.principals import Credential, KeyRing
+from engine.auth.sigv4 import Verifier
+from engine.clock import SystemClock
+from engine.config import AuthMode, Settings, load
+from engine.control import operations
+from engine.control.catalogue import Catalogue
+from engine.control.changes import Changes
+from engine.control.code_links import CodeLinks
+from engine.control.link import ControlLink, Hello
+from engine.control.packages import Packages
+from engine.control.plane import Plane
+from engine.control.restore import restore
+from engine.control.sources import Sources
+from engine.errors import ConfigurationError, ServiceError
+from engine.http.app import build_app
+from engine.http.operations import Registry
+from engine.protocol.model import load as load_model
+from engine.store.code import DiskCodeStore
+from engine.store.database import Database
+from engine.store.functions import SqlFunctionStore
+from engine.store.queue import SqlEventQueue
+from engine.telemetry import logs, metrics, processes
+
+COLLECT_S = 60.0
+GRACEFUL_S = 5
+PARENT_CHECK_S = 1.0
+BACKLOG = 1024
+PR_SET_PDEATHSIG = 1
+log = structlog.get_logger("control")
+
+
+def main() -> int:
+    """Run until SIGTERM or until the parent is gone; the exit status."""
+    parent = os.getppid()
+    _end_with_parent(parent)
+    setproctitle.setproctitle("lambda-engine: control plane")
+    try:
+        settings = load()
+        logs.configure(settings.log_level)
+        for path in (settings.data_dir, settings.run_dir()):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (
+            contextlib.closing(Database(settings.data_dir / "engine.db")) as database,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            runner.run(serve(settings, database, parent))
+    except ConfigurationError as e:
+        print(f"lambda-engine: control plane: {e}", file=sys.stderr)  # noqa: T201 - logging may not be configured yet
+        return 2
+    return 0
+
+
+async def serve(settings: Settings, database: Database, parent: int) -> None:
+    """Serve HTTP at ``http.sock`` of the run directory until SIGTERM or the end of the process ``parent``."""
+    clock = SystemClock()
+    store = SqlFunctionStore(database)
+    code = DiskCodeStore(database, settings.data_dir, clock)
+    packages = Packages(code)
+    catalogue = Catalogue(code)
+    keys = KeyRing.of_secrets({k: v.get_secret_value() for k, v in settings.access_keys.items()}, settings.account_id)
+    greeted: list[Hello] = []
+
+    def on_hello(hello: Hello) -> None:
+        greeted[:] = [hello]
+        key, secret, token = hello.function_key
+        keys.put(Credential(key, secret, settings.account_id, token))
+
+    def snapshot() -> list[dict[str, Any]]:
+        if not catalogue.loaded:
+            restore(store, packages, catalogue, greeted[0])
+        return catalogue.entries()
+
+    link = ControlLink(settings.run_dir() / "control.sock", snapshot, on_hello)
+    changes = Changes(store, catalogue, link, clock)
+    links = CodeLinks(database.secret("code-links"), code, clock)
+    plane = Plane(
+        store=store, code=code, packages=packages, sources=Sources(settings), changes=changes, link=link, links=links, clock=clock
+    )
+    registry = Registry(load_model())
+    operations.register(registry, plane)
+    verifier = Verifier(keys) if settings.auth is AuthMode.SIGV4 else None
+    figures = Figures(settings, link, SqlEventQueue(database), clock)
+    app = build_app(registry, settings, verifier, metrics=figures.render, code=links.source)
+    await asyncio.to_thread(code.sweep)
+    link.start()
+    try:
+        async with _helpers(_collect(code), _watch(parent)):
+            with _listening(settings.run_dir() / "http.sock") as listener:
+                await _until_signal(app, listener)
+    finally:
+        await changes.close()
+        await link.close()
+        app.close()
+
+
+class Figures:
+    """``GET /metrics``: the supervisor's figures, the queue's, and what the processes use."""
+
+    def __init__(self, settings: Settings, link: ControlLink, queue: SqlEventQueue, clock: SystemClock) -> None:
+        self._settings = settings
+        self._link = link
+        self._queue = queue
+        self._clock = clock
+
+    async def render(self, accept: str) -> tuple[bytes, str]:
+        """(body, content type). Without the supervisor it says no more than that the engine is not ready."""
+        try:
+            stats = await self._link.query("stats")
+        except ServiceError:
+            stats = {"version": __version__, "ready": False}
+        return await asyncio.to_thread(self._render, dict(stats), accept)
+
+    def _render(self, stats: dict[str, Any], accept: str) -> tuple[bytes, str]:
+        backlog = self._queue.backlog()
+        oldest_ms = self._clock.epoch_ms() if backlog.oldest_ms is None else backlog.oldest_ms
+        stats["async"] = {"depth": backlog.depth, "oldest_age_s": max(0.0, (self._clock.epoch_ms() - oldest_ms) / 1000)}
+        samples = processes.sample(stats.get("processes", {}))
+        return metrics.render(stats, samples, accept, default_account=self._settings.account_id)
+
+
+async def _until_signal(app: Callable[..., Any], listener: socket.socket) -> None:
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=True,
+        timeout_graceful_shutdown=GRACEFUL_S,
+        timeout_keep_alive=75,
+        backlog=BACKLOG,
+    )
+    # The server raises the signals it caught once more when it is done; that must not end the process before it has cleaned up.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+    await uvicorn.Server(config).serve(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    """A Unix socket that only this user can open; what a killed predecessor left is replaced."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        mask = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+        yield listener
+
+
+@contextlib.asynccontextmanager
+async def _helpers(*works: Any) -> AsyncIterator[None]:
+    """Run background work while the block runs."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _collect(code: DiskCodeStore) -> None:
+    """Remove packages nobody uses any more, now and then."""
+    while True:
+        try:
+            gone = await asyncio.to_thread(code.collect)
+        except OSError as e:
+            log.warning("unused code was not removed", reason=str(e))
+        else:
+            if gone:
+                log.info("removed unused code", packages=len(gone))
+        await asyncio.sleep(COLLECT_S)
+
+
+async def _watch(parent: int) -> None:
+    """End when the parent does, where the kernel does not see to it."""
+    while os.getppid() == parent:
+        await asyncio.sleep(PARENT_CHECK_S)
+    signal.raise_signal(signal.SIGTERM)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Have the kernel send SIGTERM when the parent dies; it may have died before the kernel was told."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
