@@ -1,140 +1,212 @@
 """Frames over a blocking socket: fixed offsets for what is usual, msgpack for the rest.
 
-Byte layout: docs/protocol.md. One ``recv`` and one ``send`` per small invocation.
+Byte layout: docs/protocol.md. A small invocation costs one ``recv`` and one ``send``. Reading is the main thread's alone; any thread may
+send. Sending must survive what user code does to it: a signal handler that prints while a frame is going out (its frame waits), a
+handler that raises in the middle of a big one (signals wait until the frame is whole), and ``fork`` (the child loses the channel).
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import time
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional, Tuple, Union
 
 from runtime_bootstrap import packing
 
 VERSION = 1
 HELLO, INIT, NEXT, INVOKE, RESPONSE, ERROR, INIT_ERROR, LOG, SHUTDOWN = 1, 2, 3, 4, 5, 6, 7, 8, 9
+RESTORE_NEXT, RESTORE, RESTORE_ERROR = 0x0A, 0x0B, 0x0C
 TOO_LARGE = 0x10
+# Lambda's limit for a response: 6 MiB and room for 100 bytes.
 MAX_PAYLOAD = 6 * 1024 * 1024 + 100
-_RECV = 65536
-_SMALL = 65536
+_READ = 65536
+# The kernel takes a stream write up to this size whole or not at all, also when a signal comes.
+_ATOMIC = 16384
+
+_HEAD = b"\xd9\x24"
+_ALL_SIGNALS = signal.valid_signals()
 _NEXT_FRAME = b"\x00\x00\x00\x02\x91\x03"
+_LOG_OUTSIDE = b"\x95\x08\xc0\xcf"
+_time_ns = time.time_ns
+
+Frame = Union[bytes, memoryview]
+# request id, deadline in epoch ms, ARN, trace id, client context, identity, tenant, payload
+Event = Tuple[str, int, str, Optional[str], Optional[str], Optional[str], Optional[str], Frame]
 
 
 class Closed(Exception):
     """The supervisor closed the channel."""
 
 
-class Event(NamedTuple):
-    """One INVOKE. Strings may be None; ``deadline_ms`` is epoch milliseconds."""
-
-    request_id: str
-    deadline_ms: int
-    function_arn: str
-    trace_id: Optional[str]
-    client_context: Optional[str]
-    identity: Optional[str]
-    tenant_id: Optional[str]
-    payload: bytes
-
-
 class Channel:
-    """The worker's end. Sending is safe from any thread; reading is the main thread's."""
+    """The worker's end of its connection to the supervisor.
+
+    ``foreign`` turns true in a process that user code forked: nothing is sent from there, and the socket is closed.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(True)
+        sock.set_inheritable(False)
         self._sock = sock
         self._recv = sock.recv
-        self._buffer = b""
-        self._lock = threading.Lock()
+        self._send_once = sock.send
+        self._left = b""
+        self._lock = threading.RLock()
+        self._sending = False
+        self._waiting: "list[bytes]" = []
+        self._log_head = _LOG_OUTSIDE
         self.foreign = False
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
-        """A child of the function's own must not speak for it: its output goes to the plain descriptors."""
         self.foreign = True
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._waiting = []
+        self._sending = False
+        try:
+            self._sock.close()
+        except OSError:
+            pass
 
-    def read(self) -> Any:
-        """The next frame's body. Raises Closed at the end of the stream."""
-        data = self._buffer
+    def receive(self) -> Frame:
+        """The next frame, its four bytes of length included. Raises Closed at the end of the stream."""
+        try:
+            data = self._left or self._recv(_READ)
+            size = int.from_bytes(data[:4], "big") + 4
+            if len(data) == size:
+                self._left = b""
+                return data
+            return self._gather(data)
+        except ConnectionResetError:
+            raise Closed from None
+
+    def _gather(self, data: bytes) -> Frame:
+        """The frame that ``data`` begins, or begins with."""
         while len(data) < 4:
-            piece = self._recv(_RECV)
-            if not piece:
+            piece = self._recv(_READ)
+            if not data or not piece:
                 raise Closed
-            data = data + piece if data else piece
+            data += piece
         size = int.from_bytes(data[:4], "big") + 4
         have = len(data)
-        if have == size:
-            self._buffer = b""
-            return data[4:]
-        if have > size:
-            self._buffer = data[size:]
-            return data[4:size]
-        self._buffer = b""
+        if have >= size:
+            self._left = data[size:]
+            return data[:size]
+        self._left = b""
         whole = bytearray(size)
         whole[:have] = data
         view = memoryview(whole)
         while have < size:
-            got = self._sock.recv_into(view[have:])
+            got = self._sock.recv_into(view[have:], 0, socket.MSG_WAITALL)
             if not got:
                 raise Closed
             have += got
-        return view[4:]
+        return view
 
-    def send(self, *parts: bytes) -> None:
-        """Send one frame made of ``parts`` (its length is put in front)."""
-        size = sum(map(len, parts))
+    def _send(self, *parts: Frame) -> None:
+        """Send what ``parts`` make. Ends the process when the supervisor is gone: nobody is left to run for."""
         with self._lock:
-            if size < _SMALL:
-                self._sock.sendall(size.to_bytes(4, "big") + b"".join(parts))
+            if self._sending:
+                self._waiting.append(b"".join(parts))
                 return
-            self._sock.sendall(size.to_bytes(4, "big") + b"".join(parts[:-1]))
-            self._sock.sendall(parts[-1])
+            if self.foreign:
+                return
+            self._sending = True
+            try:
+                self._write(*parts)
+                while self._waiting:
+                    self._write(self._waiting.pop(0))
+            except (BrokenPipeError, ConnectionResetError):
+                os._exit(1)
+            finally:
+                self._sending = False
+
+    def _write(self, *parts: Frame) -> None:
+        """All of ``parts``; never a piece of them."""
+        if len(parts) == 1 and len(parts[0]) <= _ATOMIC:
+            sent = self._send_once(parts[0])
+            if sent == len(parts[0]):
+                return
+            parts = (parts[0][sent:],)
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+        try:
+            rest = [memoryview(p) for p in parts]
+            while rest:
+                sent = self._sock.sendmsg(rest)
+                while rest and sent >= len(rest[0]):
+                    sent -= len(rest.pop(0))
+                if sent:
+                    rest[0] = rest[0][sent:]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
     def hello(self, runtime: str, version: str) -> None:
-        self.send(packing.pack([HELLO, VERSION, {"runtime": runtime, "version": version}]))
+        """The worker waits for its function."""
+        body = b"\x93\x01\x01\x82" + b"".join(map(_str8, ("runtime", runtime, "version", version)))
+        self._send(_framed(body))
 
-    def next(self) -> None:
-        """Init is done."""
-        with self._lock:
-            self._sock.sendall(_NEXT_FRAME)
+    def ready(self) -> None:
+        """Init is done (NEXT)."""
+        self._send(_NEXT_FRAME)
+
+    def restore_next(self) -> None:
+        """Init is done and the process may be copied."""
+        self._send(_framed(bytes((0x91, RESTORE_NEXT))))
 
     def init_error(self, error_type: str, document: bytes) -> None:
-        self.send(b"\x93\x07" + _str8(error_type), _bin32(document))
+        self._send(_framed(b"\x93\x07" + _str8(error_type) + _bin32(document)))
 
-    def response(self, request_id: str, payload: bytes, content_type: Optional[str]) -> None:
-        """Answer; a payload over the limit is reported by its size only."""
+    def restore_error(self, error_type: str, document: bytes) -> None:
+        self._send(_framed(bytes((0x93, RESTORE_ERROR)) + _str8(error_type) + _bin32(document)))
+
+    def respond(self, request_id: str, payload: bytes, content_type: Optional[str]) -> None:
+        """Answer; of a payload over the limit only the size is told."""
         size = len(payload)
         if size > MAX_PAYLOAD:
-            self.send(packing.pack([TOO_LARGE, request_id, size, True]))
-        elif content_type is None and size < _SMALL:
-            with self._lock:
-                self._sock.sendall(
-                    b"%b\x95\x05\xd9\x24%b\xc3\xc0\xc6%b%b"
-                    % ((47 + size).to_bytes(4, "big"), request_id.encode(), size.to_bytes(4, "big"), payload)
-                )
-        else:
-            kind = b"\xc0" if content_type is None else _str8(content_type)
-            self.send(b"\x95\x05\xd9\x24" + request_id.encode() + b"\xc3" + kind + b"\xc6" + size.to_bytes(4, "big"), payload)
+            self._send(_framed(b"\x94\x10" + _str8(request_id) + b"\xce" + size.to_bytes(4, "big") + b"\xc3"))
+            return
+        kind = b"\xc0" if content_type is None else _str8(content_type)
+        head = b"%b\x95\x05\xd9\x24%b\xc3%b\xc6%b" % (
+            (46 + len(kind) + size).to_bytes(4, "big"),
+            request_id.encode(),
+            kind,
+            size.to_bytes(4, "big"),
+        )
+        if size <= _ATOMIC - 512:
+            self._send(head + payload)
+            return
+        self._send(head, payload)
 
     def error(self, request_id: str, error_type: str, document: bytes) -> None:
-        self.send(b"\x95\x06\xd9\x24" + request_id.encode() + b"\xc3" + _str8(error_type), _bin32(document))
+        self._send(_framed(b"\x95\x06" + _str8(request_id) + b"\xc3" + _str8(error_type) + _bin32(document)))
 
-    def log(self, request_id: Optional[str], level: int, data: bytes) -> None:
-        """One log event, at most as long as a frame allows."""
-        name = b"\xc0" if request_id is None else _str8(request_id)
-        at_us = time.time_ns() // 1000
-        data = data[:MAX_PAYLOAD]
-        self.send(b"\x95\x08" + name + b"\xcf" + at_us.to_bytes(8, "big") + bytes((level,)), _bin32(data))
+    def logs_belong_to(self, request_id: Optional[str]) -> None:
+        """The invocation that following log events are part of; None outside one."""
+        self._log_head = _LOG_OUTSIDE if request_id is None else b"\x95\x08" + _str8(request_id) + b"\xcf"
 
-    def close(self) -> None:
-        self._sock.close()
+    def log(self, events: "list[bytes]", level: int) -> None:
+        """Log events, each at most MAX_PAYLOAD bytes, sent at once and in order."""
+        head = self._log_head + (_time_ns() // 1000).to_bytes(8, "big") + bytes((level, 0xC6))
+        size = len(head) + 4
+        out = [
+            b"%b%b%b%b" % ((size + len(data)).to_bytes(4, "big"), head, len(data).to_bytes(4, "big"), data)
+            for data in events
+        ]
+        self._send(out[0] if len(out) == 1 else b"".join(out))
+
+
+def _framed(body: bytes) -> bytes:
+    return len(body).to_bytes(4, "big") + body
 
 
 def _str8(text: str) -> bytes:
-    raw = text.encode("utf-8", "replace")[:255].decode("utf-8", "ignore").encode()
+    """msgpack ``str 8``; an error type longer than 255 bytes is cut between characters."""
+    raw = text.encode("utf-8", "replace")
+    if len(raw) > 255:
+        raw = raw[:255].decode("utf-8", "ignore").encode()
     return b"\xd9" + bytes((len(raw),)) + raw
 
 
@@ -142,33 +214,48 @@ def _bin32(data: bytes) -> bytes:
     return b"\xc6" + len(data).to_bytes(4, "big") + data
 
 
-def event_of(body: Any) -> Event:
-    """Read an INVOKE. Raises ValueError when it is none."""
-    if body[0] == 0x99 and body[1] == INVOKE and body[2] == 0xD9 and body[3] == 36 and body[40] == 0xCF and body[49] == 0xDA:
-        at = 52 + (body[50] << 8 | body[51])
-        arn = str(body[52:at], "utf-8")
+def message_of(frame: Frame) -> "list[Any]":
+    """Any frame as a list. Raises ValueError when it is no message."""
+    parts = packing.unpack(bytes(frame[4:]))
+    if not isinstance(parts, list) or not parts:
+        raise ValueError("a message is an array that begins with its type")
+    return parts
+
+
+def event_of(frame: Frame) -> Event:
+    """The elements of an INVOKE frame. Raises ValueError when it is none."""
+    # Canonical: 99 04 d9 24 <36> cf <8> da <2> arn, then trace, client context, identity, tenant (c0 | d9 | da), then c6 <4> payload.
+    if frame[6:8] == _HEAD and frame[44] == 0xCF and frame[53] == 0xDA and frame[4] == 0x99:
+        arn_end = at = 56 + (frame[54] << 8 | frame[55])
         texts: "list[Optional[str]]" = []
-        for _ in range(4):
-            mark = body[at]
+        while len(texts) < 4:
+            mark = frame[at]
             if mark == 0xC0:
                 texts.append(None)
                 at += 1
-            elif mark == 0xD9:
-                end = at + 2 + body[at + 1]
-                texts.append(str(body[at + 2 : end], "utf-8"))
-                at = end
+                continue
+            if mark == 0xD9:
+                start = at + 2
+                at = start + frame[at + 1]
             elif mark == 0xDA:
-                end = at + 3 + (body[at + 1] << 8 | body[at + 2])
-                texts.append(str(body[at + 3 : end], "utf-8"))
-                at = end
+                start = at + 3
+                at = start + (frame[at + 1] << 8 | frame[at + 2])
             else:
                 break
+            texts.append(str(frame[start:at], "utf-8"))
         else:
-            if body[at] == 0xC6:
-                payload = bytes(body[at + 5 :])
-                deadline_ms = int.from_bytes(body[41:49], "big")
-                return Event(str(body[4:40], "ascii"), deadline_ms, arn, texts[0], texts[1], texts[2], texts[3], payload)
-    parts = packing.unpack(bytes(body))
-    if not isinstance(parts, list) or len(parts) != 9 or parts[0] != INVOKE:
-        raise ValueError("not an INVOKE")
-    return Event(*parts[1:])
+            if frame[at] == 0xC6 and len(frame) - at - 5 == int.from_bytes(frame[at + 1 : at + 5], "big"):
+                return (
+                    str(frame[8:44], "ascii"),
+                    int.from_bytes(frame[45:53], "big"),
+                    str(frame[56:arn_end], "utf-8"),
+                    texts[0],
+                    texts[1],
+                    texts[2],
+                    texts[3],
+                    frame[at + 5 :],
+                )
+    parts = message_of(frame)
+    if len(parts) != 9 or parts[0] != INVOKE:
+        raise ValueError("INVOKE has 9 elements")
+    return tuple(parts[1:])

@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import Any, Callable
 
-from runtime_bootstrap.python.errors import Fault
+from runtime_bootstrap.python.faults import Fault
 
 Handler = Callable[[Any, Any], Any]
 
@@ -17,11 +17,10 @@ def load(name: str) -> Handler:
         module_name, function_name = name.rsplit(".", 1)
     except ValueError as e:
         raise Fault("Runtime.MalformedHandlerName", "Bad handler '%s': %s" % (name, e)) from None
-    path = module_name.replace("/", ".")
-    if path.split(".")[0] in sys.builtin_module_names:
-        raise Fault("Runtime.BuiltInModuleConflict", "Cannot use built-in module %s as a handler module" % module_name)
     try:
-        module = importlib.import_module(path)
+        if module_name.split(".")[0] in sys.builtin_module_names:
+            raise Fault("Runtime.BuiltInModuleConflict", "Cannot use built-in module %s as a handler module" % module_name)
+        module = importlib.import_module(module_name.replace("/", "."))
     except ImportError as e:
         raise Fault("Runtime.ImportModuleError", "Unable to import module '%s': %s" % (module_name, e)) from None
     except SyntaxError as e:

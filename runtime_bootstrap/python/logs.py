@@ -1,149 +1,124 @@
-"""The function's output: prints, logging records and errors become log events on the channel, in order.
+"""The root logger's handler: text or JSON records as AWS's Python runtime writes them, each one log event.
 
-A print line is one event; a logging record or an error is one event however many lines it has. In a child process that the function
-forked, output goes to the plain descriptors, which the engine reads too.
-Source: docs.aws.amazon.com/lambda/latest/dg/python-logging.html
+Source: docs.aws.amazon.com/lambda/latest/dg/python-logging.html and the published runtime interface client.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import os
 import time
 import traceback
 from typing import Any, Optional
 
 from runtime_bootstrap.python.channel import Channel
+from runtime_bootstrap.python.streams import LEVELS, MAX_EVENT
 
-_LEVELS = {"TRACE": 1, "DEBUG": 2, "INFO": 3, "WARN": 4, "WARNING": 4, "ERROR": 5, "FATAL": 6, "CRITICAL": 6}
-_OWN_FIELDS = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {"message", "asctime", "taskName", "aws_request_id"}
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_NUMBERS = {0: 0, 10: 2, 20: 3, 30: 4, 40: 5, 50: 6}
+# Attributes of a record that are not the user's ``extra``.
+_OWN = frozenset(
+    (
+        "name", "msg", "args", "levelname", "levelno", "pathname", "filename", "module", "exc_info", "exc_text", "stack_info",
+        "lineno", "funcName", "created", "msecs", "relativeCreated", "thread", "threadName", "processName", "process",
+        "aws_request_id", "tenant_id",
+    )
+)  # fmt: skip
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Sink:
-    """Where all output goes. ``request_id`` is that of the running invocation, None during init."""
+    """Where log events go. ``request_id`` and ``tenant_id`` are those of the last invocation, empty and None before the first."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self.request_id: Optional[str] = None
+        self.request_id = ""
+        self.tenant_id: Optional[str] = None
 
-    def event(self, text: str, level: int = 0) -> None:
-        """One event, whatever it contains."""
-        data = text.encode("utf-8", "backslashreplace")
+    def log(self, text: str, level: int = 0) -> None:
+        """One event, however many lines; one newline at its end is not part of it. Longer than MAX_EVENT bytes: several."""
+        raw = text.encode("utf-8", "backslashreplace")
+        if raw.endswith(b"\n"):
+            raw = raw[:-1]
         if self._channel.foreign:
-            os.write(1, data + b"\n")
+            print(raw.decode(), flush=True)
+        elif len(raw) <= MAX_EVENT:
+            self._channel.log([raw], level)
         else:
-            self._channel.log(self.request_id, level, data)
-
-    def line(self, data: bytes, fd: int) -> None:
-        """One printed line, without its newline."""
-        if self._channel.foreign:
-            os.write(fd, data + b"\n")
-        else:
-            self._channel.log(self.request_id, 0, data)
+            self._channel.log([raw[at : at + MAX_EVENT] for at in range(0, len(raw), MAX_EVENT)], level)
 
 
-class _Lines(io.BufferedIOBase):
-    """The binary side of stdout or stderr: whole lines are sent at once, the rest waits for ``flush_partial``."""
+class LambdaLoggerHandler(logging.Handler):
+    """Sends records to ``log_sink``. An error in formatting one is raised in the code that logged it, as on AWS."""
 
-    def __init__(self, sink: Sink, fd: int) -> None:
-        self._sink = sink
-        self._fd = fd
-        self._partial = b""
+    def __init__(self, sink: Sink) -> None:
+        super().__init__()
+        self.log_sink = sink
 
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def isatty(self) -> bool:
-        return False
-
-    def write(self, data: Any) -> int:
-        raw = bytes(data)
-        if b"\n" not in raw:
-            self._partial += raw
-            return len(raw)
-        *lines, self._partial = (self._partial + raw).split(b"\n")
-        for line in lines:
-            self._sink.line(line, self._fd)
-        return len(raw)
-
-    def flush_partial(self) -> None:
-        """Send what has no newline yet: the invocation ends here."""
-        if self._partial:
-            line, self._partial = self._partial, b""
-            self._sink.line(line, self._fd)
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        self.log_sink.log(text, _NUMBERS[_step(record.levelno)])
 
 
-class Stream(io.TextIOWrapper):
-    """sys.stdout and sys.stderr."""
-
-    def __init__(self, sink: Sink, fd: int) -> None:
-        self._lines = _Lines(sink, fd)
-        super().__init__(self._lines, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
-        self.mode = "w"
-
-    def flush_partial(self) -> None:
-        self._lines.flush_partial()
-
-
-class _Handler(logging.Handler):
-    """The root logger's only handler."""
+class LambdaLoggerFilter(logging.Filter):
+    """Gives each record the request it belongs to; formatters that users set rely on ``aws_request_id``."""
 
     def __init__(self, sink: Sink) -> None:
         super().__init__()
         self._sink = sink
 
-    def emit(self, record: logging.LogRecord) -> None:
-        record.aws_request_id = self._sink.request_id or ""
-        try:
-            text = self.format(record)
-        except Exception:
-            self.handleError(record)
-            return
-        self._sink.event(text[:-1] if text.endswith("\n") else text, _LEVELS.get(record.levelname, 0))
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.aws_request_id = self._sink.request_id
+        record.tenant_id = self._sink.tenant_id
+        return True
 
 
-class _JsonFormatter(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One JSON object per record; members without a value are left out."""
 
-    converter = time.gmtime
-
     def format(self, record: logging.LogRecord) -> str:
-        error_type = error_message = trace = location = None
-        if record.exc_info and record.exc_info[0] is not None:
-            error_type = record.exc_info[0].__name__
-            error_message = str(record.exc_info[1])
-            trace = traceback.format_tb(record.exc_info[2])
-            location = "%s:%s:%s" % (record.pathname, record.funcName, record.lineno)
-        members = {
-            "timestamp": self.formatTime(record, "%Y-%m-%dT%H:%M:%SZ"),
+        record.levelno = _step(record.levelno)
+        record.levelname = logging.getLevelName(record.levelno)
+        members: "dict[str, Any]" = {
+            "timestamp": self.formatTime(record, _TIME),
             "level": record.levelname,
             "message": record.getMessage(),
             "logger": record.name,
-            "stackTrace": trace,
-            "errorType": error_type,
-            "errorMessage": error_message,
-            "requestId": getattr(record, "aws_request_id", None),
-            "location": location,
         }
-        members.update({k: v for k, v in record.__dict__.items() if k not in _OWN_FIELDS and k not in members})
-        return json.dumps({k: v for k, v in members.items() if v is not None}, default=str, ensure_ascii=False)
+        error = record.exc_info
+        if error and error[0] is not None:
+            members["stackTrace"] = traceback.format_tb(error[2])
+            members["errorType"] = error[0].__name__
+            members["errorMessage"] = str(error[1])
+        members["requestId"] = getattr(record, "aws_request_id", None)
+        if error:
+            members["location"] = "%s:%s:%s" % (record.pathname, record.funcName, record.lineno)
+        members["tenantId"] = getattr(record, "tenant_id", None)
+        for key, value in record.__dict__.items():
+            if key not in _OWN and key not in members:
+                members[key] = value
+        return _encode({k: v for k, v in members.items() if v is not None}) + "\n"
 
 
-def install(sink: Sink, log_format: str, level: Optional[str]) -> None:
-    """Give the root logger its handler and, when set, its level."""
-    handler = _Handler(sink)
-    if log_format == "JSON":
-        handler.setFormatter(_JsonFormatter())
+def _step(levelno: int) -> int:
+    return min(50, max(0, levelno)) // 10 * 10
+
+
+def install(sink: Sink, json_format: bool, level: str) -> None:
+    """Give the root logger its handler and, when ``level`` is one, its level. Times are UTC from here on."""
+    logging.Formatter.converter = time.gmtime
+    handler = LambdaLoggerHandler(sink)
+    if json_format:
+        handler.setFormatter(JsonFormatter())
     else:
-        text = logging.Formatter("[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s\n", "%Y-%m-%dT%H:%M:%S")
-        text.converter = time.gmtime
-        handler.setFormatter(text)
+        handler.setFormatter(
+            logging.Formatter(
+                "[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s\n", "%Y-%m-%dT%H:%M:%S"
+            )
+        )
+    handler.addFilter(LambdaLoggerFilter(sink))
     root = logging.getLogger()
-    root.handlers = [handler]
-    if level:
-        root.setLevel("DEBUG" if level == "TRACE" else "CRITICAL" if level == "FATAL" else level)
+    root.addHandler(handler)
+    wanted = {"TRACE": "DEBUG"}.get(level.upper(), level.upper())
+    if wanted in LEVELS:
+        root.setLevel(wanted)

@@ -1,191 +1,223 @@
 """The worker: one process, one function, one invocation at a time.
 
-``serve`` is called in a process that is already locked down and has no function yet. Imported in a zygote before any fork, this module
-does nothing on import but import.
+``serve`` runs in a process that is already locked down and has no function yet. This module is imported in a zygote before any fork:
+importing it does nothing but import, and all that a cold start needs is imported here.
+
+Life: HELLO, INIT, code in place, import of the handler, NEXT (or INIT_ERROR and exit 1), then events one after another. What ends the
+process on AWS ends it here with the same status: SystemExit in the handler, half a surrogate pair in a result, a crash.
 """
 
 from __future__ import annotations
 
 import atexit
-import gc
-import importlib
+import logging
 import os
+import signal
+import socket
 import sys
-import time
-import traceback
-from socket import AF_UNIX, SOCK_STREAM, socket
-from typing import Any, Callable, Optional
+import threading
+import tokenize  # noqa: F401 - linecache wants it for the first stack trace
+from typing import Any, Callable, NoReturn, Optional
 
-from runtime_bootstrap import packing
-from runtime_bootstrap.python import errors, handler, logs, marshal
-from runtime_bootstrap.python.channel import INIT, INVOKE, SHUTDOWN, Channel, Closed, event_of
-from runtime_bootstrap.python.context import LambdaContext
+from runtime_bootstrap.python import environment, errors, handler, logs, marshal, snapstart, streams
+from runtime_bootstrap.python.channel import INIT, RESTORE, SHUTDOWN, Channel, Closed, Frame, event_of, message_of
+from runtime_bootstrap.python.context import Function, LambdaContext
+from runtime_bootstrap.python.faults import Fault
 
-_RUNTIME_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _TAG = "python%d.%d" % sys.version_info[:2]
 _VERSION = "%d.%d.%d" % sys.version_info[:3]
+# AWS's runtime exits with these when a SnapStart hook fails.
+_BEFORE_SNAPSHOT_FAILED = 64
+_AFTER_RESTORE_FAILED = 65
 
 
 class Worker:
-    """State of the running function."""
+    """One function in one process."""
 
     def __init__(self, channel: Channel, init: "dict[str, Any]") -> None:
+        env: "dict[str, str]" = init["env"]
         self._channel = channel
         self._init = init
-        self._env: "dict[str, str]" = init["env"]
-        self._json = init.get("log_format") == "JSON"
+        self._json = (env.get("AWS_LAMBDA_LOG_FORMAT") or init.get("log_format") or "").upper() == "JSON"
+        self._level = env.get("AWS_LAMBDA_LOG_LEVEL") or init.get("log_level") or ""
+        least = streams.LEVELS.get(self._level.upper(), 0) if self._json else 0
+        self._lines = (streams.Lines(channel, 1, least), streams.Lines(channel, 2, least))
         self._sink = logs.Sink(channel)
-        self._out = logs.Stream(self._sink, 1)
-        self._err = logs.Stream(self._sink, 2)
+        self._trace = environment.TraceVariable()
+        self._function = Function(init, env)
         self._handler: Optional[handler.Handler] = None
 
-    def initialise(self) -> bool:
-        """AWS's init phase; False after an error, which has been reported."""
+    def initialise(self) -> None:
+        """AWS's init phase. Raises SystemExit after a failure, which has been reported."""
         init = self._init
-        os.environ.clear()
-        os.environ.update(self._env)
-        time.tzset()
-        sys.stdout = sys.__stdout__ = self._out  # type: ignore[misc]
-        sys.stderr = sys.__stderr__ = self._err  # type: ignore[misc]
-        logs.install(self._sink, init.get("log_format") or "Text", self._env.get("AWS_LAMBDA_LOG_LEVEL"))
+        sys.stdout = sys.__stdout__ = streams.Stream(self._lines[0], "surrogateescape")  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = streams.Stream(self._lines[1], "backslashreplace")  # type: ignore[misc]
+        logs.install(self._sink, self._json, self._level)
+        environment.renew_randomness()
+        snapstart.provide()
         try:
-            os.chdir(init["task_root"])
-            self._paths(init["task_root"], init.get("opt_root") or "/opt")
+            environment.enter(init.get("task_root") or "/var/task", init.get("opt_root") or "/opt", init["env"])
             self._handler = handler.load(init["handler"])
         except Exception as e:
-            error_type, document = errors.document_of(e, "")
-            self._sink.event(errors.WARNING, 4)
-            self._report(document)
-            self._channel.init_error(error_type, errors.encode(document))
-            return False
-        self._flush()
-        self._channel.next()
-        return True
+            self._refuse_to_start(e, None, 1)
+        if self._channel.foreign:
+            raise SystemExit(0)
+        if "restore" in (init.get("features") or ()):
+            self._become_template()
+        self.settle_output()
+        self._channel.ready()
 
-    def _paths(self, task_root: str, opt_root: str) -> None:
-        """The function's own directories first, then its layers', then the runtime's."""
-        first = [task_root]
-        if os.path.isdir(opt_root + "/python"):
-            first += ["%s/python/lib/%s/site-packages" % (opt_root, _TAG), opt_root + "/python"]
-        sys.path[:0] = first
-        brought = [n for n in preloaded() if any(_has(d, n) for d in first)]
-        for name in [m for m in sys.modules if m.split(".", 1)[0] in brought]:
-            del sys.modules[name]
-        importlib.invalidate_caches()
+    def _refuse_to_start(self, error: BaseException, error_type: Optional[str], status: int) -> NoReturn:
+        """Report a failed init as AWS's runtime does. Raises SystemExit."""
+        if self._channel.foreign:
+            raise error
+        document = errors.document(error, "")
+        if error_type is None:
+            logging.warning(errors.WARNING)
+        self._log_error(document)
+        self._channel.init_error(error_type or document["errorType"], errors.encode(document))
+        raise SystemExit(status)
 
-    def _report(self, document: "dict[str, Any]") -> None:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._sink.event(errors.log_text(document, self._json, stamp), 5)
+    def _become_template(self) -> None:
+        """Run the hooks, wait until this process is a copy, run the other hooks. Raises SystemExit when a hook fails."""
+        try:
+            snapstart.run_before_snapshot()
+        except BaseException as e:
+            self._refuse_to_start(e, "Runtime.BeforeSnapshotError", _BEFORE_SNAPSHOT_FAILED)
+        self.settle_output()
+        self._channel.restore_next()
+        message = message_of(self._channel.receive())
+        if message[0] != RESTORE:
+            raise Closed
+        copy: "dict[str, Any]" = message[1]
+        environment.renew_randomness()
+        os.environ.update(copy.get("env") or {})
+        self._function = Function({**self._init, **copy}, dict(os.environ))
+        try:
+            snapstart.run_after_restore()
+        except BaseException as e:
+            document = errors.document(e, "")
+            self._log_error(document)
+            self._channel.restore_error("Runtime.AfterRestoreError", errors.encode(document))
+            raise SystemExit(_AFTER_RESTORE_FAILED) from None
 
-    def _flush(self) -> None:
-        self._out.flush_partial()
-        self._err.flush_partial()
+    def _log_error(self, document: "dict[str, Any]") -> None:
+        self.settle_output()
+        self._sink.log(errors.log_json(document) if self._json else errors.log_text(document), 5)
+
+    def settle_output(self) -> None:
+        """Send what was printed without a newline."""
+        for lines in self._lines:
+            lines.settle()
 
     def loop(self) -> None:
-        """Serve events until the channel closes or SHUTDOWN comes."""
-        channel = self._channel
+        """Serve events until SHUTDOWN. Raises Closed at the end of the channel."""
+        receive = self._channel.receive
         while True:
-            body = channel.read()
-            if body[1] == INVOKE:
-                self._invoke(body)
-            elif body[1] == SHUTDOWN:
+            frame = receive()
+            # 99: an array of nine, so an INVOKE.
+            if frame[4] != 0x99 and message_of(frame)[0] == SHUTDOWN:
                 return
+            self._invoke(frame)
+            del frame
 
-    def _invoke(self, body: Any) -> None:
-        event = event_of(body)
-        del body
-        request_id = self._sink.request_id = event.request_id
-        if event.trace_id is not None:
-            os.environ["_X_AMZN_TRACE_ID"] = event.trace_id
-        else:
-            os.environ.pop("_X_AMZN_TRACE_ID", None)
+    def _invoke(self, frame: Frame) -> None:
+        request_id, deadline_ms, arn, trace_id, client, identity, tenant, payload = event_of(frame)
+        del frame
+        channel, sink = self._channel, self._sink
+        sink.request_id = request_id
+        sink.tenant_id = tenant
+        channel.logs_belong_to(request_id)
+        self._trace.set(trace_id)
         try:
-            context = LambdaContext(*event[:3], *event[4:7], self._env, self._sink.event)
-            argument = marshal.event_from(event.payload)
-            payload, content_type = marshal.payload_from(self._handler(argument, context))  # type: ignore[misc]
+            context = LambdaContext(self._function, request_id, deadline_ms, arn, client, identity, tenant)
+            event = marshal.event_from(payload)
+            del payload
+            result = self._handler(event, context)  # type: ignore[misc]
         except Exception as e:
-            error_type, document = errors.document_of(e, request_id)
-            self._leave_if_foreign()
-            self._flush()
-            self._report(document)
-            self._channel.error(request_id, error_type, errors.encode(document))
-        else:
-            self._leave_if_foreign()
-            self._flush()
-            self._channel.response(request_id, payload, content_type)
-
-    def _leave_if_foreign(self) -> None:
-        """A child that the handler forked and that came back here must not answer in its parent's place."""
-        if self._channel.foreign:
-            os._exit(0)
-
-    def leave(self, status: int) -> None:
-        """End the process as an interpreter would: exit functions run, output is out."""
+            self._fail(request_id, e)
+            return
+        if channel.foreign:
+            raise SystemExit(0)
         try:
+            answer, content_type = marshal.payload_from(result)
+        except Fault as e:
+            self._fail(request_id, e)
+            return
+        self.settle_output()
+        channel.respond(request_id, answer, content_type)
+        channel.logs_belong_to(None)
+
+    def _fail(self, request_id: str, error: Exception) -> None:
+        """Answer with an error. In a process that the handler forked the error is nobody's answer and passes on."""
+        if self._channel.foreign:
+            raise error
+        document = errors.document(error, request_id)
+        self._log_error(document)
+        self._channel.error(request_id, document["errorType"], errors.encode(document))
+        self._channel.logs_belong_to(None)
+
+    def end(self, error: BaseException) -> None:
+        """End the process as the interpreter would after ``error``: threads, exit functions, output, status. Never returns."""
+        status = 1
+        try:
+            status = _status_of(error)
+            threading._shutdown()  # type: ignore[attr-defined]
             atexit._run_exitfuncs()
-            self._flush()
+            self.settle_output()
+            if isinstance(error, KeyboardInterrupt):
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGINT)
+        except BaseException:
+            sys.__excepthook__(*sys.exc_info())
+            self.settle_output()
         finally:
             os._exit(status)
 
 
-def preloaded() -> "set[str]":
-    """Top-level names of what was imported from the runtime's directory ahead of the function, other than the runtime itself."""
-    names = set()
-    for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None)
-        if path and path.startswith(_RUNTIME_DIR + os.sep):
-            names.add(name.split(".", 1)[0])
-    names.discard("runtime_bootstrap")
-    return names
-
-
-def _has(directory: str, name: str) -> bool:
-    return os.path.exists("%s/%s" % (directory, name)) or os.path.exists("%s/%s.py" % (directory, name))
-
-
-def _exit_status(error: SystemExit) -> int:
-    """What the interpreter would exit with."""
+def _status_of(error: BaseException) -> int:
+    """The exit status for ``error``, which is printed unless it is a SystemExit without a text."""
+    if not isinstance(error, SystemExit):
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
     if error.code is None:
         return 0
     if isinstance(error.code, int):
         return error.code & 0xFF
-    sys.stderr.write("%s\n" % error.code)
+    print(error.code, file=sys.stderr)
     return 1
 
 
-def serve(sock: socket, wait_ready: Callable[[], None]) -> None:
-    """Become the function that INIT names and serve it. Ends the process; returns only when there never was an INIT."""
+def serve(sock: socket.socket, wait_ready: Callable[[], None]) -> None:
+    """Become the function that INIT names and serve its events. ``wait_ready`` returns when its code is in place.
+
+    Returns only when the channel ended before an INIT came; otherwise it ends the process.
+    """
     channel = Channel(sock)
     channel.hello(_TAG, _VERSION)
     try:
-        body = channel.read()
-    except (Closed, OSError):
+        message = message_of(channel.receive())
+    except Closed:
         return
-    message = packing.unpack(bytes(body))
-    if not isinstance(message, list) or message[0] != INIT:
+    if message[0] != INIT:
         return
     wait_ready()
-    gc.enable()
     worker = Worker(channel, message[1])
-    status = 1
     try:
-        if worker.initialise():
-            worker.loop()
-            status = 0
+        worker.initialise()
+        worker.loop()
     except Closed:
-        status = 0
-    except OSError as e:
-        status = 0 if not sys.exc_info()[2] or isinstance(e, (BrokenPipeError, ConnectionResetError)) else 1
-    except SystemExit as e:
-        status = _exit_status(e)
-    except BaseException:
-        traceback.print_exc()
-    worker.leave(status)
+        pass
+    except BaseException as e:
+        worker.end(e)
+    # As on AWS, where a function without extensions is killed at once: no exit functions.
+    worker.settle_output()
+    os._exit(0)
 
 
 def main() -> None:
-    """``python -I -S worker.py FD``: serve on an inherited socket, without a sandbox (tests)."""
-    serve(socket(AF_UNIX, SOCK_STREAM, 0, fileno=int(sys.argv[1])), lambda: None)
+    """``python -m runtime_bootstrap.python.worker FD``: serve on an inherited socket, without a sandbox."""
+    serve(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=int(sys.argv[1])), lambda: None)
 
 
 if __name__ == "__main__":
