@@ -16,7 +16,10 @@ from engine.sandbox.api import HolderFds, Sandbox, ZygoteSpec
 
 # Making many at once only makes each of them late: two cores build about five at a time without queueing in the kernel.
 MAX_MAKING = 8
-REFILL_DELAY_S = 0.004
+# A holder that was taken is replaced when the cold start it serves is over (``settled``), or after this long if that takes more:
+# making one costs about as much as the cold start itself, and on few cores it would be the first to suffer.
+REFILL_DELAY_S = 0.1
+SETTLED_DELAY_S = 0.002
 
 
 @dataclass(slots=True)
@@ -67,6 +70,7 @@ class HolderPool:
         self._by_id: dict[int, _Stock] = {}
         self._next_id = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._soon = False
         self.closed = False
 
     def use(self, key: str) -> _Stock:
@@ -97,14 +101,16 @@ class HolderPool:
         stock.wanted.append(then)
         self._refill(stock)
 
-    def cancel(self, key: str, then: Callable[[Holder | None, str], None]) -> None:
-        """Leave the line; ignored when not in it."""
-        stock = self._stocks.get(key)
-        if stock is not None and then in stock.wanted:
-            stock.wanted.remove(then)
+    def settled(self) -> None:
+        """A cold start is over: replace what it took, after its answer has left."""
+        if self._timer is not None and not self._soon:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(SETTLED_DELAY_S, self._refill_all)
+            self._soon = True
 
     def _refill_all(self) -> None:
         self._timer = None
+        self._soon = False
         for stock in self._stocks.values():
             self._refill(stock)
 

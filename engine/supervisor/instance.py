@@ -42,7 +42,7 @@ class Instance:
     """An execution environment of one version. Hashable by identity."""
 
     __slots__ = (
-        "_events", "_loop", "_output_fd", "_partial", "_peak_read_ms", "born_s", "channel", "current", "deadline_s", "endpoint", "holder_id", "init_error",
+        "_accepting", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "born_s", "channel", "current", "deadline_s", "endpoint", "holder_id", "init_error",
         "init_failed_in_init", "init_ms", "init_started_s", "invocations", "memory_bytes", "memory_peak_file", "needs_init", "pid", "raw_used",
         "said_hello", "state", "stream", "version",
     )  # fmt: skip
@@ -53,6 +53,7 @@ class Instance:
         self._loop = loop
         self._events = events
         self._output_fd = -1
+        self._listening = self._accepting = False
         self._partial = b""
         self._peak_read_ms = 0
         self.version = version
@@ -81,14 +82,11 @@ class Instance:
         self.state = transition(self.state, event)
 
     def adopt(self, holder: Holder) -> None:
-        """Take over a prepared sandbox."""
+        """Take over a prepared sandbox. Only its channel works until ``listen``."""
         self.holder_id = holder.holder_id
         self.memory_peak_file = holder.memory_peak_file
         self._attach(holder.fds.channel, holder.fds.output_fd, holder.pid)
         self.endpoint = holder.fds.endpoint
-        if self.endpoint is not None:
-            self.endpoint.setblocking(False)
-            self._loop.add_reader(self.endpoint.fileno(), self._accept)
 
     def readopt(self, channel: socket.socket, output_fd: int, pid: int) -> None:
         """The same sandbox has a fresh worker."""
@@ -100,9 +98,18 @@ class Instance:
     def _attach(self, channel: socket.socket, output_fd: int, pid: int) -> None:
         self.pid = pid
         self._output_fd = output_fd
-        os.set_blocking(output_fd, False)
-        self._loop.add_reader(output_fd, self.read_output)
         self.channel = Channel(self._loop, channel, partial(self._events.on_frame, self), self._broken, self._eof)
+
+    def listen(self) -> None:
+        """Hear the worker's raw output and its connections to the engine too; apart from ``adopt`` so that INIT need not wait for it."""
+        if self._output_fd >= 0 and not self._listening:
+            os.set_blocking(self._output_fd, False)
+            self._loop.add_reader(self._output_fd, self.read_output)
+            self._listening = True
+        if self.endpoint is not None and not self._accepting:
+            self.endpoint.setblocking(False)
+            self._loop.add_reader(self.endpoint.fileno(), self._accept)
+            self._accepting = True
 
     def _broken(self, error: WireError) -> None:
         self._events.on_violation(self, str(error))
@@ -149,7 +156,9 @@ class Instance:
 
     def _close_output(self) -> None:
         if self._output_fd >= 0:
-            self._loop.remove_reader(self._output_fd)
+            if self._listening:
+                self._loop.remove_reader(self._output_fd)
+                self._listening = False
             os.close(self._output_fd)
             self._output_fd = -1
             self._flush_partial()
@@ -216,7 +225,8 @@ class Instance:
         """Let go of everything. Idempotent."""
         self.detach_worker()
         if self.endpoint is not None:
-            self._loop.remove_reader(self.endpoint.fileno())
+            if self._accepting:
+                self._loop.remove_reader(self.endpoint.fileno())
             self.endpoint.close()
             self.endpoint = None
 

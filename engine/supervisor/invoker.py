@@ -179,6 +179,7 @@ class Invoker:
             ),
         )
         self._send_init(instance)
+        instance.listen()
         instance.move(Event.WORKER_READY)
         now_s = self._clock.monotonic()
         instance.init_started_s = now_s
@@ -324,6 +325,7 @@ class Invoker:
         stats = instance.version.function.stats
         stats.init.observe(took_s)
         stats.count_cold_start("on-demand")
+        self._holders.settled()
         instance.move(Event.INITIALISED)
         self._timed.pop(instance, None)
         self._ready(instance, now_s)
@@ -442,6 +444,7 @@ class Invoker:
             Holder(holder_id, "", fds, pid, None).close_fds()
             return
         instance.readopt(fds.channel, fds.output_fd, pid)
+        instance.listen()
         instance.move(Event.WORKER_RESET)
         self._ready(instance, self._clock.monotonic())
 
