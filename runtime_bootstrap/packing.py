@@ -28,9 +28,7 @@ def _load() -> Optional[Callable[..., Any]]:
         found = importlib.machinery.PathFinder.find_spec("msgpack", path)
         if found is None or found.origin is None:
             continue
-        spec = importlib.util.spec_from_file_location(
-            _PRIVATE, found.origin, submodule_search_locations=[os.path.dirname(found.origin)]
-        )
+        spec = importlib.util.spec_from_file_location(_PRIVATE, found.origin, submodule_search_locations=[os.path.dirname(found.origin)])
         if spec is None or spec.loader is None:
             continue
         module = importlib.util.module_from_spec(spec)

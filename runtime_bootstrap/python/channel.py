@@ -191,10 +191,7 @@ class Channel:
         """Log events, each at most MAX_PAYLOAD bytes, sent at once and in order."""
         head = self._log_head + (_time_ns() // 1000).to_bytes(8, "big") + bytes((level, 0xC6))
         size = len(head) + 4
-        out = [
-            b"%b%b%b%b" % ((size + len(data)).to_bytes(4, "big"), head, len(data).to_bytes(4, "big"), data)
-            for data in events
-        ]
+        out = [b"%b%b%b%b" % ((size + len(data)).to_bytes(4, "big"), head, len(data).to_bytes(4, "big"), data) for data in events]
         self._send(out[0] if len(out) == 1 else b"".join(out))
 
 

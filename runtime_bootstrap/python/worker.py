@@ -73,7 +73,7 @@ class Worker:
             raise error
         document = errors.document(error, "")
         if error_type is None:
-            logging.warning(errors.WARNING)
+            logging.getLogger().warning(errors.WARNING)
         self._log_error(document)
         self._channel.init_error(error_type or document["errorType"], errors.encode(document))
         raise SystemExit(status)
@@ -144,8 +144,10 @@ class Worker:
         except Fault as e:
             self._fail(request_id, e)
             return
+        # Half a surrogate pair cannot be sent; the error for it ends the process, as on AWS.
+        payload = answer.encode() if isinstance(answer, str) else answer
         self.settle_output()
-        channel.respond(request_id, answer, content_type)
+        channel.respond(request_id, payload, content_type)
         channel.logs_belong_to(None)
 
     def _fail(self, request_id: str, error: Exception) -> None:
@@ -213,12 +215,3 @@ def serve(sock: socket.socket, wait_ready: Callable[[], None]) -> None:
     # As on AWS, where a function without extensions is killed at once: no exit functions.
     worker.settle_output()
     os._exit(0)
-
-
-def main() -> None:
-    """``python -m runtime_bootstrap.python.worker FD``: serve on an inherited socket, without a sandbox."""
-    serve(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=int(sys.argv[1])), lambda: None)
-
-
-if __name__ == "__main__":
-    main()
