@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import sys
@@ -31,6 +32,7 @@ REASONS: dict[str, Callable[..., bool]] = {
     "no bench extra": lambda: importlib.util.find_spec("hdrh") is None,
     "no C compiler": lambda: not (shutil.which("gcc") or shutil.which("cc")),
     "one core": lambda: len(os.sched_getaffinity(0)) < 2,
+    "no hadolint wheel for this processor": lambda: platform.machine() != "x86_64",
     "no IPv6 loopback": lambda: not os.path.exists("/proc/net/if_inet6"),
     r"no (python3\.\d+) on this host": _no_interpreter,
 }

@@ -22,7 +22,7 @@ SHOWN = {"msgpack": ROOT / "engine" / "sandbox" / "bundle.py"}
 
 
 def _package(requirement: str) -> str:
-    return re.split(r"[>=<~! ]", requirement, maxsplit=1)[0]
+    return re.split(r"[>=<~!; ]", requirement, maxsplit=1)[0]
 
 
 def _imported(folder: str) -> set[str]:

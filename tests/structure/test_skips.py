@@ -22,7 +22,7 @@ def _run(tmp_path, body, ci):
     (tmp_path / "conftest.py").write_text(INNER)
     (tmp_path / "test_inner.py").write_text(body)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "CI": "true" if ci else ""}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "CI": "true" if ci else "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
 
