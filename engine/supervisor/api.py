@@ -16,7 +16,7 @@ import msgspec
 
 from engine.arn import FunctionRef, parse_function_name
 from engine.clock import Clock
-from engine.errors import AwsError, InvalidParameterValue, InvalidRequestContent, ServiceError, ValidationError
+from engine.errors import InvalidParameterValue, InvalidRequestContent, ServiceError, ValidationError
 from engine.ids import is_request_id, request_id
 from engine.supervisor.catalogue import Catalogue, Version
 from engine.supervisor.invoker import Invoker

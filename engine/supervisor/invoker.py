@@ -21,7 +21,7 @@ from engine.core.invocation import Outcome, Status
 from engine.core.pool import Plan
 from engine.errors import AwsError, ServiceError, TooManyRequests, WireError
 from engine.sandbox.api import Cause, ExitCause, HolderFds, Sandbox, SpecialiseSpec
-from engine.supervisor.catalogue import Function, Version
+from engine.supervisor.catalogue import Version
 from engine.supervisor.environment import Home, base_env, init_message
 from engine.supervisor.holders import Holder, HolderPool
 from engine.supervisor.instance import Instance

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 
-
 class Renders(Protocol):
     """Text that is made when the log is written, so that formatting stays off the hot path. None: nothing to write."""
 

@@ -16,7 +16,7 @@ _LAMBDA_PATH = re.compile(
     rb"(functions|event-source-mappings|layers|tags|account-settings|code-signing-configs|capacity-providers|durable-)"
 )
 _SCOPE = re.compile(rb"Credential=[^/,\s]+/\d{8}/[^/,\s]+/([^/,\s]+)/aws4_request")
-_QUERY_SCOPE = re.compile(rb"X-Amz-Credential=[^&]*?(?:%2F|/)\d{8}(?:%2F|/)[^&/%]+(?:%2F|/)([^&/%]+)(?:%2F|/)aws4_request", re.I)
+_QUERY_SCOPE = re.compile(rb"X-Amz-Credential=[^&]*?(?:%2F|/)\d{8}(?:%2F|/)[^&/%]+(?:%2F|/)([^&/%]+)(?:%2F|/)aws4_request", re.IGNORECASE)
 
 
 class Target(Enum):

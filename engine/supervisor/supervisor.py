@@ -178,13 +178,16 @@ class Supervisor:
         self._control.start()
         self._flush()
         self._tick()
-        if self.settings.port_file is not None:
-            self.settings.port_file.write_text(f"{self.endpoint_url()}\n")
+        self._tell_port()
         log.info("listening", url=self.endpoint_url(), level=self._status.report.level, data_dir=str(self.settings.data_dir))
         await self._stopping.wait()
         await self._drain()
         await self._close()
         return 0
+
+    def _tell_port(self) -> None:
+        if self.settings.port_file is not None:
+            self.settings.port_file.write_text(f"{self.endpoint_url()}\n")
 
     def _signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -193,7 +193,7 @@ def test_metrics_and_state_tell_what_happened(shared: Engine) -> None:
     assert status == 200
     lines = [line for line in text.splitlines() if 'function="measured"' in line]
     assert any("lambda_engine_invocations_total" in x and 'outcome="success"' in x and x.endswith(" 2.0") for x in lines), lines
-    assert any("lambda_engine_errors_total" in x and 'KeyError' in x for x in lines), lines
+    assert any("lambda_engine_errors_total" in x and "KeyError" in x for x in lines), lines
     assert any("lambda_engine_cold_starts_total" in x for x in lines)
     assert any("lambda_engine_duration_seconds_bucket" in x and 'phase="invoke"' in x for x in lines)
     state = shared.state()

@@ -46,7 +46,7 @@ class Front:
         server = await asyncio.get_running_loop().create_server(lambda: Connection(self, self.connections), "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         self.server = server
-        behind = await asyncio.start_server(lambda r, w: self.upstream(r, w), "127.0.0.1", 0)
+        behind = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.upstream_port = behind.sockets[0].getsockname()[1]
         self.behind = behind
 
@@ -56,6 +56,9 @@ class Front:
         for connection in list(self.connections):
             connection.transport.abort()
         await asyncio.sleep(0.01)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self.upstream(reader, writer)
 
     async def mirror(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers with the head it got and the size of the body, chunked."""
