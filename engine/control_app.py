@@ -25,6 +25,7 @@ import uvloop
 from engine import __version__
 from engine.auth.principals import Credential, KeyRing
 from engine.auth.sigv4 import Verifier
+from engine.client import AsyncClient
 from engine.clock import SystemClock
 from engine.config import AuthMode, Settings, load
 from engine.control import operations
@@ -37,6 +38,8 @@ from engine.control.plane import Plane
 from engine.control.restore import restore
 from engine.control.sources import Sources
 from engine.errors import ConfigurationError, ServiceError
+from engine.eventing.dispatcher import Dispatcher
+from engine.eventing.intake import Intake
 from engine.http.app import build_app
 from engine.http.operations import Registry
 from engine.protocol.model import load as load_model
@@ -103,16 +106,28 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
     )
     registry = Registry(load_model())
     operations.register(registry, plane)
+    queue = SqlEventQueue(database)
+    client = AsyncClient(settings.run_dir() / "engine.sock")
+    dispatcher = Dispatcher(queue, client, clock, region=settings.region, retry_base_s=settings.async_retry_base_s)
+
+    async def loaded() -> None:
+        if not catalogue.loaded:
+            await link.ready()
+
+    Intake(queue, catalogue, clock, ready=loaded, wake=dispatcher.wake).register(registry)
     verifier = Verifier(keys) if settings.auth is AuthMode.SIGV4 else None
-    figures = Figures(settings, link, SqlEventQueue(database), clock)
+    figures = Figures(settings, link, queue, clock)
     app = build_app(registry, settings, verifier, metrics=figures.render, code=links.source)
     await asyncio.to_thread(code.sweep)
     link.start()
+    dispatcher.start()
     try:
         async with _helpers(_collect(code), _watch(parent)):
             with _listening(settings.run_dir() / "http.sock") as listener:
                 await _until_signal(app, listener)
     finally:
+        await dispatcher.close()
+        await client.close()
         await changes.close()
         await link.close()
         app.close()

@@ -1,0 +1,198 @@
+"""Runs accepted events: takes what is due, invokes, and settles or postpones.
+
+Theory of operation. One loop compares what the queue holds due with the room there is, and only sleeps until the next due time or a
+wake-up; a wake-up that is lost costs time, never an event. Each attempt is a task that ends by telling the queue what became of the
+event. Taken events carry a lease, so nothing is run twice at once, and whatever this process held when it died is released when the
+next one starts: delivery is at least once. Invocations go through the binary protocol like any client's, with the id the caller was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Protocol
+
+from engine.arn import function_arn
+from engine.client.errors import ApiError, ClientError
+from engine.clock import Clock
+from engine.eventing.retry import GiveUp, Later, Outcome, after
+from engine.store.api import Event, EventQueue
+from engine.wire.messages import Result
+
+# No invocation lasts longer, init and waiting included: 900 s and some.
+LEASE_MS = 1_200_000
+MAX_IN_FLIGHT = 512
+# One function's events must leave room for the others'.
+MAX_PER_FUNCTION = 384
+MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024
+BATCH = 64
+# The loop looks at the queue at least this often, in case the host's clock is set.
+LONGEST_SLEEP_S = 60.0
+PAUSE_AFTER_ERROR_S = 1.0
+CLOSE_GRACE_S = 2.0
+_PERMANENT = frozenset((400, 401, 403, 404, 413, 415))
+_log = logging.getLogger(__name__)
+
+
+class Invoker(Protocol):
+    """The part of the binary client that is used here."""
+
+    async def invoke(
+        self,
+        function: str,
+        payload: bytes = ...,
+        *,
+        qualifier: str | None = None,
+        request_id: str | None = None,
+        trace_id: str | None = None,
+    ) -> Result: ...
+
+
+class Dispatcher:
+    """Works from ``start`` to ``close``; for one event loop.
+
+    ``retry_base_s`` is the pause before the first retry of a function that failed.
+    """
+
+    def __init__(
+        self,
+        queue: EventQueue,
+        invoker: Invoker,
+        clock: Clock,
+        *,
+        region: str,
+        retry_base_s: float,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        max_per_function: int = MAX_PER_FUNCTION,
+    ) -> None:
+        self._queue = queue
+        self._invoker = invoker
+        self._clock = clock
+        self._region = region
+        self._retry_base_ms = round(retry_base_s * 1000)
+        self._max_in_flight = max_in_flight
+        self._max_per_function = max_per_function
+        self._attempts: dict[str, asyncio.Task[None]] = {}
+        self._by_function: dict[tuple[str, str], int] = {}
+        self._bytes = 0
+        self._wake = asyncio.Event()
+        self._loop_task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Release what a former process held and begin."""
+        self._loop_task = asyncio.get_running_loop().create_task(self._run())
+
+    def wake(self) -> None:
+        """There may be something to do: an event was accepted, or time was set."""
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Take nothing more and give attempts a moment to end; what does not end is repeated by the next process. Idempotent."""
+        task, self._loop_task = self._loop_task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if self._attempts:
+            _, running = await asyncio.wait(list(self._attempts.values()), timeout=CLOSE_GRACE_S)
+            for attempt in running:
+                attempt.cancel()
+            if running:
+                await asyncio.wait(running)
+
+    async def _run(self) -> None:
+        released = False
+        while True:
+            self._wake.clear()
+            try:
+                if not released:
+                    count = await self._queue.release()
+                    released = True
+                    if count:
+                        _log.info("%d events were being run when the last control plane ended; they are run again", count)
+                sleep_s = 0.0 if await self._take() else await self._sleep_s()
+            except Exception:  # noqa: BLE001 - a full disk must not end the loop
+                _log.exception("the event queue cannot be read")
+                sleep_s = PAUSE_AFTER_ERROR_S
+            if sleep_s > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), sleep_s)
+
+    async def _take(self) -> bool:
+        """Start what there is room for; whether there may be more right now."""
+        room = min(BATCH, self._max_in_flight - len(self._attempts))
+        if room <= 0 or self._bytes >= MAX_BYTES_IN_FLIGHT:
+            return False
+        now_ms = self._clock.epoch_ms()
+        events = await self._queue.claim(now_ms, now_ms + LEASE_MS, room, self._full())
+        for event in events:
+            if event.request_id not in self._attempts:
+                self._begin(event)
+        return len(events) == room
+
+    async def _sleep_s(self) -> float:
+        if len(self._attempts) >= self._max_in_flight or self._bytes >= MAX_BYTES_IN_FLIGHT:
+            return LONGEST_SLEEP_S
+        due_ms = await asyncio.to_thread(self._queue.next_due_ms, self._full())
+        if due_ms is None:
+            return LONGEST_SLEEP_S
+        return min(max(0.0, (due_ms - self._clock.epoch_ms()) / 1000), LONGEST_SLEEP_S)
+
+    def _full(self) -> frozenset[tuple[str, str]]:
+        return frozenset(key for key, count in self._by_function.items() if count >= self._max_per_function)
+
+    def _begin(self, event: Event) -> None:
+        key = (event.account, event.function)
+        self._by_function[key] = self._by_function.get(key, 0) + 1
+        self._bytes += len(event.payload)
+        self._attempts[event.request_id] = asyncio.get_running_loop().create_task(self._attempt(event))
+
+    def _ended(self, event: Event) -> None:
+        key = (event.account, event.function)
+        self._by_function[key] -= 1
+        if not self._by_function[key]:
+            del self._by_function[key]
+        self._bytes -= len(event.payload)
+        del self._attempts[event.request_id]
+        self.wake()
+
+    async def _attempt(self, event: Event) -> None:
+        try:
+            outcome, detail = await self._invoke(event)
+            await self._conclude(event, outcome, detail)
+        except Exception:  # noqa: BLE001 - the event keeps its lease and is tried again after it
+            _log.exception("the outcome of event %s could not be kept", event.request_id)
+        finally:
+            self._ended(event)
+
+    async def _invoke(self, event: Event) -> tuple[Outcome, str]:
+        arn = function_arn(self._region, event.account, event.function)
+        try:
+            result = await self._invoker.invoke(
+                arn, event.payload, qualifier=event.qualifier, request_id=event.request_id, trace_id=event.trace_id
+            )
+        except ApiError as e:
+            return Outcome.IMPOSSIBLE if e.status in _PERMANENT else Outcome.NOT_RUN, str(e)
+        except ClientError as e:
+            return Outcome.NOT_RUN, str(e)
+        if result.function_error is not None:
+            return Outcome.FUNCTION_ERROR, result.payload[:1000].decode("utf-8", "replace")
+        return Outcome.SUCCESS, ""
+
+    async def _conclude(self, event: Event, outcome: Outcome, detail: str) -> None:
+        decision = after(event, outcome, self._clock.epoch_ms(), self._retry_base_ms)
+        if isinstance(decision, Later):
+            await self._queue.postpone(decision.event)
+            return
+        await self._queue.settle(event.request_id)
+        if isinstance(decision, GiveUp):
+            _log.warning(
+                "event %s for function %s of account %s is given up after %d failed runs: %s; last: %s",
+                event.request_id,
+                event.function,
+                event.account,
+                event.failures + (outcome is Outcome.FUNCTION_ERROR),
+                decision.value,
+                detail,
+            )

@@ -1,0 +1,130 @@
+"""Accepting asynchronous invocations: ``Invoke`` with ``InvocationType`` ``Event``, and the old ``InvokeAsync``.
+
+A 202 is a promise: it is given only once the event is on the disk. Nothing is throttled here. Sources:
+docs.aws.amazon.com/lambda/latest/api/API_Invoke.html and API_InvokeAsync.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from engine.arn import function_arn, parse_function_name
+from engine.clock import Clock
+from engine.errors import InvalidRequestContent, NotImplementedHere, RequestEntityTooLarge, ResourceNotFound
+from engine.store.api import LATEST, Event, EventQueue
+
+MAX_PAYLOAD = 1_048_576
+MAX_TRACE_ID = 255
+_json = msgspec.json.Decoder(msgspec.Raw)
+
+
+class Caller(Protocol):
+    """The part of a request's context that is read here; ``headers`` have lower-case names."""
+
+    @property
+    def request_id(self) -> str: ...
+
+    @property
+    def account(self) -> str: ...
+
+    @property
+    def region(self) -> str: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+
+class Registrar(Protocol):
+    """Where operations are offered."""
+
+    def add(
+        self, operation: str, handler: Callable[[Caller, dict[str, Any]], Awaitable[Mapping[str, Any]]]
+    ) -> None: ...
+
+
+class Invocables(Protocol):
+    """Knows what can be invoked."""
+
+    def has(self, account: str, name: str, qualifier: str | None) -> bool: ...
+
+
+class Intake:
+    """The handlers.
+
+    ``ready`` is awaited until ``invocables`` knows everything, and raises when that takes too long; ``wake`` is called after each
+    accepted event.
+    """
+
+    def __init__(
+        self,
+        queue: EventQueue,
+        invocables: Invocables,
+        clock: Clock,
+        *,
+        ready: Callable[[], Awaitable[object]],
+        wake: Callable[[], None],
+    ) -> None:
+        self._queue = queue
+        self._invocables = invocables
+        self._clock = clock
+        self._ready = ready
+        self._wake = wake
+
+    def register(self, registry: Registrar) -> None:
+        """Offer both operations."""
+        registry.add("Invoke", self.invoke)
+        registry.add("InvokeAsync", self.invoke_async)
+
+    async def invoke(self, caller: Caller, params: dict[str, Any]) -> Mapping[str, Any]:
+        """Raises NotImplementedHere for other types than Event, which the supervisor serves itself."""
+        kind = params.get("InvocationType", "RequestResponse")
+        if kind != "Event":
+            raise NotImplementedHere(f"Invoke with InvocationType {kind} is not served by the control plane.")
+        for member in ("DurableExecutionName", "TenantId"):
+            if params.get(member):
+                raise NotImplementedHere(f"Invoke with {member} is not implemented by this engine.")
+        payload = params.get("Payload") or b""
+        await self._accept(caller, params["FunctionName"], params.get("Qualifier"), payload, "InvokeFunction")
+        return {"StatusCode": 202, "Payload": b""}
+
+    async def invoke_async(self, caller: Caller, params: dict[str, Any]) -> Mapping[str, Any]:
+        await self._accept(caller, params["FunctionName"], None, params.get("InvokeArgs") or b"", "InvokeAsync")
+        return {"Status": 202}
+
+    async def _accept(self, caller: Caller, name: str, qualifier: str | None, payload: bytes, operation: str) -> None:
+        """Raises ResourceNotFound, InvalidRequestContent and RequestEntityTooLarge with AWS's texts."""
+        if len(payload) > MAX_PAYLOAD:
+            raise RequestEntityTooLarge(f"Request must be smaller than {MAX_PAYLOAD} bytes for the {operation} operation")
+        ref = parse_function_name(name, account=caller.account, region=caller.region, qualifier=qualifier)
+        await self._ready()
+        if not self._invocables.has(ref.account, ref.name, ref.qualifier):
+            arn = function_arn(ref.region, ref.account, ref.name, ref.qualifier or LATEST)
+            raise ResourceNotFound(f"Function not found: {arn}")
+        _check_json(payload or b"{}")
+        now_ms = self._clock.epoch_ms()
+        trace_id = caller.headers.get("x-amzn-trace-id")
+        await self._queue.enqueue(
+            Event(
+                request_id=caller.request_id,
+                account=ref.account,
+                function=ref.name,
+                qualifier=ref.qualifier,
+                payload=payload or b"{}",
+                first_ms=now_ms,
+                due_ms=now_ms,
+                trace_id=trace_id[:MAX_TRACE_ID] if trace_id else None,
+            )
+        )
+        self._wake()
+
+
+def _check_json(payload: bytes) -> None:
+    try:
+        _json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise InvalidRequestContent(
+            f"Could not parse request body into json: Could not parse payload into json: {e}"
+        ) from None
