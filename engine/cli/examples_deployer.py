@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import sys
 import time
 import urllib.error
@@ -57,12 +59,29 @@ def deploy_all(endpoint: str) -> None:
 
 
 def next_commands(endpoint: str) -> str:
-    """What to type now."""
-    tries = "\n".join(f"  lambda-engine invoke {name} '{json.dumps(event)}'" for name, _, _, _, event in TABLE)
-    return (
-        f"\nTry, in another terminal:\n{tries}\n  lambda-engine logs hello\n  curl -s {endpoint}/metrics | grep hello\n"
-        f"  lambda-engine aws lambda list-functions\n"
-    )
+    """What to type now, in a shell that knows nothing of this engine."""
+    from engine.cli.session import DEFAULT_ENDPOINT, ENDPOINT_VARIABLE
+    from engine.config import default_data_dir
+
+    program = _program()
+    lines = [f"{program} invoke {name} {shlex.quote(json.dumps(event))}" for name, _, _, _, event in TABLE]
+    lines += [f"{program} logs hello", f"curl -s {endpoint}/metrics | grep hello", f"{program} aws lambda list-functions"]
+    data_dir = os.environ["LAMBDA_ENGINE_DATA_DIR"]
+    if data_dir != str(default_data_dir()):
+        lines.insert(0, f"export LAMBDA_ENGINE_DATA_DIR={shlex.quote(data_dir)}")
+    if endpoint != DEFAULT_ENDPOINT:
+        lines.insert(0, f"export {ENDPOINT_VARIABLE}={endpoint}")
+    return "\nTry, in another terminal:\n" + "\n".join(f"  {line}" for line in lines) + "\n"
+
+
+def _program() -> str:
+    """How to type this program's name: as it is when PATH has it, else with its place."""
+    name = "lambda-engine"
+    beside = Path(sys.executable).with_name(name)
+    if shutil.which(name) is not None or not beside.exists():
+        return name
+    inside = beside.is_relative_to(Path.cwd())
+    return shlex.quote(str(beside.relative_to(Path.cwd()) if inside else beside))
 
 
 def main(argv: list[str]) -> int:

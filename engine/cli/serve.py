@@ -89,7 +89,7 @@ def _deploy_examples(settings: Settings) -> None:
     if settings.access_keys and not env.get("AWS_ACCESS_KEY_ID"):
         key_id, secret = next(iter(settings.access_keys.items()))
         env |= {"AWS_ACCESS_KEY_ID": key_id, "AWS_SECRET_ACCESS_KEY": secret.get_secret_value()}
-    settings_for_child = {"region": settings.region, "account_id": settings.account_id}
+    settings_for_child = {"region": settings.region, "account_id": settings.account_id, "data_dir": str(settings.data_dir)}
     argv = [sys.executable, "-m", "engine.cli.examples_deployer", str(os.getpid()), json.dumps(settings_for_child)]
     child = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL)  # noqa: S603 - our own program
     # Somebody has to collect its status, and the loop that is about to start knows nothing of it.
