@@ -105,7 +105,7 @@ def interpreter_findings(settings: Settings) -> list[Finding]:
         return [
             Finding("runtimes", Verdict.PROBLEM, "no Python 3.9 to 3.14 found: install one or set LAMBDA_ENGINE_RUNTIMES")
         ]
-    found = [Finding(f"runtime {name}", Verdict.OK, f"{i.version} ({i.path})") for name, i in sorted(interpreters.items())]
+    found = [Finding(f"runtime {name}", Verdict.OK, f"{i.version} ({i.path})") for name, i in interpreters.items()]
     found += [
         Finding(f"runtime {name}", Verdict.PROBLEM, f"{path} (LAMBDA_ENGINE_RUNTIMES) is not a working Python of that version")
         for name, path in settings.runtimes.items()
