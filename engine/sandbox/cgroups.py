@@ -16,6 +16,8 @@ import signal
 import time
 from dataclasses import dataclass
 
+from engine.sandbox import kernel
+
 _CONTROLLERS = ("memory", "pids", "cpu")
 _OWNED = re.compile(r"^lambda-engine\.(\d+)\.(\d+)$")
 _SWEEP_S = 2.0
@@ -42,14 +44,6 @@ def start_time(pid: int) -> str | None:
 def own_name() -> str:
     """Name of this process's groups."""
     return f"lambda-engine.{os.getpid()}.{start_time(os.getpid())}"
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
 
 
 def _read(path: str) -> str:
@@ -140,12 +134,12 @@ class Groups:
     def _enable(self, base: str, parent: str, controller: str) -> None:
         """Hand a v2 controller down to the groups of the holders."""
         try:
-            _write(os.path.join(base, "cgroup.subtree_control"), f"+{controller}")
+            kernel.write_file(os.path.join(base, "cgroup.subtree_control"), f"+{controller}".encode())
         except OSError as e:
             if e.errno != errno.EBUSY or not self._vacate(base):
                 raise
-            _write(os.path.join(base, "cgroup.subtree_control"), f"+{controller}")
-        _write(os.path.join(parent, "cgroup.subtree_control"), f"+{controller}")
+            kernel.write_file(os.path.join(base, "cgroup.subtree_control"), f"+{controller}".encode())
+        kernel.write_file(os.path.join(parent, "cgroup.subtree_control"), f"+{controller}".encode())
 
     def _vacate(self, base: str) -> bool:
         """Move the engine's processes out of ``base`` into a leaf; only when nobody else is in there."""
@@ -155,7 +149,7 @@ class Groups:
         leaf = os.path.join(base, "lambda-engine-processes")
         os.makedirs(leaf, exist_ok=True)
         for pid in members:
-            _write(os.path.join(leaf, "cgroup.procs"), str(pid))
+            kernel.write_file(os.path.join(leaf, "cgroup.procs"), b"%d" % pid)
         return True
 
     def _prove(self, parent: str, controller: str, version: int) -> None:
@@ -163,7 +157,7 @@ class Groups:
         os.makedirs(trial, exist_ok=True)
         try:
             for name, text in _limits(controller, version, 64 << 20, 32, 64):
-                _write(os.path.join(trial, name), text)
+                kernel.write_file(os.path.join(trial, name), text.encode())
         finally:
             os.rmdir(trial)
 
@@ -228,7 +222,7 @@ class Group:
         """Write the limits: bytes, processes and threads, v1 CPU shares. Raises OSError naming the file."""
         for controller, (version, directory) in self.places.items():
             for name, text in _limits(controller, version, memory, pids, shares):
-                _write(os.path.join(directory, name), text)
+                kernel.write_file(os.path.join(directory, name), text.encode())
         self._forbid_swap(memory)
 
     def _forbid_swap(self, memory: int) -> None:
@@ -237,7 +231,7 @@ class Group:
         name, text = ("memory.swap.max", "0") if version == 2 else ("memory.memsw.limit_in_bytes", str(memory))
         if version:
             with contextlib.suppress(OSError):
-                _write(os.path.join(directory, name), text)
+                kernel.write_file(os.path.join(directory, name), text.encode())
 
     def oom_kills(self) -> int:
         """Processes the kernel has killed in this group for want of memory."""
@@ -254,8 +248,10 @@ class Group:
     def peak_file(self) -> str | None:
         """File with the highest memory use so far in bytes, where the kernel keeps one."""
         version, directory = self.places.get("memory", (0, ""))
-        path = os.path.join(directory, "memory.max_usage_in_bytes" if version == 1 else "memory.peak")
-        return path if version and os.path.exists(path) else None
+        if version == 1:
+            return f"{directory}/memory.max_usage_in_bytes"
+        # Since Linux 5.19.
+        return f"{directory}/memory.peak" if version and os.path.exists(f"{directory}/memory.peak") else None
 
     def remove(self) -> bool:
         """Remove the directories; False while a process is still leaving one of them."""

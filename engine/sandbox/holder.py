@@ -143,8 +143,8 @@ class Init:
         self._pid_hint = 0
         while wanted < 2 or wanted in (self._build.zygote_pid, self._worker):
             wanted = random.SystemRandom().randrange(300, _MAX_PID)
-        with contextlib.suppress(FileNotFoundError), open("/proc/sys/kernel/ns_last_pid", "w") as f:
-            f.write(str(wanted - 1))
+        with contextlib.suppress(FileNotFoundError):
+            kernel.write_file("/proc/sys/kernel/ns_last_pid", b"%d" % (wanted - 1))
 
     def _spawn(self, channel: int, output: int) -> None:
         self._choose_pid()
@@ -227,9 +227,9 @@ class Init:
         """/opt from several layers; a later one covers an earlier one. They pass through /tmp, still empty and unshared."""
         self._step = "merge the layers"
         places = [f"/tmp/.layer{n}" for n in range(len(layers))]
-        for place, fd in zip(places, layers):
+        for n, place in enumerate(places):
             os.mkdir(place)
-            kernel.move_mount(fd, place)
+            kernel.move_mount(layers[n], place)
         flags = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
         kernel.mount("layers", "/opt", "overlay", flags, "lowerdir=" + ":".join(reversed(places)))
         for place in places:
@@ -309,7 +309,8 @@ def _descendants(root: int) -> list[int]:
                 fields = f.read().rsplit(b")", 1)[1].split()
                 if fields[0] != b"Z":
                     parents[int(name)] = int(fields[1])
-    found, level = [], {root}
+    found: list[int] = []
+    level = {root}
     while level:
         level = {pid for pid, parent in parents.items() if parent in level}
         found.extend(level)
@@ -352,14 +353,17 @@ def _arrange(control: socket.socket, channel: int, output: int, go: int) -> sock
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, lockdown.NICE)
     # Out of the way first: any of them may sit on a number that is wanted below.
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (channel, go, control.detach())]
+    moved = {
+        number: fcntl.fcntl(fd, fcntl.F_DUPFD, 64)
+        for number, fd in ((_CHANNEL, channel), (_GO, go), (_CONTROL, control.detach()))
+    }
     null = os.open("/dev/null", os.O_RDWR)
     out = fcntl.fcntl(output, fcntl.F_DUPFD, 64)
     os.dup2(null, 0)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    for fd, number in zip(moved, (_CHANNEL, _GO, _CONTROL)):
-        os.dup2(fd, number, inheritable=False)
+    for wanted, fd in moved.items():
+        os.dup2(fd, wanted, inheritable=False)
     kernel.close_from(_CONTROL + 1)
     return socket.socket(fileno=_CONTROL)
 

@@ -14,9 +14,8 @@ import random
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from engine.sandbox import cgroups, kernel, layers, packets
 from engine.sandbox.levels import Level
@@ -64,12 +63,16 @@ class Holder:
                 setattr(self, name, -1)
 
 
-class Holders:
-    """All holders of this broker. ``tell`` sends an event to the supervisor with copies of descriptors."""
+class Tell(Protocol):
+    """Sends an event to the supervisor, with copies of descriptors."""
 
-    def __init__(
-        self, loop: Loop, level: Level, data_dir: str, tell: Callable[[list[object], list[int] | None], None]
-    ) -> None:
+    def __call__(self, message: list[object], fds: list[int] | None = None) -> None: ...
+
+
+class Holders:
+    """All holders of this broker."""
+
+    def __init__(self, loop: Loop, level: Level, data_dir: str, tell: Tell) -> None:
         self._loop = loop
         self._level = level
         self._tell = tell
@@ -296,8 +299,12 @@ class Holders:
                 signal.pidfd_send_signal(holder.pidfd, signal.SIGKILL)
 
     def _worker_exited(self, holder: Holder, status: int) -> None:
+        announced_now = holder.worker_alive and holder.channel < 0
         holder.worker_alive = False
-        if holder.announced and not holder.dying:
+        if not announced_now and not holder.dying:
+            self._fail(holder, "start the worker", f"it ended with wait status {status}: {_last_words(holder.output)}")
+            self.kill(holder.id)
+        elif holder.announced and not holder.dying:
             self._tell(["worker_exited", holder.id, *self._cause(holder, status)])
 
     @staticmethod
@@ -385,3 +392,10 @@ class Holders:
             group.remove()
         self._level.groups.close()
         os.close(self._data_fd)
+
+
+def _last_words(output: int) -> str:
+    """What a worker that never became ready has written, for the error message."""
+    with contextlib.suppress(OSError):
+        return os.read(output, 4000).decode(errors="replace") or "no output"
+    return "no output"

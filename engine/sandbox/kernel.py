@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _libc = C.CDLL(None, use_errno=True)
-# PyDLL keeps the interpreter lock across the call: nothing may run between the fork and PyOS_AfterFork_*.
+# PyDLL keeps the interpreter lock across the call: the child must wake up holding it.
 _locked = C.PyDLL(None, use_errno=True)
 _libc.syscall.restype = C.c_long
 _locked.syscall.restype = C.c_long
@@ -86,7 +86,11 @@ def _tid_address() -> int:
 
 
 def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
-    """Fork with namespaces: (0, -1) in the child, (pid, pidfd) in the parent. ``cgroup_fd`` is a v2 directory to start in."""
+    """Fork with namespaces: (0, -1) in the child, (pid, pidfd) in the parent. ``cgroup_fd`` is a v2 directory to start in.
+
+    Python's fork hooks do not run, on either side: with one thread there is nothing to repair, and they would touch many pages
+    for nothing. What the child must not share (random state, thread bookkeeping) is renewed when it forks again by ``os.fork``.
+    """
     pidfd = C.c_int(-1)
     args = _CloneArgs(flags=flags | _CLONE_PIDFD, pidfd=C.addressof(pidfd), exit_signal=signal.SIGCHLD)
     tid = _tid_address()
@@ -97,16 +101,10 @@ def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
     if cgroup_fd >= 0:
         args.flags |= _CLONE_INTO_CGROUP
         args.cgroup = cgroup_fd
-    C.pythonapi.PyOS_BeforeFork()
     pid = int(_locked.syscall(C.c_long(_CLONE3), C.byref(args), C.c_size_t(C.sizeof(args))))
-    if pid == 0:
-        C.pythonapi.PyOS_AfterFork_Child()
-        return 0, -1
-    error = _fail("clone3") if pid < 0 else None
-    C.pythonapi.PyOS_AfterFork_Parent()
-    if error is not None:
-        raise error
-    return pid, pidfd.value
+    if pid < 0:
+        raise _fail("clone3")
+    return (pid, pidfd.value) if pid else (0, -1)
 
 
 def unshare(flags: int) -> None:
@@ -260,6 +258,15 @@ def child_signal_fd() -> int:
     if fd < 0:
         raise _fail("signalfd")
     return fd
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Open, write once, close: as a control file wants it, without the machinery of buffered files."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
 
 
 def set_command_line(text: str) -> None:

@@ -98,7 +98,7 @@ def first_id() -> int:
     with open("/proc/self/uid_map") as f:
         ranges = [(int(line.split()[0]), int(line.split()[2])) for line in f]
     for start, count in ranges:
-        if start <= _FIRST_ID and _FIRST_ID + _IDS <= start + count:
+        if start <= _FIRST_ID and start + count >= _FIRST_ID + _IDS:
             return _FIRST_ID
     start, count = max(ranges, key=lambda r: r[1])
     return start + max(0, count - min(_IDS, count // 2))

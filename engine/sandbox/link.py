@@ -154,10 +154,10 @@ class BrokerLink:
         return members
 
     async def _first(self, sock: socket.socket) -> packets.Packet | None:
-        ready = self._loop.create_future()
-        self._loop.add_reader(sock.fileno(), lambda: ready.done() or ready.set_result(None))
+        ready = asyncio.Event()
+        self._loop.add_reader(sock.fileno(), ready.set)
         try:
-            await ready
+            await ready.wait()
         finally:
             self._loop.remove_reader(sock.fileno())
         return packets.receive(sock)

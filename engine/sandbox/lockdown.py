@@ -17,11 +17,11 @@ from engine.sandbox import kernel, landlock, rootfs
 NICE = 10
 # As recorded in AWS Lambda, but no core files: the host's core handler would run outside every fence.
 _LIMITS = (
-    (resource.RLIMIT_NOFILE, 1024, 1024),
-    (resource.RLIMIT_CORE, 0, 0),
-    (resource.RLIMIT_MEMLOCK, 65536, 65536),
-    (resource.RLIMIT_NICE, 0, 0),
-    (resource.RLIMIT_RTPRIO, 0, 0),
+    (resource.RLIMIT_NOFILE, 1024),
+    (resource.RLIMIT_CORE, 0),
+    (resource.RLIMIT_MEMLOCK, 65536),
+    (resource.RLIMIT_NICE, 0),
+    (resource.RLIMIT_RTPRIO, 0),
 )
 # RLIMIT_NPROC counts processes and threads of the sandbox's own user; the init is one of them at level user.
 _PROCESSES = 1024 + 8
@@ -38,15 +38,10 @@ class Fences(NamedTuple):
 
 def set_limits(namespaces: bool) -> None:
     """Resource limits of the worker; never above what the host allows."""
-    for name, soft, hard in _LIMITS:
+    for name, value in (*_LIMITS, (resource.RLIMIT_NPROC, _PROCESSES)) if namespaces else _LIMITS:
         _, ceiling = resource.getrlimit(name)
-        if ceiling != resource.RLIM_INFINITY:
-            soft, hard = min(soft, ceiling), min(hard, ceiling)
-        resource.setrlimit(name, (soft, hard))
-    if namespaces:
-        _, ceiling = resource.getrlimit(resource.RLIMIT_NPROC)
-        count = _PROCESSES if ceiling == resource.RLIM_INFINITY else min(_PROCESSES, ceiling)
-        resource.setrlimit(resource.RLIMIT_NPROC, (count, count))
+        allowed = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
+        resource.setrlimit(name, (allowed, allowed))
 
 
 def lock_down(fences: Fences) -> None:
@@ -64,10 +59,9 @@ def lock_down(fences: Fences) -> None:
     kernel.no_new_privileges()
     # The change of user made /proc/self root's.
     kernel.set_dumpable(True)
-    with open("/proc/self/oom_score_adj", "w") as f:
-        f.write("1000")
+    kernel.write_file("/proc/self/oom_score_adj", b"1000")
     if fences.landlock:
-        landlock.restrict(("/tmp", "/dev/shm"), rootfs.DEVICE_PATHS)  # noqa: S108 - the sandbox's own
+        landlock.restrict(("/tmp", "/dev/shm"), rootfs.DEVICE_PATHS)
     kernel.install_filter(fences.filter)
 
 

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 MAX_PACKET = 65536
 MAX_FDS = 16
 _CREDENTIALS = struct.Struct("iII")
+# Plain numbers: the enumerations of the socket module cost more than the calls they are passed to.
+_SOCKET, _RIGHTS, _SENDER = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS), int(socket.SCM_CREDENTIALS)
+_CUT, _CLOEXEC = int(socket.MSG_CTRUNC | socket.MSG_TRUNC), int(socket.MSG_CMSG_CLOEXEC)
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_decode = json.JSONDecoder().decode
 _ROOM = socket.CMSG_SPACE(MAX_FDS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
 
 
@@ -47,7 +52,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 def encode(message: Sequence[object]) -> bytes:
     """The bytes of a packet. Raises ValueError when it is too big."""
-    data = json.dumps(message, separators=(",", ":")).encode()
+    data = _encode(message).encode()
     if len(data) > MAX_PACKET:
         raise ValueError(f"packet of {len(data)} bytes is over {MAX_PACKET}")
     return data
@@ -55,8 +60,10 @@ def encode(message: Sequence[object]) -> bytes:
 
 def send_raw(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
     """Send encoded bytes with copies of ``fds``. Raises OSError (BlockingIOError when a non-blocking socket is full)."""
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([data], rights)
+    if fds:
+        sock.sendmsg([data], [(_SOCKET, _RIGHTS, array.array("i", fds))])
+    else:
+        sock.send(data)
 
 
 def send(sock: socket.socket, message: Sequence[object], fds: Sequence[int] = ()) -> None:
@@ -66,23 +73,23 @@ def send(sock: socket.socket, message: Sequence[object], fds: Sequence[int] = ()
 
 def receive(sock: socket.socket) -> Packet | None:
     """The next packet, None at the end of the stream. Raises PacketError, OSError (BlockingIOError when there is none)."""
-    data, ancillary, flags, _ = sock.recvmsg(MAX_PACKET, _ROOM, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, flags, _ = sock.recvmsg(MAX_PACKET, _ROOM, _CLOEXEC)
     fds: list[int] = []
     pid = 0
     for level, kind, raw in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == _SOCKET and kind == _RIGHTS:
             numbers = array.array("i")
             numbers.frombytes(raw[: len(raw) - len(raw) % numbers.itemsize])
             fds.extend(numbers)
-        elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+        elif level == _SOCKET and kind == _SENDER:
             pid = _CREDENTIALS.unpack(raw[: _CREDENTIALS.size])[0]
     if not data:
         Packet("", [], fds, pid).close()
         return None
     try:
-        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+        if flags & _CUT:
             raise PacketError("packet was cut")
-        message = json.loads(data)
+        message = _decode(data.decode())
         if not isinstance(message, list) or not message or not isinstance(message[0], str):
             raise PacketError("a packet is an array that begins with its kind")
     except (ValueError, RecursionError, PacketError) as e:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from engine.sandbox import packets
 
 _RETRY_S = 0.005
-_BATCH = 32
 
 
 class Loop:
@@ -133,10 +132,9 @@ class Peer:
     def _ready(self, mask: int) -> None:
         if mask & select.EPOLLOUT:
             self._flush()
-        if mask & ~select.EPOLLOUT:
-            for _ in range(_BATCH):
-                if self.closed or not self._receive():
-                    return
+        if mask & ~select.EPOLLOUT and not self.closed:
+            # One at a time: level-triggered epoll says when there is more, an empty read would cost an exception.
+            self._receive()
 
     def _receive(self) -> bool:
         try:

@@ -52,7 +52,7 @@ def enter(mountpoint: str, prefixes: Sequence[str], runtime_dir: str, share_netw
     for name in _EMPTY:
         os.makedirs(os.path.join(mountpoint, name), exist_ok=True)
     os.mkdir(os.path.join(mountpoint, "tmp"))
-    os.chmod(os.path.join(mountpoint, "tmp"), 0o1777)  # noqa: S103 - as /tmp is everywhere
+    os.chmod(os.path.join(mountpoint, "tmp"), 0o1777)
     os.makedirs(os.path.join(mountpoint, "root"), exist_ok=True)
     _show(runtime_dir, os.path.join(mountpoint, "var/runtime"))
     _make_etc(os.path.join(mountpoint, "etc"), share_network)

@@ -159,16 +159,8 @@ def _map_ids(pid: int, first_id: int, own_uid: bool) -> None:
     for name, worker in (("uid_map", rootfs.WORKER_UID), ("gid_map", rootfs.WORKER_GID)):
         text = f"0 {first_id} 1\n{worker} {first_id + 1} 1\n" if own_uid else f"{worker} 0 1\n"
         if name == "gid_map" and not own_uid:
-            _write(f"/proc/{pid}/setgroups", "deny")
-        _write(f"/proc/{pid}/{name}", text)
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
+            kernel.write_file(f"/proc/{pid}/setgroups", b"deny")
+        kernel.write_file(f"/proc/{pid}/{name}", text.encode())
 
 
 def _become_init(
