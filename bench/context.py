@@ -77,7 +77,7 @@ class Context:
         return self.native_binary
 
 
-def machine(cpus: tuple[int, ...] | None) -> dict[str, Any]:
+def machine(cpus: tuple[int, ...] | None, niceness: int = 0) -> dict[str, Any]:
     """What the numbers depend on."""
     model = ""
     with contextlib.suppress(OSError):
@@ -88,10 +88,11 @@ def machine(cpus: tuple[int, ...] | None) -> dict[str, Any]:
     revision = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
+    pinning = "not pinned" if cpus is None else f"every process on CPU {','.join(map(str, cpus))}"
     return {
         "cpu": model,
         "cores": os.cpu_count(),
-        "pinning": "not pinned" if cpus is None else f"every process on CPU {','.join(map(str, cpus))}",
+        "pinning": pinning + (f", niceness {niceness}" if niceness else ""),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "revision": revision,

@@ -59,7 +59,7 @@ def run(context: Context) -> list[Row]:
             names = _names(label.split()[0], 12 if context.quick else 40)
             package = with_requirements(code, requirements, engine.runtime) if requirements else zipped({"app.py": code})
             engine.deploy_many(names, package, MemorySize=512)
-            rows.append(_paced(context, engine, label, names, len(names), rate=3))
+            rows.append(_paced(context, engine, label, names, len(names), rate=1))
         if context.endpoint is None:
             rows.append(_sustained(context, engine, small))
     if context.endpoint is None:
