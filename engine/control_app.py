@@ -165,6 +165,7 @@ async def _until_signal(app: Callable[..., Any], listener: socket.socket) -> Non
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level="warning",
         access_log=False,
         proxy_headers=False,
         server_header=False,

@@ -21,6 +21,7 @@ from engine.errors import (
 
 MAX_TIMEOUT_S = 900
 MAX_MEMORY_MIB = 10_240
+MAX_TMP_MIB = 10_240
 MAX_ENVIRONMENT = 4_096
 MAX_TAGS = 50
 MAX_STORED_BYTES = 80_530_636_800
@@ -149,9 +150,12 @@ def _by_number(runtime: str) -> tuple[str, int]:
 
 
 def check_limits(members: Mapping[str, Any]) -> None:
-    """Upper bounds that the service model does not state. Raises ValidationError."""
-    for name, key, limit in (("Timeout", "timeout", MAX_TIMEOUT_S), ("MemorySize", "memorySize", MAX_MEMORY_MIB)):
-        value = members.get(name)
+    """Upper bounds of plain functions, which the service model sets wider. Raises ValidationError."""
+    for value, key, limit in (
+        (members.get("Timeout"), "timeout", MAX_TIMEOUT_S),
+        (members.get("MemorySize"), "memorySize", MAX_MEMORY_MIB),
+        ((members.get("EphemeralStorage") or {}).get("Size"), "ephemeralStorage.size", MAX_TMP_MIB),
+    ):
         if value is not None and value > limit:
             raise ValidationError(
                 f"1 validation error detected: Value '{value}' at '{key}' failed to satisfy constraint: "
