@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from engine.client import ApiError, AsyncClient, CallTimeout, Client, ConnectionLost, FunctionError, ServerRefused, raise_for_function_error
-from engine.config import Settings
+from engine.config import load
 from tests.framework.engine import OWN_RUNTIME, ROLE, Engine, engine, zip_of
 
-CODE = {
+CODE: dict[str, str | bytes] = {
     "m.py": """import json, time
 
 def f(event, context):
@@ -34,7 +34,7 @@ def f(event, context):
 
 
 def socket_of(running: Engine) -> Path:
-    return Settings(data_dir=running.data_dir).run_dir() / "engine.sock"
+    return load(data_dir=running.data_dir).run_dir() / "engine.sock"
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +117,10 @@ def test_tcp_wants_the_configured_key_and_survives_a_restart() -> None:
     with engine(auth="sigv4", access_keys=keys, binary_address=address) as running:
         client = running.client(**signed)
         _create(client)
-        good = {"access_key": "AKIDTEST", "secret_key": "s3cret"}
-        with Client(address, **good, connect_timeout_s=60) as caller:
+        with Client(address, access_key="AKIDTEST", secret_key="s3cret", connect_timeout_s=60) as caller:
             assert caller.invoke("bin", b"1").payload == b"1"
-            for options in ({}, {"access_key": "AKIDTEST", "secret_key": "guess"}):
-                with pytest.raises(ServerRefused), Client(address, **options) as stranger:
+            for key, secret in ((None, None), ("AKIDTEST", "guess")):
+                with pytest.raises(ServerRefused), Client(address, access_key=key, secret_key=secret) as stranger:
                     stranger.invoke("bin")
             lost: list[BaseException] = []
 
