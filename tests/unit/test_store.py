@@ -174,7 +174,11 @@ def test_waiting_writes_share_one_commit(database: Database) -> None:
     gate = threading.Event()
     writer.submit(lambda c: c.execute(text("CREATE TABLE t (x INTEGER UNIQUE)")).close()).result(5)
     blocked = writer.submit(lambda _c: gate.wait(5))
-    waiting = [writer.submit(lambda c, i=i: c.execute(text("INSERT INTO t VALUES (:i)"), {"i": i % 30}).rowcount) for i in range(31)]
+
+    def insert_row(i: int) -> Any:
+        return writer.submit(lambda c: c.execute(text("INSERT INTO t VALUES (:i)"), {"i": i}).rowcount)
+
+    waiting = [insert_row(n % 30) for n in range(31)]
     before = writer.commits
     gate.set()
     assert blocked.result(5)
