@@ -44,6 +44,8 @@ log = structlog.get_logger("engine")
 # Inside an isolated sandbox the endpoint is always here, whatever port the engine itself listens on.
 INNER_ENDPOINT = "http://127.0.0.1:4566"
 FLUSH_S = 0.05
+# A restarted control plane imports for a second or two on a quiet machine, and much longer on a loaded one.
+CONTROL_WAIT_S = 20.0
 MAX_SIGNED_BODY = 128 * 1024 * 1024
 
 
@@ -221,16 +223,7 @@ class Supervisor:
             )
 
     async def _unix(self, factory: Callable[[], asyncio.Protocol], path: Path) -> asyncio.Server:
-        """Listen on a socket that only this user can open."""
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        mask = os.umask(0o177)
-        try:
-            sock.bind(str(path))
-        finally:
-            os.umask(mask)
-        return await self._loop.create_unix_server(factory, sock=sock, backlog=1024)
+        return await self._loop.create_unix_server(factory, sock=_private_socket(path), backlog=1024)
 
     def _connection(self) -> Connection:
         return Connection(self, self._connections)
@@ -376,7 +369,7 @@ class Supervisor:
 
     async def _connect_control(self, factory: Callable[[], asyncio.Protocol]) -> Any:
         """The control plane may be restarting: wait for it a little before giving up."""
-        deadline_s = self._clock.monotonic() + 5.0
+        deadline_s = self._clock.monotonic() + CONTROL_WAIT_S
         while True:
             try:
                 return await self._loop.create_unix_connection(factory, str(self._run_dir / "http.sock"))
@@ -418,3 +411,13 @@ class Supervisor:
         self._invoker.broker_lost(reason)
 
 
+def _private_socket(path: Path) -> socket.socket:
+    """A Unix socket that only this user can connect to, in place of a former one."""
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        sock.bind(str(path))
+    finally:
+        os.umask(mask)
+    return sock

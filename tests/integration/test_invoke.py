@@ -102,10 +102,10 @@ def test_versions_are_invocable_and_frozen(shared: Engine) -> None:
 
 
 def test_a_configuration_update_reaches_the_next_invocation(shared: Engine) -> None:
-    shared.deploy("settings", {"m.py": "import os\ndef f(e, c): return [os.environ.get('K'), c.memory_limit_in_mb]"})
+    shared.deploy("settings", {"m.py": "import os\ndef f(e, c): return [os.environ.get('KEY'), c.memory_limit_in_mb]"})
     assert call(shared, "settings")[1] == [None, "128"]
     client = shared.client()
-    client.update_function_configuration(FunctionName="settings", Environment={"Variables": {"K": "v"}}, MemorySize=256)
+    client.update_function_configuration(FunctionName="settings", Environment={"Variables": {"KEY": "v"}}, MemorySize=256)
     client.get_waiter("function_updated_v2").wait(FunctionName="settings")
     assert call(shared, "settings")[1] == ["v", "256"]
 
@@ -168,7 +168,7 @@ def test_the_aws_cli_deploys_and_invokes(shared: Engine, tmp_path: Path) -> None
     )
     assert made["FunctionArn"].endswith(":function:by-cli")
     aws("wait", "function-active-v2", "--function-name", "by-cli")
-    told = json.loads(aws("invoke", "--function-name", "by-cli", "--payload", base64.b64encode(b'{"a":1}').decode(), str(out)))
+    told = json.loads(aws("invoke", "--function-name", "by-cli", "--payload", '{"a":1}', str(out)))
     assert told["StatusCode"] == 200
     assert json.loads(out.read_text())["event"] == {"a": 1}
 
