@@ -20,7 +20,7 @@ from engine.control.api import Caller, Registrar
 from engine.control.link import Hello
 from engine.control.plane import Plane, locate_unqualified
 from engine.control.versions import publish
-from engine.errors import InvalidParameterValue
+from engine.errors import InvalidParameterValue, ServiceError
 from engine.store.api import LATEST, Function, Version
 
 _CODE_MEMBERS = ("ZipFile", "S3Bucket", "S3Key", "S3ObjectVersion")
@@ -110,7 +110,10 @@ class UpdateOperations:
         installed = hello.runtimes.get(runtime)
         if installed is None:
             return
-        await asyncio.to_thread(self._plane.packages.ensure, latest.code_sha256, runtime, installed.interpreter)
+        try:
+            await asyncio.to_thread(self._plane.packages.ensure, latest.code_sha256, runtime, installed.interpreter)
+        except FileNotFoundError as e:
+            raise ServiceError("The function's code is lost: upload it again with UpdateFunctionCode first.") from e
         arn = configuration.runtime_version_arn(ref.region, runtime, installed.version)
         config["RuntimeVersionConfig"] = {"RuntimeVersionArn": arn}
 
