@@ -152,6 +152,18 @@ class Settings(BaseSettings):
         digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"lambda-engine-{os.getuid()}-{digest}"
 
+    def cache_dir(self) -> Path:
+        """``$XDG_CACHE_HOME/lambda-engine`` or ``~/.cache/lambda-engine``: what can be made again and is shared by all engines
+        of this user. Below the data directory where there is no writable home.
+        """
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        path = Path(base) / "lambda-engine"
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError:
+            return self.data_dir / "cache"
+        return path if os.access(path, os.W_OK) else self.data_dir / "cache"
+
     def endpoint_url(self) -> str:
         """URL of the HTTP port for clients on this host."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "localhost") else self.host  # noqa: S104 - compared, not bound

@@ -1,8 +1,8 @@
 """/var/runtime: the bootstrap, a private msgpack and the AWS SDK, in one directory that every zygote shows to its sandboxes.
 
-Copied once from the engine's own installation into ``<data_dir>/runtime/<digest>`` and compiled for each interpreter that asks:
-the bootstrap before its first zygote starts, the SDK in the background. The digest covers what was copied, so an upgrade of
-either makes a new directory; older ones are removed at the next start.
+Copied once from the engine's own installation into ``<cache_dir>/runtime/<digest>``, which all engines of a user share, and compiled
+for each interpreter that asks: the bootstrap before its first zygote starts, the SDK in the background. The digest covers what was
+copied, so an upgrade of either makes a new directory; one that no engine has started with for a month is removed.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import hashlib
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from engine.sandbox import kernel
 
 _BOOTSTRAP = "runtime_bootstrap"
+_KEPT_S = 30 * 24 * 3600
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd", "*.pyx", "tests", "*.pyi")
 _COMPILE = (
     "import sys, compileall, py_compile; sys.exit(not compileall.compile_dir(sys.argv[1], quiet=2, force=False, maxlevels=20, "
@@ -26,12 +28,12 @@ _COMPILE = (
 
 
 class Bundle:
-    """``config``: ``data_dir``, ``bootstrap_dir`` (a directory called runtime_bootstrap), ``sdk``: name -> installed path,
+    """``config``: ``cache_dir``, ``bootstrap_dir`` (a directory called runtime_bootstrap), ``sdk``: name -> installed path,
     ``sdk_version``.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self._root = os.path.join(config["data_dir"], "runtime")
+        self._root = os.path.join(config["cache_dir"], "runtime")
         self._bootstrap = str(config["bootstrap_dir"])
         self._sdk: dict[str, str] = config["sdk"]
         self._version = str(config["sdk_version"])
@@ -70,10 +72,9 @@ class Bundle:
     def _copy(self) -> str:
         target = os.path.join(self._root, self._digest())
         os.makedirs(self._root, exist_ok=True)
-        for name in os.listdir(self._root):
-            if os.path.join(self._root, name) != target:
-                shutil.rmtree(os.path.join(self._root, name), ignore_errors=True)
+        self._forget_old(target)
         if os.path.isdir(target):
+            os.utime(target)
             return target
         building = f"{target}.{os.getpid()}"
         os.mkdir(building)
@@ -85,8 +86,22 @@ class Bundle:
             else:
                 shutil.copyfile(path, f"{inside}.py")
         _make_readable(building)
-        os.rename(building, target)
+        try:
+            os.rename(building, target)
+        except OSError:
+            # Another engine was faster; its copy is the same by construction.
+            shutil.rmtree(building, ignore_errors=True)
+            if not os.path.isdir(target):
+                raise
         return target
+
+    def _forget_old(self, target: str) -> None:
+        oldest_s = time.time() - _KEPT_S
+        for name in os.listdir(self._root):
+            path = os.path.join(self._root, name)
+            with contextlib.suppress(FileNotFoundError):
+                if path != target and os.stat(path).st_mtime < oldest_s:
+                    shutil.rmtree(path, ignore_errors=True)
 
     @staticmethod
     def _compile(interpreter: str, directory: str, background: bool = False) -> int:

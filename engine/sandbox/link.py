@@ -36,9 +36,9 @@ _SDK = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "urllib3", "s
 
 
 def broker_config(settings: Settings, *, probe: bool = False, bootstrap_dir: Path | None = None) -> dict[str, Any]:
-    """What the broker is told first."""
+    """What the broker is told first. Another ``bootstrap_dir`` than the engine's own brings everything it needs itself."""
     sdk = {}
-    for name in _SDK:
+    for name in _SDK if bootstrap_dir is None else ():
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin is not None:
             origin = Path(spec.origin)
@@ -48,6 +48,7 @@ def broker_config(settings: Settings, *, probe: bool = False, bootstrap_dir: Pat
         "level": settings.sandbox.value,
         "network": settings.network.value,
         "data_dir": str(settings.data_dir),
+        "cache_dir": str(settings.cache_dir()),
         "mountpoint": str(settings.data_dir / "empty"),
         "engine_root": str(_ENGINE_ROOT),
         "bootstrap_dir": str(bootstrap_dir or _ENGINE_ROOT / "runtime_bootstrap"),
