@@ -98,7 +98,8 @@ class ControlLink:
         """
         limit = self._push_timeout_s if timeout_s is None else timeout_s
         try:
-            await asyncio.wait_for(self._open.wait(), limit)
+            async with asyncio.timeout(limit):
+                await self._open.wait()
         except TimeoutError:
             raise ServiceError(f"The supervisor could not be reached within {limit:g} s.") from None
         assert self.hello is not None  # noqa: S101 - an open link has been greeted

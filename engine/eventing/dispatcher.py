@@ -117,7 +117,9 @@ class Dispatcher:
                 sleep_s = PAUSE_AFTER_ERROR_S
             if sleep_s > 0:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), sleep_s)
+                    # Not wait_for: Python 3.11's drops a cancellation that meets the wake-up, and ``close`` would wait for ever.
+                    async with asyncio.timeout(sleep_s):
+                        await self._wake.wait()
 
     async def _take(self) -> bool:
         """Start what there is room for; whether there may be more right now."""
