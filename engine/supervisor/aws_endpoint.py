@@ -21,7 +21,7 @@ POLL_S = 0.05
 class StartsEmbedded(Protocol):
     """Starts the embedded server on a port, once, and keeps it running there."""
 
-    def __call__(self, port: int) -> None: ...
+    def __call__(self, port: int, /) -> None: ...
 
 
 class AwsEndpoint:

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ ROLE = "arn:aws:iam::000000000000:role/lambda"
 OWN_RUNTIME = f"python3.{sys.version_info.minor}"
 
 
-def zip_of(files: dict[str, str | bytes]) -> bytes:
+def zip_of(files: Mapping[str, str | bytes]) -> bytes:
     """A deployment package of the given files."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -91,9 +91,11 @@ class Engine:
         """A boto3 client for this engine; no retries, so that tests see what the engine answers."""
         config = Config(retries={"total_max_attempts": 1}, read_timeout=120, max_pool_connections=128, **options.pop("config", {}))
         keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", **options}
-        return boto3.client(service, endpoint_url=self.url, region_name="us-east-1", config=config, **keys)
+        # Any: the stubs have one overload per service, and the service is a variable.
+        make: Any = boto3.client
+        return make(service, endpoint_url=self.url, region_name="us-east-1", config=config, **keys)
 
-    def deploy(self, name: str, files: dict[str, str | bytes] | bytes, handler: str = "m.f", **settings: Any) -> dict[str, Any]:
+    def deploy(self, name: str, files: Mapping[str, str | bytes] | bytes, handler: str = "m.f", **settings: Any) -> dict[str, Any]:
         """Create a function and wait until it is active."""
         client = self.client()
         code = files if isinstance(files, bytes) else zip_of(files)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import botocore
 import typer.main
 
 from engine.cli.main import app
 from engine.config import CONFIG_FILE_VARIABLE, ENV_PREFIX, Settings
-from engine.control.api import Registrar
 from engine.control.operations import register
-from engine.control.plane import Plane
 from engine.core.instance import diagram
+from engine.eventing.intake import Intake
 from engine.protocol.model import load
 
 ROOT = Path(__file__).parents[2]
@@ -67,9 +65,9 @@ def coverage(implemented: list[str]) -> str:
     rows = [f"| {name} | {'yes' if name in implemented else '501'} |" for name in names]
     return (
         f"# Coverage of the Lambda API\n\n{_GENERATED}\n"
-        f"{len(implemented)} of the {len(names)} operations of the service model (botocore {re.match(r'[0-9]+', botocore.__version__)[0]}) are served. "
-        "Every other one is routed, parsed and answered with\n501 `NotImplementedException` that names it. A member of an implemented operation that nothing "
-        "here would obey is refused the same way,\nnever stored and ignored.\n\n| operation | served |\n|---|---|\n" + "\n".join(rows) + "\n"
+        f"{len(implemented)} of the {len(names)} operations of botocore's service model are served. Every other one is routed, parsed and answered\n"
+        "with 501 `NotImplementedException` that names it. A member of a served operation that nothing here would obey is refused the same\n"
+        "way, never stored and ignored.\n\n| operation | served |\n|---|---|\n" + "\n".join(rows) + "\n"
     )
 
 
@@ -80,15 +78,16 @@ def design(page: str) -> str:
 
 
 def served() -> list[str]:
-    """Operations somebody answers: those of the control plane, and Invoke, which is the supervisor's."""
-    names = {"Invoke"}
+    """Operations somebody answers. Registering only names the handlers; their parts are not touched before a request."""
+    names: set[str] = set()
 
     class Listening:
         def add(self, operation: str, handler: object) -> None:
             names.add(operation)
 
-    # Registering only names the handlers; nothing of the plane is touched before a request.
-    register(cast("Registrar", Listening()), cast("Plane", None))
+    nothing: Any = None
+    register(Listening(), nothing)
+    Intake(nothing, nothing, nothing, ready=nothing, wake=nothing).register(Listening())
     return sorted(names)
 
 

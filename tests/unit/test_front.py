@@ -36,7 +36,7 @@ class Front:
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
         self.api = rig.api
-        self.verifier: Verifier | None = None
+        self.verifier: Any = None
         self.connections: set[Connection] = set()
         self.port = 0
         self.upstream_port = 0
