@@ -181,7 +181,7 @@ class Supervisor:
         self._flush()
         self._tick()
         self._tell_port()
-        log.info("listening", url=self.endpoint_url(), level=self._status.report.level, data_dir=str(self.settings.data_dir))
+        log.info("listening", url=self.endpoint_url(), sandbox=self._status.report.level, data_dir=str(self.settings.data_dir))
         await self._stopping.wait()
         await self._drain()
         await self._close()
