@@ -3,8 +3,8 @@
 Theory of operation, one request: ``submit`` takes a lease of concurrency; the pool hands over an idle instance or puts the request in
 line and a new instance on its way; ``_run`` sends INVOKE; the worker's RESPONSE (or its death, or the deadline) comes to
 ``_settle``, which gives the lease back, sends the next request in line to the instance, and only then answers, counts and logs.
-All state is changed here, on the loop, by nobody else. Faults that kill the worker keep the sandbox (``_reset``); what cannot be
-kept is retired. Deadlines are swept by one coarse timer that runs only while something can expire.
+All state is changed here, on the loop, by nobody else. Faults that kill the worker keep the sandbox (a reset); what cannot be
+kept is retired (both in ``fleet``). Deadlines are swept by one coarse timer that runs only while something can expire.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from engine.core.instance import Event, State
 from engine.core.invocation import Outcome, Status
 from engine.core.pool import Plan
 from engine.errors import AwsError, ServiceError, TooManyRequests, WireError
-from engine.sandbox.api import Cause, ExitCause, HolderFds, Sandbox, SpecialiseSpec
+from engine.sandbox.api import Cause, ExitCause, HolderFds, Sandbox
 from engine.supervisor.catalogue import Version
 from engine.supervisor.environment import Home, base_env, init_message
-from engine.supervisor.holders import Holder, HolderPool
+from engine.supervisor.fleet import Fleet
+from engine.supervisor.holders import HolderPool
 from engine.supervisor.instance import Instance
 from engine.supervisor.request import Request
 from engine.supervisor.story import Story
@@ -31,8 +32,6 @@ from engine.wire import messages
 from engine.wire.frames import MAX_PAYLOAD
 
 SWEEP_S = 0.02
-# 1,769 MB buy one vCPU (docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html); 1,024 shares are one by custom.
-MIB_PER_VCPU = 1769
 
 
 def throttled(reason: str) -> TooManyRequests:
@@ -60,17 +59,11 @@ class Invoker:
         self._monotonic = clock.monotonic
         self._keep_alive_s = keep_alive_s
         self._init_timeout_s = init_timeout_s
-        self._max_instances = max_instances
         self._host_wait_s = host_wait_s
         self.home = home
         self.isolated_paths = isolated_paths
-        self._sandbox: Sandbox
-        self._holders: HolderPool
-        self._instances: dict[int, Instance] = {}
-        self._all: set[Instance] = set()
+        self._fleet = Fleet(loop, clock, max_instances, self)
         self._timed: dict[Instance, None] = {}
-        self._starved: dict[Version, None] = {}
-        self._versions: dict[Version, None] = {}
         self._sweeping = False
         self.in_flight = 0
         self.on_idle: Callable[[], None] | None = None
@@ -79,13 +72,12 @@ class Invoker:
 
     def wire(self, sandbox: Sandbox, holders: HolderPool) -> None:
         """The two are made after the invoker, which listens to both."""
-        self._sandbox = sandbox
-        self._holders = holders
+        self._fleet.wire(sandbox, holders)
 
     @property
     def instances(self) -> set[Instance]:
         """Every instance that is not gone."""
-        return self._all
+        return self._fleet.instances
 
     # A request: admit, assign or enqueue.
 
@@ -106,14 +98,13 @@ class Invoker:
             self._enqueue(version, request)
 
     def _enqueue(self, version: Version, request: Request) -> None:
-        self._versions[version] = None
         if version.pool.enqueue(request) is Plan.SPAWN:
             scaling = version.function.quota.scaling
             if not scaling.take(self._clock.monotonic()):
                 version.pool.withdraw(request)
                 self._refuse(request, throttled("FunctionInvocationRateLimitExceeded"), throttle=True)
                 return
-            self._spawn(version)
+            self._fleet.spawn(version)
         self._sweep_soon()
 
     def _refuse(self, request: Request, error: AwsError, *, throttle: bool = False) -> None:
@@ -126,66 +117,27 @@ class Invoker:
         request.reply_to.failed(request, error)
         self._idle_check()
 
-    # A new instance: make room, take a holder, specialise, initialise.
+    # A new instance.
 
-    def _spawn(self, version: Version) -> None:
-        if len(self._all) >= self._max_instances and not self._evict():
-            self._starved[version] = None
-            return
-        now_s = self._clock.monotonic()
-        day = report.iso_ms(self._clock.epoch_ms())[:10].replace("-", "/")
-        instance = Instance(self._loop, version, self, now_s, day)
-        self._all.add(instance)
-        version.pool.started(instance)
-        self._holders.take(version.zygote_key, lambda holder, why: self._adopt(instance, holder, why))
-
-    def _evict(self) -> bool:
-        """Retire the instance idle for longest in any pool; whether there was one."""
-        best: Version | None = None
-        best_s = float("inf")
-        for version in self._versions:
-            since = version.pool.oldest_idle_since()
-            if since is not None and since < best_s:
-                best, best_s = version, since
-        if best is None:
-            return False
-        victim = best.pool.evict()
-        if victim is None:
-            return False
-        self._retire(victim)
-        return True
-
-    def _adopt(self, instance: Instance, holder: Holder | None, why: str) -> None:
-        version = instance.version
-        if holder is None:
-            self._lost(instance)
-            self._fail_waiting(version, f"No execution environment can be started: {why}")
-            return
-        if instance.state is not State.STARTING:
-            self._sandbox.kill(holder.holder_id)
-            holder.close_fds()
-            return
-        config = version.config
-        self._instances[holder.holder_id] = instance
-        instance.adopt(holder)
-        self._sandbox.specialise(
-            holder.holder_id,
-            SpecialiseSpec(
-                code_dir=config.code_dir,
-                layers=config.layers,
-                memory_mib=config.memory_mib,
-                tmp_mib=config.tmp_mib,
-                cpu_shares=max(2, config.memory_mib * 1024 // MIB_PER_VCPU),
-            ),
-        )
+    def on_worker(self, instance: Instance) -> None:
+        """A worker waits in the instance's specialised sandbox: initialise it."""
         self._send_init(instance)
         instance.listen()
         instance.move(Event.WORKER_READY)
-        now_s = self._clock.monotonic()
+        now_s = self._monotonic()
         instance.init_started_s = now_s
         instance.deadline_s = now_s + self._init_timeout_s
         self._timed[instance] = None
         self._sweep_soon()
+
+    def on_stopped(self, instance: Instance) -> None:
+        self._timed.pop(instance, None)
+
+    def on_unstartable(self, version: Version, why: str) -> None:
+        """Nothing can be started: everybody in line beyond what is still starting is told so."""
+        pool = version.pool
+        while pool.deficit() > 0:
+            self._refuse(pool.waiting.pop(), ServiceError(f"No execution environment can be started: {why}"))
 
     def _send_init(self, instance: Instance) -> None:
         version = instance.version
@@ -193,12 +145,6 @@ class Invoker:
             version.base_env = base_env(version.config, self.home)
         task_root = "/var/task" if self.isolated_paths else version.config.code_dir
         instance.send(init_message(version.config, version.base_env, instance.stream, task_root=task_root, opt_root="/opt"))
-
-    def _fail_waiting(self, version: Version, message: str) -> None:
-        """Nothing can be started: everybody in line beyond what is still starting is told so."""
-        pool = version.pool
-        while pool.deficit() > 0:
-            self._refuse(pool.waiting.pop(), ServiceError(message))
 
     # An instance at work.
 
@@ -302,7 +248,7 @@ class Invoker:
         """The worker broke the protocol: its invocation fails, its sandbox ends."""
         request = instance.current
         self._stories.printed(instance, f"[engine] worker ended: {reason}", self._clock.epoch_ms())
-        self._retire(instance)
+        self._fleet.retire(instance)
         if request is not None:
             instance.current = None
             outcome = inv.protocol_violation(request.request_id)
@@ -325,7 +271,7 @@ class Invoker:
         stats = instance.version.function.stats
         stats.init.observe(took_s)
         stats.count_cold_start("on-demand")
-        self._holders.settled()
+        self._fleet.cold_start_over()
         instance.move(Event.INITIALISED)
         self._timed.pop(instance, None)
         self._ready(instance, now_s)
@@ -336,8 +282,8 @@ class Invoker:
         request = pool.ready(instance, now_s)
         if request is not None:
             self._run(instance, request, now_s)
-        elif pool.draining or self._starved:
-            self._retire(instance)
+        elif pool.draining or self._fleet.starved:
+            self._fleet.retire(instance)
 
     def _settle(self, instance: Instance, request: Request, outcome: Outcome, *, ready: bool) -> None:
         """The running invocation has its outcome. ``ready``: the worker lives and is ready for the next."""
@@ -382,7 +328,7 @@ class Invoker:
 
     def worker_exited(self, holder_id: int, cause: ExitCause) -> None:
         """The worker ended by itself (or was killed by the kernel)."""
-        instance = self._instances.get(holder_id)
+        instance = self._fleet.of_holder(holder_id)
         if instance is None or instance.state in (State.STARTING, State.RETIRING, State.GONE):
             return
         instance.drain()
@@ -399,9 +345,9 @@ class Invoker:
                 outcome = Outcome(Status.ERROR, document, error_type)
                 self._stories.init_failed(instance, "invoke", "error", report.init_error_type(error_type), self._since_init_ms(instance))
             self._settle(instance, request, outcome, ready=False)
-            self._reset(instance)
+            self._fleet.reset(instance)
         elif instance.state is State.IDLE:
-            self._retire(instance)
+            self._fleet.retire(instance)
 
     def _init_fault(self, instance: Instance, cause: ExitCause) -> tuple[str, str]:
         if instance.init_error is not None:
@@ -417,106 +363,32 @@ class Invoker:
         self._stories.init_failed(instance, "init", fault[0], fault[1], self._since_init_ms(instance))
         self._timed.pop(instance, None)
         if instance.version.pool.waiting:
-            self._reset(instance)
+            self._fleet.reset(instance)
         else:
-            self._retire(instance)
-
-    def _reset(self, instance: Instance) -> None:
-        """Kill what the function started, keep its sandbox; a fresh worker will say so."""
-        if instance.state not in (State.INITIALISING, State.BUSY):
-            return
-        instance.move(Event.RESET)
-        instance.needs_init = True
-        instance.init_ms = None
-        instance.detach_worker()
-        self._timed.pop(instance, None)
-        pool = instance.version.pool
-        pool.resetting(instance)
-        if pool.draining and not pool.waiting:
-            self._retire(instance)
-            return
-        self._sandbox.reset(instance.holder_id)
+            self._fleet.retire(instance)
 
     def worker_reset(self, holder_id: int, fds: HolderFds, pid: int) -> None:
         """A fresh worker stands in the instance's sandbox."""
-        instance = self._instances.get(holder_id)
-        if instance is None or instance.state is not State.STARTING:
-            Holder(holder_id, "", fds, pid, None).close_fds()
-            return
-        instance.readopt(fds.channel, fds.output_fd, pid)
-        instance.listen()
-        instance.move(Event.WORKER_RESET)
-        self._ready(instance, self._clock.monotonic())
-
-    def _retire(self, instance: Instance) -> None:
-        """Let the instance go; ``gone`` follows."""
-        if instance.state in (State.RETIRING, State.GONE):
-            return
-        had_holder = instance.holder_id != 0
-        instance.version.pool.lost(instance)
-        self._timed.pop(instance, None)
-        instance.move(Event.RETIRE)
-        instance.close()
-        if had_holder:
-            self._sandbox.kill(instance.holder_id)
-        else:
-            self._forget(instance)
+        instance = self._fleet.readopt(holder_id, fds, pid)
+        if instance is not None:
+            self._ready(instance, self._monotonic())
 
     def gone(self, holder_id: int) -> None:
         """The sandbox and everything in it has ended."""
-        instance = self._instances.pop(holder_id, None)
-        if instance is None:
-            self._holders.gone(holder_id)
-            return
-        if instance.state is not State.RETIRING:
+        instance = self._fleet.gone(holder_id)
+        if instance is not None:
             self._orphan(instance, "the sandbox ended")
-        self._forget(instance)
-
-    def _orphan(self, instance: Instance, reason: str) -> None:
-        request = instance.current
-        version = instance.version
-        self._lost(instance)
-        if request is not None and request.outcome is None:
-            instance.current = None
-            self._finish(instance, request, inv.sandbox_failure(request.request_id, reason), self._monotonic())
-        for _ in range(version.pool.deficit()):
-            self._spawn(version)
-
-    def _lost(self, instance: Instance) -> None:
-        instance.version.pool.lost(instance)
-        self._timed.pop(instance, None)
-        instance.close()
-        if instance.state is not State.RETIRING:
-            instance.move(Event.RETIRE)
-        self._forget(instance)
-
-    def _forget(self, instance: Instance) -> None:
-        self._all.discard(instance)
-        if instance.state is State.RETIRING:
-            instance.move(Event.GONE)
-        version = instance.version
-        if version.pool.draining and version.pool.live == 0:
-            self._versions.pop(version, None)
-        while self._starved and len(self._all) < self._max_instances:
-            starved = next(iter(self._starved))
-            del self._starved[starved]
-            for _ in range(starved.pool.deficit()):
-                self._spawn(starved)
+            self._fleet.spawn_deficit(instance.version)
 
     def broker_lost(self, reason: str) -> None:
         """Every sandbox is gone. Running invocations fail; those in line get new instances from the broker's successor."""
-        self._instances.clear()
-        for instance in list(self._all):
-            if instance.state is not State.GONE:
-                self._orphan_quietly(instance, reason)
-        self._holders.reset()
-        for version in list(self._versions):
-            for _ in range(version.pool.deficit()):
-                self._spawn(version)
+        for instance in self._fleet.broker_lost():
+            self._orphan(instance, reason)
+        self._fleet.restart()
 
-    def _orphan_quietly(self, instance: Instance, reason: str) -> None:
+    def _orphan(self, instance: Instance, reason: str) -> None:
         request = instance.current
-        self._lost(instance)
+        self._fleet.lose(instance)
         if request is not None and request.outcome is None:
             instance.current = None
             self._finish(instance, request, inv.sandbox_failure(request.request_id, reason), self._monotonic())
@@ -545,7 +417,9 @@ class Invoker:
 
     def tick(self) -> None:
         """Once a second: let idle instances expire and requests for which the host has no room fail."""
-        self._expire(self._clock.monotonic())
+        now_s = self._monotonic()
+        self._fleet.expire(now_s, self._keep_alive_s)
+        self._refuse_the_starved(now_s)
 
     def _overdue(self, instance: Instance) -> None:
         if instance.state is State.INITIALISING:
@@ -557,34 +431,25 @@ class Invoker:
                 return
             outcome = inv.timed_out(request.request_id, float(instance.version.config.timeout_s))
             self._settle(instance, request, outcome, ready=False)
-            self._reset(instance)
+            self._fleet.reset(instance)
 
-    def _expire(self, now_s: float) -> None:
-        for version in list(self._versions):
-            for instance in version.pool.expired(now_s, self._keep_alive_s):
-                self._retire(instance)
-        for version in list(self._starved):
+    def _refuse_the_starved(self, now_s: float) -> None:
+        """Requests for which the host has had no room for too long are throttled."""
+        for version in list(self._fleet.starved):
             pool = version.pool
             while pool.waiting and now_s - pool.waiting[0].received_s > self._host_wait_s:
                 self._refuse(pool.waiting.popleft(), throttled("ConcurrentInvocationLimitExceeded"), throttle=True)
             if not pool.waiting:
-                del self._starved[version]
-
-    # The catalogue changes.
+                del self._fleet.starved[version]
 
     def drain(self, version: Version) -> None:
-        """The version is history: idle instances go now, busy ones when they are done, requests in line are still served."""
-        version.pool.draining = True
-        while (instance := version.pool.evict()) is not None:
-            self._retire(instance)
+        """The version is history."""
+        self._fleet.drain(version)
 
     def prepare(self, version: Version) -> None:
-        """A version appeared: have its zygote and stock ready before the first request."""
-        if version.config.state == "Active":
-            self._holders.use(version.zygote_key)
+        """A version appeared."""
+        self._fleet.prepare(version)
 
     def stop(self) -> None:
-        """Retire everything; the broker's end does the rest."""
-        for instance in list(self._all):
-            self._retire(instance)
-
+        """Let every instance go."""
+        self._fleet.stop()

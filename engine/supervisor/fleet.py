@@ -1,0 +1,224 @@
+"""All instances of the host: where they come from, how they end, who must make room.
+
+Theory of operation. ``spawn`` makes an instance for a version and gets it a holder; its owner (the invoker) is told when a worker
+is there to be initialised. ``reset`` keeps the sandbox and asks for a fresh worker, ``retire`` lets the sandbox go; the instance
+is forgotten when the broker says it is gone. On a full host the instance idle for longest makes room; when none is idle the version
+is *starved* and served first when one ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from engine.clock import Clock
+from engine.core import report
+from engine.core.instance import Event, State
+from engine.sandbox.api import HolderFds, Sandbox, SpecialiseSpec
+from engine.supervisor.catalogue import Version
+from engine.supervisor.holders import Holder, HolderPool
+from engine.supervisor.instance import Instance, InstanceEvents
+
+# 1,769 MB buy one vCPU (docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html); 1,024 shares are one by custom.
+MIB_PER_VCPU = 1769
+
+
+class FleetOwner(InstanceEvents, Protocol):
+    """Who runs invocations on the instances."""
+
+    def on_worker(self, instance: Instance) -> None:
+        """The instance has a specialised sandbox whose worker waits for INIT."""
+
+    def on_unstartable(self, version: Version, why: str) -> None:
+        """An instance that was spawned cannot be had."""
+
+    def on_stopped(self, instance: Instance) -> None:
+        """The instance runs nothing any more; deadlines on it are void."""
+
+
+class Fleet:
+    """The instances. One writer: the supervisor's loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, max_instances: int, owner: FleetOwner) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._max_instances = max_instances
+        self._owner = owner
+        self._sandbox: Sandbox
+        self._holders: HolderPool
+        self._by_holder: dict[int, Instance] = {}
+        self.instances: set[Instance] = set()
+        self.starved: dict[Version, None] = {}
+        self._versions: dict[Version, None] = {}
+
+    def wire(self, sandbox: Sandbox, holders: HolderPool) -> None:
+        """The two are made after the fleet, which listens to both."""
+        self._sandbox = sandbox
+        self._holders = holders
+
+    def of_holder(self, holder_id: int) -> Instance | None:
+        return self._by_holder.get(holder_id)
+
+    def spawn(self, version: Version) -> None:
+        """One more instance for ``version``, now or when there is room."""
+        self._versions[version] = None
+        if len(self.instances) >= self._max_instances and not self._evict():
+            self.starved[version] = None
+            return
+        day = report.iso_ms(self._clock.epoch_ms())[:10].replace("-", "/")
+        instance = Instance(self._loop, version, self._owner, self._clock.monotonic(), day)
+        self.instances.add(instance)
+        version.pool.started(instance)
+        self._holders.take(version.zygote_key, lambda holder, why: self._adopt(instance, holder, why))
+
+    def spawn_deficit(self, version: Version) -> None:
+        """As many instances as the version's line is short of."""
+        for _ in range(version.pool.deficit()):
+            self.spawn(version)
+
+    def _evict(self) -> bool:
+        """Retire the instance idle for longest in any pool; whether there was one."""
+        best: Version | None = None
+        best_s = float("inf")
+        for version in self._versions:
+            since = version.pool.oldest_idle_since()
+            if since is not None and since < best_s:
+                best, best_s = version, since
+        victim = None if best is None else best.pool.evict()
+        if victim is None:
+            return False
+        self.retire(victim)
+        return True
+
+    def _adopt(self, instance: Instance, holder: Holder | None, why: str) -> None:
+        version = instance.version
+        if holder is None:
+            self.lose(instance)
+            self._owner.on_unstartable(version, why)
+            return
+        if instance.state is not State.STARTING:
+            self._sandbox.kill(holder.holder_id)
+            holder.close_fds()
+            return
+        config = version.config
+        self._by_holder[holder.holder_id] = instance
+        instance.adopt(holder)
+        self._sandbox.specialise(
+            holder.holder_id,
+            SpecialiseSpec(
+                code_dir=config.code_dir,
+                layers=config.layers,
+                memory_mib=config.memory_mib,
+                tmp_mib=config.tmp_mib,
+                cpu_shares=max(2, config.memory_mib * 1024 // MIB_PER_VCPU),
+            ),
+        )
+        self._owner.on_worker(instance)
+
+    def reset(self, instance: Instance) -> None:
+        """Kill what the function started, keep its sandbox; a fresh worker will be there. For INITIALISING and BUSY only."""
+        if instance.state not in (State.INITIALISING, State.BUSY):
+            return
+        instance.move(Event.RESET)
+        instance.needs_init = True
+        instance.init_ms = None
+        instance.detach_worker()
+        self._owner.on_stopped(instance)
+        pool = instance.version.pool
+        pool.resetting(instance)
+        if pool.draining and not pool.waiting:
+            self.retire(instance)
+        else:
+            self._sandbox.reset(instance.holder_id)
+
+    def readopt(self, holder_id: int, fds: HolderFds, pid: int) -> Instance | None:
+        """A fresh worker stands in a sandbox that was reset; its instance, or None when nobody wants it any more."""
+        instance = self._by_holder.get(holder_id)
+        if instance is None or instance.state is not State.STARTING:
+            Holder(holder_id, "", fds, pid, None).close_fds()
+            return None
+        instance.readopt(fds.channel, fds.output_fd, pid)
+        instance.listen()
+        instance.move(Event.WORKER_RESET)
+        return instance
+
+    def retire(self, instance: Instance) -> None:
+        """Let the instance go; it is forgotten when its sandbox has ended. Idempotent."""
+        if instance.state in (State.RETIRING, State.GONE):
+            return
+        instance.version.pool.lost(instance)
+        self._owner.on_stopped(instance)
+        instance.move(Event.RETIRE)
+        instance.close()
+        if instance.holder_id:
+            self._sandbox.kill(instance.holder_id)
+        else:
+            self._forget(instance)
+
+    def gone(self, holder_id: int) -> Instance | None:
+        """A sandbox has ended; its instance if that was not our doing (``lose`` it then)."""
+        instance = self._by_holder.pop(holder_id, None)
+        if instance is None:
+            self._holders.gone(holder_id)
+            return None
+        if instance.state is not State.RETIRING:
+            return instance
+        self._forget(instance)
+        return None
+
+    def broker_lost(self) -> list[Instance]:
+        """Every sandbox is gone: the instances, to be lost one by one."""
+        self._by_holder.clear()
+        return [i for i in self.instances if i.state is not State.GONE]
+
+    def restart(self) -> None:
+        """The broker has a successor: holders and missing instances are ordered from it."""
+        self._holders.reset()
+        for version in list(self._versions):
+            self.spawn_deficit(version)
+
+    def lose(self, instance: Instance) -> None:
+        """The instance has no sandbox any more, or never got one."""
+        instance.version.pool.lost(instance)
+        self._owner.on_stopped(instance)
+        instance.close()
+        if instance.state is not State.RETIRING:
+            instance.move(Event.RETIRE)
+        self._forget(instance)
+
+    def _forget(self, instance: Instance) -> None:
+        self.instances.discard(instance)
+        instance.move(Event.GONE)
+        version = instance.version
+        if version.pool.draining and version.pool.live == 0:
+            self._versions.pop(version, None)
+        while self.starved and len(self.instances) < self._max_instances:
+            starved = next(iter(self.starved))
+            del self.starved[starved]
+            self.spawn_deficit(starved)
+
+    def expire(self, now_s: float, keep_alive_s: float) -> None:
+        """Retire what has been idle for too long."""
+        for version in list(self._versions):
+            for instance in version.pool.expired(now_s, keep_alive_s):
+                self.retire(instance)
+
+    def drain(self, version: Version) -> None:
+        """The version is history: idle instances go now, busy ones when they are done, requests in line are still served."""
+        version.pool.draining = True
+        while (instance := version.pool.evict()) is not None:
+            self.retire(instance)
+
+    def cold_start_over(self) -> None:
+        """An instance is initialised: what it took from the stock may be replaced."""
+        self._holders.settled()
+
+    def prepare(self, version: Version) -> None:
+        """A version appeared: have its zygote and stock ready before the first request."""
+        if version.config.state == "Active":
+            self._holders.use(version.zygote_key)
+
+    def stop(self) -> None:
+        """Retire everything; the broker's end does the rest."""
+        for instance in list(self.instances):
+            self.retire(instance)
