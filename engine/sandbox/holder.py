@@ -197,6 +197,8 @@ class Init:
                 self._spawn(channel, output)
                 if self._memory_limit:
                     self._limit_memory()
+            elif packet.kind == "kill":
+                self._kill_all()
             elif packet.kind == "end":
                 self._end()
         finally:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from engine.sandbox import cgroups, kernel, layers, packets
 from engine.sandbox.levels import Level
+from engine.sandbox.memory import MemoryWatch
 from engine.sandbox.peers import Loop, Peer
 from engine.sandbox.zygotes import ZygoteProcess
 
@@ -52,6 +53,9 @@ class Holder:
     worker_alive: bool = False
     dying: bool = False
     oom_seen: int = 0
+    over_limit: bool = False
+    watch: MemoryWatch | None = None
+    memory: tuple[int, int] = (0, 0)
     fds: set[str] = field(default_factory=lambda: {"pidfd", "channel", "output", "endpoint"})
 
     def close_fds(self, *names: str) -> None:
@@ -202,6 +206,7 @@ class Holders:
             return
         fds = [holder.channel, holder.output]
         if holder.announced:
+            self._watch(holder)
             self._tell(["worker_reset", holder.id, holder.worker_pid], fds)
         else:
             holder.announced = True
@@ -233,14 +238,37 @@ class Holders:
                 layers.materialise(self._data_dir, [str(p) for p in spec["layers"]])
             holder.control.send(["specialise", what], mounts)
             step = "write the limits"
-            if holder.group is not None:
-                holder.group.limit(memory + _OVERHEAD, int(spec["pids"]) + 1, int(spec["cpu_shares"]))
+            self._limit(holder, memory + _OVERHEAD, int(spec["tmp_mib"]) << 20, int(spec["pids"]), int(spec["cpu_shares"]))
         except (OSError, ValueError) as e:
             self._fail(holder, step, str(e))
             self.kill(holder.id)
         finally:
             for fd in mounts:
                 os.close(fd)
+
+    def _limit(self, holder: Holder, memory: int, tmp: int, pids: int, shares: int) -> None:
+        group = holder.group
+        if group is None:
+            return
+        # One more process than the function's: the init.
+        group.limit(memory + tmp, pids + 1, shares)
+        holder.memory = (memory, memory + tmp)
+        self._watch(holder)
+
+    def _watch(self, holder: Holder) -> None:
+        if holder.group is not None and "memory" in holder.group.places and holder.memory != (0, 0):
+            if holder.watch is not None:
+                holder.watch.close()
+            tmp = f"/proc/{holder.init_pid}/root/tmp"
+            with contextlib.suppress(OSError):
+                holder.watch = MemoryWatch(self._loop, holder.group, *holder.memory, tmp, lambda: self._over(holder))
+
+    @staticmethod
+    def _over(holder: Holder) -> None:
+        """The function has passed its MemorySize: what the kernel would do, done by the sandbox's init."""
+        if holder.control is not None and holder.worker_alive and not holder.dying:
+            holder.over_limit = True
+            holder.control.send(["kill"])
 
     def _open_code(self, path: str) -> int:
         """A detached, read-only mount of a directory that must lie under the data directory."""
@@ -299,9 +327,8 @@ class Holders:
                 signal.pidfd_send_signal(holder.pidfd, signal.SIGKILL)
 
     def _worker_exited(self, holder: Holder, status: int) -> None:
-        announced_now = holder.worker_alive and holder.channel < 0
-        holder.worker_alive = False
-        if not announced_now and not holder.dying:
+        was_ready, holder.worker_alive = holder.worker_alive, False
+        if not was_ready and not holder.dying:
             self._fail(holder, "start the worker", f"it ended with wait status {status}: {_last_words(holder.output)}")
             self.kill(holder.id)
         elif holder.announced and not holder.dying:
@@ -311,8 +338,12 @@ class Holders:
     def _cause(holder: Holder, status: int) -> tuple[str, int]:
         """(cause, status) as ``api.Cause`` names them. A SIGKILL with a risen counter was the kernel's, for memory."""
         if not os.WIFSIGNALED(status):
+            holder.over_limit = False
             return "exited", os.WEXITSTATUS(status)
         number = os.WTERMSIG(status)
+        if holder.over_limit:
+            holder.over_limit = False
+            return "oom_killed", number
         kills = holder.group.oom_kills() if holder.group and number == signal.SIGKILL else holder.oom_seen
         if kills > holder.oom_seen:
             holder.oom_seen = kills
@@ -327,6 +358,8 @@ class Holders:
                 holder.control.drain()
             if holder.worker_alive:
                 self._worker_exited(holder, status)
+            elif not holder.announced and not holder.dying:
+                self._fail(holder, "start the sandbox", f"its init ended with wait status {status}")
             self._finish(holder)
 
     def orphan_exited(self, pid: int, status: int) -> None:
@@ -358,6 +391,8 @@ class Holders:
         holder.dying = True
         if holder.control is not None:
             holder.control.close()
+        if holder.watch is not None:
+            holder.watch.close()
         holder.close_fds()
         if holder.slot >= 0:
             self._slots.append(holder.slot)

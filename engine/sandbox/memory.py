@@ -1,0 +1,111 @@
+"""MemorySize although /tmp counts: telling a function's memory from its files.
+
+/tmp is a tmpfs and the kernel charges its pages to the function's memory group, which AWS does not. So the group's hard limit is
+MemorySize plus the size of /tmp, and this watch enforces MemorySize itself: the kernel reports when use passes a mark
+(v1: thresholds on an eventfd; v2: ``memory.high``), and what is neither /tmp nor reclaimable cache is compared with the limit.
+Over it, the function is killed and reported as out of memory; otherwise the mark moves up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from collections.abc import Callable
+
+from engine.sandbox import kernel
+from engine.sandbox.cgroups import Group
+from engine.sandbox.peers import Loop
+
+_MARKS = 64
+_STEP = 4 << 20
+_LOWER_AFTER_S = 1.0
+
+
+class MemoryWatch:
+    """Watches one specialised holder. ``on_exceeded`` is called once, from the loop."""
+
+    def __init__(
+        self, loop: Loop, group: Group, limit: int, hard: int, tmp: str, on_exceeded: Callable[[], None]
+    ) -> None:
+        """``limit`` and ``hard`` in bytes; ``tmp`` a path to the sandbox's /tmp. Raises OSError where it cannot be had."""
+        self._loop = loop
+        self._limit = limit
+        self._step = max(_STEP, hard // _MARKS)
+        self._tmp = tmp
+        self._on_exceeded = on_exceeded
+        self._version, self._directory = group.places["memory"]
+        self._mark = limit
+        if self._version == 1:
+            self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        else:
+            self._fd = os.open(f"{self._directory}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._set_mark()
+            self._loop.watch(self._fd, self._passed, select.EPOLLIN if self._version == 1 else select.EPOLLPRI)
+        except OSError:
+            os.close(self._fd)
+            raise
+
+    def close(self) -> None:
+        """Stop watching. Idempotent."""
+        if self._fd >= 0:
+            self._loop.forget(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _set_mark(self) -> None:
+        if self._version == 2:
+            kernel.write_file(f"{self._directory}/memory.high", b"%d" % self._mark)
+            os.pread(self._fd, 4096, 0)
+            return
+        usage = os.open(f"{self._directory}/memory.usage_in_bytes", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            order = b"%d %d %d" % (self._fd, usage, self._mark)
+            kernel.write_file(f"{self._directory}/cgroup.event_control", order)
+        finally:
+            os.close(usage)
+
+    def _passed(self, _mask: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._fd, 8) if self._version == 1 else os.pread(self._fd, 4096, 0)
+        try:
+            usage, spared = self._measure()
+            if usage - spared > self._limit:
+                self.close()
+                self._on_exceeded()
+            elif usage >= self._mark:
+                self._mark = max(self._limit + spared, usage + self._step)
+                self._set_mark()
+                if self._version == 2:
+                    self._loop.later(_LOWER_AFTER_S, self._lower)
+        except OSError:
+            # The sandbox is going away; the hard limit stands in any case.
+            self.close()
+
+    def _lower(self) -> None:
+        """v2: bring a raised mark down again when files have been deleted (v1 keeps every mark it ever set)."""
+        if self._fd < 0 or self._mark == self._limit:
+            return
+        with contextlib.suppress(OSError):
+            usage, spared = self._measure()
+            wanted = max(self._limit + spared, self._limit)
+            if wanted < self._mark - self._step and usage < wanted:
+                self._mark = wanted
+                self._set_mark()
+            self._loop.later(_LOWER_AFTER_S, self._lower)
+
+    def _measure(self) -> tuple[int, int]:
+        """(bytes charged, of which files in /tmp and cache that can be dropped)."""
+        v1 = self._version == 1
+        with open(f"{self._directory}/memory.{'usage_in_bytes' if v1 else 'current'}", "rb") as f:
+            usage = int(f.read())
+        wanted = (b"total_inactive_file", b"total_active_file") if v1 else (b"inactive_file", b"active_file")
+        spared = 0
+        with open(f"{self._directory}/memory.stat", "rb") as f:
+            for line in f:
+                name, _, value = line.partition(b" ")
+                if name in wanted:
+                    spared += int(value)
+        files = os.statvfs(self._tmp)
+        return usage, spared + (files.f_blocks - files.f_bfree) * files.f_frsize
