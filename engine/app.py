@@ -27,6 +27,7 @@ from engine.aws import embedded
 from engine.clock import SystemClock
 from engine.config import ENV_PREFIX, AuthMode, Settings
 from engine.errors import ConfigurationError
+from engine.sandbox.api import SandboxReport
 from engine.sandbox.interpreters import discover
 from engine.sandbox.link import BrokerLink
 from engine.supervisor.supervisor import Commands, Interpreter, Supervisor
@@ -77,6 +78,8 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
     link = BrokerLink(loop, settings, supervisor)
     try:
         report = await link.start()
+        for warning in risks(settings, report):
+            log.warning(warning)
         supervisor.attach(link, report, lambda: {"broker": link.broker_pid} if link.broker_pid else {})
         own = f"python3.{sys.version_info.minor}"
         gc.collect()
@@ -87,6 +90,22 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
         return await supervisor.run(own if own in runtimes else next(iter(runtimes)))
     finally:
         await link.close()
+
+
+def risks(settings: Settings, report: SandboxReport) -> list[str]:
+    """What the operator accepted, or has to live with here; said at every start."""
+    found = []
+    if settings.insecure and settings.auth is AuthMode.OFF:
+        found.append(
+            f"INSECURE: anybody who reaches {settings.host}:{settings.port} can run code here (insecure=true, auth=off); "
+            "set auth=sigv4 and access_keys, or bind 127.0.0.1"
+        )
+    if report.level == "process":
+        found.append(
+            "NO ISOLATION: at sandbox level process, functions can read and change what the engine's user can; "
+            "'lambda-engine doctor' says how to get a better level"
+        )
+    return found
 
 
 def _verifier(settings: Settings, function_key: tuple[str, str, str]) -> Verifier | None:
