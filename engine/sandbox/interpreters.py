@@ -65,7 +65,7 @@ def _places() -> Iterator[Iterator[str]]:
     home = Path.home()
     path = [Path(d) for d in os.environ.get("PATH", "").split(os.pathsep) if d and not d.endswith("/shims")]
     for directory in dict.fromkeys([*path, Path("/usr/local/bin"), Path("/usr/bin")]):
-        yield (str(directory / n) for n in names if (directory / n).is_file())
+        yield (str(directory / n) for n in names if _is_file(directory / n))
     pyenv = Path(os.environ.get("PYENV_ROOT", home / ".pyenv")) / "versions"
     uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR", home / ".local/share/uv/python"))
     for base, pattern in ((pyenv, "*/bin/{}"), (uv, "*/bin/{}"), (Path("/opt"), "*/bin/{}"), (Path("/opt/python"), "*/bin/{}")):
@@ -74,9 +74,17 @@ def _places() -> Iterator[Iterator[str]]:
 
 def _glob(base: Path, pattern: str) -> list[Path]:
     try:
-        return [p for p in base.glob(pattern) if p.is_file()]
+        return [p for p in base.glob(pattern) if _is_file(p)]
     except OSError:
         return []
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file that we may look at: PATH can name directories that are closed to us."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def inspect(path: str) -> Interpreter | None:

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from engine.config import Settings
 from engine.sandbox.api import ExitCause, HolderFds, SandboxReport, SpecialiseSpec, ZygoteSpec
@@ -101,10 +101,14 @@ class Rig:
         self.last_id = 0
         self.report: SandboxReport | None = None
 
-    def __enter__(self) -> Rig:
-        self.report = self.loop.run_until_complete(self.link.start())
-        self.link.add_zygote(self.spec)
-        self.wait("zygote_ready", self.key)
+    def __enter__(self) -> Self:
+        try:
+            self.report = self.loop.run_until_complete(self.link.start())
+            self.link.add_zygote(self.spec)
+            self.wait("zygote_ready", self.key, also="zygote_failed")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -114,10 +118,11 @@ class Rig:
         self.loop.run_until_complete(self.link.close())
         self.loop.close()
 
-    def wait(self, kind: str, subject: object = None, *, deadline_s: float = DEADLINE_S) -> tuple[Any, ...]:
-        """Remove and return the first such event, running the loop until it is there."""
+    def wait(self, kind: str, subject: object = None, *, also: str = "", deadline_s: float = DEADLINE_S) -> tuple[Any, ...]:
+        """Remove and return the first such event, running the loop until it is there. An event ``also`` is a failure."""
         until = time.monotonic() + deadline_s
         while True:
+            assert not [e for e in self.events if e[0] == also], self.events
             for event in self.events:
                 if event[0] == kind and (subject is None or event[1] == subject):
                     self.events.remove(event)

@@ -1,0 +1,203 @@
+"""Nothing outlives its owner: zygotes, brokers and supervisors that die take everything below with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.config import Settings
+from engine.errors import SandboxUnavailable
+from engine.sandbox import cgroups
+from engine.sandbox.api import SpecialiseSpec, ZygoteSpec
+from engine.sandbox.probe import probe
+from tests.sandbox.rig import Rig, alive, until
+
+pytestmark = pytest.mark.root
+ROOT = Path(__file__).parent.parent.parent
+
+
+def _groups(owner: int) -> list[str]:
+    """Control group directories of a broker."""
+    found = []
+    for base, _, _ in os.walk("/sys/fs/cgroup"):
+        if f"/lambda-engine.{owner}." in base:
+            found.append(base)
+    return found
+
+
+def _below(pid: int) -> set[int]:
+    """A process and its descendants."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as f:
+                    parents[int(name)] = int(f.read().rsplit(b")", 1)[1].split()[1])
+            except OSError:
+                continue
+    found, level = {pid}, {pid}
+    while level:
+        level = {p for p, parent in parents.items() if parent in level}
+        found |= level
+    return found
+
+
+def _all_dead(pids):
+    return lambda: not any(alive(p) for p in pids)
+
+
+def test_close_ends_everything(tmp_path):
+    fds_before = set(os.listdir("/proc/self/fd"))
+    with open("/proc/self/mountinfo") as f:
+        mounts_before = f.read()
+    with Rig(tmp_path) as rig:
+        boxes = [rig.instance() for _ in range(3)]
+        rig.make()
+        boxes[0].run("import os, time\nif os.fork() == 0:\n  os.setsid(); time.sleep(1000)")
+        boxes[1].run("pass")
+        broker = rig.link.broker_pid
+        processes = _below(broker)
+        assert len(processes) == 1 + 1 + 4 * 2 + 1
+        assert _groups(broker)
+    assert not any(alive(p) for p in processes)
+    assert not _groups(broker)
+    with open("/proc/self/mountinfo") as f:
+        assert f.read() == mounts_before
+    assert set(os.listdir("/proc/self/fd")) <= fds_before
+
+
+def test_a_hundred_lives_leave_no_descriptor_behind(tmp_path):
+    with Rig(tmp_path) as rig:
+        broker = rig.link.broker_pid
+        zygote = rig.link.zygote_pids[rig.key]
+
+        def live() -> None:
+            box = rig.instance(layers=(str(rig.code("layer", {"x": ""})),))
+            box.send("import os; os._exit(1)")
+            rig.wait("worker_exited", box.id)
+            box.detach()
+            rig.link.reset(box.id)
+            _, _, fds, pid = rig.wait("worker_reset", box.id)
+            box.attach(fds, pid)
+            rig.end(box)
+
+        def count() -> list[int]:
+            return [len(os.listdir(f"/proc/{p}/fd")) for p in (broker, zygote)]
+
+        live()
+        before = count(), len(_groups(broker)), len(_below(broker))
+        for _ in range(25):
+            live()
+        until(lambda: (count(), len(_groups(broker)), len(_below(broker))) == before, f"back to {before}")
+
+
+def test_a_zygote_that_dies_takes_its_sandboxes_and_can_be_added_again(tmp_path):
+    with Rig(tmp_path) as rig:
+        box, empty = rig.instance(), rig.make()
+        box.run("pass")
+        zygote = rig.link.zygote_pids[rig.key]
+        below = _below(zygote)
+        os.kill(zygote, signal.SIGKILL)
+        for b in (box, empty):
+            rig.wait("holder_gone", b.id)
+        assert "signal 9" in rig.wait("zygote_failed", rig.key)[2]
+        until(_all_dead(below), "its sandboxes are dead")
+        assert rig.key not in rig.link.zygote_pids
+        rig.link.add_zygote(rig.spec)
+        rig.wait("zygote_ready", rig.key)
+        assert rig.instance().run("result = 1") == 1
+
+
+def test_a_zygote_that_cannot_start_says_why(tmp_path):
+    bootstrap = tmp_path / "bootstrap" / "runtime_bootstrap"
+    (bootstrap / "python").mkdir(parents=True)
+    (bootstrap / "python" / "worker.py").write_text("raise RuntimeError('broken on purpose')")
+    with pytest.raises(AssertionError, match="broken on purpose"):
+        Rig(tmp_path / "data", bootstrap=bootstrap).__enter__()
+
+
+def test_an_interpreter_that_is_none_fails_its_zygote(full):
+    full.link.add_zygote(ZygoteSpec("nothing", "python3.12", "/bin/true"))
+    assert "/bin/true" in full.wait("zygote_failed", "nothing")[2]
+
+
+def test_a_lost_broker_is_replaced_and_its_leftovers_swept(tmp_path):
+    with Rig(tmp_path) as rig:
+        box = rig.instance()
+        box.run("import os, time\nif os.fork() == 0:\n  os.setsid(); time.sleep(1000)")
+        old = rig.link.broker_pid
+        below = _below(old)
+        os.kill(old, signal.SIGKILL)
+        rig.wait("broker_lost")
+        until(_all_dead(below), "all processes of the old broker are dead")
+        rig.wait("zygote_ready", rig.key)
+        assert rig.link.broker_pid not in (None, old)
+        assert not _groups(old)
+        assert rig.instance().run("result = 2") == 2
+
+
+def test_the_end_of_the_supervisor_ends_everything(tmp_path):
+    source = f"""
+import json, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from tests.sandbox.rig import Rig
+rig = Rig(Path({str(tmp_path)!r})).__enter__()
+rig.instance().run("pass")
+print(json.dumps(rig.link.broker_pid), flush=True)
+sys.stdin.read()
+"""
+    process = subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    broker = json.loads(process.stdout.readline())
+    below = _below(broker)
+    assert len(below) == 4
+    process.kill()
+    process.communicate()
+    until(_all_dead(below), "the broker and everything below it are dead")
+    assert not _groups(broker)
+
+
+def test_the_sweep_leaves_living_owners_alone(tmp_path):
+    with Rig(tmp_path) as rig:
+        box = rig.instance()
+        broker = rig.link.broker_pid
+        before = sorted(_groups(broker))
+        assert before
+        # Same number, another start: what a reused process number looks like.
+        dead = [os.path.join(os.path.dirname(path), f"lambda-engine.{broker}.1") for path in before if path.count("lambda-engine") and "/h" not in path]
+        for path in dead:
+            os.makedirs(path + "/h1")
+        cgroups.sweep()
+        assert sorted(_groups(broker)) == before
+        assert box.run("result = 3") == 3
+
+
+def test_probe_reports_without_leaving_anything(tmp_path):
+    groups = {name for name in os.listdir("/sys/fs/cgroup") if name.startswith("lambda-engine")}
+    report = probe(Settings(data_dir=tmp_path / "none", sandbox="full"))
+    assert report.level == "full"
+    assert report.mechanisms["pid namespace"] == "own, per instance"
+    assert report.mechanisms["seccomp"].startswith("filter of")
+    assert not (tmp_path / "none").exists()
+    assert {name for name in os.listdir("/sys/fs/cgroup") if name.startswith("lambda-engine")} <= groups
+
+
+def test_a_second_close_and_calls_after_it_do_nothing(tmp_path):
+    with Rig(tmp_path) as rig:
+        pass
+    rig.link.make(1, rig.key)
+    rig.link.specialise(1, SpecialiseSpec("/x"))
+    assert rig.link.broker_pid is None
+
+
+def test_the_report_needs_a_start(tmp_path):
+    rig = Rig(tmp_path)
+    with pytest.raises(SandboxUnavailable):
+        _ = rig.link.report
+    rig.loop.close()
