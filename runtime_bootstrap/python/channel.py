@@ -25,8 +25,11 @@ MAX_PAYLOAD = 6 * 1024 * 1024 + 100
 _READ = 65536
 # The kernel takes a stream write up to this size whole or not at all, also when a signal comes.
 _ATOMIC = 16384
+_SMALL = _ATOMIC - 64
 
-_HEAD = b"\xd9\x24"
+_INVOKE_HEAD = b"\x99\x04\xd9\x24"
+# nil for client context, identity and tenant, and the payload's mark.
+_NO_CONTEXT = b"\xc0\xc0\xc0\xc6"
 _ALL_SIGNALS = signal.valid_signals()
 _NEXT_FRAME = b"\x00\x00\x00\x02\x91\x03"
 _LOG_OUTSIDE = b"\x95\x08\xc0\xcf"
@@ -57,7 +60,8 @@ class Channel:
         self._lock = threading.RLock()
         self._sending = False
         self._waiting: "list[bytes]" = []
-        self._log_head = _LOG_OUTSIDE
+        # The invocation that log events are part of; None outside one.
+        self.request_id: Optional[str] = None
         self.foreign = False
         os.register_at_fork(after_in_child=self._forked)
 
@@ -131,8 +135,10 @@ class Channel:
             if sent == len(parts[0]):
                 return
             parts = (parts[0][sent:],)
-        former = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+        # Asked for first: blocking runs handlers of signals that came before, and one that raises must not leave all blocked.
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
             rest = [memoryview(p) for p in parts]
             while rest:
                 sent = self._sock.sendmsg(rest)
@@ -165,6 +171,12 @@ class Channel:
     def respond(self, request_id: str, payload: bytes, content_type: Optional[str]) -> None:
         """Answer; of a payload over the limit only the size is told."""
         size = len(payload)
+        if content_type is None and size < _SMALL:
+            self._send(
+                b"%b\x95\x05\xd9\x24%b\xc3\xc0\xc6%b%b"
+                % ((47 + size).to_bytes(4, "big"), request_id.encode(), size.to_bytes(4, "big"), payload)
+            )
+            return
         if size > MAX_PAYLOAD:
             self._send(_framed(b"\x94\x10" + _str8(request_id) + b"\xce" + size.to_bytes(4, "big") + b"\xc3"))
             return
@@ -175,21 +187,16 @@ class Channel:
             kind,
             size.to_bytes(4, "big"),
         )
-        if size <= _ATOMIC - 512:
-            self._send(head + payload)
-            return
         self._send(head, payload)
 
     def error(self, request_id: str, error_type: str, document: bytes) -> None:
         self._send(_framed(b"\x95\x06" + _str8(request_id) + b"\xc3" + _str8(error_type) + _bin32(document)))
 
-    def logs_belong_to(self, request_id: Optional[str]) -> None:
-        """The invocation that following log events are part of; None outside one."""
-        self._log_head = _LOG_OUTSIDE if request_id is None else b"\x95\x08" + _str8(request_id) + b"\xcf"
-
     def log(self, events: "list[bytes]", level: int) -> None:
         """Log events, each at most MAX_PAYLOAD bytes, sent at once and in order."""
-        head = self._log_head + (_time_ns() // 1000).to_bytes(8, "big") + bytes((level, 0xC6))
+        request_id = self.request_id
+        head = _LOG_OUTSIDE if request_id is None else b"\x95\x08%b\xcf" % _str8(request_id)
+        head += (_time_ns() // 1000).to_bytes(8, "big") + bytes((level, 0xC6))
         size = len(head) + 4
         out = [b"%b%b%b%b" % ((size + len(data)).to_bytes(4, "big"), head, len(data).to_bytes(4, "big"), data) for data in events]
         self._send(out[0] if len(out) == 1 else b"".join(out))
@@ -222,36 +229,51 @@ def message_of(frame: Frame) -> "list[Any]":
 def event_of(frame: Frame) -> Event:
     """The elements of an INVOKE frame. Raises ValueError when it is none."""
     # Canonical: 99 04 d9 24 <36> cf <8> da <2> arn, then trace, client context, identity, tenant (c0 | d9 | da), then c6 <4> payload.
-    if frame[6:8] == _HEAD and frame[44] == 0xCF and frame[53] == 0xDA and frame[4] == 0x99:
-        arn_end = at = 56 + (frame[54] << 8 | frame[55])
-        texts: "list[Optional[str]]" = []
-        while len(texts) < 4:
-            mark = frame[at]
-            if mark == 0xC0:
-                texts.append(None)
-                at += 1
-                continue
-            if mark == 0xD9:
-                start = at + 2
-                at = start + frame[at + 1]
-            elif mark == 0xDA:
-                start = at + 3
-                at = start + (frame[at + 1] << 8 | frame[at + 2])
-            else:
-                break
-            texts.append(str(frame[start:at], "utf-8"))
-        else:
-            if frame[at] == 0xC6 and len(frame) - at - 5 == int.from_bytes(frame[at + 1 : at + 5], "big"):
-                return (
-                    str(frame[8:44], "ascii"),
-                    int.from_bytes(frame[45:53], "big"),
-                    str(frame[56:arn_end], "utf-8"),
-                    texts[0],
-                    texts[1],
-                    texts[2],
-                    texts[3],
-                    frame[at + 5 :],
-                )
+    if frame[4:8] != _INVOKE_HEAD or frame[44] != 0xCF or frame[53] != 0xDA:
+        return _any_event_of(frame)
+    arn_end = at = 56 + (frame[54] << 8 | frame[55])
+    trace_id = None
+    if frame[at] == 0xD9:
+        at += 2 + frame[at + 1]
+        trace_id = str(frame[arn_end + 2 : at], "utf-8")
+    elif frame[at] == 0xC0:
+        at += 1
+    client = identity = tenant = None
+    if frame[at : at + 4] == _NO_CONTEXT:
+        at += 3
+    else:
+        client, at = _text_at(frame, at)
+        identity, at = _text_at(frame, at)
+        tenant, at = _text_at(frame, at)
+    if frame[at] != 0xC6 or len(frame) - at - 5 != int.from_bytes(frame[at + 1 : at + 5], "big"):
+        return _any_event_of(frame)
+    return (
+        str(frame[8:44], "ascii"),
+        int.from_bytes(frame[45:53], "big"),
+        str(frame[56:arn_end], "utf-8"),
+        trace_id,
+        client,
+        identity,
+        tenant,
+        frame[at + 5 :],
+    )
+
+
+def _text_at(frame: Frame, at: int) -> "tuple[Optional[str], int]":
+    """nil, str 8 or str 16 at ``at``, and where it ends; what is something else ends where it began."""
+    mark = frame[at]
+    if mark == 0xD9:
+        start = at + 2
+        end = start + frame[at + 1]
+    elif mark == 0xDA:
+        start = at + 3
+        end = start + (frame[at + 1] << 8 | frame[at + 2])
+    else:
+        return None, at + (mark == 0xC0)
+    return str(frame[start:end], "utf-8"), end
+
+
+def _any_event_of(frame: Frame) -> Event:
     parts = message_of(frame)
     if len(parts) != 9 or parts[0] != INVOKE:
         raise ValueError("INVOKE has 9 elements")

@@ -17,7 +17,8 @@ from runtime_bootstrap.python.faults import Fault
 class Client:
     """The mobile application that called."""
 
-    __slots__ = ["app_package_name", "app_title", "app_version_code", "app_version_name", "installation_id"]
+    # In the order in which they are shown.
+    __slots__ = ["installation_id", "app_title", "app_version_name", "app_version_code", "app_package_name"]  # noqa: RUF023
 
     def __init__(self, fields: "dict[str, Any]") -> None:
         for name in self.__slots__:
@@ -30,7 +31,7 @@ class Client:
 class ClientContext:
     """What a mobile SDK sent along with the call."""
 
-    __slots__ = ["client", "custom", "env"]
+    __slots__ = ["custom", "env", "client"]  # noqa: RUF023
 
     def __init__(self, fields: "dict[str, Any]") -> None:
         self.custom = fields.get("custom")
@@ -69,8 +70,8 @@ class Function:
         self.version = init.get("function_version", env.get("AWS_LAMBDA_FUNCTION_VERSION"))
         # AWS's runtime takes it from the environment, hence the str.
         self.memory_limit_in_mb = env.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE") if memory is None else str(memory)
-        self.log_group_name = env.get("AWS_LAMBDA_LOG_GROUP_NAME", init.get("log_group"))
-        self.log_stream_name = env.get("AWS_LAMBDA_LOG_STREAM_NAME", init.get("log_stream"))
+        self.log_group_name = init.get("log_group", env.get("AWS_LAMBDA_LOG_GROUP_NAME"))
+        self.log_stream_name = init.get("log_stream", env.get("AWS_LAMBDA_LOG_STREAM_NAME"))
 
 
 class LambdaContext:

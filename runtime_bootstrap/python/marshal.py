@@ -137,4 +137,9 @@ def payload_from(result: Any) -> "tuple[bytes | str, Optional[str]]":
     try:
         return to_json(result), None
     except Exception as e:
-        raise Fault("Runtime.MarshalError", "Unable to marshal response: %s" % e) from None
+        why = str(e)
+        if why.startswith("keys must be"):
+            # The encoder names the type with its module, AWS's without.
+            head, _, kind = why.rpartition(" ")
+            why = "%s %s" % (head, kind.rpartition(".")[2])
+        raise Fault("Runtime.MarshalError", "Unable to marshal response: %s" % why) from None

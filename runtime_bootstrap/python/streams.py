@@ -72,6 +72,11 @@ class Lines(io.BufferedIOBase):
                 self._hold(raw[end + 1 :])
         return len(raw)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether something waits for its newline."""
+        return self._held_size > 0
+
     def settle(self) -> None:
         """Send what has no newline yet: the invocation or the process ends here."""
         with self._lock:

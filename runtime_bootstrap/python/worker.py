@@ -19,7 +19,7 @@ import threading
 import tokenize  # noqa: F401 - linecache wants it for the first stack trace
 from typing import Any, Callable, NoReturn, Optional
 
-from runtime_bootstrap.python import environment, errors, handler, logs, marshal, snapstart, streams
+from runtime_bootstrap.python import environment, errors, handler, logs, marshal, rehearsal, snapstart, streams
 from runtime_bootstrap.python.channel import INIT, RESTORE, SHUTDOWN, Channel, Closed, Frame, event_of, message_of
 from runtime_bootstrap.python.context import Function, LambdaContext
 from runtime_bootstrap.python.faults import Fault
@@ -107,8 +107,10 @@ class Worker:
 
     def settle_output(self) -> None:
         """Send what was printed without a newline."""
-        for lines in self._lines:
-            lines.settle()
+        out, err = self._lines
+        if out.unfinished or err.unfinished:
+            out.settle()
+            err.settle()
 
     def loop(self) -> None:
         """Serve events until SHUTDOWN. Raises Closed at the end of the channel."""
@@ -127,7 +129,7 @@ class Worker:
         channel, sink = self._channel, self._sink
         sink.request_id = request_id
         sink.tenant_id = tenant
-        channel.logs_belong_to(request_id)
+        channel.request_id = request_id
         self._trace.set(trace_id)
         try:
             context = LambdaContext(self._function, request_id, deadline_ms, arn, client, identity, tenant)
@@ -148,7 +150,7 @@ class Worker:
         payload = answer.encode() if isinstance(answer, str) else answer
         self.settle_output()
         channel.respond(request_id, payload, content_type)
-        channel.logs_belong_to(None)
+        channel.request_id = None
 
     def _fail(self, request_id: str, error: Exception) -> None:
         """Answer with an error. In a process that the handler forked the error is nobody's answer and passes on."""
@@ -157,7 +159,7 @@ class Worker:
         document = errors.document(error, request_id)
         self._log_error(document)
         self._channel.error(request_id, document["errorType"], errors.encode(document))
-        self._channel.logs_belong_to(None)
+        self._channel.request_id = None
 
     def end(self, error: BaseException) -> None:
         """End the process as the interpreter would after ``error``: threads, exit functions, output, status. Never returns."""
@@ -190,11 +192,21 @@ def _status_of(error: BaseException) -> int:
     return 1
 
 
+def _perform(sock: socket.socket, init: "dict[str, Any]") -> Worker:
+    """One init and one event, for the rehearsal."""
+    channel = Channel(sock)
+    worker = Worker(channel, init)
+    worker.initialise()
+    worker._invoke(channel.receive())
+    return worker
+
+
 def serve(sock: socket.socket, wait_ready: Callable[[], None]) -> None:
     """Become the function that INIT names and serve its events. ``wait_ready`` returns when its code is in place.
 
     Returns only when the channel ended before an INIT came; otherwise it ends the process.
     """
+    rehearsal.rehearse(_perform)
     channel = Channel(sock)
     channel.hello(_TAG, _VERSION)
     try:

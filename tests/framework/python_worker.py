@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,7 +117,7 @@ class PythonWorker:
             kind, *rest = self.read()
             if kind == m.LOG:
                 request_id, _, level, data = rest
-                logs.append((request_id, level, data.decode()))
+                logs.append((request_id, level, data.decode("utf-8", "replace")))
             elif kind == m.NEXT:
                 return Answer(kind, None, b"", logs)
             elif kind == m.INIT_ERROR:
@@ -173,3 +175,23 @@ class PythonWorker:
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+Make = Callable[..., PythonWorker]
+
+
+@contextlib.contextmanager
+def making(folder: Path) -> Iterator[Make]:
+    """A maker of workers below ``folder``: ``make(source of m.py or files, handler, ...)``. All are ended at the end."""
+    made: list[PythonWorker] = []
+
+    def make(files: dict[str, str | bytes] | str, handler: str = "m.f", **options: Any) -> PythonWorker:
+        files = {"m.py": files} if isinstance(files, str) else files
+        made.append(PythonWorker(folder / str(len(made)), files, handler, **options))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for worker in made:
+            worker.close()

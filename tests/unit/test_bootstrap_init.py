@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.wire import messages as m
-from tests.framework.python_worker import Answer, PythonWorker
-
-Make = Callable[..., PythonWorker]
+from tests.framework.python_worker import Answer, Make, PythonWorker, making
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    made: list[PythonWorker] = []
-
-    def one(files: dict[str, str | bytes] | str, handler: str = "m.f", **options: Any) -> PythonWorker:
-        files = {"m.py": files} if isinstance(files, str) else files
-        made.append(PythonWorker(tmp_path / str(len(made)), files, handler, **options))
-        return made[-1]
-
-    yield one
-    for worker in made:
-        worker.close()
+    with making(tmp_path) as one:
+        yield one
 
 
 def refused(worker: PythonWorker) -> tuple[Answer, dict[str, Any]]:
