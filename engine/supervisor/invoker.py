@@ -340,10 +340,11 @@ class Invoker:
             outcome = inv.runtime_exited(
                 request.request_id, signalled=cause.cause is Cause.SIGNALLED, status=cause.status, oom=oom
             )
-            if instance.needs_init and instance.init_error is not None:
-                error_type, document = instance.init_error
-                outcome = Outcome(Status.ERROR, document, error_type)
-                self._stories.init_failed(instance, "invoke", "error", report.init_error_type(error_type), self._since_init_ms(instance))
+            if instance.needs_init:
+                if instance.init_error is not None:
+                    error_type, document = instance.init_error
+                    outcome = Outcome(Status.ERROR, document, report.init_error_type(error_type), platform=True)
+                self._stories.init_failed(instance, "invoke", "error", outcome.error_type, self._since_init_ms(instance))
             self._settle(instance, request, outcome, ready=False)
             self._fleet.reset(instance)
         elif instance.state is State.IDLE:
@@ -430,6 +431,8 @@ class Invoker:
             if instance.current is not request:
                 return
             outcome = inv.timed_out(request.request_id, float(instance.version.config.timeout_s))
+            if instance.needs_init:
+                self._stories.init_failed(instance, "invoke", "timeout", None, self._since_init_ms(instance))
             self._settle(instance, request, outcome, ready=False)
             self._fleet.reset(instance)
 

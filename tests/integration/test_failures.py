@@ -186,6 +186,7 @@ def test_a_syntax_error(shared: Engine) -> None:
 def test_a_process_that_ends_at_import(shared: Engine, name: str, code: str, text: str) -> None:
     failure = Failure(shared, deploy(shared, f"import-exit-{name}", f"import os, sys\n{code}\n"))
     assert failure.payload == failure.platform("Runtime.ExitError", text)
+    assert re.search(r"INIT_REPORT Init Duration: [\d.]+ ms\tPhase: invoke\tStatus: error\tError Type: Runtime.ExitError\n", failure.tail)
     assert failure.report.endswith("\tStatus: error\tError Type: Runtime.ExitError")
 
 
