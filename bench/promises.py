@@ -109,9 +109,11 @@ def _burst(size: int, target_s: float | None) -> Callable[[Results], Got | None]
         rows = results.some("burst", case=f"{size} at once")
         if not rows:
             return None
-        worst = max(rows, key=lambda r: r.seconds)
-        holds = worst.seconds < target_s and not sum(r.errors for r in rows) if target_s is not None else None
-        return Got(f"{worst.seconds:.2f} s at worst of {len(rows)} ({worst.case}){_clean(rows)}", holds)
+        # Both readings of "first invocations" have to hold: of one new function, and of as many new functions.
+        worst = {kind: [r.seconds for r in rows if kind in r.case] for kind in ("of one function", "of as many functions")}
+        text = "; ".join(f"{max(times):.2f} s {kind}" for kind, times in worst.items() if times)
+        holds = max(r.seconds for r in rows) < target_s and not sum(r.errors for r in rows) if target_s is not None else None
+        return Got(f"{text} (worst turn){_clean(rows)}", holds)
 
     return measure
 

@@ -30,7 +30,7 @@ def run(context: Context) -> list[Row]:
 
 
 def _burst(context: Context, engine: Engine, size: int, *, distinct: bool, turn: int) -> Row:
-    kind = "functions" if distinct else "of one function"
+    kind = "of as many functions" if distinct else "of one function"
     context.say(f"{size} {kind}, turn {turn + 1}")
     names = [f"burst-{turn}-{i}" for i in range(size if distinct else 1)]
     engine.deploy_many(names, zipped(COUNT))
