@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from typing import Any
 
 from engine.sandbox import bundle, cgroups, kernel, levels, packets
@@ -158,7 +159,11 @@ def _raise_file_limit() -> None:
 
 
 def main(supervisor_fd: int) -> None:
-    """Entry of the broker process: read the configuration, choose the level, report, serve."""
+    """Entry of the program: a keeper that runs the broker proper in a child, and runs it again when it is lost.
+
+    The keeper exists because the supervisor, which may have given up its privileges, could not start another one. It holds the
+    supervisor's socket, so a lost broker is a message there, not its end.
+    """
     sock = socket.socket(fileno=supervisor_fd)
     sock.set_inheritable(False)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -167,22 +172,54 @@ def main(supervisor_fd: int) -> None:
     packet = packets.receive(sock)
     if packet is None or packet.kind != "config":
         sys.exit(2)
-    config: dict[str, Any] = packet.args[0]
-    kernel.set_name("lambda-broker")
-    kernel.become_subreaper()
-    _raise_file_limit()
-    os.makedirs(config["mountpoint"], exist_ok=True)
-    cgroups.sweep()
-    level, report, refusal = levels.choose(config)
-    if level is None:
-        packets.send(sock, ["unavailable", refusal])
-        return
-    packets.send(sock, ["report", report])
-    if config["probe"]:
-        level.groups.close()
-        return
-    gc.disable()
-    gc.collect()
-    gc.freeze()
-    gc.enable()
-    Broker(sock, config, level).run()
+    kernel.set_name("lambda-keeper")
+    while True:
+        pid = os.fork()
+        if pid == 0:
+            _be_broker(sock, packet.args[0])
+        _, status = os.waitpid(pid, 0)
+        if status == 0 or not _told_to_try_again(sock, status):
+            return
+
+
+def _told_to_try_again(sock: socket.socket, status: int) -> bool:
+    """Report the loss; whatever the supervisor still had to say to the lost broker is dropped."""
+    how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit status {os.WEXITSTATUS(status)}"
+    with contextlib.suppress(OSError, packets.PacketError):
+        packets.send(sock, ["lost", f"the broker ended ({how})"])
+        while True:
+            packet = packets.receive(sock)
+            if packet is None:
+                return False
+            packet.close()
+            if packet.kind == "again":
+                return True
+    return False
+
+
+def _be_broker(sock: socket.socket, config: dict[str, Any]) -> None:
+    """Choose the level, report, serve. Never returns."""
+    status = 1
+    try:
+        kernel.die_with_parent()
+        kernel.set_name("lambda-broker")
+        kernel.become_subreaper()
+        _raise_file_limit()
+        os.makedirs(config["mountpoint"], exist_ok=True)
+        cgroups.sweep()
+        level, report, refusal = levels.choose(config)
+        if level is None:
+            packets.send(sock, ["unavailable", refusal])
+        else:
+            packets.send(sock, ["report", report, os.getpid()])
+            if config["probe"]:
+                level.groups.close()
+            else:
+                gc.collect()
+                gc.freeze()
+                Broker(sock, config, level).run()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)

@@ -98,6 +98,8 @@ class BrokerLink:
         self._restart: asyncio.TimerHandle | None = None
         self._starting: asyncio.Task[None] | None = None
         self._closing = False
+        self._serving = False
+        self._broker_pid: int | None = None
         self.zygote_pids: dict[str, int] = {}
 
     @property
@@ -110,7 +112,7 @@ class BrokerLink:
     @property
     def broker_pid(self) -> int | None:
         """The broker's process, None while there is none."""
-        return self._process.pid if self._process is not None and self._sock is not None else None
+        return self._broker_pid
 
     async def start(self) -> SandboxReport:
         """Start the broker and wait for its verdict. Raises SandboxUnavailable naming the step, the error and a fix."""
@@ -130,18 +132,19 @@ class BrokerLink:
         ours.setblocking(False)
         self._process = process
         try:
-            members = await self._negotiate(ours)
+            members, self._broker_pid = await self._negotiate(ours)
         except BaseException:
             ours.close()
             self._process = None
             await self._loop.run_in_executor(None, process.wait)
             raise
         self._sock = ours
+        self._serving = True
         self._loop.add_reader(ours.fileno(), self._readable)
         return report_of(members)
 
-    async def _negotiate(self, sock: socket.socket) -> dict[str, Any]:
-        """Send the configuration, wait for the report. Raises SandboxUnavailable."""
+    async def _negotiate(self, sock: socket.socket) -> tuple[dict[str, Any], int]:
+        """Send the configuration, wait for the report and the broker's pid. Raises SandboxUnavailable."""
         try:
             packets.send(sock, ["config", broker_config(self._settings, bootstrap_dir=self._bootstrap_dir)])
             packet = await asyncio.wait_for(self._first(sock), _START_S)
@@ -151,16 +154,16 @@ class BrokerLink:
             raise SandboxUnavailable("the sandbox broker ended while starting; its error output says why")
         if packet.kind == "unavailable":
             raise SandboxUnavailable(str(packet.args[0]))
-        members: dict[str, Any] = packet.args[0]
-        return members
+        return packet.args[0], packet.args[1]
 
     async def _first(self, sock: socket.socket) -> packets.Packet | None:
         ready = asyncio.Event()
-        self._loop.add_reader(sock.fileno(), ready.set)
+        fd = sock.fileno()
+        self._loop.add_reader(fd, ready.set)
         try:
             await ready.wait()
         finally:
-            self._loop.remove_reader(sock.fileno())
+            self._loop.remove_reader(fd)
         return packets.receive(sock)
 
     async def close(self) -> None:
@@ -215,7 +218,7 @@ class BrokerLink:
         self._ask(["kill", holder_id])
 
     def _ask(self, message: list[Any]) -> None:
-        if self._sock is None:
+        if self._sock is None or not self._serving:
             return
         self._outbox.append(packets.encode(message))
         if len(self._outbox) == 1:
@@ -274,15 +277,44 @@ class BrokerLink:
         elif kind == "zygote_failed":
             self.zygote_pids.pop(args[0], None)
             listener.zygote_failed(args[0], args[1])
+        elif kind == "lost":
+            self._forget()
+            listener.broker_lost(args[0])
+            self._restart = self._loop.call_later(_RESTART_S, self._again)
+        elif kind == "report":
+            self._report, self._broker_pid, self._serving = report_of(args[0]), args[1], True
+            self._add_zygotes_again()
+        elif kind == "unavailable":
+            # Its keeper ends next, and with it the socket: ``_lost`` takes over.
+            self._serving = False
+
+    def _forget(self) -> None:
+        """The broker is gone, and everything that was said to it and known of it."""
+        self._serving = False
+        self._broker_pid = None
+        self._outbox.clear()
+        self.zygote_pids.clear()
+        if self._sock is not None:
+            self._loop.remove_writer(self._sock.fileno())
+
+    def _again(self) -> None:
+        """Tell the keeper to start another broker; its report follows."""
+        if self._sock is not None and not self._closing:
+            try:
+                packets.send(self._sock, ["again"])
+            except OSError as e:
+                self._lost(e.strerror or str(e))
+
+    def _add_zygotes_again(self) -> None:
+        for spec in list(self._specs.values()):
+            self.add_zygote(spec)
 
     def _drop_socket(self) -> None:
+        self._forget()
         sock, self._sock = self._sock, None
         if sock is not None:
             self._loop.remove_reader(sock.fileno())
-            self._loop.remove_writer(sock.fileno())
             sock.close()
-        self._outbox.clear()
-        self.zygote_pids.clear()
 
     def _lost(self, reason: str) -> None:
         self._drop_socket()
@@ -305,8 +337,7 @@ class BrokerLink:
             self._listener.broker_lost(str(e))
             self._restart = self._loop.call_later(_RESTART_S * 10, self._begin_restart)
             return
-        for spec in list(self._specs.values()):
-            self.add_zygote(spec)
+        self._add_zygotes_again()
 
 
 def _take_fds(packet: packets.Packet) -> HolderFds:

@@ -134,11 +134,27 @@ def test_a_lost_broker_is_replaced_and_its_leftovers_swept(tmp_path):
         old = rig.link.broker_pid
         below = _below(old)
         os.kill(old, signal.SIGKILL)
+        rig.link.make(900, rig.key)
+        assert "signal 9" in rig.wait("broker_lost")[1]
+        until(_all_dead(below), "all processes of the old broker are dead")
+        rig.wait("zygote_ready", rig.key)
+        assert not [e for e in rig.events if e[1] == 900]
+        assert rig.link.broker_pid not in (None, old)
+        assert not _groups(old)
+        assert rig.instance().run("result = 2") == 2
+
+
+def test_a_lost_keeper_is_replaced_too(tmp_path):
+    with Rig(tmp_path) as rig:
+        rig.instance().run("pass")
+        old = rig.link.broker_pid
+        below = _below(old)
+        with open(f"/proc/{old}/stat", "rb") as f:
+            keeper = int(f.read().rsplit(b")", 1)[1].split()[1])
+        os.kill(keeper, signal.SIGKILL)
         rig.wait("broker_lost")
         until(_all_dead(below), "all processes of the old broker are dead")
         rig.wait("zygote_ready", rig.key)
-        assert rig.link.broker_pid not in (None, old)
-        assert not _groups(old)
         assert rig.instance().run("result = 2") == 2
 
 
