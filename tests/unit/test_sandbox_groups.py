@@ -1,0 +1,125 @@
+"""Control groups as files: the v2 layout, which this suite's hosts may not have, laid out in a directory; and layers on disk."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from engine.sandbox import cgroups, layers
+from engine.sandbox.cgroups import Group, Groups
+
+
+@pytest.fixture
+def unified(tmp_path, monkeypatch):
+    """A directory in place of a v2 hierarchy."""
+    (tmp_path / "cgroup.subtree_control").write_text("")
+    (tmp_path / "cgroup.procs").write_text("")
+    monkeypatch.setattr(cgroups, "_mounts", lambda: {c: (2, [str(tmp_path)]) for c in ("memory", "pids", "cpu")})
+    real = os.makedirs
+
+    def makedirs(path, **options):
+        real(path, **options)
+        for name in ("cgroup.subtree_control", "memory.max", "memory.swap.max", "pids.max", "cpu.weight"):
+            with open(os.path.join(path, name), "w"):
+                pass
+
+    monkeypatch.setattr(os, "makedirs", makedirs)
+    monkeypatch.setattr(os, "rmdir", lambda path: None)
+    return tmp_path
+
+
+def test_v2_controllers_are_handed_down(unified):
+    groups = Groups()
+    assert groups.mechanisms == dict.fromkeys(("memory", "pids", "cpu"), "cgroup v2")
+    # The last one written; a plain file keeps the tail of a longer one, the kernel's does not.
+    assert (unified / "cgroup.subtree_control").read_text().startswith("+cpu")
+    assert (unified / cgroups.own_name() / "cgroup.subtree_control").read_text().startswith("+cpu")
+
+
+def test_v2_joins_by_one_directory_and_writes_its_own_files(unified):
+    groups = Groups()
+    group = groups.create()
+    (directory,) = group.directories()
+    for name in ("memory.max", "memory.swap.max", "pids.max", "cpu.weight"):
+        with open(os.path.join(directory, name), "w"):
+            pass
+    fds, into = group.open_joins()
+    assert into
+    assert [os.readlink(f"/proc/self/fd/{fd}") for fd in fds] == [directory]
+    os.close(fds[0])
+    group.limit(256 << 20, 100, 1024)
+
+    def text(name: str) -> str:
+        with open(os.path.join(directory, name)) as f:
+            return f.read()
+
+    assert (text("memory.max"), text("memory.swap.max"), text("pids.max"), text("cpu.weight")) == (str(256 << 20), "0", "100", "39")
+
+
+@pytest.mark.parametrize(("shares", "weight"), [(2, "1"), (74, "3"), (1024, "39"), (6144, "235"), (262144, "10000")])
+def test_shares_become_weights(shares, weight):
+    assert cgroups._limits("cpu", 2, 0, 0, shares) == [("cpu.weight", weight)]
+    assert cgroups._limits("cpu", 1, 0, 0, shares) == [("cpu.shares", str(shares))]
+
+
+@pytest.mark.parametrize(("version", "name"), [(1, "memory.oom_control"), (2, "memory.events")])
+def test_kills_for_memory_are_counted(tmp_path, version, name):
+    group = Group({"memory": (version, str(tmp_path))})
+    assert group.oom_kills() == 0
+    (tmp_path / name).write_text("low 0\noom 3\noom_kill 2\noom_group_kill 9\n")
+    assert group.oom_kills() == 2
+
+
+def test_without_groups_there_is_nothing_to_do():
+    groups = Groups.none("why")
+    assert set(groups.mechanisms.values()) == {"none: why"}
+    group = groups.create()
+    assert group.open_joins() == ([], False)
+    group.limit(1, 1, 2)
+    assert (group.oom_kills(), group.peak_file(), group.remove()) == (0, None, True)
+    groups.close()
+
+
+def test_a_controller_that_cannot_be_used_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(cgroups, "_mounts", lambda: {"memory": (1, [str(tmp_path / "none" / "deep")])})
+    (tmp_path / "none").write_text("a file in the way")
+    mechanisms = Groups().mechanisms
+    assert mechanisms["memory"].startswith("none: Not a directory")
+    assert mechanisms["pids"] == "none: not mounted"
+
+
+def test_our_own_group_comes_before_the_root():
+    assert cgroups._candidates("/proc", "/", "/self") == [os.path.normpath("/proc/self"), "/proc"]
+    assert cgroups._candidates("/proc", "/docker/x", "/docker/x/self") == ["/proc/self", "/proc"]
+    assert cgroups._candidates("/proc", "/", "/nothing-here") == ["/proc"]
+
+
+def test_a_start_time_names_a_process():
+    assert cgroups.start_time(os.getpid()) == cgroups.start_time(os.getpid())
+    assert cgroups.start_time(1 << 22) is None
+    assert cgroups._OWNED.match(cgroups.own_name())
+
+
+def test_layers_are_merged_once_and_later_ones_win(tmp_path):
+    for n in range(3):
+        layer = tmp_path / f"l{n}"
+        (layer / "python").mkdir(parents=True)
+        (layer / "python" / f"m{n}.py").write_text(str(n))
+        (layer / "same").write_text(str(n))
+    (tmp_path / "l0" / "link").symlink_to("same")
+    names = [str(tmp_path / f"l{n}") for n in range(3)]
+    data = str(tmp_path / "data")
+    opt = layers.materialise(data, names)
+    assert opt == layers.opt_root(data, names)
+    assert sorted(os.listdir(opt)) == ["link", "python", "same"]
+    assert sorted(os.listdir(os.path.join(opt, "python"))) == ["m0.py", "m1.py", "m2.py"]
+    with open(os.path.join(opt, "link")) as f:
+        assert f.read() == "2"
+    before = os.stat(opt).st_mtime_ns
+    assert layers.materialise(data, names) == opt
+    assert os.stat(opt).st_mtime_ns == before
+    assert (tmp_path / "l0" / "same").read_text() == "0"
+    assert layers.opt_root(data, names[:1]) == names[0]
+    assert not os.path.exists(layers.opt_root(data, []))
+    assert layers.opt_root(data, names) != layers.opt_root(data, names[::-1])

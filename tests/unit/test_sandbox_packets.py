@@ -1,0 +1,159 @@
+"""Packets with descriptors, and the peer that never blocks."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from engine.sandbox import packets
+from engine.sandbox.peers import Loop, Peer
+
+
+@pytest.fixture
+def ends():
+    ours, theirs = packets.pair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def _open_fds() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_packet_arrives_whole_with_its_descriptors(ends):
+    ours, theirs = ends
+    read_end, write_end = os.pipe()
+    packets.send(ours, ["make", 7, {"path": "/a\udc80"}], [write_end])
+    os.close(write_end)
+    packet = packets.receive(theirs)
+    assert (packet.kind, packet.args, packet.pid) == ("make", [7, {"path": "/a\udc80"}], 0)
+    os.write(packet.fds[0], b"x")
+    packet.close()
+    assert os.read(read_end, 2) == b"x"
+    assert os.read(read_end, 2) == b""
+    os.close(read_end)
+
+
+def test_the_kernel_names_the_sender(ends):
+    ours, theirs = ends
+    packets.want_credentials(theirs)
+    packets.send(ours, ["worker"])
+    assert packets.receive(theirs).pid == os.getpid()
+
+
+def test_the_end_is_none(ends):
+    ours, theirs = ends
+    ours.close()
+    assert packets.receive(theirs) is None
+
+
+@pytest.mark.parametrize("data", [b"x", b"{}", b"[]", b"[1]", b'"a"', b"\xff", b"[" * 5000, b'["a"'])
+def test_anything_else_is_refused_and_its_descriptors_closed(ends, data):
+    ours, theirs = ends
+    read_end, write_end = os.pipe()
+    before = _open_fds()
+    packets.send_raw(ours, data, [read_end, write_end])
+    with pytest.raises(packets.PacketError):
+        packets.receive(theirs)
+    assert _open_fds() == before
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_too_many_descriptors_are_refused_and_closed(ends):
+    ours, theirs = ends
+    before = _open_fds()
+    packets.send(ours, ["a"], [0] * (packets.MAX_FDS + 20))
+    with pytest.raises(packets.PacketError, match="cut"):
+        packets.receive(theirs)
+    assert _open_fds() == before
+
+
+def test_too_big_a_packet_is_our_own_mistake():
+    with pytest.raises(ValueError, match="over"):
+        packets.encode(["x" * packets.MAX_PACKET])
+
+
+@pytest.fixture
+def loop():
+    made = Loop()
+    yield made
+    made.close()
+
+
+def test_a_full_peer_queues_and_keeps_order(ends, loop):
+    ours, theirs = ends
+    peer = Peer(loop, ours, lambda _packet: None, lambda _reason: None)
+    theirs.setblocking(False)
+    for n in range(3000):
+        peer.send(["n", n], [0] if n % 100 == 0 else [])
+    seen = []
+    while len(seen) < 3000:
+        loop.turn(0)
+        try:
+            packet = packets.receive(theirs)
+        except BlockingIOError:
+            continue
+        seen.append(packet.args[0])
+        assert len(packet.fds) == (packet.args[0] % 100 == 0)
+        packet.close()
+    assert seen == list(range(3000))
+    peer.close()
+
+
+def test_a_peer_with_a_queue_gives_its_descriptors_back_when_lost(ends, loop):
+    ours, theirs = ends
+    lost: list[str] = []
+    peer = Peer(loop, ours, lambda _packet: None, lost.append)
+    before = _open_fds()
+    for n in range(3000):
+        peer.send(["n", n], [0])
+    theirs.close()
+    while not lost:
+        loop.turn(1)
+    assert peer.closed
+    assert len(lost) == 1
+    assert _open_fds() <= before
+    peer.send(["ignored"])
+
+
+def test_a_peer_that_talks_nonsense_is_lost(ends, loop):
+    ours, theirs = ends
+    lost: list[str] = []
+    Peer(loop, ours, lambda _packet: None, lost.append)
+    theirs.send(b"nonsense")
+    loop.turn(1)
+    assert "not a packet" in lost[0]
+
+
+def test_descriptors_nobody_takes_are_closed(ends, loop):
+    ours, theirs = ends
+    seen = []
+    peer = Peer(loop, ours, lambda packet: seen.append(packet.kind), lambda _reason: None)
+    before = _open_fds()
+    packets.send(theirs, ["gift"], [0, 1])
+    loop.turn(1)
+    assert seen == ["gift"]
+    assert _open_fds() == before
+    peer.close()
+
+
+def test_timers_run_in_order(loop):
+    seen = []
+    loop.later(0.002, lambda: seen.append(2))
+    loop.later(0.0, lambda: seen.append(1))
+    while len(seen) < 2:
+        loop.turn(1)
+    assert seen == [1, 2]
+
+
+def test_a_socket_is_not_needed_after_close(ends, loop):
+    ours, _ = ends
+    peer = Peer(loop, ours, lambda _packet: None, lambda _reason: None)
+    peer.close()
+    peer.close()
+    peer.drain()
+    assert ours.fileno() == -1
+    assert isinstance(ours, socket.socket)

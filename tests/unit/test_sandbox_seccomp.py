@@ -1,0 +1,100 @@
+"""The filter, judged by running its instructions as the kernel would."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from engine.sandbox import seccomp
+
+ALLOW, KILL, EPERM, ENOSYS, EAFNOSUPPORT = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026, 0x00050061
+ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+MACHINES = list(ARCH)
+
+
+def verdict(machine: str, number: int, *args: int, arch: int | None = None) -> int:
+    """Run the program over a ``struct seccomp_data``."""
+    data = struct.pack("iIQ6Q", number, ARCH[machine] if arch is None else arch, 0, *(*args, 0, 0, 0, 0, 0, 0)[:6])
+    program = seccomp.program(machine)
+    at, accumulator = 0, 0
+    while True:
+        code, if_true, if_false, value = struct.unpack_from("HBBI", program, at * 8)
+        at += 1
+        if code == 0x06:
+            return value
+        if code == 0x20:
+            accumulator = struct.unpack_from("I", data, value)[0]
+            continue
+        hit = {0x15: accumulator == value, 0x35: accumulator >= value, 0x45: bool(accumulator & value)}[code]
+        at += if_true if hit else if_false
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_every_number_gets_the_verdict_of_the_lists(machine):
+    refused = set(seccomp.refused(machine))
+    checked = {"x86_64": {56, 41, 16, 302}, "aarch64": {220, 198, 29, 261}}[machine]
+    for number in range(600):
+        if number in checked:
+            continue
+        expected = ENOSYS if number > 462 or number == 435 else EPERM if number in refused else ALLOW
+        assert verdict(machine, number) == expected, number
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_other_conventions_are_killed(machine):
+    assert verdict(machine, 0, arch=0x40000003) == KILL
+    if machine == "x86_64":
+        assert verdict(machine, 0x40000000) == KILL
+        assert verdict(machine, 0x40000000 | 101) == KILL
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("flag", [0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000])
+def test_clone_makes_processes_but_no_namespaces(machine, flag):
+    clone = {"x86_64": 56, "aarch64": 220}[machine]
+    assert verdict(machine, clone, 17) == ALLOW
+    assert verdict(machine, clone, 0x3D0F00) == ALLOW  # a thread, as glibc asks
+    assert verdict(machine, clone, 17 | flag) == EPERM
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_socket_families(machine):
+    socket = {"x86_64": 41, "aarch64": 198}[machine]
+    assert [verdict(machine, socket, family, 1, 0) for family in (1, 2, 10)] == [ALLOW] * 3
+    assert verdict(machine, socket, 16, 3, 0) == ALLOW
+    assert verdict(machine, socket, 16, 3, 12) == EAFNOSUPPORT
+    assert {verdict(machine, socket, family, 1, 0) for family in (0, 3, 17, 38, 40, 44)} == {EAFNOSUPPORT}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_terminal_injection_and_limits_of_others(machine):
+    ioctl, prlimit = {"x86_64": (16, 302), "aarch64": (29, 261)}[machine]
+    assert verdict(machine, ioctl, 1, 0x5412) == EPERM
+    assert verdict(machine, ioctl, 1, 0x541C) == EPERM
+    assert verdict(machine, ioctl, 1, 0x5401) == ALLOW
+    assert verdict(machine, prlimit, 0, 7) == ALLOW
+    assert verdict(machine, prlimit, 1, 7) == EPERM
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_program_is_one_the_kernel_takes(machine):
+    program = seccomp.program(machine)
+    assert len(program) % 8 == 0
+    assert len(program) // 8 < 4096
+
+
+def test_unknown_machines_have_none():
+    with pytest.raises(KeyError):
+        seccomp.program("riscv64")
+
+
+def test_numbers_agree_with_the_kernels_headers():
+    try:
+        with open("/usr/include/x86_64-linux-gnu/asm/unistd_64.h") as f:
+            lines = [line.split() for line in f if line.startswith("#define __NR_")]
+    except OSError:
+        return
+    known = {line[1].removeprefix("__NR_"): int(line[2]) for line in lines}
+    ours = {name: numbers[0] for name, numbers in seccomp._REFUSED_OLD.items()} | dict(seccomp._REFUSED_NEW)
+    assert {n: ours[n] for n in ours if n in known} == {n: known[n] for n in ours if n in known}
