@@ -34,6 +34,8 @@ class Lines(io.BufferedIOBase):
         self._least_level = least_level
         self._held: "list[bytes]" = []
         self._held_size = 0
+        # Whether the line that goes on was already sent in part for its length.
+        self._cut = False
         self._lock = threading.RLock()
         os.register_at_fork(after_in_child=self._forked)
 
@@ -64,10 +66,17 @@ class Lines(io.BufferedIOBase):
             if end < 0:
                 self._hold(raw)
                 return len(raw)
-            text = b"".join((*self._held, raw[:end])) if self._held else raw[:end]
-            self._held = []
+            # In one step: a signal handler that prints may come between any two calls.
+            held, self._held = self._held, []
             self._held_size = 0
-            self._emit(text.split(b"\n"))
+            text = b"".join((*held, raw[:end])) if held else raw[:end]
+            lines = text.split(b"\n")
+            if self._cut:
+                self._cut = False
+                if not lines[0]:
+                    del lines[0]
+            if lines:
+                self._emit(lines)
             if end + 1 < len(raw):
                 self._hold(raw[end + 1 :])
         return len(raw)
@@ -75,22 +84,23 @@ class Lines(io.BufferedIOBase):
     @property
     def unfinished(self) -> bool:
         """Whether something waits for its newline."""
-        return self._held_size > 0
+        return bool(self._held)
 
     def settle(self) -> None:
         """Send what has no newline yet: the invocation or the process ends here."""
         with self._lock:
-            if self._held:
-                text = b"".join(self._held)
-                self._held = []
-                self._held_size = 0
-                self._emit([text])
+            held, self._held = self._held, []
+            self._held_size = 0
+            self._cut = False
+            if held:
+                self._emit([b"".join(held)])
 
     def _hold(self, raw: bytes) -> None:
         self._held.append(raw)
         self._held_size += len(raw)
         if self._held_size >= MAX_EVENT:
             self.settle()
+            self._cut = True
 
     def _emit(self, lines: "list[bytes]") -> None:
         if max(map(len, lines)) > MAX_EVENT:
