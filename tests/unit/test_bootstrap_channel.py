@@ -119,7 +119,7 @@ def test_events_in_any_other_encoding(
 
 @pytest.mark.parametrize("body", [b"\x93\x04\xc0\xc0", b"\x99\x05" + b"\xc0" * 8, b"\xc0", b"\x90"])
 def test_what_is_no_event(body: bytes) -> None:
-    with pytest.raises(ValueError, match="INVOKE|message"):
+    with pytest.raises(ValueError, match=r"INVOKE|message"):
         ch.event_of(len(body).to_bytes(4, "big") + body)
 
 
