@@ -39,12 +39,16 @@ _MAX_PID = 32000
 
 
 class Build(NamedTuple):
-    """How every sandbox of one zygote is made. ``serve`` is the bootstrap's loop: (channel, wait_ready)."""
+    """How every sandbox of one zygote is made.
+
+    ``serve`` is the bootstrap's loop: (channel, wait_ready). ``opt_taken``: the interpreter itself lives under /opt.
+    """
 
     fences: lockdown.Fences
     isolated_network: bool
     serve: Callable[[socket.socket, Callable[[], None]], object]
     zygote_pid: int
+    opt_taken: bool = False
 
 
 class Init:
@@ -208,6 +212,9 @@ class Init:
         if self._build.fences.namespaces:
             self._step = "mount the code"
             kernel.move_mount(mounts[0], "/var/task")
+            if len(mounts) > 1 and self._build.opt_taken:
+                self._step = "mount the layers"
+                raise OSError("the interpreter itself is installed under /opt, where layers belong; use one installed elsewhere")
             if len(mounts) == 2:
                 self._step = "mount the layer"
                 kernel.move_mount(mounts[1], "/opt")

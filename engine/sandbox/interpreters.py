@@ -88,18 +88,22 @@ def _is_file(path: Path) -> bool:
 
 
 def inspect(path: str) -> Interpreter | None:
-    """What a program is, by running it; None when it is no CPython 3.9 to 3.14 or does not run."""
+    """What a program is, by running it; None when it is no CPython 3.9 to 3.14 or does not run.
+
+    Links are followed first: that leaves virtual environments behind, and an interpreter started through ``/bin`` on a system
+    where that is a link to ``/usr/bin`` would take ``/`` for its prefix.
+    """
+    real = os.path.realpath(path)
     try:
-        stat = os.stat(path)
+        stat = os.stat(real)
     except OSError:
         return None
-    return _inspect(os.path.abspath(path), stat.st_mtime_ns, stat.st_ino)
+    return _inspect(real, stat.st_mtime_ns, stat.st_ino)
 
 
 @functools.lru_cache(maxsize=256)
 def _inspect(path: str, _mtime: int, _inode: int) -> Interpreter | None:
-    # Not -I: an interpreter in a virtual environment must still find what it belongs to. -S keeps site-packages out.
-    command = [path, "-E", "-s", "-S", "-c", _ASK]
+    command = [path, "-I", "-S", "-c", _ASK]
     try:
         answer = subprocess.run(  # noqa: S603 - the candidates are the operator's own programs
             command, capture_output=True, timeout=_ASK_S, check=True, stdin=subprocess.DEVNULL

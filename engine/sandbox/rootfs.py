@@ -29,6 +29,9 @@ _ETC_COPIED = (
     "os-release", "resolv.conf", "gai.conf", "host.conf",
 )  # fmt: skip
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
+# An interpreter installed right here, or in what a sandbox mounts over, cannot be shown without showing far too much or nothing.
+_TOO_WIDE = frozenset({"/", "/boot", "/dev", "/etc", "/home", "/media", "/mnt", "/opt", "/proc", "/root", "/run", "/srv", "/sys", "/tmp", "/var"})
+_COVERED = ("/dev/", "/proc/", "/sys/", "/tmp/", "/var/task/", "/var/runtime/")
 DEVICE_PATHS = tuple(f"/dev/{name}" for name in _DEVICES)
 _EMPTY = ("var/task", "opt", "proc", "mnt", "run", "home", "srv")
 
@@ -41,6 +44,7 @@ def enter(mountpoint: str, prefixes: Sequence[str], runtime_dir: str, share_netw
     ``share_proc``: show the host's /proc beneath instead of mounting one (inside a user namespace only that is allowed).
     Raises OSError naming the step.
     """
+    refuse_wide(prefixes, mountpoint)
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     os.umask(0o022)
@@ -65,6 +69,15 @@ def enter(mountpoint: str, prefixes: Sequence[str], runtime_dir: str, share_netw
     os.chdir(mountpoint)
     kernel.pivot_here()
     kernel.set_mount("/", kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID, recursive=False)
+
+
+def refuse_wide(prefixes: Sequence[str], mountpoint: str) -> None:
+    """Raise OSError for an interpreter prefix that would show the host, the engine's own data, or be hidden inside."""
+    for prefix in prefixes:
+        if not prefix.startswith("/") or prefix in _TOO_WIDE or (mountpoint + "/").startswith(prefix + "/"):
+            raise OSError(f"an interpreter with the prefix {prefix} cannot be shown in a sandbox without showing the host")
+        if (prefix + "/").startswith(_COVERED):
+            raise OSError(f"an interpreter under {prefix} would be hidden by the sandbox's own mounts")
 
 
 def _show(source: str, target: str) -> None:

@@ -72,8 +72,9 @@ class Zygote:
                 importlib.import_module(name)
         title = f"/var/lang/bin/python{sys.version_info[0]}.{sys.version_info[1]} /var/runtime/bootstrap.py"
         self._build = holder.Build(
-            fences, namespaces and plan["network"] == "isolated", entry.serve, os.getpid()
-        )
+            fences, namespaces and plan["network"] == "isolated", entry.serve, os.getpid(),
+            any(prefix.startswith("/opt/") for prefix in plan["prefixes"]),
+        )  # fmt: skip
         _hide(title)
         gc.collect()
         gc.freeze()

@@ -89,10 +89,11 @@ class Rig:
         bootstrap: Path | None = BOOTSTRAP,
         runtime: str | None = None,
         interpreter: str | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.settings = Settings(data_dir=data_dir, sandbox=level, network=network)
         self.events: list[tuple[Any, ...]] = []
-        self.loop = asyncio.new_event_loop()
+        self.loop = loop or asyncio.new_event_loop()
         self.link = BrokerLink(self.loop, self.settings, self, bootstrap_dir=bootstrap)
         known = discover()
         self.key = runtime or ("python3.12" if "python3.12" in known else next(iter(known)))

@@ -237,3 +237,42 @@ def test_specialising_a_file_fails(process):
     process.wait("holder_gone", box.id)
     process.boxes.remove(box)
     box.close()
+
+
+@pytest.mark.root
+def test_layers_are_refused_where_the_interpreter_lives(tmp_path):
+    place = Path("/opt") / f"lambda-engine-test-{os.getpid()}"
+    known = discover()
+    host_python = known[min(known)]
+    source = Path(host_python.prefixes[0])
+    place.mkdir()
+    try:
+        # A bind in a mount namespace of the test's own stands for an installation.
+        script = f'mount --bind {source} {place} && exec {sys.executable} -c "$1"'
+        body = f"""
+import sys
+sys.path[:0] = {[str(ROOT), *[p for p in sys.path if "site-packages" in p]]!r}
+from pathlib import Path
+from tests.sandbox.rig import Rig
+from engine.sandbox.api import SpecialiseSpec
+with Rig(Path({str(tmp_path)!r}), interpreter={str(place / Path(host_python.path).relative_to(source))!r}, runtime={host_python.runtime!r}) as rig:
+    assert rig.instance().run("import sys; result = sys.prefix") == {str(place)!r}
+    box = rig.make()
+    layer = str(rig.code("layer", {{"x": ""}}))
+    rig.link.specialise(box.id, SpecialiseSpec(str(rig.code("empty", {{}})), layers=(layer,)))
+    print(rig.wait("holder_failed", box.id)[3])
+"""
+        done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", body], capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        place.rmdir()
+    assert "installed under /opt" in done.stdout, done.stderr
+
+
+@pytest.mark.root
+def test_works_on_uvloop(tmp_path):
+    import uvloop
+
+    with Rig(tmp_path, loop=uvloop.new_event_loop()) as rig:
+        box = rig.instance()
+        assert box.run("result = 7") == 7
+        rig.end(box)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.sandbox import interpreters
+from engine.sandbox import interpreters, rootfs
 from engine.sandbox.interpreters import discover, inspect, prefixes_of
 
 OWN = f"python{sys.version_info[0]}.{sys.version_info[1]}"
@@ -108,3 +108,24 @@ def test_prefixes_need_an_interpreter():
         prefixes_of("/bin/true")
     with pytest.raises(OSError, match="/none"):
         prefixes_of("/none")
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["/", "/home", "/root", "/opt", "/etc", "relative", "/data", "/data/engine", "/data/engine/empty", "/tmp", "/tmp/python", "/proc/x", "/var/task/py"],
+)
+def test_a_prefix_that_would_show_the_host_is_refused(prefix):
+    with pytest.raises(OSError, match="sandbox"):
+        rootfs.refuse_wide([prefix], "/data/engine/empty")
+
+
+@pytest.mark.parametrize("prefix", ["/usr", "/usr/local", "/opt/python3.12", "/root/.pyenv/versions/3.12.1", "/miniconda3", "/data/engine2"])
+def test_an_ordinary_prefix_is_shown(prefix):
+    rootfs.refuse_wide([prefix], "/data/engine/empty")
+
+
+def test_an_interpreter_reached_through_bin_knows_its_prefix():
+    for program in ("/bin/python3", "/usr/bin/python3"):
+        found = inspect(program)
+        if found is not None:
+            assert "/" not in found.prefixes

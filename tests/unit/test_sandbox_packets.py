@@ -89,7 +89,7 @@ def test_a_full_peer_queues_and_keeps_order(ends, loop):
     theirs.setblocking(False)
     for n in range(3000):
         peer.send(["n", n], [0] if n % 100 == 0 else [])
-    seen = []
+    seen: list[int] = []
     while len(seen) < 3000:
         loop.turn(0)
         try:
