@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from engine.clock import Clock
 from engine.core import invocation as inv
@@ -62,6 +62,7 @@ class Invoker:
         self._host_wait_s = host_wait_s
         self.home = home
         self.isolated_paths = isolated_paths
+        self.opt_root: Callable[[Sequence[str]], str] = lambda _layers: "/opt"
         self._fleet = Fleet(loop, clock, max_instances, self)
         self._timed: dict[Instance, None] = {}
         self._sweeping = False
@@ -144,7 +145,8 @@ class Invoker:
         if version.base_env is None:
             version.base_env = base_env(version.config, self.home)
         task_root = "/var/task" if self.isolated_paths else version.config.code_dir
-        instance.send(init_message(version.config, version.base_env, instance.stream, task_root=task_root, opt_root="/opt"))
+        opt_root = self.opt_root(version.config.layers)
+        instance.send(init_message(version.config, version.base_env, instance.stream, task_root=task_root, opt_root=opt_root))
 
     # An instance at work.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ import structlog
 from engine.clock import Clock
 from engine.config import AuthMode, Settings
 from engine.errors import AwsError
+from engine.sandbox import layers
 from engine.sandbox.api import ExitCause, HolderFds, Sandbox, SandboxReport, ZygoteSpec
 from engine.supervisor import replies, routing
 from engine.supervisor.api import InvokeApi, Verifier
@@ -140,6 +142,8 @@ class Supervisor:
             settings.region, None if settings.aws_endpoint == "aws" else endpoint, endpoint, self._credentials()
         )
         self._invoker.isolated_paths = report.level != "process"
+        if report.level == "process":
+            self._invoker.opt_root = functools.partial(layers.opt_root, str(settings.data_dir))
         self._holders = HolderPool(self._loop, sandbox, settings.pool_size, self._zygote_spec)
         self._invoker.wire(sandbox, self._holders)
         self._status = Status(
