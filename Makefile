@@ -30,7 +30,7 @@ lint: $(VENV)/.dev ## ruff, mypy --strict, import directions
 format: $(VENV)/.dev ## Sort imports and apply ruff's safe fixes
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.bench ## Measure: tables, JSON and plots in bench/results
+bench: $(VENV)/.dev ## Measure: tables, JSON and plots in bench/results
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
 docs: $(VENV)/.dev ## Write the generated pages of docs/ anew
@@ -45,9 +45,5 @@ $(VENV)/.dev: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) cannot make an environment: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing the engine and its tools into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,dev]'
-	@touch $@
-
-$(VENV)/.bench: $(VENV)/.dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,dev,bench]'
 	@touch $@

@@ -6,7 +6,6 @@ skip fails the run (see ``tests/conftest.py``): a machine that should have run t
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
@@ -29,7 +28,6 @@ REASONS: dict[str, Callable[..., bool]] = {
     "not Linux": lambda: sys.platform != "linux",
     "not root": lambda: os.geteuid() != 0,
     "root": lambda: os.geteuid() == 0,
-    "no bench extra": lambda: importlib.util.find_spec("hdrh") is None,
     "no C compiler": lambda: not (shutil.which("gcc") or shutil.which("cc")),
     "one core": lambda: len(os.sched_getaffinity(0)) < 2,
     "no hadolint wheel for this processor": lambda: platform.machine() != "x86_64",

@@ -18,11 +18,6 @@ from tests.framework import host
 from tests.framework.frame_server import FrameServer
 
 
-@pytest.fixture(scope="module", autouse=True)
-def needs_the_extra() -> None:
-    host.require("no bench extra")
-
-
 class _Echo(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     stall_s: ClassVar[float] = 0.0
