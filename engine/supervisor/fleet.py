@@ -161,6 +161,8 @@ class Fleet:
         if instance is None:
             self._holders.gone(holder_id)
             return None
+        if instance.state is State.GONE:
+            return None
         if instance.state is not State.RETIRING:
             return instance
         self._forget(instance)

@@ -376,6 +376,14 @@ class Invoker:
         if instance is not None:
             self._ready(instance, self._monotonic())
 
+    def holder_failed(self, holder_id: int, reason: str) -> None:
+        """A sandbox could not become the instance it was given to. Trying again would fail the same way, so its callers are told."""
+        instance = self._fleet.of_holder(holder_id)
+        if instance is None or instance.state in (State.RETIRING, State.GONE):
+            return
+        self._orphan(instance, reason)
+        self.on_unstartable(instance.version, reason)
+
     def gone(self, holder_id: int) -> None:
         """The sandbox and everything in it has ended."""
         instance = self._fleet.gone(holder_id)

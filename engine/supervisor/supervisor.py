@@ -400,6 +400,7 @@ class Supervisor:
     def holder_failed(self, holder_id: int, step: str, reason: str) -> None:
         log.error("sandbox failed", holder=holder_id, step=step, reason=reason)
         self._holders.holder_failed(holder_id, f"{step}: {reason}")
+        self._invoker.holder_failed(holder_id, f"{step}: {reason}")
 
     def worker_exited(self, holder_id: int, cause: ExitCause) -> None:
         self._invoker.worker_exited(holder_id, cause)

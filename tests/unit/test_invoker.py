@@ -129,6 +129,7 @@ class Rig(SandboxListener):
 
     def holder_failed(self, holder_id: int, step: str, reason: str) -> None:
         self.holders.holder_failed(holder_id, f"{step}: {reason}")
+        self.invoker.holder_failed(holder_id, f"{step}: {reason}")
 
     def worker_exited(self, holder_id: int, cause: ExitCause) -> None:
         self.invoker.worker_exited(holder_id, cause)
@@ -541,6 +542,31 @@ def test_when_no_sandbox_can_be_made_the_caller_is_told_why(play: Callable[..., 
         assert (answer.error.status, answer.error.code) == (500, "ServiceException")
         assert "EPERM" in str(answer.error)
         assert not rig.invoker.instances
+
+    play(scenario)
+
+
+def test_a_sandbox_that_cannot_take_the_code_fails_its_caller_once_and_is_not_tried_for_ever(play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.put()
+        rig.sandbox.on_init = lambda w: None
+
+        def refuse(holder_id: int) -> None:
+            rig.holder_failed(holder_id, "open the code", "ENOENT")
+            rig.sandbox.lose(holder_id)
+
+        first = rig.invoke()
+        second = rig.invoke()
+        await rig.until(lambda: len(rig.sandbox.specialised) == 2)
+        made = len(rig.sandbox.made)
+        for holder_id in list(rig.sandbox.specialised):
+            refuse(holder_id)
+        async with asyncio.timeout(5):
+            await asyncio.gather(first.done.wait(), second.done.wait())
+        assert "open the code: ENOENT" in str(first.error)
+        assert "open the code: ENOENT" in str(second.error)
+        await rig.until(lambda: not rig.invoker.instances)
+        assert len(rig.sandbox.made) <= made + 2, "only the stock is refilled"
 
     play(scenario)
 
