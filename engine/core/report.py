@@ -23,9 +23,11 @@ def billed_ms(duration_ms: float, init_ms: float | None) -> int:
     return math.ceil(round(duration_ms + (init_ms or 0.0), 6))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
-    """What REPORT tells of one invocation. ``max_memory_mib`` None when the host gives no way to measure it."""
+    """What REPORT tells of one invocation. Not frozen: one is made per invocation, and frozen ones cost three times as much.
+    ``max_memory_mib`` None when the host gives no way to measure it.
+    """
 
     request_id: str
     duration_ms: float

@@ -69,10 +69,17 @@ class Ended:
     def render(self) -> str | None:
         instance = self._instance
         request_id, start_ms = self._request
+        config = instance.version.config
+        if start_ms >= 0 and config.log_format != "JSON":
+            # By far the usual case: the function printed nothing.
+            at = f"\n{self._at_ms}\t{instance.stream}\t"
+            used = instance.peak_memory_mib(self._at_ms)
+            told = report.Report(request_id, self._duration_ms, config.memory_mib, used, self._init_ms, self._outcome)
+            return f"START RequestId: {request_id} Version: {config.version}{at}END RequestId: {request_id}{at}{told.text()}"
         rest = f"\n{self._at_ms}\t{instance.stream}\t".join(self.lines())
         if start_ms < 0:
             return rest or None
-        start = Started(instance.version.config, request_id, start_ms).render()
+        start = Started(config, request_id, start_ms).render()
         if start is None:
             return rest or None
         # Several log events in one record: the log writes time and stream of the first, the others bring their own.
