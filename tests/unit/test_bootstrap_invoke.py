@@ -102,6 +102,11 @@ def test_context_that_is_no_json(make: Make, context: dict[str, str], message: s
     assert worker.invoke().json == 1
 
 
+def test_a_client_context_that_is_no_object(make: Make) -> None:
+    document = started(make, "return 1").invoke(client_context="[1]").json
+    assert (document["errorType"], document["errorMessage"]) == ("AttributeError", "'list' object has no attribute 'get'")
+
+
 def test_remaining_time(make: Make) -> None:
     worker = started(make, "return context.get_remaining_time_in_millis()")
     now_ms = int(time.time() * 1000)
