@@ -171,13 +171,26 @@ def test_refused_invocations_are_said(cli, echo, arguments, words):
     assert done.stderr.startswith(f"error: {words}")
 
 
+@contextlib.contextmanager
+def following(arguments, env):
+    """A command that goes on until it is told to end, and a queue of the lines it prints."""
+    lines: queue.Queue[str] = queue.Queue()
+    # Ctrl-C as at a terminal: a test run in the background would hand its children an ignored SIGINT.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from engine.cli.main import main; main()"
+    argv = [sys.executable, "-c", program, *arguments]
+    follower = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    reader = threading.Thread(target=lambda: [lines.put(line) for line in follower.stdout], daemon=True)
+    reader.start()
+    with follower:
+        try:
+            yield follower, lines
+        finally:
+            follower.kill()
+            reader.join()
+
+
 def test_async_invocation_is_queued_and_its_log_followed(cli, shared, echo):
-    env = environment(shared, PYTHONUNBUFFERED="1")
-    argv = [sys.executable, "-m", "engine.cli.main", "logs", echo, "-f", "-n", "0"]
-    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
-        lines: queue.Queue[str] = queue.Queue()
-        reader = threading.Thread(target=lambda: [lines.put(line) for line in follower.stdout], daemon=True)
-        reader.start()
+    with following(["logs", echo, "-f", "-n", "0"], environment(shared, PYTHONUNBUFFERED="1")) as (follower, lines):
         done = cli("invoke", echo, '{"print": "asynchronously"}', "--async")
         assert (done.returncode, done.stdout) == (0, "")
         assert re.fullmatch(r"queued as [0-9a-f-]{36}\n", done.stderr)
@@ -191,7 +204,6 @@ def test_async_invocation_is_queued_and_its_log_followed(cli, shared, echo):
         follower.send_signal(signal.SIGINT)
         assert follower.wait(WAIT_S) == 0
         assert follower.stderr.read() == ""
-        reader.join(WAIT_S)
 
 
 def test_logs_show_the_report(cli, echo):
