@@ -201,6 +201,12 @@ class Init:
                 self._spawn(channel, output)
                 if self._memory_limit:
                     self._limit_memory()
+            elif packet.kind == "mark":
+                self._step = "memory mark"
+                event, usage, control = packet.fds
+                with contextlib.suppress(OSError):
+                    os.write(control, b"%d %d %d" % (event, usage, packet.args[0]))
+                packets.send(self._control, ["marked"])
             elif packet.kind == "kill":
                 self._kill_all()
             elif packet.kind == "end":

@@ -192,6 +192,9 @@ class Holders:
             self._announce(holder)
         elif kind == "exit":
             self._worker_exited(holder, int(args[0]))
+        elif kind == "marked":
+            if holder.watch is not None:
+                holder.watch.marked()
         elif kind == "failed":
             self._fail(holder, str(args[0]), str(args[1]))
             self.kill(holder.id)
@@ -256,12 +259,14 @@ class Holders:
         self._watch(holder)
 
     def _watch(self, holder: Holder) -> None:
-        if holder.group is not None and "memory" in holder.group.places and holder.memory != (0, 0):
-            if holder.watch is not None:
-                holder.watch.close()
-            tmp = f"/proc/{holder.init_pid}/root/tmp"
-            with contextlib.suppress(OSError):
-                holder.watch = MemoryWatch(self._loop, holder.group, *holder.memory, tmp, lambda: self._over(holder))
+        group, control = holder.group, holder.control
+        if group is None or control is None or "memory" not in group.places or holder.memory == (0, 0):
+            return
+        if holder.watch is not None:
+            holder.watch.close()
+        tmp = f"/proc/{holder.init_pid}/root/tmp"
+        with contextlib.suppress(OSError):
+            holder.watch = MemoryWatch(self._loop, group, holder.memory, tmp, control.send, lambda: self._over(holder))
 
     @staticmethod
     def _over(holder: Holder) -> None:

@@ -4,6 +4,9 @@
 MemorySize plus the size of /tmp, and this watch enforces MemorySize itself: the kernel reports when use passes a mark
 (v1: thresholds on an eventfd; v2: ``memory.high``), and what is neither /tmp nor reclaimable cache is compared with the limit.
 Over it, the function is killed and reported as out of memory; otherwise the mark moves up.
+
+Setting a mark on v1 waits for an RCU grace period, many milliseconds in which the broker would serve nobody: the sandbox's own init,
+which has nothing else to do, makes that call with descriptors lent to it.
 """
 
 from __future__ import annotations
@@ -26,13 +29,24 @@ class MemoryWatch:
     """Watches one specialised holder. ``on_exceeded`` is called once, from the loop."""
 
     def __init__(
-        self, loop: Loop, group: Group, limit: int, hard: int, tmp: str, on_exceeded: Callable[[], None]
+        self,
+        loop: Loop,
+        group: Group,
+        limits: tuple[int, int],
+        tmp: str,
+        lend: Callable[[list[object], list[int]], None],
+        on_exceeded: Callable[[], None],
     ) -> None:
-        """``limit`` and ``hard`` in bytes; ``tmp`` a path to the sandbox's /tmp. Raises OSError where it cannot be had."""
+        """``limits``: MemorySize and the hard limit in bytes. ``tmp``: a path to the sandbox's /tmp. ``lend`` sends the init a message.
+
+        Raises OSError where it cannot be had.
+        """
+        limit, hard = limits
         self._loop = loop
         self._limit = limit
         self._step = max(_STEP, hard // _MARKS)
         self._tmp = tmp
+        self._lend = lend
         self._on_exceeded = on_exceeded
         self._version, self._directory = group.places["memory"]
         self._mark = limit
@@ -59,17 +73,28 @@ class MemoryWatch:
             kernel.write_file(f"{self._directory}/memory.high", b"%d" % self._mark)
             os.pread(self._fd, 4096, 0)
             return
-        usage = os.open(f"{self._directory}/memory.usage_in_bytes", os.O_RDONLY | os.O_CLOEXEC)
+        lent = [self._fd, os.open(f"{self._directory}/memory.usage_in_bytes", os.O_RDONLY | os.O_CLOEXEC)]
         try:
-            order = b"%d %d %d" % (self._fd, usage, self._mark)
-            kernel.write_file(f"{self._directory}/cgroup.event_control", order)
+            lent.append(os.open(f"{self._directory}/cgroup.event_control", os.O_WRONLY | os.O_CLOEXEC))
+            self._lend(["mark", self._mark], lent)
         finally:
-            os.close(usage)
+            for fd in lent[1:]:
+                os.close(fd)
+
+    def marked(self) -> None:
+        """The init has set the mark: look whether it was passed meanwhile, for then the kernel stays silent."""
+        if self._fd >= 0:
+            self._judge()
 
     def _passed(self, _mask: int) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._fd, 8) if self._version == 1 else os.pread(self._fd, 4096, 0)
+        self._judge()
+
+    def _judge(self) -> None:
         try:
+            if self._usage() < min(self._mark, self._limit):
+                return
             usage, spared = self._measure()
             if usage - spared > self._limit:
                 self.close()
@@ -97,10 +122,8 @@ class MemoryWatch:
 
     def _measure(self) -> tuple[int, int]:
         """(bytes charged, of which files in /tmp and cache that can be dropped)."""
-        v1 = self._version == 1
-        with open(f"{self._directory}/memory.{'usage_in_bytes' if v1 else 'current'}", "rb") as f:
-            usage = int(f.read())
-        wanted = (b"total_inactive_file", b"total_active_file") if v1 else (b"inactive_file", b"active_file")
+        usage = self._usage()
+        wanted = (b"total_inactive_file", b"total_active_file") if self._version == 1 else (b"inactive_file", b"active_file")
         spared = 0
         with open(f"{self._directory}/memory.stat", "rb") as f:
             for line in f:
@@ -109,3 +132,7 @@ class MemoryWatch:
                     spared += int(value)
         files = os.statvfs(self._tmp)
         return usage, spared + (files.f_blocks - files.f_bfree) * files.f_frsize
+
+    def _usage(self) -> int:
+        with open(f"{self._directory}/memory.{'usage_in_bytes' if self._version == 1 else 'current'}", "rb") as f:
+            return int(f.read())
