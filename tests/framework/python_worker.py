@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import socket
 import subprocess
 import sys
@@ -44,7 +45,10 @@ class Answer:
 
 
 class PythonWorker:
-    """A worker for the function in ``folder``. ``settings`` go into INIT; ``env`` are the function's variables."""
+    """A worker for the function in ``folder``. ``settings`` go into INIT; ``env`` are the function's variables.
+
+    With ``runtime_dir`` (see ``runtime_directory``) the worker runs as in a sandbox: isolated, from that directory alone.
+    """
 
     def __init__(
         self,
@@ -55,7 +59,7 @@ class PythonWorker:
         interpreter: str = sys.executable,
         env: dict[str, str] | None = None,
         preload: tuple[str, ...] = (),
-        options: tuple[str, ...] = (),
+        runtime_dir: Path | None = None,
         **settings: Any,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +71,7 @@ class PythonWorker:
         self._decoder = FrameDecoder()
         self._messages: list[list[Any]] = []
         self.socket, theirs = socket.socketpair()
-        self.process = self._spawn(interpreter, theirs, preload, options)
+        self.process = self._spawn(interpreter, theirs, preload, runtime_dir)
         theirs.close()
         self.hello = self.read()
         variables = {"PATH": os.environ["PATH"], "TZ": ":UTC", "LANG": "en_US.UTF-8", **(env or {})}
@@ -78,15 +82,20 @@ class PythonWorker:
         }  # fmt: skip
 
     def _spawn(
-        self, interpreter: str, theirs: socket.socket, preload: tuple[str, ...], options: tuple[str, ...]
+        self, interpreter: str, theirs: socket.socket, preload: tuple[str, ...], runtime_dir: Path | None
     ) -> subprocess.Popen[bytes]:
         ahead = f"import {', '.join(preload)}; " if preload else ""
         program = (
             f"import sys, socket; sys.path[0] = {str(ROOT)!r}; {ahead}from runtime_bootstrap.python import worker; "
             f"worker.serve(socket.socket(fileno={theirs.fileno()}), lambda: None)"
         )
+        if runtime_dir is None:
+            command = [interpreter, "-c", program]
+        else:
+            entry = str(runtime_dir / "runtime_bootstrap" / "python")
+            command = [interpreter, "-I", "-S", entry, "--fd", str(theirs.fileno()), "--path", str(runtime_dir)]
         return subprocess.Popen(
-            [interpreter, *options, "-c", program],
+            command,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -175,6 +184,16 @@ class PythonWorker:
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+def runtime_directory(target: Path) -> Path:
+    """A runtime directory as a sandbox has it: the bootstrap, and in it a private msgpack that any interpreter can import."""
+    import msgpack
+
+    leave = shutil.ignore_patterns("__pycache__", "*.so", "_vendor")
+    shutil.copytree(ROOT / "runtime_bootstrap", target / "runtime_bootstrap", ignore=leave)
+    shutil.copytree(Path(msgpack.__file__).parent, target / "runtime_bootstrap" / "_vendor" / "msgpack", ignore=leave)
+    return target
 
 
 Make = Callable[..., PythonWorker]
