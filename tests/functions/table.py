@@ -120,13 +120,13 @@ REAL = (
     Real(
         "s3_copy",
         (({"bucket": BUCKET, "prefix": "a/ü-", "body": _BODY}, equal({"body": _BODY, "own": True, "found": True})),),
-        {"MemorySize": 256, "Timeout": 30},
+        {"MemorySize": 256, "Timeout": 60},
         aws=True,
     ),
     Real(
         "counter",
         (({"name": "x"}, _counted),),
-        {"MemorySize": 256, "Timeout": 30, "Environment": {"Variables": {"TABLE": TABLE}}},
+        {"MemorySize": 256, "Timeout": 60, "Environment": {"Variables": {"TABLE": TABLE}}},
         aws=True,
     ),
     Real("signing", (({"bits": 256, "text": "hello"}, _signed(256)), ({"bits": 128, "text": ""}, _signed(128)))),

@@ -12,4 +12,8 @@ def f(event, context):
     s3.put_object(Bucket=bucket, Key=key, Body=json.dumps(event["body"]).encode(), Metadata={"request": context.aws_request_id})
     answer = s3.get_object(Bucket=bucket, Key=key)
     keys = [o["Key"] for o in s3.list_objects_v2(Bucket=bucket, Prefix=key)["Contents"]]
-    return {"body": json.loads(answer["Body"].read()), "own": answer["Metadata"]["request"] == context.aws_request_id, "found": keys == [key]}
+    return {
+        "body": json.loads(answer["Body"].read()),
+        "own": answer["Metadata"]["request"] == context.aws_request_id,
+        "found": keys == [key],
+    }
