@@ -316,20 +316,37 @@ def _tmp_options(size_mib: int) -> str:
 
 
 def _descendants(root: int) -> list[int]:
-    """Live descendants of a process, by /proc."""
-    parents: dict[int, int] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{name}/stat", "rb") as f:
-                fields = f.read().rsplit(b")", 1)[1].split()
-                if fields[0] != b"Z":
-                    parents[int(name)] = int(fields[1])
+    """Live descendants of a process."""
     found: list[int] = []
-    level = {root}
+    level = [root]
     while level:
-        level = {pid for pid, parent in parents.items() if parent in level}
+        level = [child for pid in level for child in _children(pid)]
         found.extend(level)
     return found
+
+
+def _children(pid: int) -> list[int]:
+    """Children of every thread of a process; where the kernel keeps no list of them, whoever names it as parent."""
+    children: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as f:
+                children += map(int, f.read().split())
+    except FileNotFoundError:
+        if os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
+            return children  # the process or thread has just ended
+        return [child for child in map(int, filter(str.isdigit, os.listdir("/proc"))) if _parent(child) == pid]
+    except OSError:
+        return children
+    return children
+
+
+def _parent(pid: int) -> int:
+    """Parent of a live process, 0 of none."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat", "rb") as f:
+        fields = f.read().rsplit(b")", 1)[1].split()
+        return 0 if fields[0] == b"Z" else int(fields[1])
+    return 0
 
 
 def _become_worker(build: Build, control: socket.socket, channel: int, output: int, go: int) -> None:
