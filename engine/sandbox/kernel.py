@@ -24,7 +24,6 @@ _libc.syscall.restype = C.c_long
 _locked.syscall.restype = C.c_long
 
 MACHINE = platform.machine()
-SUPPORTED = MACHINE in ("x86_64", "aarch64")
 _PIVOT_ROOT = 41 if MACHINE == "aarch64" else 155
 _SECCOMP = 277 if MACHINE == "aarch64" else 317
 _OPEN_TREE, _MOVE_MOUNT, _CLONE3, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 435, 436, 437, 442

@@ -115,7 +115,7 @@ def own_user_namespace() -> None:
 
 def _attempt(name: str, config: dict[str, Any], fence: bool) -> Refusal | None:
     """Make one sandbox of this level and throw it away."""
-    if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "aarch64"):
+    if not sys.platform.startswith("linux") or platform.machine() not in seccomp.MACHINES:
         return Refusal(name, "platform", f"{sys.platform} on {platform.machine()} is not supported")
     if name == "full" and os.geteuid() != 0:
         return Refusal(name, "privilege", "not root")

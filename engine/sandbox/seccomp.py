@@ -13,6 +13,7 @@ import struct
 _X86 = "x86_64"
 _ARM = "aarch64"
 _AUDIT_ARCH = {_X86: 0xC000003E, _ARM: 0xC00000B7}
+MACHINES = tuple(_AUDIT_ARCH)
 
 # Name -> (x86_64 number, arm64 number); None where the architecture has no such call.
 _REFUSED_OLD: dict[str, tuple[object, object]] = {
