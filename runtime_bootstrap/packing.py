@@ -113,10 +113,28 @@ def _map(data: bytes, at: int, tag: int) -> "tuple[dict[Any, Any], int]":
         width = 2 if tag == 0xDE else 4
         count = int.from_bytes(data[at : at + width], "big")
         at += width
-    values = {}
-    for _ in range(count):
-        key, at = _value(data, at)
-        if not isinstance(key, str):
+    values: "dict[Any, Any]" = {}
+    end = len(data)
+    key: Any = None
+    for n in range(2 * count):
+        # Strings below 256 bytes, nearly all there is in an INIT, without a call for each.
+        tag = data[at]
+        start = at + 1
+        size = -1
+        if 0xA0 <= tag <= 0xBF:
+            size = tag & 0x1F
+        elif tag == 0xD9:
+            size = data[start]
+            start += 1
+        if 0 <= size <= end - start:
+            at = start + size
+            value: Any = data[start:at].decode()
+        else:
+            value, at = _value(data, at)
+        if n & 1:
+            values[key] = value
+        elif isinstance(value, str):
+            key = value
+        else:
             raise _Unusual
-        values[key], at = _value(data, at)
     return values, at

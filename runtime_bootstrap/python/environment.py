@@ -8,6 +8,9 @@ import sys
 import time
 from typing import Any, Optional
 
+from runtime_bootstrap.python import libraries
+
+_putenv = ctypes.CDLL(None).putenv
 _TAG = "python%d.%d" % sys.version_info[:2]
 # What AWS's runtime has imported when it loads the handler. A function that ships a module of one of these names does not get its
 # own copy there either; of any other name it does, so what the zygote imported ahead must make room.
@@ -23,7 +26,9 @@ _LOADED_ON_AWS = frozenset(
 
 def replace_variables(env: "dict[str, str]") -> None:
     """Make ``env`` the whole environment; TZ takes effect."""
-    os.environ.clear()
+    # Not clear(), which takes one variable after another through a generic loop: this is on the path of every cold start.
+    for name in [n for n in os.environ if n not in env]:
+        del os.environ[name]
     os.environ.update(env)
     time.tzset()
 
@@ -47,8 +52,7 @@ def make_room(directories: "list[str]") -> None:
         except OSError:
             continue
         shipped.update(name.partition(".")[0] for name in names)
-    loaded = {name.partition(".")[0] for name in sys.modules}
-    shadowed = (shipped & loaded) - _LOADED_ON_AWS
+    shadowed = {name for name in shipped if name in sys.modules} - _LOADED_ON_AWS
     if not shadowed:
         return
     third_party = _third_party()
@@ -77,6 +81,7 @@ def enter(task_root: str, opt_root: str, env: "dict[str, str]") -> None:
     for directory in path[:3]:
         sys.path_importer_cache.pop(directory, None)
     sys.path[:] = path
+    libraries.install(env.get("LD_LIBRARY_PATH", ""))
     make_room(path[:3])
 
 
@@ -105,7 +110,6 @@ class TraceVariable:
         self._room = 0
         self._buffer: Any = None
         self._current: Optional[bytes] = None
-        self._putenv = ctypes.CDLL(None).putenv
         # The dict behind os.environ; without it (another Python) every set goes through setenv.
         self._shown: "Optional[dict[bytes, bytes]]" = getattr(os.environ, "_data", None)
 
@@ -123,7 +127,7 @@ class TraceVariable:
             self._room = max(len(raw), 255)
             # The former buffer stays referenced until the C library points to the new one.
             buffer = ctypes.create_string_buffer(self._NAME + b"=" + raw, len(self._NAME) + self._room + 2)
-            self._putenv(buffer)
+            _putenv(buffer)
             self._buffer = buffer
         else:
             self._buffer.value = self._NAME + b"=" + raw

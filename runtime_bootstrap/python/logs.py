@@ -100,6 +100,10 @@ class JsonFormatter(logging.Formatter):
         return _encode({k: v for k, v in members.items() if v is not None}) + "\n"
 
 
+_JSON = JsonFormatter()
+_TEXT = logging.Formatter("[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s\n", "%Y-%m-%dT%H:%M:%S")
+
+
 def _step(levelno: int) -> int:
     return min(50, max(0, levelno)) // 10 * 10
 
@@ -108,12 +112,7 @@ def install(sink: Sink, json_format: bool, level: str) -> None:
     """Give the root logger its handler and, when ``level`` is one, its level. Times are UTC from here on."""
     logging.Formatter.converter = time.gmtime
     handler = LambdaLoggerHandler(sink)
-    if json_format:
-        handler.setFormatter(JsonFormatter())
-    else:
-        handler.setFormatter(
-            logging.Formatter("[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s\n", "%Y-%m-%dT%H:%M:%S")
-        )
+    handler.setFormatter(_JSON if json_format else _TEXT)
     handler.addFilter(LambdaLoggerFilter(sink))
     root = logging.getLogger()
     root.addHandler(handler)

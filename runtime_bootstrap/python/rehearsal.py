@@ -13,6 +13,8 @@ import socket
 import sys
 from typing import Any, Callable
 
+from runtime_bootstrap.python import libraries
+
 _MODULE = "runtime_bootstrap.python._stage"
 _REQUEST_ID = "00000000-0000-4000-8000-000000000000"
 _ENV = {"AWS_LAMBDA_FUNCTION_NAME": "rehearsal", "TZ": ":UTC", "LANG": "en_US.UTF-8", "PATH": "/usr/bin:/bin"}
@@ -43,6 +45,9 @@ def rehearse(perform: "Callable[[socket.socket, dict[str, Any]], Any]") -> None:
     try:
         theirs.send(_invoke_frame())
         kept = perform(ours, _INIT)
+    except (Exception, SystemExit):
+        # It is only a head start: a worker that cannot rehearse still serves.
+        kept = None
     finally:
         ours.close()
         theirs.close()
@@ -51,6 +56,7 @@ def rehearse(perform: "Callable[[socket.socket, dict[str, Any]], Any]") -> None:
         sys.modules.pop(_MODULE, None)
         root.handlers[:] = handlers
         root.setLevel(level)
+        libraries.install("")
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(directory)
