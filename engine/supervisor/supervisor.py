@@ -283,6 +283,10 @@ class Supervisor:
         problem = self._logs.flush()
         if problem is not None:
             log.error("function logs were lost", reason=problem)
+        # What nobody asks for must not pile up until somebody does.
+        for _, function in self.catalogue.functions():
+            if function.stats.pending:
+                function.stats.fold()
         self._later(FLUSH_S, self._flush)
 
     def _tick(self) -> None:
