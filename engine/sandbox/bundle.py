@@ -21,9 +21,12 @@ from engine.sandbox import kernel
 _BOOTSTRAP = "runtime_bootstrap"
 _KEPT_S = 30 * 24 * 3600
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd", "*.pyx", "tests", "*.pyi")
+_COMPILED = ".compiled"
+# The marker comes last: without it the compilation was interrupted and is done again.
 _COMPILE = (
-    "import sys, compileall, py_compile; sys.exit(not compileall.compile_dir(sys.argv[1], quiet=2, force=False, maxlevels=20, "
-    "invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH))"
+    "import sys, compileall, py_compile; "
+    "compileall.compile_dir(sys.argv[1], quiet=2, maxlevels=20, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH); "
+    "len(sys.argv) > 2 and open(sys.argv[2], 'w').close()"
 )
 
 
@@ -45,10 +48,12 @@ class Bundle:
         """The directory, present and with the bootstrap compiled for ``interpreter``. Raises OSError."""
         if not self._directory:
             self._directory = self._copy()
-        if interpreter not in self._compiled:
-            self._compiled.add(interpreter)
-            os.waitpid(self._compile(interpreter, os.path.join(self._directory, _BOOTSTRAP)), 0)
-            self._children.add(self._compile(interpreter, self._directory, background=True))
+        # Bytecode is the same for every build of a minor release.
+        marker = os.path.join(self._directory, _COMPILED, os.path.basename(interpreter))
+        if interpreter not in self._compiled and not os.path.exists(marker):
+            os.waitpid(self._compile(interpreter, [os.path.join(self._directory, _BOOTSTRAP)]), 0)
+            self._children.add(self._compile(interpreter, [self._directory, marker], background=True))
+        self._compiled.add(interpreter)
         return self._directory
 
     def stop(self) -> None:
@@ -62,7 +67,7 @@ class Bundle:
         self._children.discard(pid)
 
     def _digest(self) -> str:
-        digest = hashlib.sha256(repr((self._version, sorted(self._sdk.items()))).encode())
+        digest = hashlib.sha256(repr((_COMPILED, self._version, sorted(self._sdk.items()))).encode())
         for path in sorted(_sources(self._bootstrap)):
             digest.update(path.encode() + b"\0")
             with open(path, "rb") as f:
@@ -85,6 +90,7 @@ class Bundle:
                 shutil.copytree(path, inside, ignore=_LEFT_OUT)
             else:
                 shutil.copyfile(path, f"{inside}.py")
+        os.mkdir(os.path.join(building, _COMPILED))
         _make_readable(building)
         try:
             os.rename(building, target)
@@ -104,7 +110,7 @@ class Bundle:
                     shutil.rmtree(path, ignore_errors=True)
 
     @staticmethod
-    def _compile(interpreter: str, directory: str, background: bool = False) -> int:
+    def _compile(interpreter: str, arguments: list[str], background: bool = False) -> int:
         pid = os.fork()
         if pid:
             return pid
@@ -117,7 +123,7 @@ class Bundle:
             os.dup2(null, 0)
             os.dup2(2, 1)
             kernel.close_from(3)
-            os.execve(interpreter, [interpreter, "-I", "-S", "-c", _COMPILE, directory], {"PATH": "/usr/bin:/bin"})
+            os.execve(interpreter, [interpreter, "-I", "-S", "-c", _COMPILE, *arguments], {"PATH": "/usr/bin:/bin"})
         finally:
             os._exit(127)
 
