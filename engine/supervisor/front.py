@@ -15,7 +15,7 @@ import httptools
 from engine.core.invocation import Outcome
 from engine.errors import AwsError, RequestEntityTooLarge
 from engine.supervisor import replies
-from engine.supervisor.api import InvokeApi, Verifier, options_of
+from engine.supervisor.api import InvokeApi, InvokeOptions, Verifier, options_of
 from engine.supervisor.request import Request
 
 FUNCTIONS = b"/2015-03-31/functions/"
@@ -86,6 +86,7 @@ class Connection(asyncio.Protocol):
         self._parser: Any = None
         self._fresh = True
         self._keep_alive = True
+        self._known: tuple[bytes, int, bytes, InvokeOptions] = (b"", 0, b"", (None, None, None, None, None))
         self.transport: asyncio.Transport
         self._held: list[bytes] = []
         self._answering = False
@@ -146,6 +147,15 @@ class Connection(asyncio.Protocol):
         coding, no expectation, no change of connection, HTTP/1.1. The engine is the last reader of such a request, so nothing
         behind it can be made to see another one.
         """
+        known, size, url, options = self._known
+        if known and len(data) == size and data.startswith(known):
+            # The very head that this client sent last: load generators and plain HTTP clients do that.
+            self._answering = self._keep_alive = True
+            try:
+                self._services.api.invoke(url, options, data[len(known) :], self)
+            except AwsError as e:
+                self.answer(replies.error(e, keep_alive=True))
+            return True
         end = data.find(b"\r\n\r\n", 27, MAX_FAST_HEAD)
         line_end = data.find(b" HTTP/1.1\r\n", 27, end)
         if end < 0 or line_end < 0:
@@ -177,10 +187,13 @@ class Connection(asyncio.Protocol):
             account = head[at + 11 : at + 23]
         self._answering = self._keep_alive = True
         body = data[end + 4 :]
+        options = (account, None, log_type, context, trace)
         try:
             if self._services.verifier is not None:
                 self._verify("POST", url, _split(data[line_end + 11 : end]), body)
-            self._services.api.invoke(url, (account, None, log_type, context, trace), body, self)
+            else:
+                self._known = (data[: end + 4], len(data), url, options)
+            self._services.api.invoke(url, options, body, self)
         except AwsError as e:
             self.answer(replies.error(e, keep_alive=True))
         return True

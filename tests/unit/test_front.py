@@ -185,6 +185,31 @@ def test_keep_alive_serves_many_requests_in_order_even_when_sent_ahead(play: Cal
     play(scenario)
 
 
+def test_a_repeated_head_is_the_same_request_and_another_one_is_not(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        f.rig.put("g")
+
+        def one(name: str, body: bytes, more: bytes = b"") -> bytes:
+            path = PATH.replace("/f/", f"/{name}/").encode()
+            return b"POST %b HTTP/1.1\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n%b" % (path, more, len(body), body)
+
+        def talk() -> list[bytes]:
+            answers = []
+            with socket.create_connection(("127.0.0.1", f.port), timeout=5) as sock:
+                tail = b"X-Amz-Log-Type: Tail\r\n"
+                for request in (one("f", b"11"), one("f", b"22"), one("g", b"33"), one("f", b"4"), one("f", b"55", tail), one("f", b"66")):
+                    sock.sendall(request)
+                    answers.append(sock.recv(65536))
+            return answers
+
+        answers = await asyncio.to_thread(talk)
+        assert [a.rpartition(b"\r\n\r\n")[2] for a in answers] == [b"11", b"22", b"33", b"4", b"55", b"66"]
+        assert [b"X-Amz-Log-Result" in a for a in answers] == [False, False, False, False, True, False]
+        assert {name: fn.stats.success for _, fn in f.rig.catalogue.functions() for name in [fn.name]} == {"f": 5, "g": 1}
+
+    play(scenario)
+
+
 def test_log_tail_and_client_context_and_trace(play: Callable[..., None]) -> None:
     async def scenario(f: Front) -> None:
         seen: list[messages.Invoke] = []
