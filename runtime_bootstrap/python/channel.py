@@ -110,36 +110,35 @@ class Channel:
             have += got
         return view
 
-    def _send(self, *parts: Frame) -> None:
-        """Send what ``parts`` make. Ends the process when the supervisor is gone: nobody is left to run for."""
+    def _send(self, data: bytes, payload: bytes = b"") -> None:
+        """Send ``data`` and ``payload``. Ends the process when the supervisor is gone: nobody is left to run for."""
         with self._lock:
             if self._sending:
-                self._waiting.append(b"".join(parts))
+                self._waiting.append(data + payload)
                 return
             if self.foreign:
                 return
             self._sending = True
             try:
-                self._write(*parts)
+                if payload or len(data) > _ATOMIC:
+                    self._write_whole([memoryview(data), memoryview(payload)])
+                else:
+                    sent = self._send_once(data)
+                    if sent < len(data):
+                        self._write_whole([memoryview(data)[sent:]])
                 while self._waiting:
-                    self._write(self._waiting.pop(0))
+                    self._write_whole([memoryview(self._waiting.pop(0))])
             except (BrokenPipeError, ConnectionResetError):
                 os._exit(1)
             finally:
                 self._sending = False
 
-    def _write(self, *parts: Frame) -> None:
-        """All of ``parts``; never a piece of them."""
-        if len(parts) == 1 and len(parts[0]) <= _ATOMIC:
-            sent = self._send_once(parts[0])
-            if sent == len(parts[0]):
-                return
-            parts = (parts[0][sent:],)
+    def _write_whole(self, rest: "list[memoryview]") -> None:
+        """All of it, with no signal handler in between."""
         # Asked for first: blocking runs handlers of signals that came before, and one that raises must not leave all blocked.
         former = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
             signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
-            rest = [memoryview(p) for p in parts]
             while rest:
                 sent = self._sock.sendmsg(rest)
                 while rest and sent >= len(rest[0]):

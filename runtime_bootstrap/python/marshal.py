@@ -21,7 +21,8 @@ from runtime_bootstrap.python.faults import Fault
 # AWS's runtimes before 3.12 escape everything beyond ASCII.
 _ASCII = sys.version_info < (3, 12)
 _SCALARS = frozenset((str, int, float, bool, type(None)))
-_decode = json.JSONDecoder().decode
+_decoder = json.JSONDecoder()
+_scan = _decoder.scan_once  # type: ignore[attr-defined]
 
 
 class _Encoder:
@@ -75,19 +76,28 @@ def _needs_copy(value: Any) -> bool:
 
 
 def _is_odd(value: Any) -> bool:
-    if isinstance(value, dict):
-        if hasattr(value, "_asdict") or any(issubclass(kind, bytes) for kind in {*map(type, value)} - _SCALARS):
+    kind = type(value)
+    if kind is dict:
+        if not _SCALARS.issuperset(map(type, value)) and any(isinstance(key, bytes) for key in value):
             return True
         values: Any = value.values()
-    elif isinstance(value, (list, tuple)):
-        if hasattr(value, "_asdict"):
+    elif kind is list or kind is tuple:
+        values = value
+    elif hasattr(value, "_asdict"):
+        return True
+    elif isinstance(value, dict):
+        if any(isinstance(key, bytes) for key in value):
             return True
+        values = value.values()
+    elif isinstance(value, (list, tuple)):
         values = value
     else:
-        return hasattr(value, "_asdict")
-    if {*map(type, values)} <= _SCALARS:
         return False
-    return any(_is_odd(v) for v in values if type(v) not in _SCALARS)
+    if not _SCALARS.issuperset(map(type, values)):
+        for member in values:
+            if type(member) not in _SCALARS and _is_odd(member):
+                return True
+    return False
 
 
 def _plain(value: Any, inside: "dict[int, Any]") -> Any:
@@ -125,7 +135,15 @@ to_json = _encoder.encode
 def event_from(payload: "bytes | memoryview") -> Any:
     """The handler's first argument. Raises Fault (Runtime.UnmarshalError)."""
     try:
-        return _decode(str(payload, "utf-8").removeprefix("\ufeff"))
+        text = str(payload, "utf-8")
+        try:
+            event, end = _scan(text, 0)
+            if end == len(text):
+                return event
+        except (StopIteration, ValueError):
+            pass
+        # White space or a byte order mark around it, or an error to be told in full.
+        return _decoder.decode(text.removeprefix("\ufeff"))
     except Exception as e:
         raise Fault("Runtime.UnmarshalError", "Unable to unmarshal input: %s" % e) from None
 
