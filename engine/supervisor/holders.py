@@ -41,7 +41,7 @@ class Holder:
 
 
 class _Stock:
-    __slots__ = ("failed", "making", "ready", "spec", "wanted", "zygote_pid")
+    __slots__ = ("failed", "making", "ready", "spec", "up", "wanted", "zygote_pid")
 
     def __init__(self, spec: ZygoteSpec) -> None:
         self.spec = spec
@@ -50,6 +50,8 @@ class _Stock:
         self.wanted: deque[Callable[[Holder | None, str], None]] = deque()
         self.zygote_pid: int | None = None
         self.failed: str | None = None
+        # Orders go to a zygote that said it is ready; what is said to a broker that is not there is lost.
+        self.up = False
 
 
 class HolderPool:
@@ -115,7 +117,7 @@ class HolderPool:
             self._refill(stock)
 
     def _refill(self, stock: _Stock) -> None:
-        if self.closed or stock.failed is not None:
+        if self.closed or not stock.up:
             return
         missing = self._size + len(stock.wanted) - len(stock.ready) - len(stock.making)
         for _ in range(min(missing, MAX_MAKING - len(stock.making))):
@@ -129,6 +131,7 @@ class HolderPool:
         if stock is not None:
             stock.zygote_pid = pid
             stock.failed = None
+            stock.up = True
             self._refill(stock)
 
     def zygote_failed(self, key: str, reason: str) -> None:
@@ -137,6 +140,7 @@ class HolderPool:
         if stock is None:
             return
         stock.failed = reason
+        stock.up = False
         for holder_id in stock.making:
             self._by_id.pop(holder_id, None)
         stock.making.clear()
@@ -182,18 +186,15 @@ class HolderPool:
         self._refill(stock)
 
     def reset(self) -> None:
-        """The broker is lost and every holder with it; order everything anew from its successor."""
+        """The broker is lost and every holder with it. Its successor starts the zygotes again; orders follow when they are ready."""
         for stock in self._stocks.values():
             for holder in stock.ready:
                 holder.close_fds()
             stock.ready.clear()
             stock.making.clear()
             stock.zygote_pid = None
-            if stock.spec.interpreter:
-                stock.failed = None
-                self._sandbox.add_zygote(stock.spec)
+            stock.up = False
         self._by_id.clear()
-        self._refill_all()
 
     def close(self) -> None:
         """Close the descriptors of everything that was never handed out."""

@@ -280,3 +280,32 @@ def test_failures_in_json_logs(shared: Engine) -> None:
     (told,) = [r for r in map(json.loads, late.tail.splitlines()) if r.get("type") == "platform.report"]
     assert told["record"]["status"] == "timeout"
     assert told["record"]["metrics"]["durationMs"] == 1000.0
+
+
+@pytest.mark.parametrize("level", ["user", "process"])
+def test_the_same_at_lower_levels(level: str) -> None:
+    code = (
+        "import os, time\nN = 0\n"
+        "def f(e, c):\n"
+        "    global N\n    N += 1\n"
+        "    if e == 'exit': os._exit(4)\n"
+        "    if e == 'kill': os.kill(os.getpid(), 9)\n"
+        "    if e == 'hang':\n        os.system('sleep 1000 &')\n        time.sleep(60)\n"
+        "    if e == 'raise': raise OSError(5, 'words')\n"
+        "    return N\n"
+    )
+    with engine(sandbox=level, pool_size=1) as running:
+        assert running.state()["sandbox"]["level"] == level
+        name = deploy(running, "lower", code, Timeout=1)
+        assert Failure(running, name).raw == "1"
+        failure = Failure(running, name, "exit")
+        assert failure.payload == failure.platform("Runtime.ExitError", "Runtime exited with error: exit status 4")
+        failure = Failure(running, name, "kill")
+        assert failure.payload == failure.platform("Runtime.ExitError", "Runtime exited with error: signal: killed")
+        failure = Failure(running, name, "hang")
+        assert failure.payload == failure.platform("Sandbox.Timedout", "Task timed out after 1.00 seconds")
+        document = Failure(running, name, "raise").payload
+        assert (document["errorType"], document["errorMessage"]) == ("OSError", "[Errno 5] words")
+        assert Failure(running, name).raw == "2", "the instance that raised lives on"
+        gone = Failure(running, deploy(running, "lower-import", "import gone"))
+        assert gone.payload["errorMessage"] == "Unable to import module 'm': No module named 'gone'"

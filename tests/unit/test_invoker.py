@@ -525,6 +525,7 @@ def test_a_lost_broker_fails_what_ran_and_serves_what_waited(play: Callable[...,
         rig.sandbox.on_init = lambda w: w.send(messages.pack(messages.NEXT))
         rig.sandbox.on_invoke = lambda w, e: w.respond(e, b"1")
         rig.broker_lost("killed by the test")
+        rig.zygote_ready("python3.11", 2)
         assert json.loads((await rig.finish(running)).payload)["errorType"] == "Sandbox.Failure"
         assert (await rig.finish(waiting)).payload == b"1"
 
