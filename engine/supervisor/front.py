@@ -167,7 +167,9 @@ class Connection(asyncio.Protocol):
         length = head[at + 17 : head.find(b"\r\n", at + 17)].strip()
         if not length.isdigit() or int(length) != len(data) - end - 4 or int(length) > MAX_BODY:
             return False
-        if b"\r\ntransfer-encoding:" in head or b"\r\nexpect:" in head or b"\r\nconnection: c" in head or b"\r\nupgrade:" in head:
+        if b"\r\ntransfer-encoding:" in head or b"\r\nexpect:" in head or b"\r\nupgrade:" in head:
+            return False
+        if b"\r\nconnection:" in head and b"\r\nconnection: keep-alive\r\n" not in head:
             return False
         url = data[5:line_end]
         path = url.partition(b"?")[0] if b"?" in url else url

@@ -356,6 +356,7 @@ AMBIGUOUS = [
     b"Content-Length: +2\r\n",
     b"Content-Length: 2\r\nExpect: 100-continue\r\n",
     b"Content-Length: 2\r\nConnection: close\r\n",
+    b"Content-Length: 2\r\nConnection:close\r\n",
 ]
 
 
