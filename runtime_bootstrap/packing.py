@@ -56,7 +56,11 @@ def unpack(data: bytes) -> Any:
             return value
     if _library is None:
         raise ValueError("a message that needs msgpack, of which this runtime has no copy")
-    return _library(data, strict_map_key=False)
+    try:
+        return _library(data, strict_map_key=False)
+    except TypeError as e:
+        # A key that Python cannot have.
+        raise ValueError(str(e)) from None
 
 
 def _value(data: bytes, at: int) -> "tuple[Any, int]":

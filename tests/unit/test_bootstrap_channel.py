@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.wire import messages as m
@@ -56,16 +56,15 @@ def test_what_is_cut_short_or_too_long_is_refused(value: Any, data: st.DataObjec
 
 
 @given(st.binary(max_size=60))
+@example(b"\x81\x90\x00")
+@example(b"\x81\x90\x00\x00")
 def test_noise_is_a_value_or_a_value_error(data: bytes) -> None:
     try:
-        expected = msgspec.msgpack.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
-        try:
-            packing.unpack(data)
-        except (ValueError, RecursionError):
-            pass
-    else:
-        assert repr(packing.unpack(data)) == repr(expected) or isinstance(expected, msgspec.msgpack.Ext) or "Ext" in repr(expected)
+        value = packing.unpack(data)
+    except (ValueError, RecursionError):
+        return
+    if "ExtType" not in repr(value) and "Timestamp" not in repr(value):
+        assert repr(msgspec.msgpack.decode(data)) == repr(value)
 
 
 def test_the_library_is_private() -> None:
