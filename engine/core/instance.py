@@ -61,7 +61,6 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.RETIRING, Event.GONE): State.GONE,
 }
 
-# The hot path goes round IDLE and BUSY only; the pool writes those two through this pair of constants.
 LIVE = frozenset((State.STARTING, State.INITIALISING, State.IDLE, State.BUSY))
 
 

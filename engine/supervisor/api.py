@@ -73,6 +73,7 @@ class InvokeApi:
         self._account_id = account_id
         self._default = account_id.encode()
         self._routes: dict[tuple[bytes, bytes], Route] = {}
+        self._revision = -1
         self.draining = False
 
     def invoke(self, url: bytes, options: InvokeOptions, body: bytes, reply_to: HttpReplyTo) -> None:
@@ -144,10 +145,15 @@ class InvokeApi:
 
     def _resolve(self, route: Route) -> Version:
         version = route.version
-        if version is None or route.drawn or route.revision != self._catalogue.revision:
+        revision = self._catalogue.revision
+        if revision != self._revision:
+            # Routes hold on to versions: those of deleted functions must go with the catalogue's old state.
+            self._revision = revision
+            self._routes.clear()
+        if version is None or route.drawn or route.revision != revision:
             version, route.drawn = self._catalogue.resolve(route.ref)
             route.version = version
-            route.revision = self._catalogue.revision
+            route.revision = revision
         return version
 
     def _route(self, account: bytes, url: bytes) -> Route:

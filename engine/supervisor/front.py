@@ -373,10 +373,6 @@ class Connection(asyncio.Protocol):
             if self._head is not None:
                 self._head.keep_alive = False
 
-    @property
-    def answering(self) -> bool:
-        return self._answering or self._passed is not None
-
 
 def _split(lines: bytes) -> list[tuple[bytes, bytes]]:
     """Header lines as pairs; a line without a colon gets an empty value and can then only fail its signature."""

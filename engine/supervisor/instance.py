@@ -31,7 +31,7 @@ class InstanceEvents(Protocol):
 
     def on_frame(self, instance: Instance, body: bytes) -> None: ...
 
-    def on_violation(self, instance: Instance, reason: str) -> None: ...
+    def on_violation(self, instance: Instance, error: WireError) -> None: ...
 
     def on_output(self, instance: Instance, text: str) -> None: ...
 
@@ -112,7 +112,7 @@ class Instance:
             self._accepting = True
 
     def _broken(self, error: WireError) -> None:
-        self._events.on_violation(self, str(error))
+        self._events.on_violation(self, error)
 
     def _eof(self) -> None:
         # The broker reports how the worker ended; until then there is nothing to do.

@@ -2,7 +2,7 @@
 
 Theory of operation, one request: ``submit`` takes a lease of concurrency; the pool hands over an idle instance or puts the request in
 line and a new instance on its way; ``_run`` sends INVOKE; the worker's RESPONSE (or its death, or the deadline) comes to
-``_settle``, which gives the lease back, sends the next request in line to the instance, and only then answers, counts and logs.
+``_settle``, which gives the lease back, answers, counts and logs, and then sends the instance the next request in line.
 All state is changed here, on the loop, by nobody else. Faults that kill the worker keep the sandbox (a reset); what cannot be
 kept is retired (both in ``fleet``). Deadlines are swept by one coarse timer that runs only while something can expire.
 """
@@ -29,7 +29,7 @@ from engine.supervisor.instance import Instance
 from engine.supervisor.request import Request
 from engine.supervisor.story import Story
 from engine.wire import messages
-from engine.wire.frames import MAX_PAYLOAD
+from engine.wire.frames import MAX_PAYLOAD, FrameTooLarge
 
 SWEEP_S = 0.02
 
@@ -246,17 +246,18 @@ class Invoker:
         """The function opened a connection to the engine's endpoint."""
         self.on_connection_accepted(sock)
 
-    def on_violation(self, instance: Instance, reason: str) -> None:
-        """The worker broke the protocol: its invocation fails, its sandbox ends."""
+    def on_violation(self, instance: Instance, error: WireError) -> None:
+        """The worker broke the protocol: its invocation fails, its sandbox ends. In init, whoever waits for it is told."""
         request = instance.current
-        self._stories.printed(instance, f"[engine] worker ended: {reason}", self._clock.epoch_ms())
+        self._stories.printed(instance, f"[engine] worker ended: {error}", self._clock.epoch_ms())
         self._fleet.retire(instance)
-        if request is not None:
-            instance.current = None
-            outcome = inv.protocol_violation(request.request_id)
-            if reason.startswith("frame of") and instance.said_hello:
-                outcome = inv.response_too_large(MAX_PAYLOAD)
-            self._finish(instance, request, outcome, self._monotonic())
+        if request is None:
+            self.on_unstartable(instance.version, f"the worker broke the protocol: {error}")
+            return
+        instance.current = None
+        oversized = isinstance(error, FrameTooLarge) and error.kind == messages.RESPONSE
+        outcome = inv.response_too_large(MAX_PAYLOAD) if oversized else inv.protocol_violation(request.request_id)
+        self._finish(instance, request, outcome, self._monotonic())
 
     def _initialised(self, instance: Instance) -> None:
         now_s = self._clock.monotonic()

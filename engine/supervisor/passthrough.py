@@ -210,35 +210,16 @@ class Passing(asyncio.Protocol):
         self._client.transport.close()
 
 
-class Refusing:
-    """``front.Passed`` for a request that no server can take: reads it to its end, then answers."""
-
-    def __init__(self, client: Connection, answer: bytes) -> None:
-        self._client = client
-        self._answer = answer
-
-    def body(self, data: bytes) -> None:
-        """Thrown away."""
-
-    def end(self) -> None:
-        self._client.answer(self._answer)
-
-    def abort(self) -> None:
-        """Nothing to undo."""
-
-    def pause(self) -> None:
-        """Nothing flows."""
-
-    def resume(self) -> None:
-        """Nothing flows."""
-
-
 class Collecting:
-    """``front.Passed`` that keeps the whole request (up to ``limit``) and hands it over at its end, for checks that need the body."""
+    """``front.Passed`` that keeps the whole request and hands it over at its end, for checks that need the body.
 
-    def __init__(self, limit: int, then: Callable[[bytes], None]) -> None:
+    One of more than ``limit`` bytes is read to its end, not kept, and answered by ``refuse``.
+    """
+
+    def __init__(self, limit: int, then: Callable[[bytes], None], refuse: Callable[[], None]) -> None:
         self._limit = limit
         self._then = then
+        self._refuse = refuse
         self._chunks: list[bytes] = []
         self._size = 0
 
@@ -246,9 +227,14 @@ class Collecting:
         self._size += len(data)
         if self._size <= self._limit:
             self._chunks.append(data)
+        else:
+            self._chunks.clear()
 
     def end(self) -> None:
-        self._then(b"".join(self._chunks))
+        if self._size > self._limit:
+            self._refuse()
+        else:
+            self._then(b"".join(self._chunks))
 
     def abort(self) -> None:
         self._chunks.clear()

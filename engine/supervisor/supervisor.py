@@ -24,7 +24,7 @@ import structlog
 
 from engine.clock import Clock
 from engine.config import AuthMode, Settings
-from engine.errors import AwsError
+from engine.errors import AwsError, RequestEntityTooLarge
 from engine.sandbox import layers
 from engine.sandbox.api import ExitCause, HolderFds, Sandbox, SandboxReport, ZygoteSpec
 from engine.supervisor import replies, routing
@@ -358,7 +358,13 @@ class Supervisor:
             return Passing(head, client, self._connect_control, extra)
         if self.verifier is None:
             return Passing(head, client, self._aws.connect, [])
-        return Collecting(MAX_SIGNED_BODY, lambda body: self._verified(head, client, body))
+        return Collecting(
+            MAX_SIGNED_BODY, lambda body: self._verified(head, client, body), lambda: self._too_large_to_verify(head, client)
+        )
+
+    def _too_large_to_verify(self, head: Head, client: Connection) -> None:
+        error = RequestEntityTooLarge(f"With auth=sigv4 a request must be smaller than {MAX_SIGNED_BODY} bytes to be verified")
+        client.answer(replies.error(error, keep_alive=head.keep_alive))
 
     def _verified(self, head: Head, client: Connection, body: bytes) -> None:
         assert self.verifier is not None  # noqa: S101 - only reached with authentication on

@@ -22,7 +22,7 @@ from engine.auth.principals import KeyRing
 from engine.auth.sigv4 import Verifier
 from engine.supervisor import front, routing
 from engine.supervisor.front import Connection, Head, Passed
-from engine.supervisor.passthrough import Passing
+from engine.supervisor.passthrough import Collecting, Passing
 from engine.wire import messages
 from tests.framework.scripted_sandbox import ScriptedWorker
 from tests.unit.test_invoker import Rig
@@ -402,6 +402,21 @@ def test_signatures_are_checked_when_asked_for(play: Callable[..., None]) -> Non
         assert (status, headers["x-amzn-errortype"]) == (403, "MissingAuthenticationTokenException")
 
     play(scenario)
+
+
+def test_a_body_too_large_to_verify_is_refused_not_cut() -> None:
+    seen: list[bytes] = []
+    refused: list[bool] = []
+    whole = Collecting(4, seen.append, lambda: refused.append(True))
+    for piece in (b"ab", b"cd"):
+        whole.body(piece)
+    whole.end()
+    assert (seen, refused) == ([b"abcd"], [])
+    over = Collecting(4, seen.append, lambda: refused.append(True))
+    for piece in (b"ab", b"cde", b"f"):
+        over.body(piece)
+    over.end()
+    assert (seen, refused) == ([b"abcd"], [True])
 
 
 def test_own_pages(play: Callable[..., None]) -> None:

@@ -402,6 +402,47 @@ def test_a_frame_over_the_cap_is_an_oversized_response(play: Callable[..., None]
     play(scenario)
 
 
+@pytest.mark.parametrize("garbage", [b"\x00\x00\x00\x00", b"\x00\x00\x00\x01\xc1", (1 << 30).to_bytes(4, "big") + b"\x95\x05"])
+def test_hostile_frames_during_init_answer_whoever_waits(play: Callable[..., None], garbage: bytes) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.put()
+        rig.sandbox.on_init = lambda w: w.send(garbage)
+        answer = rig.invoke()
+        async with asyncio.timeout(5):
+            await answer.done.wait()
+        assert answer.error is not None
+        assert "No execution environment can be started" in str(answer.error)
+        await rig.until(lambda: not rig.invoker.instances)
+        assert rig.invoker.in_flight == 0
+        rig.sandbox.on_init = lambda w: w.send(messages.pack(messages.NEXT))
+        assert (await rig.finish(rig.invoke(payload=b"1"))).payload == b"1"
+
+    play(scenario)
+
+
+def test_an_oversized_frame_that_is_no_response_is_a_violation(play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.put()
+        rig.sandbox.on_invoke = lambda w, e: w.send((1 << 30).to_bytes(4, "big") + b"\x95\x08")
+        outcome = await rig.finish(rig.invoke())
+        assert json.loads(outcome.payload)["errorType"] == "Runtime.Unknown"
+
+    play(scenario)
+
+
+def test_routes_of_deleted_functions_are_forgotten(play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        for n in range(20):
+            rig.put(f"short-lived-{n}")
+            await rig.finish(rig.invoke(f"short-lived-{n}"))
+            rig.catalogue.delete(ACCOUNT, f"short-lived-{n}")
+        rig.put()
+        await rig.finish(rig.invoke())
+        assert len(rig.api._routes) <= 2
+
+    play(scenario)
+
+
 def test_the_account_limit_throttles_and_recovers(play: Callable[..., None]) -> None:
     async def scenario(rig: Rig) -> None:
         rig.put()

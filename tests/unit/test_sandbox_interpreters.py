@@ -119,7 +119,7 @@ def test_a_prefix_that_would_show_the_host_is_refused(prefix):
         rootfs.refuse_wide([prefix], "/data/engine/empty")
 
 
-@pytest.mark.parametrize("prefix", ["/usr", "/usr/local", "/opt/python3.12", "/root/.pyenv/versions/3.12.1", "/miniconda3", "/data/engine2"])
+@pytest.mark.parametrize("prefix", ["/usr", "/usr/local", "/opt/python3.12", "/home/ada/.pyenv/versions/3.12.1", "/miniconda3", "/data/engine2"])
 def test_an_ordinary_prefix_is_shown(prefix):
     rootfs.refuse_wide([prefix], "/data/engine/empty")
 
