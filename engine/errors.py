@@ -97,6 +97,12 @@ class InvalidParameterValue(_ClientAwsError):
     code = "InvalidParameterValueException"
 
 
+class UntypedInvalidParameterValue(InvalidParameterValue):
+    """As its parent; the part of the service that finds this fault does not say whose it is."""
+
+    type_member = None
+
+
 class InvalidRequestContent(_ClientAwsError):
     """The invoke payload is not JSON."""
 
@@ -121,6 +127,10 @@ class PreconditionFailed(_ClientAwsError):
 
 class CodeStorageExceeded(_ClientAwsError):
     code = "CodeStorageExceededException"
+
+
+class PolicyLengthExceeded(_ClientAwsError):
+    code = "PolicyLengthExceededException"
 
 
 class RequestEntityTooLarge(_ClientAwsError):

@@ -49,7 +49,7 @@ class Catalogue:
             "account": function.account,
             "name": function.name,
             "reserved": None,
-            "aliases": {},
+            "aliases": {key: {"version": a.version, "weights": dict(a.weights)} for key, a in function.aliases.items()},
             "versions": {key: self._version(v) for key, v in function.versions.items()},
         }
 

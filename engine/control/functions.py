@@ -6,7 +6,6 @@ Source: docs.aws.amazon.com/lambda/latest/api/API_CreateFunction.html, functions
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from engine import ids
@@ -135,10 +134,12 @@ class FunctionOperations:
             raise InvalidParameterValue("$LATEST version cannot be deleted without deleting the function.")
         if not qualifier.isdigit():
             raise InvalidParameterValue("Deletion of aliases is not currently supported.")
+        users = sorted(a.name for a in function.aliases.values() if qualifier == a.version or qualifier in a.weights)
+        if users:
+            raise ResourceConflict(f"Unable to delete version because the following aliases reference it: [{', '.join(users)}]")
         if qualifier in function.versions:
             await self._plane.link.ready()
-            kept = {key: v for key, v in function.versions.items() if key != qualifier}
-            await self._plane.changes.apply(function, replace(function, versions=kept))
+            await self._plane.changes.apply(function, function.without_qualifier(qualifier))
 
     def list(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         if params.get("MasterRegion") not in (None, "ALL"):

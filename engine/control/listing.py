@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -31,3 +33,15 @@ def position(marker: str | None) -> Position | None:
         return msgspec.json.decode(base64.b64decode(marker, altchars=b"-_", validate=True), type=Position)
     except (binascii.Error, msgspec.DecodeError, UnicodeError, ValueError):
         raise InvalidParameterValue(f"Invalid Marker: {marker}") from None
+
+
+def page_of(keys: Sequence[str], params: Mapping[str, Any], *, largest: int = MAX_PAGE) -> tuple[list[str], str | None]:
+    """The page that ``Marker`` and ``MaxItems`` of a request ask for out of sorted ``keys``, and the marker of the next one.
+
+    Raises InvalidParameterValue for a marker that no page had.
+    """
+    after = position(params.get("Marker"))
+    limit = min(params.get("MaxItems") or largest, largest)
+    rest = [key for key in keys if after is None or key > after.name]
+    page = rest[:limit]
+    return page, next_marker(Position(page[-1], 0)) if len(rest) > limit else None

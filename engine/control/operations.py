@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from engine.control.aliases import AliasOperations
 from engine.control.api import Registrar
 from engine.control.functions import FunctionOperations
+from engine.control.permissions import PermissionOperations
 from engine.control.plane import Plane
 from engine.control.updates import UpdateOperations
 from engine.control.versions import VersionOperations
 
 
 def register(registry: Registrar, plane: Plane) -> None:
-    """Offer all operations on functions and versions."""
+    """Offer every operation but those that take events in."""
     FunctionOperations(plane).register(registry)
     UpdateOperations(plane).register(registry)
     VersionOperations(plane).register(registry)
+    AliasOperations(plane).register(registry)
+    PermissionOperations(plane).register(registry)

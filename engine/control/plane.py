@@ -40,9 +40,13 @@ class Plane:
     links: CodeLinks
     clock: Clock
 
+    async def find(self, ref: FunctionRef) -> Function | None:
+        """The function named, if there is one."""
+        return await asyncio.to_thread(self.store.get, ref.account, ref.name)
+
     async def read(self, ref: FunctionRef) -> Function:
         """The function named. Raises ResourceNotFound."""
-        function = await asyncio.to_thread(self.store.get, ref.account, ref.name)
+        function = await self.find(ref)
         if function is None:
             raise not_found(ref)
         return function
@@ -80,8 +84,10 @@ def locate_unqualified(caller: Caller, name: str) -> FunctionRef:
 
 
 def pick(function: Function, ref: FunctionRef) -> Version:
-    """The version a qualifier means. Raises ResourceNotFound with the ARN as asked for."""
-    version = function.versions.get(ref.qualifier or LATEST)
+    """The version a qualifier means, of an alias its main one. Raises ResourceNotFound with the ARN as asked for."""
+    qualifier = ref.qualifier or LATEST
+    alias = function.aliases.get(qualifier)
+    version = function.versions.get(qualifier if alias is None else alias.version)
     if version is None:
         raise not_found(ref)
     return version

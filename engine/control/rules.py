@@ -186,12 +186,12 @@ def check_tags(tags: Mapping[str, str]) -> None:
             raise InvalidParameterValue(f"The tag key {key} is reserved: keys that begin with 'aws:' cannot be set.")
 
 
-def check_revision(given: str | None, current: str) -> None:
-    """Raises PreconditionFailed when a RevisionId is given and stale."""
+def check_revision(given: str | None, current: str, source: str = "GetFunction/GetAlias") -> None:
+    """Raises PreconditionFailed when a RevisionId is given and stale; ``source``: the operation that would have told the latest one."""
     if given is not None and given != current:
         raise PreconditionFailed(
             "The Revision Id provided does not match the latest Revision Id. "
-            "Call the GetFunction/GetAlias API to retrieve the latest Revision Id"
+            f"Call the {source} API to retrieve the latest Revision Id"
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -42,8 +42,31 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class Alias:
+    """A name for one version. ``weights`` are the shares (0 to 1) of invocations that other versions get; the rest is ``version``'s."""
+
+    name: str
+    version: str
+    description: str
+    revision_id: str
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
+class Attachment(NamedTuple):
+    """Names a document attached to a function, one of its versions or one of its aliases: what is not part of a version's
+    configuration and not copied when one is published. ``qualifier`` is empty for the function itself.
+    """
+
+    kind: str
+    qualifier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Function:
-    """A function with all its versions. ``next_version`` is the number the next published version gets; none is reused."""
+    """A function with all that hangs on it. ``next_version`` is the number the next published version gets; none is reused.
+
+    ``attached`` has documents as the resource modules of ``engine.control`` define them, each kind in one of them.
+    """
 
     account: str
     name: str
@@ -51,10 +74,34 @@ class Function:
     next_version: int
     tags: Mapping[str, str]
     versions: Mapping[str, Version]
+    aliases: Mapping[str, Alias] = field(default_factory=dict)
+    attached: Mapping[Attachment, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def latest(self) -> Version:
         return self.versions[LATEST]
+
+    def document(self, kind: str, qualifier: str = "") -> Mapping[str, Any] | None:
+        """What is attached under this kind, or None."""
+        return self.attached.get(Attachment(kind, qualifier))
+
+    def attach(self, kind: str, qualifier: str, document: Mapping[str, Any] | None) -> Function:
+        """This function with another document of the kind; None takes the document away."""
+        attached = dict(self.attached)
+        if document is None:
+            attached.pop(Attachment(kind, qualifier), None)
+        else:
+            attached[Attachment(kind, qualifier)] = document
+        return replace(self, attached=attached)
+
+    def without_qualifier(self, qualifier: str) -> Function:
+        """This function without a version or alias, and without what was attached to it."""
+        return replace(
+            self,
+            versions={k: v for k, v in self.versions.items() if k != qualifier},
+            aliases={k: a for k, a in self.aliases.items() if k != qualifier},
+            attached={k: d for k, d in self.attached.items() if k.qualifier != qualifier},
+        )
 
 
 class Position(NamedTuple):
@@ -115,6 +162,14 @@ class FunctionStore(Protocol):
 
     def stored_bytes(self, account: str) -> int:
         """Sum of the package sizes of every version in the account."""
+        ...
+
+    def count(self, account: str) -> int:
+        """How many functions the account has."""
+        ...
+
+    def attached(self, account: str, kind: str) -> dict[tuple[str, str], dict[str, Any]]:
+        """Every document of a kind in the account, by (function name, qualifier), in that order."""
         ...
 
     async def save(self, before: Function | None, after: Function | None, now_ms: int) -> None:

@@ -1,15 +1,19 @@
-"""Functions and versions in the database."""
+"""Functions in the database: versions, aliases and attached documents are rows of their own, read and written with their function."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, delete, exists, func, insert, select, tuple_, update
+from sqlalchemy import Connection, Row, Select, Table, and_, func, select, tuple_
 
-from engine.store.api import Function, Listed, Position, Version
+from engine.store.api import Alias, Attachment, Function, Listed, Position, Version
 from engine.store.database import Database
-from engine.store.schema import code, functions, versions
+from engine.store.saving import save
+from engine.store.schema import aliases, attachments, functions, versions
+
+_Key = tuple[str, str]
 
 
 class SqlFunctionStore:
@@ -21,15 +25,23 @@ class SqlFunctionStore:
 
     def get(self, account: str, name: str) -> Function | None:
         with self._reading.connect() as connection:
-            row = connection.execute(
-                select(functions).where(functions.c.account == account, functions.c.name == name)
-            ).one_or_none()
-            return None if row is None else _function(connection, row)
+
+            def mine(table: Table) -> Select[Any]:
+                return select(table).where(table.c.account == account, table.c.name == name)
+
+            row = connection.execute(mine(functions)).one_or_none()
+            if row is None:
+                return None
+            parts = _Parts(*(connection.execute(mine(table)).all() for table in (versions, aliases, attachments)))
+            return _function(row, parts)
 
     def everything(self) -> Iterator[Function]:
         with self._reading.connect() as connection:
-            for row in connection.execute(select(functions).order_by(functions.c.account, functions.c.name)).all():
-                yield _function(connection, row)
+            found = connection.execute(select(functions).order_by(functions.c.account, functions.c.name)).all()
+            # Four statements, however many functions there are: the start waits for this.
+            parts = [_by_function(connection, table) for table in (versions, aliases, attachments)]
+        for row in found:
+            yield _function(row, _Parts(*(part.get((row.account, row.name), ()) for part in parts)))
 
     def page(
         self, account: str, *, name: str | None, latest_only: bool, after: Position | None, limit: int
@@ -52,23 +64,46 @@ class SqlFunctionStore:
             ).scalar_one()
         return int(total)
 
+    def count(self, account: str) -> int:
+        with self._reading.connect() as connection:
+            query = select(func.count()).select_from(functions).where(functions.c.account == account)
+            return int(connection.execute(query).scalar_one())
+
+    def attached(self, account: str, kind: str) -> dict[tuple[str, str], dict[str, Any]]:
+        query = select(attachments).where(and_(attachments.c.kind == kind, attachments.c.account == account))
+        with self._reading.connect() as connection:
+            rows = connection.execute(query.order_by(attachments.c.name, attachments.c.qualifier)).all()
+        return {(row.name, row.qualifier): row.document for row in rows}
+
     async def save(self, before: Function | None, after: Function | None, now_ms: int) -> None:
-        await self._writer.write(lambda connection: _save(connection, before, after, now_ms))
+        await self._writer.write(lambda connection: save(connection, before, after, now_ms))
 
 
-def _function(connection: Connection, row: Row[Any]) -> Function:
-    found = connection.execute(
-        select(versions)
-        .where(versions.c.account == row.account, versions.c.name == row.name)
-        .order_by(versions.c.ordinal)
-    ).all()
+class _Parts(NamedTuple):
+    """Rows of one function."""
+
+    versions: Iterable[Row[Any]]
+    aliases: Iterable[Row[Any]]
+    attachments: Iterable[Row[Any]]
+
+
+def _by_function(connection: Connection, table: Table) -> dict[_Key, list[Row[Any]]]:
+    found: defaultdict[_Key, list[Row[Any]]] = defaultdict(list)
+    for row in connection.execute(select(table)):
+        found[row.account, row.name].append(row)
+    return found
+
+
+def _function(row: Row[Any], parts: _Parts) -> Function:
     return Function(
         account=row.account,
         name=row.name,
         created_ms=row.created_ms,
         next_version=row.next_version,
         tags=row.tags,
-        versions={v.version: _version(v) for v in found},
+        versions={v.version: _version(v) for v in sorted(parts.versions, key=lambda v: v.ordinal)},
+        aliases={a.alias: Alias(a.alias, a.version, a.description, a.revision_id, a.weights) for a in parts.aliases},
+        attached={Attachment(a.kind, a.qualifier): a.document for a in parts.attachments},
     )
 
 
@@ -84,80 +119,3 @@ def _version(row: Row[Any]) -> Version:
         fingerprint=row.fingerprint,
         preload=tuple(row.preload),
     )
-
-
-def _save(connection: Connection, before: Function | None, after: Function | None, now_ms: int) -> None:
-    """One change, inside the writer's transaction."""
-    function = after or before
-    if function is None:
-        raise ValueError("save: neither a former nor a new state was given")
-    mine = and_(functions.c.account == function.account, functions.c.name == function.name)
-    old = before.versions if before is not None else {}
-    new = after.versions if after is not None else {}
-    if before is None and after is not None:
-        connection.execute(insert(functions).values(**_function_row(after)))
-    elif after is not None:
-        connection.execute(update(functions).where(mine).values(**_function_row(after)))
-    dropped = [v.ordinal for key, v in old.items() if new.get(key) != v]
-    if dropped:
-        connection.execute(
-            delete(versions).where(
-                versions.c.account == function.account, versions.c.name == function.name, versions.c.ordinal.in_(dropped)
-            )
-        )
-    for version in (v for key, v in new.items() if old.get(key) != v):
-        _refer_to(connection, version)
-        connection.execute(insert(versions).values(**_version_row(function, version)))
-    if after is None:
-        connection.execute(delete(functions).where(mine))
-    _release(connection, {v.code_sha256 for v in old.values()}, now_ms)
-
-
-def _function_row(function: Function) -> dict[str, Any]:
-    return {
-        "account": function.account,
-        "name": function.name,
-        "created_ms": function.created_ms,
-        "next_version": function.next_version,
-        "tags": dict(function.tags),
-    }
-
-
-def _version_row(function: Function, version: Version) -> dict[str, Any]:
-    return {
-        "account": function.account,
-        "name": function.name,
-        "ordinal": version.ordinal,
-        "version": version.version,
-        "config": dict(version.config),
-        "code_sha256": version.code_sha256,
-        "code_size": version.code_size,
-        "revision_id": version.revision_id,
-        "last_modified_ms": version.last_modified_ms,
-        "generation": version.generation,
-        "fingerprint": version.fingerprint,
-        "preload": list(version.preload),
-    }
-
-
-def _refer_to(connection: Connection, version: Version) -> None:
-    """The package has a user: a row exists and says so."""
-    known = connection.execute(
-        update(code).where(code.c.sha256 == version.code_sha256).values(released_ms=None)
-    ).rowcount
-    if not known:
-        connection.execute(insert(code).values(sha256=version.code_sha256, size=version.code_size, released_ms=None))
-
-
-def _release(connection: Connection, hashes: set[str], now_ms: int) -> None:
-    """Note since when packages have no user. Which version used them does not matter: the rows are the reference count."""
-    if hashes:
-        connection.execute(
-            update(code)
-            .where(
-                code.c.sha256.in_(hashes),
-                code.c.released_ms.is_(None),
-                ~exists().where(versions.c.code_sha256 == code.c.sha256),
-            )
-            .values(released_ms=now_ms)
-        )

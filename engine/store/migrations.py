@@ -29,6 +29,17 @@ _STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX events_by_due ON events (due_ms)",
         "CREATE INDEX events_by_age ON events (first_ms)",
     ),
+    (
+        """CREATE TABLE aliases (
+            account VARCHAR NOT NULL, name VARCHAR NOT NULL, alias VARCHAR NOT NULL, version VARCHAR NOT NULL,
+            description VARCHAR NOT NULL, weights JSON NOT NULL, revision_id VARCHAR NOT NULL,
+            PRIMARY KEY (account, name, alias), FOREIGN KEY (account, name) REFERENCES functions (account, name))""",
+        """CREATE TABLE attachments (
+            account VARCHAR NOT NULL, name VARCHAR NOT NULL, kind VARCHAR NOT NULL, qualifier VARCHAR NOT NULL,
+            document JSON NOT NULL,
+            PRIMARY KEY (account, name, kind, qualifier), FOREIGN KEY (account, name) REFERENCES functions (account, name))""",
+        "CREATE INDEX attachments_by_kind ON attachments (kind)",
+    ),
 )
 SCHEMA_VERSION = len(_STEPS)
 _KEY = "schema_version"

@@ -54,6 +54,32 @@ versions = Table(
     Index("versions_by_code", "code_sha256"),
 )
 
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("alias", String, primary_key=True),
+    Column("version", String, nullable=False),
+    Column("description", String, nullable=False),
+    Column("weights", JSON, nullable=False),
+    Column("revision_id", String, nullable=False),
+    ForeignKeyConstraint(["account", "name"], ["functions.account", "functions.name"]),
+)
+
+# What is attached to a function (qualifier empty), a version or an alias; ``kind`` says which resource module wrote it.
+attachments = Table(
+    "attachments",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("kind", String, primary_key=True),
+    Column("qualifier", String, primary_key=True),
+    Column("document", JSON, nullable=False),
+    ForeignKeyConstraint(["account", "name"], ["functions.account", "functions.name"]),
+    Index("attachments_by_kind", "kind"),
+)
+
 # One row per package. ``released_ms``: since when no version refers to it; its files go a while later.
 code = Table(
     "code",

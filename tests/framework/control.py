@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import boto3
+import pytest
 import uvicorn
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from engine.clock import ManualClock
 from engine.config import load as load_settings
@@ -35,6 +37,15 @@ from tests.framework.engine import OWN_RUNTIME, ROLE, zip_of
 from tests.framework.link_peer import LinkPeer
 
 RUNTIMES = {OWN_RUNTIME: {"interpreter": sys.executable, "version": "3.11.7"}}
+
+
+def refused(call: Any, *args: Any, **members: Any) -> tuple[int, str, str]:
+    """(status, code, message) of a call that must fail."""
+    with pytest.raises(ClientError) as caught:
+        call(*args, **members)
+    answer = caught.value.response
+    error = answer["Error"]
+    return answer["ResponseMetadata"]["HTTPStatusCode"], error["Code"], error.get("Message") or ""
 
 
 class ControlServer:

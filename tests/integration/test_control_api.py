@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.framework.control import ControlServer
+from tests.framework.control import ControlServer, refused
 from tests.framework.engine import OWN_RUNTIME, ROLE, zip_of
 from tests.framework.frame_server import until
 
@@ -33,15 +33,6 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlServer]
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     return hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
-
-
-def refused(call: Any, *args: Any, **members: Any) -> tuple[int, str, str]:
-    """(status, code, message) of a call that must fail."""
-    with pytest.raises(ClientError) as caught:
-        call(*args, **members)
-    answer = caught.value.response
-    error = answer["Error"]
-    return answer["ResponseMetadata"]["HTTPStatusCode"], error["Code"], error.get("Message") or ""
 
 
 def test_a_minimal_create_answers_as_aws_does(control: ControlServer, name: str) -> None:

@@ -16,11 +16,12 @@ from sqlalchemy import Connection, create_engine, insert, inspect, text
 from engine.clock import ManualClock
 from engine.errors import ConfigurationError
 from engine.store import migrations, schema
-from engine.store.api import LATEST, Backlog, Event, Function, Position, Version
+from engine.store.api import LATEST, Alias, Attachment, Backlog, Event, Function, Position, Version
 from engine.store.code import DiskCodeStore
 from engine.store.database import Database
-from engine.store.functions import SqlFunctionStore, _version_row
+from engine.store.functions import SqlFunctionStore
 from engine.store.queue import SqlEventQueue
+from engine.store.saving import version_row
 from engine.store.writer import WriterClosed
 
 ACCOUNT = "000000000000"
@@ -52,6 +53,35 @@ def test_a_function_comes_back_as_it_was_saved(database: Database) -> None:
     assert store.get("111111111111", "f") is None
     assert list(store.everything()) == [saved]
     assert store.stored_bytes(ACCOUNT) == 27
+
+
+def test_aliases_and_attached_documents_come_and_go_with_their_function(database: Database) -> None:
+    store = SqlFunctionStore(database)
+    live, beta = Alias("live", "1", "d", "r1", {"2": 0.25}), Alias("beta", LATEST, "", "r2")
+    before = replace(
+        function("f", version(), version("1"), version("2")),
+        aliases={"live": live, "beta": beta},
+        attached={Attachment("policy", "live"): {"a": [1]}, Attachment("policy"): {"b": 2}, Attachment("other", "1"): {}},
+    )
+    asyncio.run(store.save(None, before, 0))
+    asyncio.run(store.save(None, function("g").attach("policy", "", {"g": 1}), 0))
+    assert store.get(ACCOUNT, "f") == before
+    assert [f.name for f in store.everything()] == ["f", "g"]
+    assert next(iter(store.everything())) == before
+    assert store.attached(ACCOUNT, "policy") == {("f", ""): {"b": 2}, ("f", "live"): {"a": [1]}, ("g", ""): {"g": 1}}
+    assert store.attached("1" * 12, "policy") == {}
+    assert store.count(ACCOUNT) == 2
+    after = replace(before, aliases={"beta": replace(beta, description="new")}).attach("policy", "", {"b": 3}).attach("other", "1", None)
+    asyncio.run(store.save(before, after, 1))
+    assert store.get(ACCOUNT, "f") == after
+    assert after.document("policy") == {"b": 3}
+    assert after.document("other", "1") is None
+    gone = after.without_qualifier("live").without_qualifier("1")
+    assert set(gone.attached) == {Attachment("policy")}
+    assert set(gone.versions) == {LATEST, "2"}
+    asyncio.run(store.save(after, None, 2))
+    assert store.attached(ACCOUNT, "policy") == {("g", ""): {"g": 1}}
+    assert store.count(ACCOUNT) == 1
 
 
 def test_saving_a_function_twice_as_new_changes_nothing(database: Database) -> None:
@@ -153,7 +183,7 @@ def test_a_step_that_fails_leaves_the_former_schema(tmp_path: Path, monkeypatch:
     Database(path).close()
     steps = (*migrations._STEPS, ("CREATE TABLE extra (x INTEGER)", "CREATE TABLE nonsense ("))
     monkeypatch.setattr(migrations, "_STEPS", steps)
-    monkeypatch.setattr(migrations, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(migrations, "SCHEMA_VERSION", len(steps))
     with pytest.raises(ConfigurationError, match="cannot open the database"):
         Database(path)
     with sqlite3.connect(path) as connection:
@@ -218,7 +248,7 @@ def test_a_commit_that_fails_fails_every_write_in_it(database: Database) -> None
     def orphan(connection: Connection) -> None:
         # Checked at the commit only: a version of a function that does not exist.
         connection.execute(text("PRAGMA defer_foreign_keys=ON"))
-        connection.execute(insert(schema.versions).values(**_version_row(function("nobody"), version())))
+        connection.execute(insert(schema.versions).values(**version_row(function("nobody"), version())))
 
     jobs = [writer.submit(orphan), writer.submit(lambda c: c.execute(insert(schema.meta).values(key="k", value="v")).close())]
     gate.set()

@@ -1,0 +1,112 @@
+"""Resource policies, asked by boto3 over a socket, with a scripted supervisor behind the control plane."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.framework.control import ControlServer, refused
+
+ARN = "arn:aws:lambda:us-east-1:000000000000:function:"
+STALE = "The Revision Id provided does not match the latest Revision Id. Call the GetPolicy API to retrieve the latest Revision Id"
+NOT_FOUND, INVALID = "ResourceNotFoundException", "InvalidParameterValueException"
+GIVEN = {"StatementId": "s", "Action": "lambda:InvokeFunction", "Principal": "sns.amazonaws.com"}
+
+
+@pytest.fixture(scope="module")
+def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlServer]:
+    with ControlServer(tmp_path_factory.mktemp("control")) as running:
+        running.create("f", Publish=True)
+        running.client().create_alias(FunctionName="f", Name="live", FunctionVersion="1")
+        yield running
+
+
+def policy(answer: dict[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(answer["Policy"]))
+
+
+@pytest.mark.parametrize(("qualifier", "tail"), [(None, ""), ("1", ":1"), ("live", ":live")])
+def test_a_policy_hangs_on_what_was_named_and_changes_its_revision(control: ControlServer, qualifier: str | None, tail: str) -> None:
+    client = control.client()
+    named: dict[str, Any] = {"FunctionName": "f", **({"Qualifier": qualifier} if qualifier else {})}
+
+    def revision() -> str:
+        if qualifier == "live":
+            return str(client.get_alias(FunctionName="f", Name="live")["RevisionId"])
+        return str(client.get_function_configuration(**named)["RevisionId"])
+
+    first = revision()
+    assert refused(client.get_policy, **named) == (404, NOT_FOUND, "The resource you requested does not exist.")
+    answer = client.add_permission(**named, **GIVEN, SourceArn="arn:aws:sns:us-east-1:000000000000:t", RevisionId=first)
+    assert answer["ResponseMetadata"]["HTTPStatusCode"] == 201
+    added = json.loads(answer["Statement"])
+    assert added["Resource"] == f"{ARN}f{tail}"
+    got = client.get_policy(**named)
+    assert policy(got) == {"Version": "2012-10-17", "Id": "default", "Statement": [added]}
+    assert first != got["RevisionId"] == revision()
+    assert refused(client.add_permission, **named, **{**GIVEN, "StatementId": "t"}, RevisionId=first) == (412, "PreconditionFailedException", STALE)
+    client.add_permission(FunctionName=f"{ARN}f{tail}", **{**GIVEN, "StatementId": "t", "Principal": "*"})
+    assert [s["Sid"] for s in policy(client.get_policy(**named))["Statement"]] == ["s", "t"]
+    assert refused(client.remove_permission, **named, StatementId="s", RevisionId=first) == (412, "PreconditionFailedException", STALE)
+    assert client.remove_permission(**named, StatementId="s")["ResponseMetadata"]["HTTPStatusCode"] == 204
+    assert [s["Sid"] for s in policy(client.get_policy(**named))["Statement"]] == ["t"]
+    client.remove_permission(**named, StatementId="t", RevisionId=client.get_policy(**named)["RevisionId"])
+    assert refused(client.get_policy, **named)[0] == 404
+
+
+def test_what_cannot_be_added_is_refused_in_awss_words(control: ControlServer) -> None:
+    client = control.client()
+    client.add_permission(FunctionName="f", **GIVEN)
+    exists = "The statement id (s) provided already exists. Please provide a new statement id, or remove the existing statement."
+    for members, answer in (
+        ({}, (409, "ResourceConflictException", exists)),
+        ({"Qualifier": "$LATEST"}, (400, INVALID, "We currently do not support adding policies for $LATEST.")),
+        ({"Principal": "nobody"}, (400, INVALID, "The provided principal was invalid. Please check the principal and try again.")),
+        ({"FunctionName": "nobody"}, (404, NOT_FOUND, f"Function not found: {ARN}nobody")),
+        ({"Qualifier": "42"}, (404, NOT_FOUND, f"Function not found: {ARN}f:42")),
+        ({"Qualifier": "other"}, (404, NOT_FOUND, f"Cannot find alias arn: {ARN}f:other")),
+    ):
+        assert refused(client.add_permission, **{"FunctionName": "f", **GIVEN, **members}) == answer
+    big = {"SourceArn": "arn:aws:sns:us-east-1:000000000000:" + "t" * 9900}
+    client.add_permission(FunctionName="f", **{**GIVEN, "StatementId": "y" * 100, **big})
+    too_big = refused(client.add_permission, FunctionName="f", **{**GIVEN, "StatementId": "x" * 100, "SourceArn": big["SourceArn"]})
+    assert too_big[:2] == (400, "PolicyLengthExceededException")
+    assert re.fullmatch(r"The final policy size \(2\d{4}\) is bigger than the limit \(20480\)", too_big[2])
+    assert [s["Sid"] for s in policy(client.get_policy(FunctionName="f"))["Statement"]] == ["s", "y" * 100]
+
+
+def test_what_cannot_be_removed_is_refused_in_awss_words(control: ControlServer) -> None:
+    client = control.client()
+    control.create("bare", Publish=True)
+    for members, text in (
+        ({"FunctionName": "nobody"}, f"No policy found for: {ARN}nobody"),
+        ({}, "No policy is associated with the given resource."),
+        ({"Qualifier": "$LATEST"}, "No policy is associated with the given resource."),
+        ({"Qualifier": "other"}, f"Cannot find alias arn: {ARN}bare:other"),
+        ({"Qualifier": "7"}, f"Function not found: {ARN}bare:7"),
+    ):
+        assert refused(client.remove_permission, **{"FunctionName": "bare", "StatementId": "s", **members}) == (404, NOT_FOUND, text)
+    client.add_permission(FunctionName="bare", **GIVEN)
+    missing = refused(client.remove_permission, FunctionName="bare", StatementId="u")
+    assert missing == (404, NOT_FOUND, "Statement u is not found in resource policy.")
+    assert refused(client.get_policy, FunctionName="nobody") == (404, NOT_FOUND, "The resource you requested does not exist.")
+
+
+def test_publishing_copies_no_policy_and_deleting_takes_it_along(control: ControlServer) -> None:
+    client = control.client()
+    control.create("p")
+    client.add_permission(FunctionName="p", **GIVEN)
+    client.publish_version(FunctionName="p")
+    assert refused(client.get_policy, FunctionName="p:1")[0] == 404
+    client.create_alias(FunctionName="p", Name="live", FunctionVersion="1")
+    client.add_permission(FunctionName="p:live", **GIVEN)
+    client.delete_alias(FunctionName="p", Name="live")
+    client.create_alias(FunctionName="p", Name="live", FunctionVersion="1")
+    assert refused(client.get_policy, FunctionName="p:live")[0] == 404
+    client.delete_function(FunctionName="p")
+    control.create("p")
+    assert refused(client.get_policy, FunctionName="p")[0] == 404
