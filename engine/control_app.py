@@ -102,7 +102,15 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
     changes = Changes(store, catalogue, link, clock)
     links = CodeLinks(database.secret("code-links"), code, clock)
     plane = Plane(
-        store=store, code=code, packages=packages, sources=Sources(settings), changes=changes, link=link, links=links, clock=clock
+        store=store,
+        code=code,
+        packages=packages,
+        sources=Sources(settings),
+        changes=changes,
+        link=link,
+        links=links,
+        clock=clock,
+        account_concurrency=settings.account_concurrency,
     )
     registry = Registry(load_model())
     operations.register(registry, plane)

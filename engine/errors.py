@@ -109,6 +109,13 @@ class InvalidRequestContent(_ClientAwsError):
     code = "InvalidRequestContentException"
 
 
+class RecursiveInvocation(_ClientAwsError):
+    """A chain of invocations has met the same function too often."""
+
+    code = "RecursiveInvocationException"
+    message_key = "Message"
+
+
 class ResourceNotFound(_ClientAwsError):
     code = "ResourceNotFoundException"
     status = 404

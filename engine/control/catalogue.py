@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from engine.control.kinds import may_loop, reserved_concurrency
 from engine.store.api import LATEST, CodeStore, Function, Version
 
 
@@ -48,7 +49,8 @@ class Catalogue:
         return {
             "account": function.account,
             "name": function.name,
-            "reserved": None,
+            "reserved": reserved_concurrency(function),
+            "may_loop": may_loop(function),
             "aliases": {key: {"version": a.version, "weights": dict(a.weights)} for key, a in function.aliases.items()},
             "versions": {key: self._version(v) for key, v in function.versions.items()},
         }

@@ -41,6 +41,10 @@ class Changes:
             lock = self._locks[account, name] = asyncio.Lock()
         return lock
 
+    def account_lock(self, account: str) -> asyncio.Lock:
+        """Held while what the account's functions have together is read and changed. Take it before a function's lock."""
+        return self.lock(account, "")
+
     async def apply(self, before: Function | None, after: Function | None) -> None:
         """Replace ``before`` by ``after`` everywhere; None means that it did not, or shall not, exist.
 

@@ -12,6 +12,7 @@ from engine import ids
 from engine.arn import FunctionRef
 from engine.control import configuration, rules
 from engine.control.api import Caller, Registrar
+from engine.control.kinds import CONCURRENCY
 from engine.control.link import Hello
 from engine.control.listing import next_marker, page_size, position
 from engine.control.packages import Package
@@ -110,6 +111,9 @@ class FunctionOperations:
         }
         if function.tags:
             answer["Tags"] = dict(function.tags)
+        reservation = function.document(CONCURRENCY)
+        if reservation is not None and ref.qualifier is None:
+            answer["Concurrency"] = dict(reservation)
         return answer
 
     def get_configuration(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:

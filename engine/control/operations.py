@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from engine.control.account import AccountOperations
 from engine.control.aliases import AliasOperations
 from engine.control.api import Registrar
+from engine.control.concurrency import ConcurrencyOperations
+from engine.control.function_settings import FunctionSettingOperations
 from engine.control.functions import FunctionOperations
 from engine.control.permissions import PermissionOperations
 from engine.control.plane import Plane
+from engine.control.tags import TagOperations
 from engine.control.updates import UpdateOperations
 from engine.control.versions import VersionOperations
 
@@ -18,3 +22,7 @@ def register(registry: Registrar, plane: Plane) -> None:
     VersionOperations(plane).register(registry)
     AliasOperations(plane).register(registry)
     PermissionOperations(plane).register(registry)
+    ConcurrencyOperations(plane).register(registry)
+    AccountOperations(plane).register(registry)
+    TagOperations(plane).register(registry)
+    FunctionSettingOperations(plane).register(registry)

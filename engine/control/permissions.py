@@ -15,17 +15,17 @@ from engine.arn import FunctionRef
 from engine.control import policy_document, rules
 from engine.control.aliases import find_alias, with_alias
 from engine.control.api import Caller, Registrar
+from engine.control.kinds import POLICY
 from engine.control.plane import Plane, locate, not_found
 from engine.errors import InvalidParameterValue, ResourceConflict, ResourceNotFound
 from engine.store.api import LATEST, Function
 
-KIND = "policy"
 _NOTHING = "The resource you requested does not exist."
 
 
 def statements(function: Function, qualifier: str | None) -> Sequence[Mapping[str, Any]]:
     """The statements attached to a version or alias, or (None) to the function itself; none when there is no policy."""
-    found = function.document(KIND, qualifier or "")
+    found = function.document(POLICY, qualifier or "")
     return () if found is None else found["Statement"]
 
 
@@ -87,7 +87,7 @@ class PermissionOperations:
     def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = locate(caller, params["FunctionName"], params.get("Qualifier"))
         function = self._plane.store.get(ref.account, ref.name)
-        found = None if function is None else function.document(KIND, ref.qualifier or "")
+        found = None if function is None else function.document(POLICY, ref.qualifier or "")
         if function is None or found is None:
             raise ResourceNotFound(_NOTHING)
         return {"Policy": policy_document.text(found), "RevisionId": revision(function, ref.qualifier)}
@@ -111,7 +111,7 @@ def _check_there(function: Function, ref: FunctionRef) -> None:
 
 def _with(function: Function, qualifier: str | None, policy: Mapping[str, Any] | None) -> Function:
     """``function`` with another policy (None: without one) and the RevisionId that goes with it."""
-    after = function.attach(KIND, qualifier or "", policy)
+    after = function.attach(POLICY, qualifier or "", policy)
     alias = function.aliases.get(qualifier or "")
     if alias is not None:
         return with_alias(after, replace(alias, revision_id=ids.revision_id()))

@@ -29,7 +29,7 @@ ONLY_FUNCTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """The control plane's parts, made once by the composition root."""
+    """The control plane's parts, made once by the composition root. ``account_concurrency`` is the limit of every account."""
 
     store: FunctionStore
     code: CodeStore
@@ -39,6 +39,7 @@ class Plane:
     link: ControlLink
     links: CodeLinks
     clock: Clock
+    account_concurrency: int = 1000
 
     async def find(self, ref: FunctionRef) -> Function | None:
         """The function named, if there is one."""

@@ -26,14 +26,18 @@ _CONDITIONS = (
     ("SourceArn", "ArnLike", "AWS:SourceArn"),
     ("InvokedViaFunctionUrl", "Bool", "lambda:InvokedViaFunctionUrl"),
 )
+_ONLY_FOR = {"FunctionUrlAuthType": "lambda:InvokeFunctionUrl", "InvokedViaFunctionUrl": "lambda:InvokeFunction"}
 Statement = Mapping[str, Any]
 
 
 def statement(members: Mapping[str, Any], resource: str) -> dict[str, Any]:
     """The statement that members of an AddPermission request mean for ``resource``, an ARN as qualified as the request.
 
-    Raises InvalidParameterValue for a principal that cannot be one.
+    Raises InvalidParameterValue for a principal that cannot be one and for conditions that the action does not have.
     """
+    for member, action in _ONLY_FOR.items():
+        if members.get(member) and members["Action"] != action:
+            raise InvalidParameterValue(f"{member} is only supported for {action} action")
     made: dict[str, Any] = {
         "Sid": members["StatementId"],
         "Effect": "Allow",

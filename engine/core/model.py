@@ -56,10 +56,13 @@ class AliasConfig:
 
 @dataclass(frozen=True, slots=True)
 class FunctionConfig:
-    """A function with everything that can be invoked under its name. ``reserved`` None means unreserved."""
+    """A function with everything that can be invoked under its name. ``reserved`` None means unreserved; ``may_loop``: no chain of
+    invocations is ended because the function occurs in it too often.
+    """
 
     account: str
     name: str
     versions: dict[str, VersionConfig]
     aliases: dict[str, AliasConfig]
     reserved: int | None = None
+    may_loop: bool = False

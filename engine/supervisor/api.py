@@ -16,7 +16,8 @@ import msgspec
 
 from engine.arn import FunctionRef, parse_function_name
 from engine.clock import Clock
-from engine.errors import InvalidParameterValue, InvalidRequestContent, ServiceError, ValidationError
+from engine.core import lineage
+from engine.errors import InvalidParameterValue, InvalidRequestContent, RecursiveInvocation, ServiceError, ValidationError
 from engine.ids import is_request_id, request_id
 from engine.supervisor.catalogue import Catalogue, Version
 from engine.supervisor.invoker import Invoker
@@ -134,8 +135,8 @@ class InvokeApi:
         now_ms = self._epoch_ms()
         if trace is None:
             trace = new_trace_id(now_ms // 1000)
-        elif len(trace) > 255 or not trace.isascii():
-            trace = trace.decode("ascii", "replace").encode("ascii", "replace")[:255]
+        else:
+            trace = _continued(trace, version)
         middle = b"%b\xd9%c%b%b\xc0\xc0" % (
             route.arn, len(trace), trace, b"\xc0" if client_context is None else messages.str16(client_context),
         )  # fmt: skip
@@ -172,6 +173,20 @@ class InvokeApi:
             self._routes.clear()
         route = self._routes[key] = Route(ref, ref.arn())
         return route
+
+
+def _continued(trace: bytes, version: Version) -> bytes:
+    """The trace header of an invocation that another one has sent. Raises RecursiveInvocation for one too many of the same function."""
+    if len(trace) > 255 or not trace.isascii():
+        trace = trace.decode("ascii", "replace").encode("ascii", "replace")[:255]
+    config = version.config
+    trace, count = lineage.met(trace, lineage.mark(config.account, config.name))
+    function = version.function.config
+    if count > lineage.MAX_MET and function is not None and not function.may_loop:
+        raise RecursiveInvocation(
+            f"Lambda Engine stopped a recursive loop: {config.name} was invoked {count} times in one chain of requests."
+        )
+    return trace[:255]
 
 
 def check_json(body: bytes) -> None:

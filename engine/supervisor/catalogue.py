@@ -89,7 +89,9 @@ def parse_entry(entry: Any) -> FunctionConfig:
             for key, a in (entry.get("aliases") or {}).items()
         }
         reserved = entry.get("reserved")
-        return FunctionConfig(account, name, versions, aliases, None if reserved is None else int(reserved))
+        return FunctionConfig(
+            account, name, versions, aliases, None if reserved is None else int(reserved), may_loop=bool(entry.get("may_loop"))
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise WireError(f"catalogue entry: {type(e).__name__}: {e}") from e
 

@@ -104,6 +104,7 @@ class ControlServer:
                 link=self.link,
                 links=links,
                 clock=self.clock,
+                account_concurrency=self.settings.account_concurrency,
             ),
         )
         self._app = build_app(registry, self.settings, code=links.source)

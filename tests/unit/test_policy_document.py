@@ -53,7 +53,7 @@ def test_other_principals_are_refused(given: str) -> None:
     [
         ({"EventSourceToken": "amzn1.x"}, {"StringEquals": {"lambda:EventSourceToken": "amzn1.x"}}),
         ({"PrincipalOrgID": "o-1234567890"}, {"StringEquals": {"aws:PrincipalOrgID": "o-1234567890"}}),
-        ({"FunctionUrlAuthType": "NONE"}, {"StringEquals": {"lambda:FunctionUrlAuthType": "NONE"}}),
+        ({"Action": "lambda:InvokeFunctionUrl", "FunctionUrlAuthType": "NONE"}, {"StringEquals": {"lambda:FunctionUrlAuthType": "NONE"}}),
         ({"InvokedViaFunctionUrl": True}, {"Bool": {"lambda:InvokedViaFunctionUrl": "true"}}),
         ({"InvokedViaFunctionUrl": False}, None),
         (
@@ -64,6 +64,14 @@ def test_other_principals_are_refused(given: str) -> None:
 )
 def test_conditions_are_plain_strings_under_the_keys_tools_look_for(members: dict[str, Any], condition: Any) -> None:
     assert policy_document.statement({**BASE, "Principal": "*", **members}, ARN).get("Condition") == condition
+
+
+def test_conditions_on_function_urls_belong_to_one_action_each() -> None:
+    for action, member, value in (("lambda:InvokeFunctionUrl", "FunctionUrlAuthType", "NONE"), ("lambda:InvokeFunction", "InvokedViaFunctionUrl", True)):
+        members = {**BASE, "Principal": "*", member: value}
+        policy_document.statement({**members, "Action": action}, ARN)
+        with pytest.raises(InvalidParameterValue, match=f"^{member} is only supported for {action} action$"):
+            policy_document.statement({**members, "Action": "lambda:*"}, ARN)
 
 
 def test_a_policy_may_have_20480_bytes() -> None:

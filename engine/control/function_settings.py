@@ -1,0 +1,72 @@
+"""Recursion and runtime management configs.
+
+A recursive loop is ended by the supervisor unless the function allows it. Runtimes are the host's interpreters: a function always runs on
+the one installed, which is what ``Auto`` says; holding one back (``FunctionUpdate``, ``Manual``) is refused because it could not be obeyed.
+Sources: docs.aws.amazon.com/lambda/latest/dg/invocation-recursion.html and runtimes-update.html, and recorded replies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.arn import FunctionRef
+from engine.control.api import Caller, Registrar
+from engine.control.kinds import RECURSION, may_loop
+from engine.control.plane import Plane, locate, not_found
+from engine.errors import InvalidParameterValue, NotImplementedHere
+from engine.store.api import LATEST
+
+
+class FunctionSettingOperations:
+    """Handlers of the operations on both."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+
+    def register(self, registry: Registrar) -> None:
+        registry.add("PutFunctionRecursionConfig", self.put_recursion)
+        registry.add("GetFunctionRecursionConfig", self.get_recursion)
+        registry.add("PutRuntimeManagementConfig", self.put_runtime_management)
+        registry.add("GetRuntimeManagementConfig", self.get_runtime_management)
+
+    async def put_recursion(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        ref, plane = locate(caller, params["FunctionName"]), self._plane
+        await plane.link.ready()
+        async with plane.changes.lock(ref.account, ref.name):
+            function = await plane.read(ref)
+            document = {"RecursiveLoop": "Allow"} if params["RecursiveLoop"] == "Allow" else None
+            if function.document(RECURSION) != document:
+                await plane.changes.apply(function, function.attach(RECURSION, "", document))
+        return {"RecursiveLoop": params["RecursiveLoop"]}
+
+    def get_recursion(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        ref = locate(caller, params["FunctionName"])
+        function = self._plane.store.get(ref.account, ref.name)
+        if function is None:
+            raise not_found(ref)
+        return {"RecursiveLoop": "Allow" if may_loop(function) else "Terminate"}
+
+    def put_runtime_management(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        ref = self._version(caller, params)
+        wanted = params["UpdateRuntimeOn"]
+        if wanted == "Manual" and not params.get("RuntimeVersionArn"):
+            raise InvalidParameterValue("RuntimeVersionArn is required when UpdateRuntimeOn is Manual.")
+        if wanted != "Auto":
+            raise NotImplementedHere(
+                f"Lambda Engine does not support UpdateRuntimeOn {wanted}: functions run on the interpreters installed on the host, and an "
+                "older one cannot be kept for them. Nothing was changed."
+            )
+        if params.get("RuntimeVersionArn"):
+            raise InvalidParameterValue("RuntimeVersionArn can be given only when UpdateRuntimeOn is Manual.")
+        return {"UpdateRuntimeOn": "Auto", "FunctionArn": ref.arn()}
+
+    def get_runtime_management(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        return {"UpdateRuntimeOn": "Auto", "FunctionArn": self._version(caller, params).arn()}
+
+    def _version(self, caller: Caller, params: dict[str, Any]) -> FunctionRef:
+        """The version a request names. Raises ResourceNotFound, also for aliases: these run what their versions run."""
+        ref = locate(caller, params["FunctionName"], params.get("Qualifier"))
+        function = self._plane.store.get(ref.account, ref.name)
+        if function is None or (ref.qualifier or LATEST) not in function.versions:
+            raise not_found(ref)
+        return ref

@@ -1,0 +1,27 @@
+"""Kinds of documents attached to functions, versions and aliases, in one place so that no two resources share one.
+
+The documents have the members of the API's answers under their AWS names.
+"""
+
+from __future__ import annotations
+
+from engine.store.api import Function
+
+# {"Version", "Id", "Statement": [...]}, by qualifier: the resource policy as it is printed.
+POLICY = "policy"
+# {"ReservedConcurrentExecutions": n}, of the function.
+CONCURRENCY = "concurrency"
+# {"RecursiveLoop": "Allow"}, of the function; absent means Terminate.
+RECURSION = "recursion"
+
+
+def reserved_concurrency(function: Function) -> int | None:
+    """What is reserved for the function; None when it draws on what is left of the account's limit."""
+    found = function.document(CONCURRENCY)
+    return None if found is None else int(found["ReservedConcurrentExecutions"])
+
+
+def may_loop(function: Function) -> bool:
+    """Whether recursive invocations are let go on."""
+    found = function.document(RECURSION)
+    return found is not None and found["RecursiveLoop"] == "Allow"
