@@ -20,6 +20,7 @@ import pytest
 
 from engine.auth.principals import KeyRing
 from engine.auth.sigv4 import Verifier
+from engine.core import lineage
 from engine.supervisor import front, routing
 from engine.supervisor.front import Connection, Head, Passed
 from engine.supervisor.passthrough import Collecting, Passing
@@ -229,7 +230,8 @@ def test_log_tail_and_client_context_and_trace(play: Callable[..., None]) -> Non
         assert tail.splitlines()[1] == "a line"
         assert tail.startswith("START RequestId: ")
         assert seen[0].client_context == '{"custom":{"k":"v"}}'
-        assert seen[0].trace_id == headers["X-Amzn-Trace-Id"]
+        own = lineage.mark("000000000000", "f").decode()
+        assert seen[0].trace_id == f"{headers['X-Amzn-Trace-Id']};Lineage=1:{own}:1"
         assert seen[0].payload == b"{}"
 
     play(scenario)
