@@ -46,6 +46,7 @@ from engine.protocol.model import load as load_model
 from engine.store.code import DiskCodeStore
 from engine.store.database import Database
 from engine.store.functions import SqlFunctionStore
+from engine.store.layers import SqlLayerStore
 from engine.store.queue import SqlEventQueue
 from engine.telemetry import logs, metrics, processes
 
@@ -78,14 +79,13 @@ def main() -> int:
     return 0
 
 
-async def serve(settings: Settings, database: Database, parent: int) -> None:
-    """Serve HTTP at ``http.sock`` of the run directory until SIGTERM or the end of the process ``parent``."""
-    clock = SystemClock()
+def _plane(
+    settings: Settings, database: Database, code: DiskCodeStore, clock: SystemClock, keys: KeyRing
+) -> tuple[Plane, Catalogue]:
+    """What the operations share, connected. ``keys`` learns the functions' own key at each hello."""
     store = SqlFunctionStore(database)
-    code = DiskCodeStore(database, settings.data_dir, clock)
     packages = Packages(code)
     catalogue = Catalogue(code)
-    keys = KeyRing.of_secrets({k: v.get_secret_value() for k, v in settings.access_keys.items()}, settings.account_id)
     greeted: list[Hello] = []
 
     def on_hello(hello: Hello) -> None:
@@ -103,6 +103,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
     links = CodeLinks(database.secret("code-links"), code, clock)
     plane = Plane(
         store=store,
+        layers=SqlLayerStore(database),
         code=code,
         packages=packages,
         sources=Sources(settings),
@@ -112,6 +113,16 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         clock=clock,
         account_concurrency=settings.account_concurrency,
     )
+    return plane, catalogue
+
+
+async def serve(settings: Settings, database: Database, parent: int) -> None:
+    """Serve HTTP at ``http.sock`` of the run directory until SIGTERM or the end of the process ``parent``."""
+    clock = SystemClock()
+    keys = KeyRing.of_secrets({k: v.get_secret_value() for k, v in settings.access_keys.items()}, settings.account_id)
+    code = DiskCodeStore(database, settings.data_dir, clock)
+    plane, catalogue = _plane(settings, database, code, clock, keys)
+    link = plane.link
     registry = Registry(load_model())
     operations.register(registry, plane)
     queue = SqlEventQueue(database)
@@ -125,7 +136,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
     Intake(queue, catalogue, clock, ready=loaded, wake=dispatcher.wake).register(registry)
     verifier = Verifier(keys) if settings.auth is AuthMode.SIGV4 else None
     figures = Figures(settings, link, queue, clock)
-    app = build_app(registry, settings, verifier, metrics=figures.render, code=links.source)
+    app = build_app(registry, settings, verifier, metrics=figures.render, code=plane.links.source)
     await asyncio.to_thread(code.sweep)
     link.start()
     dispatcher.start()
@@ -136,7 +147,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
     finally:
         await dispatcher.close()
         await client.close()
-        await changes.close()
+        await plane.changes.close()
         await link.close()
         app.close()
 

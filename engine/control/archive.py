@@ -73,6 +73,12 @@ def extract(data: bytes, into: Path) -> None:
     into.chmod(0o755)
 
 
+def unzipped(path: Path) -> int:
+    """Bytes that the files of an archive, already judged, unpack to."""
+    with zipfile.ZipFile(path) as archive:
+        return sum(info.file_size for info in archive.infolist())
+
+
 def _open(data: bytes) -> zipfile.ZipFile:
     # Counted before the directory is parsed: a million entries would cost hundreds of megabytes to learn the same.
     if data.count(_CENTRAL_ENTRY) > MAX_ENTRIES:

@@ -59,10 +59,11 @@ class Catalogue:
         config = version.config
         logging = config["LoggingConfig"]
         tree = self._code.tree(version.code_sha256)
+        layers = [self._code.tree(sha256) for sha256 in version.layers]
         return {
             "version": version.version,
             "generation": version.generation,
-            "state": "Active" if tree.is_dir() else "Failed",
+            "state": "Active" if all(path.is_dir() for path in (tree, *layers)) else "Failed",
             "runtime": config["Runtime"],
             "handler": config["Handler"],
             "timeout_s": config["Timeout"],
@@ -71,7 +72,7 @@ class Catalogue:
             "env": config.get("Environment", {}).get("Variables", {}),
             "code_dir": str(tree),
             "code_size": version.code_size,
-            "layers": [],
+            "layers": list(map(str, layers)),
             "preload": list(version.preload),
             "role": config["Role"],
             "log_format": logging["LogFormat"],

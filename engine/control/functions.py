@@ -10,7 +10,7 @@ from typing import Any
 
 from engine import ids
 from engine.arn import FunctionRef
-from engine.control import configuration, rules
+from engine.control import configuration, function_layers, rules
 from engine.control.api import Caller, Registrar
 from engine.control.kinds import CONCURRENCY
 from engine.control.link import Hello
@@ -19,7 +19,7 @@ from engine.control.packages import Package
 from engine.control.plane import Plane, locate, not_found, pick
 from engine.control.versions import publish
 from engine.errors import AccessDenied, InvalidParameterValue, ResourceConflict
-from engine.store.api import LATEST, Function, Listed, Position, Version
+from engine.store.api import LATEST, Function, LayerVersion, Listed, Position, Version
 
 _MANDATORY = "Runtime and Handler are mandatory parameters for functions created with deployment packages."
 
@@ -48,8 +48,12 @@ class FunctionOperations:
             await self._check_free(ref)
             data = await plane.fetch(params["Code"], ref.account, hello)
             await plane.check_storage(ref.account, len(data) * (2 if params.get("Publish") else 1))
-            async with plane.installed(data, params["Runtime"], hello) as package:
-                function = self._new(ref, params, architectures, package, len(data), hello)
+            async with (
+                function_layers.resolved(plane, ref.account, ref.region, params.get("Layers") or []) as layers,
+                plane.installed(data, params["Runtime"], hello) as package,
+            ):
+                await function_layers.ready(plane, package.sha256, [x.code_sha256 for x in layers], params["Runtime"], hello)
+                function = self._new(ref, params, architectures, package, layers, hello)
                 answered = function.latest
                 if params.get("Publish"):
                     function, answered = publish(function, None)
@@ -76,22 +80,30 @@ class FunctionOperations:
         raise ResourceConflict(f"Function already exist: {ref.name}")
 
     def _new(
-        self, ref: FunctionRef, params: dict[str, Any], architectures: list[str], package: Package, size: int, hello: Hello
+        self,
+        ref: FunctionRef,
+        params: dict[str, Any],
+        architectures: list[str],
+        package: Package,
+        layers: list[LayerVersion],
+        hello: Hello,
     ) -> Function:
         runtime = params["Runtime"]
         arn = configuration.runtime_version_arn(ref.region, runtime, hello.runtimes[runtime].version)
         config = configuration.new(params, ref.name, architectures, arn)
+        function_layers.attach(config, layers, ref.region)
         now_ms = self._plane.clock.epoch_ms()
         latest = Version(
             version=LATEST,
             config=config,
             code_sha256=package.sha256,
-            code_size=size,
+            code_size=package.size,
             revision_id=ids.revision_id(),
             last_modified_ms=now_ms,
             generation=ids.revision_id(),
             fingerprint=configuration.fingerprint(config, package.sha256),
             preload=package.preload,
+            layers=tuple(layer.code_sha256 for layer in layers),
         )
         return Function(ref.account, ref.name, now_ms, 1, params.get("Tags") or {}, {LATEST: latest})
 

@@ -8,6 +8,8 @@ from engine.control.api import Registrar
 from engine.control.concurrency import ConcurrencyOperations
 from engine.control.function_settings import FunctionSettingOperations
 from engine.control.functions import FunctionOperations
+from engine.control.layer_permissions import LayerPermissionOperations
+from engine.control.layers import LayerOperations
 from engine.control.permissions import PermissionOperations
 from engine.control.plane import Plane
 from engine.control.tags import TagOperations
@@ -26,3 +28,5 @@ def register(registry: Registrar, plane: Plane) -> None:
     AccountOperations(plane).register(registry)
     TagOperations(plane).register(registry)
     FunctionSettingOperations(plane).register(registry)
+    LayerOperations(plane).register(registry)
+    LayerPermissionOperations(plane).register(registry)

@@ -20,6 +20,7 @@ from engine.store.api import CodeStore
 from engine.store.code import remove_tree
 
 TASK_ROOT = "/var/task"
+OPT_ROOT = "/opt"
 # Clients give up on an API call after 60 s.
 COMPILE_TIMEOUT_S = 45.0
 NICENESS = 10
@@ -60,46 +61,62 @@ class Packages:
         """
         self.check(data)
         sha256 = hashlib.sha256(data).hexdigest()
-        if self._code.tree(sha256).is_dir():
-            tree = self._compiled(sha256, runtime, interpreter)
+        if not self._code.tree(sha256).is_dir():
+            self._unpack(data, sha256, runtime, interpreter, TASK_ROOT)
         else:
-            tree = self._unpack(data, sha256, runtime, interpreter)
+            self._compiled(sha256, runtime, interpreter, TASK_ROOT)
         self._code.add(sha256, data)
+        tree = self._code.tree(sha256)
         return Package(sha256, len(data), tree, preload(tree))
 
-    def ensure(self, sha256: str, runtime: str, interpreter: str) -> Path:
+    def unpack(self, data: bytes) -> str:
+        """As ``install`` for content that has no runtime yet: a layer. Its digest."""
+        self.check(data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if not self._code.tree(sha256).is_dir():
+            self._unpack(data, sha256)
+        self._code.add(sha256, data)
+        return sha256
+
+    def ensure(self, sha256: str, runtime: str, interpreter: str, *, root: str = TASK_ROOT) -> Path:
         """The tree of an installed package, compiled for ``runtime``; unpacked again from the upload if it is gone.
 
-        Raises FileNotFoundError when the upload is gone too.
+        ``root``: where functions will see it. Raises FileNotFoundError when the upload is gone too.
         """
         if not self._code.tree(sha256).is_dir():
-            return self._unpack(self._code.blob(sha256).read_bytes(), sha256, runtime, interpreter)
-        return self._compiled(sha256, runtime, interpreter)
+            return self._unpack(self._code.blob(sha256).read_bytes(), sha256, runtime, interpreter, root)
+        return self._compiled(sha256, runtime, interpreter, root)
 
-    def _unpack(self, data: bytes, sha256: str, runtime: str, interpreter: str) -> Path:
+    def unzipped(self, sha256: str) -> int:
+        """Bytes of an installed package when unpacked. Raises FileNotFoundError when the upload is gone."""
+        return archive.unzipped(self._code.blob(sha256))
+
+    def _unpack(
+        self, data: bytes, sha256: str, runtime: str | None = None, interpreter: str | None = None, root: str = TASK_ROOT
+    ) -> Path:
         """A new tree, compiled if that works: trying a second time in one call would outlast the client."""
         scratch = self._code.scratch()
         try:
             archive.extract(data, scratch)
-            done = self._compile(scratch, interpreter)
+            done = interpreter is not None and self._compile(scratch, interpreter, root)
             tree = self._code.publish(sha256, scratch)
         except BaseException:
             remove_tree(scratch)
             raise
-        if done:
+        if done and runtime is not None:
             self._code.compiled(sha256, runtime).touch()
         return tree
 
-    def _compiled(self, sha256: str, runtime: str, interpreter: str) -> Path:
+    def _compiled(self, sha256: str, runtime: str, interpreter: str, root: str) -> Path:
         tree, marker = self._code.tree(sha256), self._code.compiled(sha256, runtime)
-        if not marker.exists() and self._compile(tree, interpreter):
+        if not marker.exists() and self._compile(tree, interpreter, root):
             marker.touch()
         return tree
 
-    def _compile(self, tree: Path, interpreter: str) -> bool:
+    def _compile(self, tree: Path, interpreter: str, root: str) -> bool:
         """Whether the tree has its bytecode now. Sources that do not compile are the function's affair, at its first import."""
         command = [interpreter, "-I", "-S", "-m", "compileall", "-qq", "-f", "--invalidation-mode", "unchecked-hash"]
-        command += ["-s", str(tree), "-p", TASK_ROOT, str(tree)]
+        command += ["-s", str(tree), "-p", root, str(tree)]
         try:
             with subprocess.Popen(  # noqa: S603 - the interpreter is configured, the rest is ours
                 command,

@@ -19,7 +19,7 @@ from engine.control.link import ControlLink, Hello
 from engine.control.packages import Package, Packages
 from engine.control.sources import Sources
 from engine.errors import InvalidParameterValue, ResourceNotFound
-from engine.store.api import LATEST, CodeStore, Function, FunctionStore, Version
+from engine.store.api import LATEST, CodeStore, Function, FunctionStore, LayerStore, Version
 
 ONLY_FUNCTIONS = (
     "This operation is permitted on Lambda functions only. Aliases and versions do not support this operation. "
@@ -32,6 +32,7 @@ class Plane:
     """The control plane's parts, made once by the composition root. ``account_concurrency`` is the limit of every account."""
 
     store: FunctionStore
+    layers: LayerStore
     code: CodeStore
     packages: Packages
     sources: Sources

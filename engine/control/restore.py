@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from engine.control.catalogue import Catalogue
 from engine.control.link import Hello
-from engine.control.packages import Packages
+from engine.control.packages import OPT_ROOT, TASK_ROOT, Packages
 from engine.errors import AwsError
 from engine.store.api import Function, FunctionStore
 
@@ -27,15 +27,18 @@ def _ready(store: FunctionStore, packages: Packages, hello: Hello) -> Iterator[F
     seen: set[tuple[str, str]] = set()
     for function in store.everything():
         for version in function.versions.values():
-            key = (version.code_sha256, version.config["Runtime"])
-            installed = hello.runtimes.get(key[1])
-            if key in seen or installed is None:
+            runtime = version.config["Runtime"]
+            installed = hello.runtimes.get(runtime)
+            if installed is None:
                 continue
-            seen.add(key)
-            try:
-                packages.ensure(*key, installed.interpreter)
-            except (OSError, AwsError, zipfile.BadZipFile) as e:
-                _log.error(
-                    "the code of %s version %s in account %s is lost: %s", function.name, version.version, function.account, e
-                )
+            for sha256, root in ((version.code_sha256, TASK_ROOT), *((layer, OPT_ROOT) for layer in version.layers)):
+                if (sha256, runtime) in seen:
+                    continue
+                seen.add((sha256, runtime))
+                try:
+                    packages.ensure(sha256, runtime, installed.interpreter, root=root)
+                except (OSError, AwsError, zipfile.BadZipFile) as e:
+                    _log.error(
+                        "the code of %s version %s in account %s is lost: %s", function.name, version.version, function.account, e
+                    )
         yield function

@@ -52,14 +52,14 @@ RESERVED_VARIABLES = frozenset(
 _OBEYED: Mapping[str, frozenset[str]] = {
     "CreateFunction": frozenset(
         {
-            "Architectures", "Code", "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "LoggingConfig",
-            "MemorySize", "PackageType", "Publish", "Role", "Runtime", "Tags", "Timeout",
+            "Architectures", "Code", "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "Layers",
+            "LoggingConfig", "MemorySize", "PackageType", "Publish", "Role", "Runtime", "Tags", "Timeout",
         }
     ),
     "UpdateFunctionConfiguration": frozenset(
         {
-            "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "LoggingConfig", "MemorySize", "RevisionId",
-            "Role", "Runtime", "Timeout",
+            "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "Layers", "LoggingConfig", "MemorySize",
+            "RevisionId", "Role", "Runtime", "Timeout",
         }
     ),
     "UpdateFunctionCode": frozenset(
@@ -69,6 +69,10 @@ _OBEYED: Mapping[str, frozenset[str]] = {
         }
     ),
     "PublishVersion": frozenset({"CodeSha256", "Description", "FunctionName", "RevisionId"}),
+    "PublishLayerVersion": frozenset(
+        {"CompatibleArchitectures", "CompatibleRuntimes", "Content", "Description", "LayerName", "LicenseInfo"}
+    ),
+    "LayerContent": frozenset({"S3Bucket", "S3Key", "S3ObjectVersion", "ZipFile"}),
     "FunctionCode": frozenset({"S3Bucket", "S3Key", "S3ObjectVersion", "ZipFile", "ImageUri"}),
 }  # fmt: skip
 

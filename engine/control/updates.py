@@ -15,7 +15,7 @@ from typing import Any
 
 from engine import ids
 from engine.arn import FunctionRef
-from engine.control import configuration, rules
+from engine.control import configuration, function_layers, rules
 from engine.control.api import Caller, Registrar
 from engine.control.link import Hello
 from engine.control.plane import Plane, locate_unqualified
@@ -50,15 +50,17 @@ class UpdateOperations:
             hello = await plane.link.ready()
             runtime = function.latest.config["Runtime"]
             rules.check_runtime(runtime, hello.runtimes)
-            code = {name: params[name] for name in _CODE_MEMBERS if params.get(name) is not None}
-            data = await plane.fetch(code, ref.account, hello)
+            source = {name: params[name] for name in _CODE_MEMBERS if params.get(name) is not None}
+            data = await plane.fetch(source, ref.account, hello)
             config = {**function.latest.config, "Architectures": architectures}
             if params.get("DryRun"):
                 return await self._dry_run(ref, function, config, data)
             added = len(data) * (2 if params.get("Publish") else 1) - function.latest.code_size
             await plane.check_storage(ref.account, added)
             async with plane.installed(data, runtime, hello) as package:
-                after = self._updated(function, config, package.sha256, len(data), package.preload)
+                await function_layers.ready(plane, package.sha256, function.latest.layers, runtime, hello)
+                code = replace(function.latest, code_sha256=package.sha256, code_size=len(data), preload=package.preload)
+                after = self._updated(function, code, config)
                 return await self._apply(ref, function, after, publishing=bool(params.get("Publish")))
 
     async def _dry_run(self, ref: FunctionRef, function: Function, config: Mapping[str, Any], data: bytes) -> dict[str, Any]:
@@ -95,8 +97,13 @@ class UpdateOperations:
             hello = await plane.link.ready()
             config = configuration.merged(latest.config, params)
             await self._prepare_runtime(ref, latest, config, hello, chosen=bool(params.get("Runtime")))
-            after = self._updated(function, config, latest.code_sha256, latest.code_size, latest.preload)
-            return await self._apply(ref, function, after, publishing=False)
+            async with function_layers.resolved(plane, ref.account, ref.region, params.get("Layers") or []) as layers:
+                if params.get("Layers") is not None:
+                    function_layers.attach(config, layers, ref.region)
+                    latest = replace(latest, layers=tuple(layer.code_sha256 for layer in layers))
+                await function_layers.ready(plane, latest.code_sha256, latest.layers, config["Runtime"], hello)
+                after = self._updated(function, latest, config)
+                return await self._apply(ref, function, after, publishing=False)
 
     async def _prepare_runtime(
         self, ref: FunctionRef, latest: Version, config: dict[str, Any], hello: Hello, *, chosen: bool
@@ -117,18 +124,14 @@ class UpdateOperations:
         arn = configuration.runtime_version_arn(ref.region, runtime, installed.version)
         config["RuntimeVersionConfig"] = {"RuntimeVersionArn": arn}
 
-    def _updated(
-        self, function: Function, config: Mapping[str, Any], sha256: str, size: int, preload: tuple[str, ...]
-    ) -> Function:
-        latest = replace(
-            function.latest,
+    def _updated(self, function: Function, latest: Version, config: Mapping[str, Any]) -> Function:
+        """The function with ``latest``, whose code and layers are right already, as configured and new."""
+        made = replace(
+            latest,
             config=config,
-            code_sha256=sha256,
-            code_size=size,
-            preload=preload,
             revision_id=ids.revision_id(),
             last_modified_ms=self._plane.clock.epoch_ms(),
             generation=ids.revision_id(),
-            fingerprint=configuration.fingerprint(config, sha256),
+            fingerprint=configuration.fingerprint(config, latest.code_sha256),
         )
-        return replace(function, versions={**function.versions, LATEST: latest})
+        return replace(function, versions={**function.versions, LATEST: made})

@@ -6,7 +6,7 @@ invocations live in a queue of their own. Every write returns only after it has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,8 @@ class Version:
     ``config`` holds the members of the API's FunctionConfiguration that somebody chose or that have defaults, under their AWS
     names. ``code_sha256`` is hexadecimal and names the package as uploaded, ``code_size`` is that package's bytes.
     ``generation`` changes with every update, even one that changes nothing; ``fingerprint`` only with the content, and a
-    published version carries the one its ``$LATEST`` had.
+    published version carries the one its ``$LATEST`` had. ``layers``: the content (hexadecimal SHA-256) of each layer version in
+    ``config["Layers"]``, which outlives the layer version itself.
     """
 
     version: str
@@ -34,6 +35,7 @@ class Version:
     generation: str
     fingerprint: str
     preload: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
 
     @property
     def ordinal(self) -> int:
@@ -104,6 +106,28 @@ class Function:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class LayerVersion:
+    """One version of a layer: immutable but for its policy, whose changes renew ``revision_id``.
+
+    ``runtimes`` and ``architectures`` are None when its publisher named none. ``policy`` holds statements as the API shows them.
+    ``version`` is 0 until the store has numbered it.
+    """
+
+    account: str
+    name: str
+    version: int
+    description: str
+    runtimes: tuple[str, ...] | None
+    architectures: tuple[str, ...] | None
+    license_info: str | None
+    code_sha256: str
+    code_size: int
+    created_ms: int
+    revision_id: str
+    policy: tuple[Mapping[str, Any], ...] = ()
+
+
 class Position(NamedTuple):
     """A place in a listing: the last item seen. Listings are ordered by name, then by ``ordinal``."""
 
@@ -161,7 +185,7 @@ class FunctionStore(Protocol):
         ...
 
     def stored_bytes(self, account: str) -> int:
-        """Sum of the package sizes of every version in the account."""
+        """Sum of the package sizes of every function version and layer version in the account."""
         ...
 
     def count(self, account: str) -> int:
@@ -174,6 +198,30 @@ class FunctionStore(Protocol):
 
     async def save(self, before: Function | None, after: Function | None, now_ms: int) -> None:
         """Replace ``before`` by ``after``; None means it did not, or shall not, exist. ``now_ms``: when code became unused."""
+        ...
+
+
+class LayerStore(Protocol):
+    """Layer versions by account, name and number. Reads block for a moment and may run in any thread; writes are awaited."""
+
+    def get(self, account: str, name: str, version: int) -> LayerVersion | None: ...
+
+    def everything(self, account: str, name: str | None = None) -> Iterator[LayerVersion]:
+        """All layer versions of the account or of one layer, by name, the newest first."""
+        ...
+
+    async def publish(self, layer: LayerVersion) -> LayerVersion:
+        """Keep ``layer`` under the next number of its name; no number is given twice, whatever was deleted."""
+        ...
+
+    async def amend(
+        self, account: str, name: str, version: int, change: Callable[[LayerVersion | None], LayerVersion]
+    ) -> LayerVersion:
+        """Replace the policy and revision of a layer version by what ``change`` makes of it; what ``change`` raises undoes all."""
+        ...
+
+    async def delete(self, account: str, name: str, version: int, now_ms: int) -> None:
+        """Forget a layer version; unknown ones are ignored. Functions that have it keep its content."""
         ...
 
 

@@ -17,11 +17,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, select
 
 from engine.clock import Clock
 from engine.store.database import Database
-from engine.store.schema import code, versions
+from engine.store.references import unused
+from engine.store.schema import code
 
 # The longest invocation is 900 s; draining instances get a little more.
 GRACE_S = 1_000.0
@@ -102,16 +103,14 @@ class DiskCodeStore:
     def collect(self) -> list[str]:
         """Remove the packages that have been unused for the grace time; their hashes. Blocks."""
         limit_ms = self._clock.epoch_ms() - round(self._grace_s * 1000)
-        unused = select(code.c.sha256).where(
-            code.c.released_ms <= limit_ms, ~exists().where(versions.c.code_sha256 == code.c.sha256)
-        )
+        overdue = select(code.c.sha256).where(code.c.released_ms <= limit_ms, unused())
         with self._reading.connect() as connection:
-            candidates = connection.execute(unused).scalars().all()
+            candidates = connection.execute(overdue).scalars().all()
         gone = []
         for sha256 in candidates:
             with self._lock, self._reading.connect() as connection:
                 # Asked again: it may have found a user since, and it cannot find one while the lock is held and nobody holds it.
-                still = connection.execute(unused.where(code.c.sha256 == sha256)).scalar_one_or_none()
+                still = connection.execute(overdue.where(code.c.sha256 == sha256)).scalar_one_or_none()
                 if still is None or self._held[sha256]:
                     continue
                 self._remove_files(sha256)

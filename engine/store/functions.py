@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, Select, Table, and_, func, select, tuple
 from engine.store.api import Alias, Attachment, Function, Listed, Position, Version
 from engine.store.database import Database
 from engine.store.saving import save
-from engine.store.schema import aliases, attachments, functions, versions
+from engine.store.schema import aliases, attachments, functions, layer_versions, versions
 
 _Key = tuple[str, str]
 
@@ -59,10 +59,10 @@ class SqlFunctionStore:
 
     def stored_bytes(self, account: str) -> int:
         with self._reading.connect() as connection:
-            total = connection.execute(
-                select(func.coalesce(func.sum(versions.c.code_size), 0)).where(versions.c.account == account)
-            ).scalar_one()
-        return int(total)
+            return sum(
+                int(connection.execute(select(func.coalesce(func.sum(t.c.code_size), 0)).where(t.c.account == account)).scalar_one())
+                for t in (versions, layer_versions)
+            )
 
     def count(self, account: str) -> int:
         with self._reading.connect() as connection:
@@ -118,4 +118,5 @@ def _version(row: Row[Any]) -> Version:
         generation=row.generation,
         fingerprint=row.fingerprint,
         preload=tuple(row.preload),
+        layers=tuple(row.layers),
     )

@@ -40,6 +40,21 @@ _STEPS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (account, name, kind, qualifier), FOREIGN KEY (account, name) REFERENCES functions (account, name))""",
         "CREATE INDEX attachments_by_kind ON attachments (kind)",
     ),
+    (
+        "ALTER TABLE versions ADD COLUMN layers JSON NOT NULL DEFAULT '[]'",
+        """CREATE TABLE layer_uses (
+            account VARCHAR NOT NULL, name VARCHAR NOT NULL, ordinal INTEGER NOT NULL, sha256 VARCHAR NOT NULL,
+            PRIMARY KEY (account, name, ordinal, sha256),
+            FOREIGN KEY (account, name, ordinal) REFERENCES versions (account, name, ordinal))""",
+        "CREATE INDEX layer_uses_by_code ON layer_uses (sha256)",
+        "CREATE TABLE layers (account VARCHAR NOT NULL, name VARCHAR NOT NULL, next_version INTEGER NOT NULL, PRIMARY KEY (account, name))",
+        """CREATE TABLE layer_versions (
+            account VARCHAR NOT NULL, name VARCHAR NOT NULL, version INTEGER NOT NULL, description VARCHAR NOT NULL,
+            runtimes JSON NOT NULL, architectures JSON NOT NULL, license_info VARCHAR, code_sha256 VARCHAR NOT NULL,
+            code_size BIGINT NOT NULL, created_ms BIGINT NOT NULL, revision_id VARCHAR NOT NULL, policy JSON NOT NULL,
+            PRIMARY KEY (account, name, version))""",
+        "CREATE INDEX layer_versions_by_code ON layer_versions (code_sha256)",
+    ),
 )
 SCHEMA_VERSION = len(_STEPS)
 _KEY = "schema_version"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, insert, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, update
 
 from engine.store.api import Alias, Attachment, Function, Version
-from engine.store.schema import aliases, attachments, code, functions, versions
+from engine.store.references import refer, release
+from engine.store.schema import aliases, attachments, functions, layer_uses, versions
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -37,7 +38,7 @@ def save(connection: Connection, before: Function | None, after: Function | None
     )  # fmt: skip
     if after is None:
         connection.execute(delete(functions).where(mine))
-    _release(connection, {v.code_sha256 for v in old.values()}, now_ms)
+    release(connection, {sha256 for v in old.values() for sha256 in (v.code_sha256, *v.layers)}, now_ms)
 
 
 def _of(table: Table, function: Function) -> ColumnElement[bool]:
@@ -47,10 +48,21 @@ def _of(table: Table, function: Function) -> ColumnElement[bool]:
 def _save_versions(connection: Connection, function: Function, old: Mapping[str, Version], new: Mapping[str, Version]) -> None:
     dropped = [v.ordinal for key, v in old.items() if new.get(key) != v]
     if dropped:
-        connection.execute(delete(versions).where(_of(versions, function), versions.c.ordinal.in_(dropped)))
+        for table in (layer_uses, versions):
+            connection.execute(delete(table).where(_of(table, function), table.c.ordinal.in_(dropped)))
     for version in (v for key, v in new.items() if old.get(key) != v):
-        _refer_to(connection, version)
+        refer(connection, version.code_sha256, version.code_size)
         connection.execute(insert(versions).values(**version_row(function, version)))
+        _use_layers(connection, function, version)
+
+
+def _use_layers(connection: Connection, function: Function, version: Version) -> None:
+    sizes = dict(zip(version.layers, (layer["CodeSize"] for layer in version.config.get("Layers", ())), strict=True))
+    for sha256, size in sizes.items():
+        refer(connection, sha256, size)
+        connection.execute(
+            insert(layer_uses).values(account=function.account, name=function.name, ordinal=version.ordinal, sha256=sha256)
+        )
 
 
 def _replace(
@@ -95,6 +107,7 @@ def version_row(function: Function, version: Version) -> dict[str, Any]:
         "generation": version.generation,
         "fingerprint": version.fingerprint,
         "preload": list(version.preload),
+        "layers": list(version.layers),
     }
 
 
@@ -110,26 +123,3 @@ def _alias_row(name: str, alias: Alias) -> dict[str, Any]:
 
 def _attachment_row(key: Attachment, document: Mapping[str, Any]) -> dict[str, Any]:
     return {"kind": key.kind, "qualifier": key.qualifier, "document": dict(document)}
-
-
-def _refer_to(connection: Connection, version: Version) -> None:
-    """The package has a user: a row exists and says so."""
-    known = connection.execute(
-        update(code).where(code.c.sha256 == version.code_sha256).values(released_ms=None)
-    ).rowcount
-    if not known:
-        connection.execute(insert(code).values(sha256=version.code_sha256, size=version.code_size, released_ms=None))
-
-
-def _release(connection: Connection, hashes: set[str], now_ms: int) -> None:
-    """Note since when packages have no user. Which version used them does not matter: the rows are the reference count."""
-    if hashes:
-        connection.execute(
-            update(code)
-            .where(
-                code.c.sha256.in_(hashes),
-                code.c.released_ms.is_(None),
-                ~exists().where(versions.c.code_sha256 == code.c.sha256),
-            )
-            .values(released_ms=now_ms)
-        )

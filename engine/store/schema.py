@@ -50,6 +50,7 @@ versions = Table(
     Column("generation", String, nullable=False),
     Column("fingerprint", String, nullable=False),
     Column("preload", JSON, nullable=False),
+    Column("layers", JSON, nullable=False),
     ForeignKeyConstraint(["account", "name"], ["functions.account", "functions.name"]),
     Index("versions_by_code", "code_sha256"),
 )
@@ -78,6 +79,45 @@ attachments = Table(
     Column("document", JSON, nullable=False),
     ForeignKeyConstraint(["account", "name"], ["functions.account", "functions.name"]),
     Index("attachments_by_kind", "kind"),
+)
+
+# Which versions have which layer content: what the JSON in ``versions.layers`` says, so that it can be counted.
+layer_uses = Table(
+    "layer_uses",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("ordinal", Integer, primary_key=True),
+    Column("sha256", String, primary_key=True),
+    ForeignKeyConstraint(["account", "name", "ordinal"], ["versions.account", "versions.name", "versions.ordinal"]),
+    Index("layer_uses_by_code", "sha256"),
+)
+
+# One row per name ever published: numbers go on after versions were deleted.
+layers = Table(
+    "layers",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("next_version", Integer, nullable=False),
+)
+
+layer_versions = Table(
+    "layer_versions",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("description", String, nullable=False),
+    Column("runtimes", JSON, nullable=False),
+    Column("architectures", JSON, nullable=False),
+    Column("license_info", String, nullable=True),
+    Column("code_sha256", String, nullable=False),
+    Column("code_size", BigInteger, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("revision_id", String, nullable=False),
+    Column("policy", JSON, nullable=False),
+    Index("layer_versions_by_code", "code_sha256"),
 )
 
 # One row per package. ``released_ms``: since when no version refers to it; its files go a while later.

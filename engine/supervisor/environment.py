@@ -72,10 +72,14 @@ def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
 
 
 def init_message(config: VersionConfig, env: dict[str, str], stream: str, *, task_root: str, opt_root: str) -> bytes:
-    """A framed INIT for one instance."""
+    """A framed INIT for one instance. Where nothing is mounted, ``opt_root`` stands in for /opt on the search paths too."""
+    env = {**env, "AWS_LAMBDA_LOG_STREAM_NAME": stream, "LAMBDA_TASK_ROOT": task_root}
+    if opt_root != "/opt":
+        for name in ("PATH", "LD_LIBRARY_PATH"):
+            env[name] = ":".join(opt_root + p[4:] if p.startswith("/opt/") else p for p in env[name].split(":"))
     fields: dict[str, Any] = {
         "handler": config.handler,
-        "env": {**env, "AWS_LAMBDA_LOG_STREAM_NAME": stream, "LAMBDA_TASK_ROOT": task_root},
+        "env": env,
         "task_root": task_root,
         "opt_root": opt_root,
         "function_name": config.name,

@@ -28,7 +28,14 @@ def install(search_path: str) -> None:
         return _with_missing(lambda: _load_extension(self, spec), directories)
 
     def open_library(name: Any, mode: int = ctypes.DEFAULT_MODE) -> Any:
-        return _with_missing(lambda: _open_library(name, mode), directories)
+        try:
+            return _with_missing(lambda: _open_library(name, mode), directories)
+        except OSError:
+            # A library that does not say its own name is not found among the loaded ones: open it by its path.
+            found = _find(name, directories) if isinstance(name, str) and "/" not in name else None
+            if found is None:
+                raise
+            return _with_missing(lambda: _open_library(found, mode), directories)
 
     importlib.machinery.ExtensionFileLoader.create_module = create_module  # type: ignore[method-assign]
     ctypes._dlopen = open_library  # type: ignore[attr-defined]

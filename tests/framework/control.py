@@ -33,6 +33,7 @@ from engine.protocol.model import load
 from engine.store.code import DiskCodeStore
 from engine.store.database import Database
 from engine.store.functions import SqlFunctionStore
+from engine.store.layers import SqlLayerStore
 from tests.framework.engine import OWN_RUNTIME, ROLE, zip_of
 from tests.framework.link_peer import LinkPeer
 
@@ -97,6 +98,7 @@ class ControlServer:
             registry,
             Plane(
                 store=self.store,
+                layers=SqlLayerStore(self.database),
                 code=self.code,
                 packages=self.packages,
                 sources=Sources(self.settings),

@@ -133,7 +133,7 @@ REFUSALS: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("big environment", {"Environment": {"Variables": {"KEY": "v" * 4090}}}, 400, "InvalidParameterValueException", 'exceeded the 4KB limit. String measured: {"KEY":"vvvv'),
     ("tags", {"Tags": {f"k{n}": "v" for n in range(51)}}, 400, "InvalidParameterValueException", "Number of tags exceeds resource tag limit."),
     ("vpc", {"VpcConfig": {"SubnetIds": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}}, 501, "NotImplementedException", "does not support VpcConfig in CreateFunction"),
-    ("layers", {"Layers": ["arn:aws:lambda:us-east-1:000000000000:layer:l:1"]}, 501, "NotImplementedException", "does not support Layers"),
+    ("layers", {"Layers": ["arn:aws:lambda:us-east-1:000000000000:layer:l:1"]}, 400, "InvalidParameterValueException", "Layer version arn:aws:lambda:us-east-1:000000000000:layer:l:1 does not exist."),
     ("dlq", {"DeadLetterConfig": {"TargetArn": "arn:aws:sqs:us-east-1:000000000000:q"}}, 501, "NotImplementedException", "DeadLetterConfig"),
     ("tracing", {"TracingConfig": {"Mode": "Active"}}, 501, "NotImplementedException", "TracingConfig with Mode Active"),
     ("snapstart", {"SnapStart": {"ApplyOn": "PublishedVersions"}}, 501, "NotImplementedException", "SnapStart with ApplyOn PublishedVersions"),
@@ -292,7 +292,7 @@ def test_configuration_members_replace_each_other_whole_but_logging(control: Con
     for members, status in (
         ({"Timeout": 901}, 400),
         ({"Runtime": "python3.14"}, 400),
-        ({"Layers": ["arn:aws:lambda:us-east-1:000000000000:layer:l:1"]}, 501),
+        ({"Layers": ["arn:aws:lambda:us-east-1:000000000000:layer:l:1"]}, 400),
         ({"Environment": {"Variables": {"_HANDLER": "x"}}}, 400),
     ):
         assert refused(client.update_function_configuration, FunctionName=name, **members)[0] == status

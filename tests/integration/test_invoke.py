@@ -204,6 +204,6 @@ def test_metrics_and_state_tell_what_happened(shared: Engine) -> None:
 
 def test_operations_that_are_not_there_say_so(shared: Engine) -> None:
     with pytest.raises(ClientError) as caught:
-        shared.client().list_layers()
+        shared.client().list_capacity_providers()
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 501
-    assert "ListLayers" in str(caught.value)
+    assert "ListCapacityProviders" in str(caught.value)
