@@ -12,6 +12,7 @@ from engine.control.layer_permissions import LayerPermissionOperations
 from engine.control.layers import LayerOperations
 from engine.control.permissions import PermissionOperations
 from engine.control.plane import Plane
+from engine.control.resource_policies import ResourcePolicyOperations
 from engine.control.tags import TagOperations
 from engine.control.updates import UpdateOperations
 from engine.control.versions import VersionOperations
@@ -24,6 +25,7 @@ def register(registry: Registrar, plane: Plane) -> None:
     VersionOperations(plane).register(registry)
     AliasOperations(plane).register(registry)
     PermissionOperations(plane).register(registry)
+    ResourcePolicyOperations(plane).register(registry)
     ConcurrencyOperations(plane).register(registry)
     AccountOperations(plane).register(registry)
     TagOperations(plane).register(registry)

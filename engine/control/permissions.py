@@ -20,7 +20,7 @@ from engine.control.plane import Plane, locate, not_found
 from engine.errors import InvalidParameterValue, ResourceConflict, ResourceNotFound
 from engine.store.api import LATEST, Function
 
-_NOTHING = "The resource you requested does not exist."
+NOTHING = "The resource you requested does not exist."
 
 
 def statements(function: Function, qualifier: str | None) -> Sequence[Mapping[str, Any]]:
@@ -50,7 +50,7 @@ class PermissionOperations:
                 raise not_found(ref)
             if ref.qualifier == LATEST:
                 raise InvalidParameterValue("We currently do not support adding policies for $LATEST.")
-            _check_there(function, ref)
+            check_there(function, ref)
             made = policy_document.statement(params, ref.arn())
             present = statements(function, ref.qualifier)
             if policy_document.find(present, made["Sid"]) is not None:
@@ -61,7 +61,7 @@ class PermissionOperations:
             rules.check_revision(params.get("RevisionId"), revision(function, ref.qualifier), "GetPolicy")
             policy = policy_document.document([*present, made])
             policy_document.check_size(policy)
-            await plane.changes.apply(function, _with(function, ref.qualifier, policy))
+            await plane.changes.apply(function, with_policy(function, ref.qualifier, policy))
         return {"Statement": policy_document.text(made)}
 
     async def remove(self, caller: Caller, params: dict[str, Any]) -> None:
@@ -73,7 +73,7 @@ class PermissionOperations:
             if function is None:
                 raise ResourceNotFound(f"No policy found for: {ref.unqualified_arn()}")
             if ref.qualifier != LATEST:
-                _check_there(function, ref)
+                check_there(function, ref)
             present = statements(function, ref.qualifier)
             if not present:
                 raise ResourceNotFound("No policy is associated with the given resource.")
@@ -82,14 +82,14 @@ class PermissionOperations:
             rules.check_revision(params.get("RevisionId"), revision(function, ref.qualifier), "GetPolicy")
             kept = [s for s in present if s.get("Sid") != sid]
             policy = policy_document.document(kept) if kept else None
-            await plane.changes.apply(function, _with(function, ref.qualifier, policy))
+            await plane.changes.apply(function, with_policy(function, ref.qualifier, policy))
 
     def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = locate(caller, params["FunctionName"], params.get("Qualifier"))
         function = self._plane.store.get(ref.account, ref.name)
         found = None if function is None else function.document(POLICY, ref.qualifier or "")
         if function is None or found is None:
-            raise ResourceNotFound(_NOTHING)
+            raise ResourceNotFound(NOTHING)
         return {"Policy": policy_document.text(found), "RevisionId": revision(function, ref.qualifier)}
 
 
@@ -99,7 +99,7 @@ def revision(function: Function, qualifier: str | None) -> str:
     return alias.revision_id if alias is not None else function.versions[qualifier or LATEST].revision_id
 
 
-def _check_there(function: Function, ref: FunctionRef) -> None:
+def check_there(function: Function, ref: FunctionRef) -> None:
     """Raises ResourceNotFound for a version or an alias that is not."""
     qualifier = ref.qualifier
     if qualifier is None or qualifier in function.versions:
@@ -109,7 +109,7 @@ def _check_there(function: Function, ref: FunctionRef) -> None:
     find_alias(function, ref, qualifier)
 
 
-def _with(function: Function, qualifier: str | None, policy: Mapping[str, Any] | None) -> Function:
+def with_policy(function: Function, qualifier: str | None, policy: Mapping[str, Any] | None) -> Function:
     """``function`` with another policy (None: without one) and the RevisionId that goes with it."""
     after = function.attach(POLICY, qualifier or "", policy)
     alias = function.aliases.get(qualifier or "")

@@ -110,3 +110,78 @@ def test_publishing_copies_no_policy_and_deleting_takes_it_along(control: Contro
     client.delete_function(FunctionName="p")
     control.create("p")
     assert refused(client.get_policy, FunctionName="p")[0] == 404
+
+
+WHOLE: dict[str, Any] = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {"Sid": "a", "Effect": "Deny", "Principal": "*", "Action": "lambda:*", "Resource": f"{ARN}w"},
+        {"Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::111111111111:root"}, "Action": ["lambda:GetFunction"], "Resource": f"{ARN}w"},
+    ],
+}
+
+
+def test_a_whole_policy_is_the_one_that_permissions_make(control: ControlServer) -> None:
+    client = control.client()
+    control.create("w", Publish=True)
+    arn = f"{ARN}w"
+    assert refused(client.get_resource_policy, ResourceArn=arn) == (404, NOT_FOUND, "The resource you requested does not exist.")
+    put = client.put_resource_policy(ResourceArn=arn, Policy=json.dumps(WHOLE))
+    assert policy(put) == WHOLE
+    assert client.get_function_configuration(FunctionName="w")["RevisionId"] == put["RevisionId"]
+    client.add_permission(FunctionName="w", **GIVEN)
+    got = client.get_resource_policy(ResourceArn=arn)
+    assert got["Policy"] == client.get_policy(FunctionName="w")["Policy"]
+    assert [s.get("Sid") for s in policy(got)["Statement"]] == ["a", None, "s"]
+    client.remove_permission(FunctionName="w", StatementId="a")
+    stale = (412, "PreconditionFailedException", STALE.replace("GetPolicy", "GetResourcePolicy"))
+    assert refused(client.put_resource_policy, ResourceArn=arn, Policy=json.dumps(WHOLE), RevisionId=put["RevisionId"]) == stale
+    assert refused(client.delete_resource_policy, ResourceArn=arn, RevisionId=put["RevisionId"]) == stale
+    single = {**WHOLE, "Statement": {**WHOLE["Statement"][0], "Resource": f"{arn}:1"}}
+    assert policy(client.put_resource_policy(ResourceArn=f"{arn}:1", Policy=json.dumps(single)))["Statement"] == [single["Statement"]]
+    assert client.delete_resource_policy(ResourceArn=arn)["ResponseMetadata"]["HTTPStatusCode"] == 204
+    assert refused(client.delete_resource_policy, ResourceArn=arn) == (404, NOT_FOUND, "No policy is associated with the given resource.")
+    client.get_resource_policy(ResourceArn=f"{arn}:1")
+
+
+STATEMENT: dict[str, Any] = {"Effect": "Allow", "Principal": "*", "Action": "*", "Resource": "*"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "The policy is not valid JSON"),
+        ("[" * 20000, "The policy is not valid JSON"),
+        ("[]", "not a JSON object"),
+        ({"Statement": []}, "needs a Version"),
+        ({"Version": "2012-10-17", "Statement": []}, "at least one Statement"),
+        ({"Version": "2012-10-17", "Statement": [1]}, "A Statement of the policy is not a JSON object"),
+        ({"Version": "2012-10-17", "Statement": {**STATEMENT, "Sid": 1}}, "A Sid of the policy is not a string"),
+        ({"Version": "2012-10-17", "Statement": {**STATEMENT, "Effect": "Maybe"}}, "is Allow or Deny"),
+        ({"Version": "2012-10-17", "Statement": {**STATEMENT, "NotAction": "x"}}, "either Action or NotAction"),
+        ({"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}, "either Principal or NotPrincipal"),
+        ({"Version": "2012-10-17", "Statement": [{**STATEMENT, "Sid": "x"}] * 2}, "have the same Sid"),
+    ],
+)
+def test_a_policy_that_is_none_is_refused(control: ControlServer, text: Any, message: str) -> None:
+    given = text if isinstance(text, str) else json.dumps(text)
+    answer = refused(control.client().put_resource_policy, ResourceArn=f"{ARN}f", Policy=given)
+    assert answer[:2] == (400, INVALID)
+    assert message in answer[2]
+
+
+def test_whole_policies_belong_to_functions_that_are_there(control: ControlServer) -> None:
+    client = control.client()
+    given = json.dumps(WHOLE)
+    for arn, code, text in (
+        (f"{ARN}nobody", NOT_FOUND, f"Function not found: {ARN}nobody"),
+        (f"{ARN}f:9", NOT_FOUND, f"Function not found: {ARN}f:9"),
+        (f"{ARN}f:other", NOT_FOUND, f"Cannot find alias arn: {ARN}f:other"),
+        (f"{ARN}f:$LATEST", INVALID, "We currently do not support adding policies for $LATEST."),
+        (ARN.replace("function:", "runtime/mine"), NOT_FOUND, "The resource you requested does not exist."),
+        ("f", "ValidationException", "1 validation error detected"),
+    ):
+        answer = refused(client.put_resource_policy, ResourceArn=arn, Policy=given)
+        assert answer[1] == code
+        assert answer[2].startswith(text)
+    assert refused(client.delete_resource_policy, ResourceArn=f"{ARN}nobody")[2] == f"Function not found: {ARN}nobody"
