@@ -93,6 +93,12 @@ class Settings(BaseSettings):
 
     account_concurrency: int = Field(1000, ge=1, description="Concurrent executions in the account.")
     keep_alive_s: float = Field(600.0, gt=0, description="An instance idle this long is retired.")
+    freeze_after_s: float = Field(
+        0.1, ge=0, description="An instance idle this long is frozen until its next invocation, as on AWS; 0 never freezes."
+    )
+    cpu_quota: bool = Field(
+        True, description="Limit CPU time by MemorySize as AWS does (1,769 MB buy one vCPU); false leaves shares only."
+    )
     max_instances: int = Field(1000, ge=1, description="Instances the host may hold at once.")
     init_timeout_s: float = Field(10.0, gt=0, description="Init phase limit before it is repeated inside the invocation.")
     async_retry_base_s: float = Field(

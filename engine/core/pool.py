@@ -10,7 +10,7 @@ request is ever in the line and on an instance at once. Nothing here knows what 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
@@ -119,6 +119,10 @@ class VersionPool(Generic[I, R]):
         instance = next(iter(self._idle))
         del self._idle[instance]
         return instance
+
+    def newest_idle(self) -> Iterator[tuple[I, float]]:
+        """Idle instances with since when, the one used last first. Do not change the pool while iterating."""
+        return reversed(self._idle.items())
 
     def oldest_idle_since(self) -> float | None:
         """When the instance that ``evict`` would give up became idle."""

@@ -29,13 +29,14 @@ class FunctionStats:
     """What happened to one function since the supervisor started."""
 
     __slots__ = (
-        "cold_starts", "error", "errors", "init", "invoke", "overhead", "pending", "queue", "success", "throttles", "timeout",
+        "cold_starts", "cpu_s", "error", "errors", "init", "invoke", "overhead", "pending", "queue", "success", "throttles", "timeout",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.success = 0
         self.error = 0
         self.timeout = 0
+        self.cpu_s = 0.0
         # (queue, invoke, overhead) seconds of finished invocations, not yet in the histograms: `fold` does many at once.
         self.pending: list[tuple[float, float, float]] = []
         self.errors: dict[str, int] = {}
@@ -82,6 +83,7 @@ class FunctionStats:
             "errors": dict(self.errors),
             "throttles": dict(self.throttles),
             "cold_starts": dict(self.cold_starts),
+            "cpu_s": self.cpu_s,
             "phases": {
                 name: [list(h.counts), h.sum_s]
                 for name, h in (

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from engine.sandbox.freezer import Freezer
+
 
 class Cause(StrEnum):
     """Why a worker ended."""
@@ -48,7 +50,10 @@ class ZygoteSpec:
 
 @dataclass(frozen=True, slots=True)
 class SpecialiseSpec:
-    """What a holder becomes. Directories are absolute host paths; sizes in MiB; ``cpu_shares`` as cgroup v1's."""
+    """What a holder becomes. Directories are absolute host paths; sizes in MiB; ``cpu_shares`` as cgroup v1's.
+
+    ``cpu_quota_us``: CPU time per ``group.CPU_PERIOD_US`` once the init phase is over (``initialised``); 0 for no quota.
+    """
 
     code_dir: str
     layers: tuple[str, ...] = ()
@@ -56,6 +61,7 @@ class SpecialiseSpec:
     tmp_mib: int = 512
     pids: int = 1024
     cpu_shares: int = 74
+    cpu_quota_us: int = 0
     hostname: str = "lambda"
 
 
@@ -66,11 +72,16 @@ class HolderFds:
     ``channel``: stream socket that carries frames. ``output_fd``: read end of the worker's stdout and stderr, non-blocking.
     ``endpoint``: a listening TCP socket on 127.0.0.1:4566 *inside* the sandbox's network namespace, to be accepted from out
     here so that the function reaches the engine and nothing else; None when the function shares the host's network.
+    ``freezer`` stops the sandbox between invocations; ``peak_file`` holds the peak of memory use in bytes as text, ``cpu_file`` counts
+    CPU time (v1 nanoseconds, v2 ``usage_usec``). These and ``endpoint`` come with the first worker only and stay valid after a reset.
     """
 
     channel: socket.socket
     output_fd: int
     endpoint: socket.socket | None
+    freezer: Freezer | None = None
+    peak_file: str | None = None
+    cpu_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +106,8 @@ class SandboxListener(Protocol):
 
     def zygote_failed(self, key: str, reason: str) -> None: ...
 
-    def holder_ready(self, holder_id: int, fds: HolderFds, pid: int, memory_peak_file: str | None) -> None:
-        """``pid`` is the worker's on the host. ``memory_peak_file`` holds the peak in bytes as text, or is None."""
+    def holder_ready(self, holder_id: int, fds: HolderFds, pid: int) -> None:
+        """``pid`` is the worker's on the host."""
 
     def holder_failed(self, holder_id: int, step: str, reason: str) -> None: ...
 
@@ -119,6 +130,9 @@ class Sandbox(Protocol):
     def make(self, holder_id: int, zygote_key: str) -> None: ...
 
     def specialise(self, holder_id: int, spec: SpecialiseSpec) -> None: ...
+
+    def initialised(self, holder_id: int) -> None:
+        """The init phase is over: the CPU quota holds from now on."""
 
     def reset(self, holder_id: int) -> None: ...
 

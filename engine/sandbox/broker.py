@@ -65,6 +65,10 @@ class Broker:
             self._holders.kill(int(args[0]))
         elif kind == "reset":
             self._holders.reset(int(args[0]))
+        elif kind == "initialised":
+            self._holders.initialised(int(args[0]))
+        elif kind == "freeze":
+            self._holders.freeze(int(args[0]), bool(args[1]))
         elif kind == "zygote":
             self._add_zygote(*args)
         else:

@@ -17,8 +17,11 @@ import time
 from dataclasses import dataclass
 
 from engine.sandbox import kernel
+from engine.sandbox.group import FREEZE_FILES, Group, limits, quota, read
 
 _CONTROLLERS = ("memory", "pids", "cpu")
+# What needs no controller on v2, and the v1 hierarchy that offers it.
+_FEATURES = {"cpu time": "cpuacct", "freeze": "freezer"}
 _OWNED = re.compile(r"^lambda-engine\.(\d+)\.(\d+)$")
 _SWEEP_S = 2.0
 
@@ -51,32 +54,33 @@ def own_name() -> str:
     return f"lambda-engine.{os.getpid()}.{start_time(os.getpid())}"
 
 
-def _read(path: str) -> str:
-    with open(path) as f:
-        return f.read()
+def _mounts() -> dict[str, list[tuple[int, list[str]]]]:
+    """Controller or feature -> (version, candidate directories: our own group first, then the root of the hierarchy), best first.
 
-
-def _mounts() -> dict[str, tuple[int, list[str]]]:
-    """Controller -> (version, candidate directories: our own group first, then the root of the hierarchy)."""
+    A controller is in one hierarchy at a time; freezing and counting are cheapest on v2, wherever that is mounted.
+    """
     own: dict[str, str] = {}
-    for line in _read("/proc/self/cgroup").splitlines():
+    for line in read("/proc/self/cgroup").splitlines():
         _, names, path = line.split(":", 2)
         for name in names.split(","):
             own[name] = path
-    found: dict[str, tuple[int, list[str]]] = {}
+    found: dict[str, list[tuple[int, list[str]]]] = {}
     unified: list[str] = []
-    for line in _read("/proc/self/mountinfo").splitlines():
+    wanted = {name: name for name in _CONTROLLERS} | {v1: name for name, v1 in _FEATURES.items()}
+    for line in read("/proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         root, mountpoint = before.split()[3:5]
         fstype, _, options = after.split(maxsplit=2)
         if fstype == "cgroup":
-            for name in set(options.split(",")) & set(_CONTROLLERS):
-                found.setdefault(name, (1, _candidates(mountpoint, root, own.get(name, "/"))))
+            for name in set(options.split(",")) & set(wanted):
+                found.setdefault(wanted[name], [(1, _candidates(mountpoint, root, own.get(name, "/")))])
         elif fstype == "cgroup2" and not unified:
             unified = _candidates(mountpoint, root, own.get("", "/"))
-    for name in _CONTROLLERS:
-        if name not in found and unified:
-            found[name] = (2, unified)
+    if unified:
+        for name in _CONTROLLERS:
+            found.setdefault(name, [(2, unified)])
+        for name in _FEATURES:
+            found[name] = [(2, unified), *found.get(name, [])]
     return found
 
 
@@ -104,20 +108,48 @@ class Groups:
             reason = f"none: {e.strerror}"
         else:
             reason = "none: not mounted"
-        for controller in _CONTROLLERS:
-            self.mechanisms[controller] = self._try(controller, *mounts[controller]) if controller in mounts else reason
+        for name in (*_CONTROLLERS, *_FEATURES):
+            self.mechanisms[name] = self._try_all(name, mounts[name]) if name in mounts else reason
+        self.mechanisms["cpu quota"] = self._try_quota()
 
     @classmethod
     def none(cls, reason: str) -> Groups:
         """No groups at all, everywhere the same reason."""
         groups = cls.__new__(cls)
-        groups.mechanisms = dict.fromkeys(_CONTROLLERS, f"none: {reason}")
+        groups.mechanisms = dict.fromkeys((*_CONTROLLERS, *_FEATURES, "cpu quota"), f"none: {reason}")
         groups._places = []
         groups._trunks = set()
         groups._serial = 0
         groups._movable = frozenset()
         groups._name = ""
         return groups
+
+    def _try_all(self, name: str, places: list[tuple[int, list[str]]]) -> str:
+        """The first place that works; without one the reason of the first."""
+        tried = []
+        for version, candidates in places:
+            tried.append(self._try(name, version, candidates))
+            if not tried[-1].startswith("none"):
+                return tried[-1]
+        return tried[0]
+
+    def _try_quota(self) -> str:
+        """Quotas are an option of the kernel's own: some have shares only."""
+        place = next((p for p in self._places if p.controller == "cpu"), None)
+        if place is None:
+            return self.mechanisms["cpu"]
+        trial = os.path.join(place.parent, "trial")
+        try:
+            os.makedirs(trial, exist_ok=True)
+            try:
+                for name, text in quota(place.version, 1000):
+                    kernel.write_file(os.path.join(trial, name), text.encode())
+            finally:
+                os.rmdir(trial)
+        except OSError as e:
+            return f"none: {os.strerror(e.errno or 0)} ({e.filename or place.parent}); shares only"
+        self._places.append(Place("cpu quota", place.version, place.parent))
+        return f"cgroup v{place.version}"
 
     def _try(self, controller: str, version: int, candidates: list[str]) -> str:
         reason = ""
@@ -126,7 +158,7 @@ class Groups:
             try:
                 os.makedirs(parent, exist_ok=True)
                 self._trunks.add(parent)
-                if version == 2:
+                if version == 2 and controller in _CONTROLLERS:
                     self._enable(base, parent, controller)
                 self._prove(parent, controller, version)
                 if controller == "cpu":
@@ -151,7 +183,7 @@ class Groups:
 
     def _vacate(self, base: str) -> bool:
         """Move the engine's processes out of ``base`` into a leaf; only when nobody else is in there."""
-        members = {int(p) for p in _read(os.path.join(base, "cgroup.procs")).split()}
+        members = {int(p) for p in read(os.path.join(base, "cgroup.procs")).split()}
         if not members <= self._movable:
             return False
         leaf = os.path.join(base, "lambda-engine-processes")
@@ -164,8 +196,15 @@ class Groups:
         trial = os.path.join(parent, "trial")
         os.makedirs(trial, exist_ok=True)
         try:
-            for name, text in _limits(controller, version, 64 << 20, 32, 64):
+            for name, text in limits(controller, version, 64 << 20, 32, 64):
                 kernel.write_file(os.path.join(trial, name), text.encode())
+            if controller == "freeze":
+                name, freeze, thaw = FREEZE_FILES[version]
+                for word in (freeze, thaw):
+                    kernel.write_file(os.path.join(trial, name), word)
+            elif controller == "cpu time":
+                with open(os.path.join(trial, "cpuacct.usage" if version == 1 else "cpu.stat"), "rb") as f:
+                    f.read()
         finally:
             os.rmdir(trial)
 
@@ -189,96 +228,11 @@ class Groups:
         self._trunks.clear()
 
 
-def _limits(controller: str, version: int, memory: int, pids: int, shares: int) -> list[tuple[str, str]]:
-    """(file, text) pairs of one controller."""
-    if controller == "memory":
-        return [("memory.limit_in_bytes" if version == 1 else "memory.max", str(memory))]
-    if controller == "pids":
-        return [("pids.max", str(pids))]
-    if version == 1:
-        return [("cpu.shares", str(shares))]
-    # The scale of v1 (2..262144) laid over that of v2 (1..10000), as systemd and runc do.
-    return [("cpu.weight", str(max(1, 1 + (shares - 2) * 9999 // 262142)))]
-
-
-@dataclass
-class Group:
-    """The control groups of one holder. ``places`` maps a controller to (version, directory)."""
-
-    places: dict[str, tuple[int, str]]
-
-    def directories(self) -> list[str]:
-        """Each directory once (controllers may share one)."""
-        return list(dict.fromkeys(directory for _, directory in self.places.values()))
-
-    def open_joins(self) -> tuple[list[int], bool]:
-        """Descriptors to join by: v1 ``tasks`` files, then, if the flag is set, a v2 directory to clone into."""
-        fds: list[int] = []
-        unified = [d for v, d in self.places.values() if v == 2]
-        try:
-            for directory in dict.fromkeys(d for v, d in self.places.values() if v == 1):
-                fds.append(os.open(os.path.join(directory, "tasks"), os.O_WRONLY | os.O_CLOEXEC))
-            if unified:
-                fds.append(os.open(unified[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        except OSError:
-            for fd in fds:
-                os.close(fd)
-            raise
-        return fds, bool(unified)
-
-    def limit(self, memory: int, pids: int, shares: int) -> None:
-        """Write the limits: bytes, processes and threads, v1 CPU shares. Raises OSError naming the file."""
-        for controller, (version, directory) in self.places.items():
-            for name, text in _limits(controller, version, memory, pids, shares):
-                kernel.write_file(os.path.join(directory, name), text.encode())
-        self._forbid_swap(memory)
-
-    def _forbid_swap(self, memory: int) -> None:
-        """A function that swaps is neither limited nor fast; without swap accounting there is nothing to write."""
-        version, directory = self.places.get("memory", (0, ""))
-        name, text = ("memory.swap.max", "0") if version == 2 else ("memory.memsw.limit_in_bytes", str(memory))
-        if version:
-            with contextlib.suppress(OSError):
-                kernel.write_file(os.path.join(directory, name), text.encode())
-
-    def oom_kills(self) -> int:
-        """Processes the kernel has killed in this group for want of memory."""
-        version, directory = self.places.get("memory", (0, ""))
-        if not version:
-            return 0
-        with contextlib.suppress(OSError, ValueError):
-            text = _read(os.path.join(directory, "memory.oom_control" if version == 1 else "memory.events"))
-            for line in text.splitlines():
-                if line.startswith("oom_kill "):
-                    return int(line.split()[1])
-        return 0
-
-    def peak_file(self) -> str | None:
-        """File with the highest memory use so far in bytes, where the kernel keeps one."""
-        version, directory = self.places.get("memory", (0, ""))
-        if version == 1:
-            return f"{directory}/memory.max_usage_in_bytes"
-        # Since Linux 5.19.
-        return f"{directory}/memory.peak" if version and os.path.exists(f"{directory}/memory.peak") else None
-
-    def remove(self) -> bool:
-        """Remove the directories; False while a process is still leaving one of them."""
-        gone = True
-        for directory in self.directories():
-            try:
-                os.rmdir(directory)
-            except FileNotFoundError:
-                continue
-            except OSError:
-                gone = False
-        return gone
-
-
 def sweep() -> list[str]:
     """Kill and remove what brokers that are no longer alive have left; the directories removed."""
     removed: list[str] = []
     try:
-        bases = {base for _, candidates in _mounts().values() for base in candidates}
+        bases = {base for places in _mounts().values() for _, candidates in places for base in candidates}
     except OSError:
         return removed
     for base in bases:
@@ -293,8 +247,11 @@ def _sweep_one(trunk: str) -> bool:
     deadline = time.monotonic() + _SWEEP_S
     while True:
         for directory, _, _ in os.walk(trunk, topdown=False):
+            with contextlib.suppress(OSError):
+                # What v1 has frozen does not die before it is thawed.
+                kernel.write_file(os.path.join(directory, "freezer.state"), b"THAWED")
             with contextlib.suppress(OSError, ValueError):
-                for pid in _read(os.path.join(directory, "cgroup.procs")).split():
+                for pid in read(os.path.join(directory, "cgroup.procs")).split():
                     os.kill(int(pid), signal.SIGKILL)
             with contextlib.suppress(OSError):
                 os.rmdir(directory)

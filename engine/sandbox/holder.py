@@ -207,6 +207,8 @@ class Init:
                 with contextlib.suppress(OSError):
                     os.write(control, b"%d %d %d" % (event, usage, packet.args[0]))
                 packets.send(self._control, ["marked"])
+            elif packet.kind in ("freeze", "thaw"):
+                self._signal_all(signal.SIGSTOP if packet.kind == "freeze" else signal.SIGCONT)
             elif packet.kind == "kill":
                 self._kill_all()
             elif packet.kind == "end":
@@ -286,16 +288,20 @@ class Init:
         self._kill_all()
         packets.send(self._control, ["exit", status])
 
+    def _signal_all(self, number: int) -> None:
+        """Signal every process of the sandbox but this one."""
+        if self._build.fences.namespaces:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, number)
+        else:
+            for pid in _descendants(os.getpid()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
     def _kill_all(self) -> None:
         """Kill every process but this one and wait until they are gone; a worker among them is reported."""
         while True:
-            if self._build.fences.namespaces:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(-1, signal.SIGKILL)
-            else:
-                for pid in _descendants(os.getpid()):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+            self._signal_all(signal.SIGKILL)
             try:
                 pid, status = os.waitpid(-1, 0)
             except ChildProcessError:

@@ -17,7 +17,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from engine.sandbox import cgroups, kernel, layers, packets
+from engine.sandbox import kernel, layers, packets
+from engine.sandbox.group import Group
 from engine.sandbox.levels import Level
 from engine.sandbox.memory import MemoryWatch
 from engine.sandbox.peers import Loop, Peer
@@ -29,7 +30,7 @@ _REMOVE_EVERY_S = 0.01
 _REMOVE_AT_ONCE = 8
 _FORCE_AFTER_S = 2.0
 # Charged to every sandbox besides the function: its init and the page tables of both.
-_OVERHEAD = 2 << 20
+_OVERHEAD = 1 << 20
 _PIDS, _FIRST_PID = 31700, 300
 _ATTRIBUTES = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
 
@@ -41,7 +42,7 @@ class Holder:
     id: int
     zygote: ZygoteProcess
     control: Peer | None = None
-    group: cgroups.Group | None = None
+    group: Group | None = None
     slot: int = -1
     init_pid: int = 0
     pidfd: int = -1
@@ -56,6 +57,7 @@ class Holder:
     over_limit: bool = False
     watch: MemoryWatch | None = None
     memory: tuple[int, int] = (0, 0)
+    cpu_quota_us: int = 0
     fds: set[str] = field(default_factory=lambda: {"pidfd", "channel", "output", "endpoint"})
 
     def close_fds(self, *names: str) -> None:
@@ -88,7 +90,7 @@ class Holders:
         self._slots: list[int] = []
         self._next_slot = 0
         self._next_pid = random.SystemRandom().randrange(_PIDS)
-        self._removals: deque[tuple[int, cgroups.Group]] = deque()
+        self._removals: deque[tuple[int, Group]] = deque()
 
     def busy(self) -> bool:
         """Whether anything is left."""
@@ -213,11 +215,27 @@ class Holders:
             self._tell(["worker_reset", holder.id, holder.worker_pid], fds)
         else:
             holder.announced = True
-            peak = holder.group.peak_file() if holder.group else None
-            if holder.endpoint >= 0:
-                fds.append(holder.endpoint)
-            self._tell(["holder_ready", holder.id, holder.worker_pid, peak], fds)
+            self._announce_first(holder, fds)
         holder.close_fds("channel", "output", "endpoint")
+
+    def _announce_first(self, holder: Holder, fds: list[int]) -> None:
+        """With ``holder_ready`` go what only the first worker's supervisor end needs: the endpoint, the freezer, the counters' places."""
+        group = holder.group
+        what: dict[str, object] = {"endpoint": holder.endpoint >= 0, "freezer": 0}
+        if holder.endpoint >= 0:
+            fds.append(holder.endpoint)
+        freezer = -1
+        if group is not None:
+            with contextlib.suppress(OSError):
+                what["freezer"], freezer = group.open_freezer()
+            what["peak_file"], what["cpu_file"] = group.peak_file(), group.cpu_file()
+        if freezer >= 0:
+            fds.append(freezer)
+        try:
+            self._tell(["holder_ready", holder.id, holder.worker_pid, what], fds)
+        finally:
+            if freezer >= 0:
+                os.close(freezer)
 
     def specialise(self, holder_id: int, spec: dict[str, Any]) -> None:
         """Give a ready holder its code and limits. Ignored for one that is gone or going."""
@@ -241,6 +259,7 @@ class Holders:
                 layers.materialise(self._data_dir, [str(p) for p in spec["layers"]])
             holder.control.send(["specialise", what], mounts)
             step = "write the limits"
+            holder.cpu_quota_us = int(spec["cpu_quota_us"])
             self._limit(holder, memory + _OVERHEAD, int(spec["tmp_mib"]) << 20, int(spec["pids"]), int(spec["cpu_shares"]))
         except (OSError, ValueError) as e:
             self._fail(holder, step, str(e))
@@ -248,6 +267,23 @@ class Holders:
         finally:
             for fd in mounts:
                 os.close(fd)
+
+    def initialised(self, holder_id: int) -> None:
+        """The init phase, which runs at full speed, is over: the CPU quota holds from now on."""
+        holder = self._holders.get(holder_id)
+        if holder is None or holder.dying or holder.group is None or holder.cpu_quota_us <= 0:
+            return
+        try:
+            holder.group.cap_cpu(holder.cpu_quota_us)
+        except OSError as e:
+            self._fail(holder, "write the CPU quota", str(e))
+            self.kill(holder.id)
+
+    def freeze(self, holder_id: int, frozen: bool) -> None:
+        """Stop or continue everything in a sandbox by signals: where there is no freezer for the supervisor to use itself."""
+        holder = self._holders.get(holder_id)
+        if holder is not None and not holder.dying and holder.control is not None:
+            holder.control.send(["freeze" if frozen else "thaw"])
 
     def _limit(self, holder: Holder, memory: int, tmp: int, pids: int, shares: int) -> None:
         group = holder.group
@@ -270,9 +306,13 @@ class Holders:
 
     @staticmethod
     def _over(holder: Holder) -> None:
-        """The function has passed its MemorySize: what the kernel would do, done by the sandbox's init."""
+        """The function has passed its MemorySize: what the kernel would do. Done at once from here, for a process can take many
+        MiB while its init is being woken up; the init then ends what was started meanwhile.
+        """
         if holder.control is not None and holder.worker_alive and not holder.dying:
             holder.over_limit = True
+            if holder.group is not None:
+                holder.group.kill_all_but(holder.init_pid)
             holder.control.send(["kill"])
 
     def _open_code(self, path: str) -> int:
@@ -318,6 +358,8 @@ class Holders:
             self._finish(holder)
 
     def _signal(self, holder: Holder) -> None:
+        if holder.group is not None:
+            holder.group.let_die()
         if self._level.namespaces:
             self._force(holder)
         elif holder.control is not None:
@@ -327,6 +369,7 @@ class Holders:
 
     @staticmethod
     def _force(holder: Holder) -> None:
+        """SIGKILL to the init; what v1 has frozen needs ``let_die`` before."""
         if holder.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(holder.pidfd, signal.SIGKILL)
@@ -382,7 +425,7 @@ class Holders:
                 self._fail(holder, "zygote", holder.zygote.failure or "the zygote ended")
             holder.dying = True
             if holder.init_pid:
-                self._force(holder)
+                self._signal(holder)
             elif holder.control is None or holder.control.closed:
                 self._finish(holder)
 

@@ -229,13 +229,14 @@ def _report(asked: str, level: Level, fence: str, refusals: list[Refusal]) -> di
             "landlock": fence,
             "/tmp": "tmpfs, size limited",
         }
-        advice += _limit_advice(level)
+        advice += _limit_advice(mechanisms)
     else:
         mechanisms |= dict.fromkeys(
             ("mount namespace", "pid namespace", "network namespace", "user namespace", "seccomp", "landlock"),
             "none: level process",
         )
         mechanisms |= {"memory": "rlimit", "/tmp": "none: shared with the host"}
+        mechanisms["freeze"] = "signals"
         advice.append("THIS LEVEL DOES NOT ISOLATE: functions run as the engine's own user and see all of its files")
     return {
         "level": level.name,
@@ -246,10 +247,13 @@ def _report(asked: str, level: Level, fence: str, refusals: list[Refusal]) -> di
     }
 
 
-def _limit_advice(level: Level) -> list[str]:
-    if not level.groups.mechanisms["memory"].startswith("none"):
+def _limit_advice(mechanisms: dict[str, str]) -> list[str]:
+    """What stands in for control groups that are not there, written into ``mechanisms``, and how to get them."""
+    if mechanisms["freeze"].startswith("none"):
+        mechanisms["freeze"] = f"signals, which a function can see ({mechanisms['freeze'].removeprefix('none: ')})"
+    if not mechanisms["memory"].startswith("none"):
         return []
-    level.groups.mechanisms["memory"] = f"rlimit ({level.groups.mechanisms['memory'].removeprefix('none: ')})"
+    mechanisms["memory"] = f"rlimit ({mechanisms['memory'].removeprefix('none: ')})"
     return [
         "no memory control group: MemorySize is enforced by an address limit and allocation fails instead of a kill; "
         "run the engine as root, or with delegation: systemd-run --user --scope -p Delegate=yes lambda-engine serve"

@@ -22,6 +22,7 @@ from engine.config import Settings
 from engine.errors import SandboxUnavailable
 from engine.sandbox import packets
 from engine.sandbox.api import Cause, ExitCause, HolderFds, SandboxListener, SandboxReport, SpecialiseSpec, ZygoteSpec
+from engine.sandbox.freezer import GroupFreezer, SignalFreezer
 from engine.sandbox.interpreters import prefixes_of
 
 _ENGINE_ROOT = Path(__file__).resolve().parent.parent.parent
@@ -206,8 +207,13 @@ class BrokerLink:
             {
                 "code_dir": spec.code_dir, "layers": list(spec.layers), "memory_mib": spec.memory_mib,
                 "tmp_mib": spec.tmp_mib, "pids": spec.pids, "cpu_shares": spec.cpu_shares, "hostname": spec.hostname,
+                "cpu_quota_us": spec.cpu_quota_us,
             },
         ])  # fmt: skip
+
+    def initialised(self, holder_id: int) -> None:
+        """From now on the CPU quota holds."""
+        self._ask(["initialised", holder_id])
 
     def reset(self, holder_id: int) -> None:
         """Fresh worker, same sandbox."""
@@ -262,13 +268,13 @@ class BrokerLink:
     def _dispatch(self, packet: packets.Packet) -> None:
         kind, args, listener = packet.kind, packet.args, self._listener
         if kind == "holder_ready":
-            listener.holder_ready(args[0], _take_fds(packet), args[1], args[2])
+            listener.holder_ready(args[0], self._first_fds(packet), args[1])
         elif kind == "worker_exited":
             listener.worker_exited(args[0], ExitCause(Cause(args[1]), args[2]))
         elif kind == "holder_gone":
             listener.holder_gone(args[0])
         elif kind == "worker_reset":
-            listener.worker_reset(args[0], _take_fds(packet), args[1])
+            listener.worker_reset(args[0], _worker_fds(packet), args[1])
         elif kind == "holder_failed":
             listener.holder_failed(args[0], args[1], args[2])
         elif kind == "zygote_ready":
@@ -287,6 +293,20 @@ class BrokerLink:
         elif kind == "unavailable":
             # Its keeper ends next, and with it the socket: ``_lost`` takes over.
             self._serving = False
+
+    def _first_fds(self, packet: packets.Packet) -> HolderFds:
+        """Channel and output, then what ``holder_ready`` says is there."""
+        holder_id, _, what = packet.args
+        fds = _worker_fds(packet)
+        rest = iter(packet.fds[:])
+        packet.fds.clear()
+        fds.endpoint = socket.socket(fileno=next(rest)) if what["endpoint"] else None
+        if what["freezer"]:
+            fds.freezer = GroupFreezer(what["freezer"], next(rest))
+        elif self._report is not None and self._report.mechanisms.get("freeze", "").startswith("signals"):
+            fds.freezer = SignalFreezer(lambda frozen: self._ask(["freeze", holder_id, frozen]))
+        fds.peak_file, fds.cpu_file = what.get("peak_file"), what.get("cpu_file")
+        return fds
 
     def _forget(self) -> None:
         """The broker is gone, and everything that was said to it and known of it."""
@@ -340,11 +360,10 @@ class BrokerLink:
         self._add_zygotes_again()
 
 
-def _take_fds(packet: packets.Packet) -> HolderFds:
-    fds = packet.fds[:]
-    packet.fds.clear()
-    endpoint = socket.socket(fileno=fds[2]) if len(fds) > 2 else None
-    return HolderFds(socket.socket(fileno=fds[0]), fds[1], endpoint)
+def _worker_fds(packet: packets.Packet) -> HolderFds:
+    channel, output = packet.fds[:2]
+    del packet.fds[:2]
+    return HolderFds(socket.socket(fileno=channel), output, None)
 
 
 def report_of(members: dict[str, Any]) -> SandboxReport:

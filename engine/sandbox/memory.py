@@ -17,7 +17,7 @@ import select
 from collections.abc import Callable
 
 from engine.sandbox import kernel
-from engine.sandbox.cgroups import Group
+from engine.sandbox.group import Group
 from engine.sandbox.peers import Loop
 
 _MARKS = 64

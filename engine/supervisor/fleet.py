@@ -15,6 +15,7 @@ from engine.clock import Clock
 from engine.core import report
 from engine.core.instance import Event, State
 from engine.sandbox.api import HolderFds, Sandbox, SpecialiseSpec
+from engine.sandbox.group import CPU_PERIOD_US
 from engine.supervisor.catalogue import Version
 from engine.supervisor.holders import Holder, HolderPool
 from engine.supervisor.instance import Instance, InstanceEvents
@@ -39,11 +40,14 @@ class FleetOwner(InstanceEvents, Protocol):
 class Fleet:
     """The instances. One writer: the supervisor's loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, max_instances: int, owner: FleetOwner) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clock: Clock, max_instances: int, owner: FleetOwner, *, cpu_quota: bool = True
+    ) -> None:
         self._loop = loop
         self._clock = clock
         self._max_instances = max_instances
         self._owner = owner
+        self._cpu_quota = cpu_quota
         self._sandbox: Sandbox
         self._holders: HolderPool
         self._by_holder: dict[int, Instance] = {}
@@ -111,9 +115,25 @@ class Fleet:
                 memory_mib=config.memory_mib,
                 tmp_mib=config.tmp_mib,
                 cpu_shares=max(2, config.memory_mib * 1024 // MIB_PER_VCPU),
+                cpu_quota_us=config.memory_mib * CPU_PERIOD_US // MIB_PER_VCPU if self._cpu_quota else 0,
             ),
         )
         self._owner.on_worker(instance)
+
+    def limit_cpu(self, instance: Instance) -> None:
+        """The init phase is over: the CPU quota of its memory size holds. After the first event is on its way, which need not wait."""
+        if self._cpu_quota and not instance.capped and instance.holder_id:
+            instance.capped = True
+            self._sandbox.initialised(instance.holder_id)
+
+    def freeze_idle(self, now_s: float, after_s: float) -> None:
+        """Freeze what has been idle for ``after_s``. An instance is used last in, first out, so the frozen ones are the oldest."""
+        for version in self._versions:
+            for instance, since_s in version.pool.newest_idle():
+                if instance.frozen:
+                    break
+                if now_s - since_s >= after_s:
+                    instance.freeze()
 
     def reset(self, instance: Instance) -> None:
         """Kill what the function started, keep its sandbox; a fresh worker will be there. For INITIALISING and BUSY only."""
@@ -123,6 +143,8 @@ class Fleet:
         instance.needs_init = True
         instance.init_ms = None
         instance.detach_worker()
+        # An init that is repeated counts as invocation, in speed too.
+        self.limit_cpu(instance)
         self._owner.on_stopped(instance)
         pool = instance.version.pool
         pool.resetting(instance)
@@ -135,7 +157,7 @@ class Fleet:
         """A fresh worker stands in a sandbox that was reset; its instance, or None when nobody wants it any more."""
         instance = self._by_holder.get(holder_id)
         if instance is None or instance.state is not State.STARTING:
-            Holder(holder_id, "", fds, pid, None).close_fds()
+            Holder(holder_id, "", fds, pid).close_fds()
             return None
         instance.readopt(fds.channel, fds.output_fd, pid)
         instance.listen()

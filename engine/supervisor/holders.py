@@ -30,7 +30,6 @@ class Holder:
     key: str
     fds: HolderFds
     pid: int
-    memory_peak_file: str | None
 
     def close_fds(self) -> None:
         """Close what nobody took over."""
@@ -38,6 +37,8 @@ class Holder:
         os.close(self.fds.output_fd)
         if self.fds.endpoint is not None:
             self.fds.endpoint.close()
+        if self.fds.freezer is not None:
+            self.fds.freezer.close()
 
 
 class _Stock:

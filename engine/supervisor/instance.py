@@ -19,11 +19,13 @@ from engine.supervisor.channel import Channel
 from engine.supervisor.logs import MAX_EVENT
 
 if TYPE_CHECKING:
+    from engine.sandbox.freezer import Freezer
     from engine.supervisor.catalogue import Version
     from engine.supervisor.holders import Holder
     from engine.supervisor.request import Request
 
 PEAK_AGE_MS = 50
+CPU_AGE_MS = 1000
 
 
 class InstanceEvents(Protocol):
@@ -42,7 +44,7 @@ class Instance:
     """An execution environment of one version. Hashable by identity."""
 
     __slots__ = (
-        "_accepting", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "born_s", "channel", "current", "deadline_s", "endpoint", "holder_id", "init_error",
+        "_accepting", "_cpu_read_ms", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "born_s", "capped", "channel", "cpu_file", "cpu_s", "current", "deadline_s", "endpoint", "freezer", "frozen", "holder_id", "init_error",
         "init_failed_in_init", "init_ms", "init_started_s", "invocations", "memory_bytes", "memory_peak_file", "needs_init", "pid", "raw_used",
         "said_hello", "state", "stream", "version",
     )  # fmt: skip
@@ -55,7 +57,7 @@ class Instance:
         self._output_fd = -1
         self._listening = self._accepting = False
         self._partial = b""
-        self._peak_read_ms = 0
+        self._peak_read_ms = self._cpu_read_ms = 0
         self.version = version
         self.state = State.STARTING
         self.holder_id = 0
@@ -64,6 +66,11 @@ class Instance:
         self.endpoint: socket.socket | None = None
         self.memory_peak_file: str | None = None
         self.memory_bytes = 0
+        self.cpu_file: str | None = None
+        self.cpu_s = 0.0
+        self.freezer: Freezer | None = None
+        self.frozen = False
+        self.capped = False
         self.current: Request | None = None
         self.deadline_s: float | None = None
         self.stream = f"{day}/[{version.config.version}]{hex32()}"
@@ -84,7 +91,8 @@ class Instance:
     def adopt(self, holder: Holder) -> None:
         """Take over a prepared sandbox. Only its channel works until ``listen``."""
         self.holder_id = holder.holder_id
-        self.memory_peak_file = holder.memory_peak_file
+        fds = holder.fds
+        self.memory_peak_file, self.cpu_file, self.freezer = fds.peak_file, fds.cpu_file, fds.freezer
         self._attach(holder.fds.channel, holder.fds.output_fd, holder.pid)
         self.endpoint = holder.fds.endpoint
 
@@ -189,6 +197,9 @@ class Instance:
         if now_ms - self._peak_read_ms >= PEAK_AGE_MS:
             self._peak_read_ms = now_ms
             self.memory_bytes = max(self.memory_bytes, self._read_peak() or 0)
+            if now_ms - self._cpu_read_ms >= CPU_AGE_MS:
+                self._cpu_read_ms = now_ms
+                self.read_cpu()
         if not self.memory_bytes:
             return None
         return min(-(-self.memory_bytes // (1024 * 1024)), self.version.config.memory_mib)
@@ -214,6 +225,37 @@ class Instance:
             pass
         return self.memory_bytes or None
 
+    def read_cpu(self) -> None:
+        """Bring ``cpu_s``, the CPU time of everything in the sandbox, and the function's total up to date."""
+        used_s = self._cpu_used_s()
+        if used_s > self.cpu_s:
+            self.version.function.stats.cpu_s += used_s - self.cpu_s
+            self.cpu_s = used_s
+
+    def _cpu_used_s(self) -> float:
+        if self.cpu_file is None:
+            return 0.0
+        try:
+            with open(self.cpu_file, "rb") as f:
+                text = f.read()
+        except OSError:
+            return 0.0
+        if text.startswith(b"usage_usec "):
+            return int(text.split(None, 2)[1]) / 1e6
+        return int(text) / 1e9
+
+    def freeze(self) -> None:
+        """Stop everything in the sandbox until ``thaw``. Idempotent; nothing where the host cannot."""
+        if self.freezer is not None and not self.frozen:
+            self.frozen = True
+            self.freezer.freeze()
+
+    def thaw(self) -> None:
+        """Let it go on. Messages it is to find should be sent before: they are there when it wakes."""
+        if self.frozen and self.freezer is not None:
+            self.frozen = False
+            self.freezer.thaw()
+
     def detach_worker(self) -> None:
         """Let go of the current worker's channel and output. Idempotent."""
         if self.channel is not None:
@@ -224,6 +266,11 @@ class Instance:
     def close(self) -> None:
         """Let go of everything. Idempotent."""
         self.detach_worker()
+        self.read_cpu()
+        self.cpu_file = None
+        if self.freezer is not None:
+            self.freezer.close()
+            self.freezer = None
         if self.endpoint is not None:
             if self._accepting:
                 self._loop.remove_reader(self.endpoint.fileno())

@@ -50,6 +50,7 @@ class Invoker:
         keep_alive_s: float,
         init_timeout_s: float,
         max_instances: int,
+        cpu_quota: bool = True,
         home: Home,
         isolated_paths: bool,
         host_wait_s: float = 10.0,
@@ -63,7 +64,7 @@ class Invoker:
         self.home = home
         self.isolated_paths = isolated_paths
         self.opt_root: Callable[[Sequence[str]], str] = lambda _layers: "/opt"
-        self._fleet = Fleet(loop, clock, max_instances, self)
+        self._fleet = Fleet(loop, clock, max_instances, self, cpu_quota=cpu_quota)
         self._timed: dict[Instance, None] = {}
         self._sweeping = False
         self.in_flight = 0
@@ -171,6 +172,8 @@ class Invoker:
             instance.send(
                 messages.encode_invoke(request.request_id, started_ms + timeout_s * 1000, request.middle, request.payload)
             )
+        if instance.frozen:
+            instance.thaw()
         if request.tail is not None:
             self._stories.started(request, instance)
         if not self._sweeping:
@@ -278,6 +281,7 @@ class Invoker:
         instance.move(Event.INITIALISED)
         self._timed.pop(instance, None)
         self._ready(instance, now_s)
+        self._fleet.limit_cpu(instance)
 
     def _ready(self, instance: Instance, now_s: float) -> None:
         """An instance is free: it takes the next request in line, idles, or goes: its version is history, or others wait for room."""
@@ -446,6 +450,10 @@ class Invoker:
                 self._stories.init_failed(instance, "invoke", "timeout", None, self._since_init_ms(instance))
             self._settle(instance, request, outcome, ready=False)
             self._fleet.reset(instance)
+
+    def freeze_idle(self, after_s: float) -> None:
+        """Stop instances that have been idle for ``after_s``; their next invocation lets them go on."""
+        self._fleet.freeze_idle(self._monotonic(), after_s)
 
     def _refuse_the_starved(self, now_s: float) -> None:
         """Requests for which the host has had no room for too long are throttled."""

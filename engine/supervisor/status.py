@@ -83,6 +83,7 @@ class Status:
         memory = []
         for instance in instances:
             instance.peak_memory_mib(now_ms)
+            instance.read_cpu()
             memory.append([instance.stream[-32:], instance.memory_bytes])
         return {
             "account": account,
@@ -142,6 +143,8 @@ class Status:
                     "age_s": now_s - i.born_s,
                     "invocations": i.invocations,
                     "memory_bytes": i.memory_bytes,
+                    "cpu_s": i.cpu_s,
+                    "frozen": i.frozen,
                 }
                 for i in self._invoker.instances
             ],

@@ -108,6 +108,7 @@ class Supervisor:
             keep_alive_s=settings.keep_alive_s,
             init_timeout_s=settings.init_timeout_s,
             max_instances=settings.max_instances,
+            cpu_quota=settings.cpu_quota,
             home=Home(settings.region, INNER_ENDPOINT, INNER_ENDPOINT, function_key),
             isolated_paths=True,
         )
@@ -184,6 +185,7 @@ class Supervisor:
         self._control.start()
         self._flush()
         self._tick()
+        self._freeze()
         self._tell_port()
         log.info("listening", url=self.endpoint_url(), sandbox=self._status.report.level, data_dir=str(self.settings.data_dir))
         await self._stopping.wait()
@@ -293,6 +295,12 @@ class Supervisor:
         self._invoker.tick()
         self._later(1.0, self._tick)
 
+    def _freeze(self) -> None:
+        after_s = self.settings.freeze_after_s
+        if after_s:
+            self._invoker.freeze_idle(after_s)
+            self._later(max(FLUSH_S, after_s / 2), self._freeze)
+
     def _later(self, delay_s: float, call: Callable[[], None]) -> None:
         self._timers = [t for t in self._timers if t.when() > self._loop.time()]
         self._timers.append(self._loop.call_later(delay_s, call))
@@ -401,8 +409,8 @@ class Supervisor:
         log.error("zygote failed", zygote=key, reason=reason)
         self._holders.zygote_failed(key, reason)
 
-    def holder_ready(self, holder_id: int, fds: HolderFds, pid: int, memory_peak_file: str | None) -> None:
-        holder = Holder(holder_id, "", fds, pid, memory_peak_file)
+    def holder_ready(self, holder_id: int, fds: HolderFds, pid: int) -> None:
+        holder = Holder(holder_id, "", fds, pid)
         if not self._holders.holder_ready(holder):
             holder.close_fds()
             self._sandbox.kill(holder_id)

@@ -65,6 +65,7 @@ class _Snapshot(Collector):
     def collect(self) -> Iterable[Metric]:
         yield from self._engine()
         yield from self._counters()
+        yield self._cpu()
         yield self._durations()
         yield from self._instances()
         yield from self._pool()
@@ -94,6 +95,14 @@ class _Snapshot(Collector):
                 for value, count in figures[key].items():
                     family.add_metric((function, value), count)
             yield family
+
+    def _cpu(self) -> Metric:
+        family = CounterMetricFamily(
+            f"{PREFIX}_function_cpu_seconds", "CPU time of the function's instances, where a control group counts it.", labels=("function",)
+        )
+        for function, figures in self._functions.items():
+            family.add_metric((function,), figures["cpu_s"])
+        return family
 
     def _durations(self) -> Metric:
         bounds = [repr(float(bound)) for bound in self._stats.get("bounds", ())]
@@ -206,6 +215,7 @@ def _figures(given: Mapping[str, Any]) -> dict[str, Any]:
         "phases": {phase: (list(counts), total) for phase, (counts, total) in given.get("phases", {}).items()},
         "instances": dict(given.get("instances", {})),
         "concurrent": given.get("concurrent", 0),
+        "cpu_s": given.get("cpu_s", 0.0),
         "memory": list(given.get("memory", ())),
     }
 
@@ -222,6 +232,7 @@ def _sum(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
             phases[phase] = (counts, seconds)
     total["phases"] = phases
     total["concurrent"] = one["concurrent"] + two["concurrent"]
+    total["cpu_s"] = one["cpu_s"] + two["cpu_s"]
     total["memory"] = [(OTHER, sum(size for _, size in (*one["memory"], *two["memory"])))]
     return total
 

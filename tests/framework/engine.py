@@ -41,7 +41,8 @@ class Engine:
 
     def __init__(self, data_dir: Path, **settings: Any) -> None:
         self.data_dir = data_dir
-        self.settings = {"port": 0, "pool_size": 2, **settings}
+        # Functions of the default size get a fourteenth of a core; what that does is tested where it is the subject.
+        self.settings = {"port": 0, "pool_size": 2, "cpu_quota": False, **settings}
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
         self.log = data_dir.parent / f"{data_dir.name}.stderr"

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable
 
 from engine.sandbox.api import Cause, ExitCause, HolderFds, SandboxListener, SpecialiseSpec, ZygoteSpec
+from engine.sandbox.freezer import SignalFreezer
 from engine.wire import messages
 from engine.wire.frames import FrameDecoder
 
@@ -34,6 +35,10 @@ class ScriptedWorker:
 
     def send(self, data: bytes) -> None:
         self.sock.send(data)
+
+    def pending(self) -> int:
+        """Bytes in its socket that it has not read yet."""
+        return len(self.sock.recv(1 << 20, socket.MSG_PEEK))
 
     def respond(self, event: messages.Invoke, payload: bytes) -> None:
         self.send(messages.encode_reply(messages.RESPONSE, event.request_id, payload))
@@ -81,6 +86,9 @@ class ScriptedSandbox:
         self.made: list[int] = []
         self.killed: list[int] = []
         self.resets: list[int] = []
+        self.capped: list[int] = []
+        self.freezes: list[str] = []
+        self.on_thaw: Callable[[ScriptedWorker], None] = lambda _worker: None
         self.inits = 0
         self.refuse: str | None = None
         self.zygote_fails: str | None = None
@@ -91,7 +99,12 @@ class ScriptedSandbox:
         ours, theirs = socket.socketpair()
         read, write = os.pipe()
         self.workers[holder_id] = ScriptedWorker(self, holder_id, theirs, write)
-        return HolderFds(ours, read, None)
+        return HolderFds(ours, read, None, SignalFreezer(lambda frozen: self._freeze(holder_id, frozen)))
+
+    def _freeze(self, holder_id: int, frozen: bool) -> None:
+        self.freezes.append(f"{'freeze' if frozen else 'thaw'} {holder_id}")
+        if not frozen:
+            self.on_thaw(self.workers[holder_id])
 
     def add_zygote(self, spec: ZygoteSpec) -> None:
         if self.zygote_fails is not None:
@@ -105,10 +118,13 @@ class ScriptedSandbox:
             self.loop.call_soon(self.listener.holder_failed, holder_id, "clone", self.refuse)
             self.loop.call_soon(self.listener.holder_gone, holder_id)
             return
-        self.loop.call_soon(lambda: self.listener.holder_ready(holder_id, self._fds(holder_id), os.getpid(), None))
+        self.loop.call_soon(lambda: self.listener.holder_ready(holder_id, self._fds(holder_id), os.getpid()))
 
     def specialise(self, holder_id: int, spec: SpecialiseSpec) -> None:
         self.specialised[holder_id] = spec
+
+    def initialised(self, holder_id: int) -> None:
+        self.capped.append(holder_id)
 
     def reset(self, holder_id: int) -> None:
         self.resets.append(holder_id)

@@ -71,7 +71,7 @@ class Measure:
             self.rig.link.make(holder_id, self.rig.key)
         events = [self.rig.wait("holder_ready", holder_id) for holder_id in ids]
         took = (time.perf_counter() - started) * 1e3
-        boxes = [Box(e[1], e[2], e[3], e[4]) for e in events]
+        boxes = [Box(e[1], e[2], e[3]) for e in events]
         self.rig.boxes.extend(boxes)
         return took, boxes
 

@@ -31,9 +31,9 @@ class Failed(Exception):
 class Box:
     """One worker, its channel and its output."""
 
-    def __init__(self, holder_id: int, fds: HolderFds, pid: int, peak_file: str | None) -> None:
-        self.id, self.pid, self.peak_file = holder_id, pid, peak_file
-        self.endpoint = fds.endpoint
+    def __init__(self, holder_id: int, fds: HolderFds, pid: int) -> None:
+        self.id, self.pid, self.peak_file, self.cpu_file = holder_id, pid, fds.peak_file, fds.cpu_file
+        self.endpoint, self.freezer = fds.endpoint, fds.freezer
         self.attach(fds, pid)
 
     def attach(self, fds: HolderFds, pid: int) -> None:
@@ -75,6 +75,8 @@ class Box:
         self.detach()
         if self.endpoint is not None:
             self.endpoint.close()
+        if self.freezer is not None:
+            self.freezer.close()
 
 
 class Rig:
@@ -144,8 +146,8 @@ class Rig:
         """An empty holder."""
         holder_id = self.next_id()
         self.link.make(holder_id, self.key)
-        _, _, fds, pid, peak = self.wait("holder_ready", holder_id)
-        box = Box(holder_id, fds, pid, peak)
+        _, _, fds, pid = self.wait("holder_ready", holder_id)
+        box = Box(holder_id, fds, pid)
         self.boxes.append(box)
         return box
 
@@ -178,8 +180,8 @@ class Rig:
     def zygote_failed(self, key: str, reason: str) -> None:
         self.events.append(("zygote_failed", key, reason))
 
-    def holder_ready(self, holder_id: int, fds: HolderFds, pid: int, memory_peak_file: str | None) -> None:
-        self.events.append(("holder_ready", holder_id, fds, pid, memory_peak_file))
+    def holder_ready(self, holder_id: int, fds: HolderFds, pid: int) -> None:
+        self.events.append(("holder_ready", holder_id, fds, pid))
 
     def holder_failed(self, holder_id: int, step: str, reason: str) -> None:
         self.events.append(("holder_failed", holder_id, step, reason))

@@ -249,6 +249,7 @@ def test_kill_before_it_is_ready_ends_in_gone_alone(full):
             assert event[0] == "holder_ready"
             event[2].channel.close()
             event[2].endpoint.close()
+            event[2].freezer.close()
             os.close(event[2].output_fd)
             full.events.remove(event)
 
@@ -281,6 +282,7 @@ def test_a_hundred_at_once(full):
         full.link.kill(event[1])
         event[2].channel.close()
         event[2].endpoint.close()
+        event[2].freezer.close()
         os.close(event[2].output_fd)
     for holder_id in ids:
         full.wait("holder_gone", holder_id)

@@ -122,8 +122,8 @@ class Rig(SandboxListener):
     def zygote_failed(self, key: str, reason: str) -> None:
         self.holders.zygote_failed(key, reason)
 
-    def holder_ready(self, holder_id: int, fds: HolderFds, pid: int, memory_peak_file: str | None) -> None:
-        holder = Holder(holder_id, "", fds, pid, memory_peak_file)
+    def holder_ready(self, holder_id: int, fds: HolderFds, pid: int) -> None:
+        holder = Holder(holder_id, "", fds, pid)
         if not self.holders.holder_ready(holder):
             holder.close_fds()
 
@@ -498,6 +498,65 @@ def test_room_on_a_full_host_goes_to_those_who_wait(play: Callable[..., None]) -
         assert (await rig.finish(second)).payload == b"2"
 
     play(scenario, max_instances=1)
+
+
+def test_the_idle_are_frozen_oldest_first_and_thawed_after_their_event_was_sent(play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.put()
+        seen: list[str] = []
+        rig.sandbox.freezes = seen
+        held: list[Any] = []
+        rig.sandbox.on_invoke = lambda w, e: held.append((w, e))
+        both = [rig.invoke(), rig.invoke()]
+        await rig.until(lambda: len(held) == 2)
+        rig.invoker.freeze_idle(0.1)
+        assert seen == [], "busy instances are not frozen"
+        for worker, event in held:
+            worker.respond(event, b"1")
+            await rig.finish(both.pop(0))
+            rig.clock.advance(0.06)
+        older, newer = (w.holder_id for w, _ in held)
+        rig.clock.advance(0.01)
+        rig.invoker.freeze_idle(0.1)
+        assert seen == [f"freeze {older}"]
+        rig.clock.advance(0.1)
+        for _ in range(2):
+            rig.invoker.freeze_idle(0.1)
+        assert seen == [f"freeze {older}", f"freeze {newer}"]
+        del seen[:]
+        rig.sandbox.on_invoke = lambda w, e: (seen.append("event"), w.respond(e, b"2"))
+        sent: list[int] = []
+        rig.sandbox.on_thaw = lambda worker: sent.append(worker.pending())
+        assert (await rig.finish(rig.invoke())).payload == b"2"
+        assert seen == [f"thaw {newer}", "event"]
+        assert sent[0] > 0, "the event was there before the thaw"
+        assert sorted(i.frozen for i in rig.invoker.instances) == [False, True]
+
+    play(scenario)
+
+
+def test_the_cpu_quota_holds_from_the_end_of_init(play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.put(memory_mb=443)
+        rig.sandbox.on_invoke = lambda w, e: w.respond(e, str(list(rig.sandbox.capped)).encode())
+        assert rig.sandbox.capped == []
+        await rig.finish(rig.invoke())
+        await rig.finish(rig.invoke())
+        (holder_id,) = rig.sandbox.specialised
+        assert rig.sandbox.capped == [holder_id], "once"
+        assert rig.sandbox.specialised[holder_id].cpu_quota_us == 5008
+
+    play(scenario)
+
+
+def test_without_quotas_nobody_is_told(play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.put()
+        await rig.finish(rig.invoke())
+        assert rig.sandbox.capped == []
+        assert [s.cpu_quota_us for s in rig.sandbox.specialised.values()] == [0]
+
+    play(scenario, cpu_quota=False)
 
 
 def test_idle_instances_expire(play: Callable[..., None]) -> None:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
 
-from engine.sandbox import cgroups, layers
-from engine.sandbox.cgroups import Group, Groups
+from engine.sandbox import cgroups, kernel, layers
+from engine.sandbox.cgroups import Groups
+from engine.sandbox.freezer import GroupFreezer
+from engine.sandbox.group import Group, limits, quota
+
+ALL = ("memory", "pids", "cpu", "cpu time", "freeze")
+
+
+def _v2_files(path):
+    for name in (
+        "cgroup.subtree_control", "cgroup.freeze", "memory.max", "memory.swap.max", "pids.max", "cpu.weight", "cpu.max", "cpu.stat",
+    ):  # fmt: skip
+        with open(os.path.join(path, name), "a"):
+            pass
 
 
 @pytest.fixture
@@ -15,14 +28,12 @@ def unified(tmp_path, monkeypatch):
     """A directory in place of a v2 hierarchy."""
     (tmp_path / "cgroup.subtree_control").write_text("")
     (tmp_path / "cgroup.procs").write_text("")
-    monkeypatch.setattr(cgroups, "_mounts", lambda: {c: (2, [str(tmp_path)]) for c in ("memory", "pids", "cpu")})
+    monkeypatch.setattr(cgroups, "_mounts", lambda: {c: [(2, [str(tmp_path)])] for c in ALL})
     real = os.makedirs
 
     def makedirs(path, **options):
         real(path, **options)
-        for name in ("cgroup.subtree_control", "memory.max", "memory.swap.max", "pids.max", "cpu.weight"):
-            with open(os.path.join(path, name), "w"):
-                pass
+        _v2_files(path)
 
     monkeypatch.setattr(os, "makedirs", makedirs)
     monkeypatch.setattr(os, "rmdir", lambda path: None)
@@ -31,7 +42,7 @@ def unified(tmp_path, monkeypatch):
 
 def test_v2_controllers_are_handed_down(unified):
     groups = Groups()
-    assert groups.mechanisms == dict.fromkeys(("memory", "pids", "cpu"), "cgroup v2")
+    assert groups.mechanisms == dict.fromkeys((*ALL, "cpu quota"), "cgroup v2")
     # The last one written; a plain file keeps the tail of a longer one, the kernel's does not.
     assert (unified / "cgroup.subtree_control").read_text().startswith("+cpu")
     assert (unified / cgroups.own_name() / "cgroup.subtree_control").read_text().startswith("+cpu")
@@ -41,9 +52,7 @@ def test_v2_joins_by_one_directory_and_writes_its_own_files(unified):
     groups = Groups()
     group = groups.create()
     (directory,) = group.directories()
-    for name in ("memory.max", "memory.swap.max", "pids.max", "cpu.weight"):
-        with open(os.path.join(directory, name), "w"):
-            pass
+    _v2_files(directory)
     fds, into = group.open_joins()
     assert into
     assert [os.readlink(f"/proc/self/fd/{fd}") for fd in fds] == [directory]
@@ -55,12 +64,49 @@ def test_v2_joins_by_one_directory_and_writes_its_own_files(unified):
             return f.read()
 
     assert (text("memory.max"), text("memory.swap.max"), text("pids.max"), text("cpu.weight")) == (str(256 << 20), "0", "100", "39")
+    assert text("cpu.max") == "", "init runs at full speed"
+    group.cap_cpu(1447)
+    assert text("cpu.max") == "1447 20000"
+    version, fd = group.open_freezer()
+    freezer = GroupFreezer(version, fd)
+    freezer.freeze()
+    assert text("cgroup.freeze") == "1"
+    freezer.thaw()
+    assert text("cgroup.freeze") == "0"
+    freezer.close()
+    freezer.close()
+    assert group.cpu_file() == f"{directory}/cpu.stat"
 
 
 @pytest.mark.parametrize(("shares", "weight"), [(2, "1"), (74, "3"), (1024, "39"), (6144, "235"), (262144, "10000")])
 def test_shares_become_weights(shares, weight):
-    assert cgroups._limits("cpu", 2, 0, 0, shares) == [("cpu.weight", weight)]
-    assert cgroups._limits("cpu", 1, 0, 0, shares) == [("cpu.shares", str(shares))]
+    assert limits("cpu", 2, 0, 0, shares) == [("cpu.weight", weight)]
+    assert limits("cpu", 1, 0, 0, shares) == [("cpu.shares", str(shares))]
+
+
+@pytest.mark.parametrize(
+    ("quota_us", "v1", "v2"),
+    [(1447, ["20000", "1447"], "1447 20000"), (34007, ["20000", "34007"], "34007 20000"), (10, ["20000", "1000"], "1000 20000")],
+)
+def test_a_quota_is_time_per_period_and_never_less_than_the_kernel_takes(quota_us, v1, v2):
+    assert [text for _, text in quota(1, quota_us)] == v1
+    assert quota(2, quota_us) == [("cpu.max", v2)]
+
+
+def test_a_quota_above_the_containers_own_is_left_to_that(tmp_path):
+    group = Group({"cpu quota": (1, str(tmp_path))})
+    with pytest.raises(FileNotFoundError):
+        group.cap_cpu(1000)
+    refused = OSError(errno.EINVAL, "Invalid argument")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "write_file", lambda *_: (_ for _ in ()).throw(refused))
+        group.cap_cpu(1000)
+
+
+def test_what_v1_has_frozen_is_thawed_to_die(tmp_path):
+    (tmp_path / "freezer.state").write_text("FROZEN")
+    Group({"freeze": (1, str(tmp_path))}).let_die()
+    assert (tmp_path / "freezer.state").read_text() == "THAWED"
 
 
 @pytest.mark.parametrize(("version", "name"), [(1, "memory.oom_control"), (2, "memory.events")])
@@ -74,15 +120,19 @@ def test_kills_for_memory_are_counted(tmp_path, version, name):
 def test_without_groups_there_is_nothing_to_do():
     groups = Groups.none("why")
     assert set(groups.mechanisms.values()) == {"none: why"}
+    assert "cpu quota" in groups.mechanisms
     group = groups.create()
     assert group.open_joins() == ([], False)
     group.limit(1, 1, 2)
+    group.cap_cpu(1000)
+    group.let_die()
+    assert (group.open_freezer(), group.cpu_file()) == ((0, -1), None)
     assert (group.oom_kills(), group.peak_file(), group.remove()) == (0, None, True)
     groups.close()
 
 
 def test_a_controller_that_cannot_be_used_says_why(tmp_path, monkeypatch):
-    monkeypatch.setattr(cgroups, "_mounts", lambda: {"memory": (1, [str(tmp_path / "none" / "deep")])})
+    monkeypatch.setattr(cgroups, "_mounts", lambda: {"memory": [(1, [str(tmp_path / "none" / "deep")])]})
     (tmp_path / "none").write_text("a file in the way")
     mechanisms = Groups().mechanisms
     assert mechanisms["memory"].startswith("none: Not a directory")

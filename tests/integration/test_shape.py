@@ -1,0 +1,187 @@
+"""The shape of an execution environment is what its MemorySize says: CPU share, memory, files, processes; and idle ones stand still."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.framework.engine import Engine, engine
+
+pytestmark = pytest.mark.root
+
+PERIOD_US = 20_000
+BURN = """
+import os, time
+def f(e, c):
+    if not e: return 1
+    end = time.monotonic() + e
+    for _ in range(2):
+        if os.fork() == 0:
+            while time.monotonic() < end: pass
+            os._exit(0)
+    while time.monotonic() < end: pass
+    for _ in range(2): os.wait()
+"""
+GROW = """
+import mmap, os, time
+kept = []
+def f(e, c):
+    how, mib = e
+    if how == 'tmp':
+        with open('/tmp/big', 'wb') as out:
+            for _ in range(mib): out.write(b'x' * (1 << 20))
+        return os.path.getsize('/tmp/big')
+    if how == 'child' and os.fork() == 0: how = 'heap'
+    if how == 'child': os.wait(); time.sleep(60)
+    while True:
+        if how == 'heap': kept.append(b'x' * (1 << 20))
+        else:
+            m = mmap.mmap(-1, 1 << 20); kept.append(m)
+            for page in range(0, 1 << 20, 4096): m[page] = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def shaped() -> Iterator[Engine]:
+    """An engine with CPU quotas, as it is by default."""
+    with engine(cpu_quota=True, pool_size=2, freeze_after_s=0.1) as running:
+        yield running
+
+
+def instance_of(running: Engine, name: str) -> dict[str, Any]:
+    (found,) = [i for i in running.state()["instances"] if i["function"] == name]
+    return dict(found)
+
+
+def groups_of(pid: int) -> list[Path]:
+    """Control group directories of a process, wherever they are mounted."""
+    paths = {line.split(":", 2)[2] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()}
+    roots = [Path("/sys/fs/cgroup"), *(p for p in Path("/sys/fs/cgroup").iterdir() if p.is_dir())]
+    return [d for root in roots for path in paths if "lambda-engine" in path and (d := root / path.lstrip("/")).is_dir()]
+
+
+def cpu_figures(groups: list[Path]) -> tuple[int, int, float]:
+    """(quota periods that have passed, of which throttled, microseconds of CPU used)."""
+    figures: dict[str, float] = {}
+    for directory in groups:
+        if (directory / "cpu.stat").exists():
+            figures.update((k, int(v)) for k, v in (line.split() for line in (directory / "cpu.stat").read_text().splitlines()))
+        if (directory / "cpuacct.usage").exists():
+            figures["usage_usec"] = int((directory / "cpuacct.usage").read_text()) / 1000
+    return int(figures["nr_periods"]), int(figures["nr_throttled"]), figures["usage_usec"]
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("memory", [128, pytest.param(443, marks=SLOW), 885, pytest.param(1769, marks=SLOW), 3008])
+def test_cpu_time_is_proportional_to_memory(shaped: Engine, memory: int) -> None:
+    """In every period in which the quota was what stopped the function, it got that much, within five percent.
+
+    Periods in which the host had less to give say nothing about the quota, so this holds on a busy machine too.
+    """
+    name = f"burn-{memory}"
+    shaped.deploy(name, {"m.py": BURN}, MemorySize=memory, Timeout=60)
+    client = shaped.client()
+    client.invoke(FunctionName=name, Payload=b"0")
+    groups = groups_of(instance_of(shaped, name)["pid"])
+    burning = threading.Thread(target=client.invoke, kwargs={"FunctionName": name, "Payload": b"2"})
+    burning.start()
+    try:
+        until = time.monotonic() + 2
+        before = cpu_figures(groups)
+        while cpu_figures(groups)[1] < before[1] + 5 and time.monotonic() < until:
+            time.sleep(0.01)
+        before = cpu_figures(groups)
+        after = before
+        while after[1] < before[1] + 50 and time.monotonic() < until:
+            time.sleep(0.02)
+            after = cpu_figures(groups)
+    finally:
+        burning.join()
+    periods, throttled, used_us = (b - a for a, b in zip(before, after, strict=True))
+    quota_us = PERIOD_US * memory / 1769
+    told = f"{periods} periods, {throttled} throttled, {used_us / quota_us:.1f} quotas used"
+    if memory <= 885:
+        assert throttled >= 10, told
+    assert used_us <= 1.05 * (periods + 1) * quota_us, told
+    assert used_us >= 0.95 * (throttled - 1) * quota_us, told
+
+
+def test_init_runs_at_full_speed(shaped: Engine) -> None:
+    code = (
+        "import time\nstart = time.monotonic()\nwhile time.process_time() < 0.3: pass\ntook = time.monotonic() - start\n"
+        "def f(e, c): return [took, time.process_time()]\n"
+    )
+    shaped.deploy("full-speed", {"m.py": code}, MemorySize=128, Timeout=60)
+    took, used = json.load(shaped.client().invoke(FunctionName="full-speed")["Payload"])
+    periods, _, _ = cpu_figures(groups_of(instance_of(shaped, "full-speed")["pid"]))
+    # A fourteenth of a core would have needed 200 periods; they are counted only while there is a quota.
+    assert used >= 0.3
+    assert periods < 100, f"{periods} periods, {took} s"
+
+
+@pytest.mark.parametrize(("how", "memory"), [("heap", 128), *(pytest.param(*p, marks=SLOW) for p in (("mmap", 128), ("child", 256), ("heap", 512)))])
+def test_memory_is_what_was_configured(shaped: Engine, how: str, memory: int) -> None:
+    name = f"grow-{how}-{memory}"
+    shaped.deploy(name, {"m.py": GROW}, MemorySize=memory, Timeout=60)
+    client = shaped.client()
+    answer = client.invoke(FunctionName=name, Payload=json.dumps([how, 0]), LogType="Tail")
+    document = json.load(answer["Payload"])
+    assert answer["FunctionError"] == "Unhandled"
+    request_id = answer["ResponseMetadata"]["RequestId"]
+    assert document == {
+        "errorType": "Runtime.OutOfMemory",
+        "errorMessage": f"RequestId: {request_id} Error: Runtime exited with error: signal: killed",
+    }
+    peak = instance_of(shaped, name)["memory_bytes"] / (1 << 20)
+    assert 0.95 * memory <= peak <= 1.05 * memory, f"killed at {peak:.1f} MiB"
+    metrics = shaped.get("/metrics")[1].decode()
+    assert re.search(rf'errors_total{{error_type="Runtime.OutOfMemory",function="{name}"}} 1', metrics)
+
+
+def test_files_in_tmp_do_not_count_as_memory(shaped: Engine) -> None:
+    shaped.deploy("grow-tmp", {"m.py": GROW}, MemorySize=128, Timeout=60)
+    answer = shaped.client().invoke(FunctionName="grow-tmp", Payload=json.dumps(["tmp", 300]))
+    assert json.load(answer["Payload"]) == 300 << 20
+
+
+def test_cpu_time_is_counted(shaped: Engine) -> None:
+    code = "import time\ndef f(e, c):\n    end = time.process_time() + 0.2\n    while time.process_time() < end: pass\n"
+    shaped.deploy("count-cpu", {"m.py": code}, MemorySize=1769, Timeout=60)
+    for _ in range(2):
+        shaped.client().invoke(FunctionName="count-cpu")
+    seconds = re.search(r'function_cpu_seconds_total{function="count-cpu"} ([\d.]+)', shaped.get("/metrics")[1].decode())
+    assert seconds
+    assert 0.4 <= float(seconds[1]) <= 0.8
+    assert instance_of(shaped, "count-cpu")["cpu_s"] >= 0.4
+
+
+def test_an_idle_instance_stands_still_and_a_busy_one_does_not(shaped: Engine) -> None:
+    code = (
+        "import threading, time\nbeats = []\n"
+        "def beat():\n    while True:\n        beats.append(time.monotonic())\n        time.sleep(0.01)\n"
+        "threading.Thread(target=beat, daemon=True).start()\n"
+        "def f(e, c):\n    time.sleep(e)\n    return [b for b in beats[-400:]], time.monotonic()\n"
+    )
+    shaped.deploy("beats", {"m.py": code}, MemorySize=1769, Timeout=60)
+    client = shaped.client()
+    json.load(client.invoke(FunctionName="beats", Payload=b"0")["Payload"])
+    until = time.monotonic() + 20
+    while not instance_of(shaped, "beats")["frozen"]:
+        assert time.monotonic() < until, "never frozen"
+        time.sleep(0.02)
+    time.sleep(0.5)
+    beats, now = json.load(client.invoke(FunctionName="beats", Payload=b"0.3")["Payload"])
+    gap, at = max((b - a, b) for a, b in itertools.pairwise(beats))
+    assert gap >= 0.5, "the thread ran on while the instance was idle"
+    assert len([b for b in beats if b >= at]) >= 3, "the thread goes on during an invocation"
+    assert now - at < 20
