@@ -114,6 +114,9 @@ class Peer:
                 self._loop.change(self._sock.fileno(), select.EPOLLIN)
                 self._loop.later(_RETRY_S, self._flush)
                 return False
+            if e.errno in (errno.EPIPE, errno.ECONNRESET):
+                # The other side has gone, but its last words may still be unread: reading comes to its end by itself.
+                return True
             self._lose(e.strerror or str(e))
         return True
 
@@ -141,6 +144,9 @@ class Peer:
             packet = packets.receive(self._sock)
         except BlockingIOError:
             return False
+        except ConnectionResetError:
+            # It went without reading ours; what it said before that is still there.
+            return True
         except (OSError, packets.PacketError) as e:
             self._lose(str(e))
             return False

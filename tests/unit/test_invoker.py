@@ -524,7 +524,12 @@ def test_the_idle_are_frozen_oldest_first_and_thawed_after_their_event_was_sent(
             rig.invoker.freeze_idle(0.1)
         assert seen == [f"freeze {older}", f"freeze {newer}"]
         del seen[:]
-        rig.sandbox.on_invoke = lambda w, e: (seen.append("event"), w.respond(e, b"2"))
+
+        def answer(worker: ScriptedWorker, event: messages.Invoke) -> None:
+            seen.append("event")
+            worker.respond(event, b"2")
+
+        rig.sandbox.on_invoke = answer
         sent: list[int] = []
         rig.sandbox.on_thaw = lambda worker: sent.append(worker.pending())
         assert (await rig.finish(rig.invoke())).payload == b"2"

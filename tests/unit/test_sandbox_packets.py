@@ -157,3 +157,17 @@ def test_a_socket_is_not_needed_after_close(ends, loop):
     peer.drain()
     assert ours.fileno() == -1
     assert isinstance(ours, socket.socket)
+
+
+def test_the_last_words_of_a_peer_that_read_nothing_are_heard(ends):
+    ours, theirs = ends
+    loop, heard = Loop(), []
+    peer = Peer(loop, ours, lambda packet: heard.append(packet.kind), lambda reason: heard.append(f"lost: {reason}"))
+    peer.send(["unread"])
+    packets.send(theirs, ["failed"])
+    theirs.close()
+    peer.send(["too late"])
+    for _ in range(4):
+        loop.turn(0.5)
+    assert heard == ["failed", "lost: closed"]
+    loop.close()
