@@ -183,7 +183,8 @@ def started(directory: Path, *, auth: bool = False, **settings: object) -> Itera
     port = free_port()
     data_dir = directory / f"data-{port}"
     env = {k: v for k, v in os.environ.items() if not k.startswith("LAMBDA_ENGINE_")}
-    given: dict[str, object] = {"port": port, "data_dir": data_dir, "log_level": "warning", **settings}
+    # Without Lambda's ten requests per second and unit of concurrency, which would be all that is measured.
+    given: dict[str, object] = {"port": port, "data_dir": data_dir, "log_level": "warning", "request_rate": 0, **settings}
     if auth:
         given |= {"auth": "sigv4", "access_keys": json.dumps({ACCESS_KEY: SECRET})}
     env.update({f"LAMBDA_ENGINE_{k.upper()}": str(v) for k, v in given.items()})

@@ -92,7 +92,17 @@ class Settings(BaseSettings):
     )
 
     account_concurrency: int = Field(1000, ge=1, description="Concurrent executions in the account.")
-    keep_alive_s: float = Field(600.0, gt=0, description="An instance idle this long is retired.")
+    request_rate: int = Field(
+        10, ge=0, description="Requests per second for each unit of concurrency, as on Lambda; 0 sets no limit."
+    )
+    scaling_burst: int = Field(1000, ge=1, description="New instances one function may start at once.")
+    scaling_period_s: float = Field(10.0, gt=0, description="Seconds in which a used up scaling burst is refilled.")
+    keep_alive_s: float = Field(
+        600.0, gt=0, description="An instance idle this long is retired; the tag lambda-engine:keep-alive-s sets it for a function."
+    )
+    max_age_s: float = Field(
+        0.0, ge=0, description="An idle instance this old is retired; 0: none is. The tag lambda-engine:max-age-s sets it for a function."
+    )
     freeze_after_s: float = Field(
         0.1, ge=0, description="An instance idle this long is frozen until its next invocation, as on AWS; 0 never freezes."
     )
@@ -100,6 +110,11 @@ class Settings(BaseSettings):
         True, description="Limit CPU time by MemorySize as AWS does (1,769 MB buy one vCPU); false leaves shares only."
     )
     max_instances: int = Field(1000, ge=1, description="Instances the host may hold at once.")
+    memory_budget_mib: int = Field(0, ge=0, description="What the MemorySize of all instances may add up to; 0: anything.")
+    memory_reserve_mib: int = Field(
+        256, ge=0, description="With less memory left on the machine than this, no instance starts before another one goes."
+    )
+    host_wait_s: float = Field(10.0, gt=0, description="How long an invocation waits for room on a full host before it is refused.")
     init_timeout_s: float = Field(10.0, gt=0, description="Init phase limit before it is repeated inside the invocation.")
     async_retry_base_s: float = Field(
         60.0, gt=0, description="Delay before the first retry of a failed asynchronous invocation; the second waits twice that."

@@ -122,6 +122,11 @@ class ResourceNotFound(_ClientAwsError):
     message_key = "Message"
 
 
+class ProvisionedConcurrencyConfigNotFound(_ClientAwsError):
+    code = "ProvisionedConcurrencyConfigNotFoundException"
+    status = 404
+
+
 class ResourceConflict(_ClientAwsError):
     code = "ResourceConflictException"
     status = 409

@@ -13,6 +13,7 @@ from engine import ids
 from engine.arn import FunctionRef, function_arn
 from engine.control import rules
 from engine.control.api import Caller, Registrar
+from engine.control.kinds import provisioned_concurrency
 from engine.control.listing import page_of
 from engine.control.plane import Plane, locate_unqualified, not_found
 from engine.errors import InvalidParameterValue, ResourceConflict, ResourceNotFound, UntypedInvalidParameterValue
@@ -81,6 +82,7 @@ class AliasOperations:
                 weights=former.weights if weights is None else weights,
             )
             check_routing(function, alias, ref)
+            check_provisioned(function, alias)
             await plane.changes.apply(function, with_alias(function, alias))
         return shown(ref, alias)
 
@@ -150,6 +152,17 @@ def check_routing(function: Function, alias: Alias, ref: FunctionRef) -> None:
                 raise InvalidParameterValue(
                     f"The versions of an alias must have the same {what}; those of {alias.version} and {name} differ."
                 )
+
+
+def check_provisioned(function: Function, alias: Alias) -> None:
+    """Raises for versions that an alias with provisioned concurrency may not point to."""
+    configs = provisioned_concurrency(function)
+    if alias.name not in configs:
+        return
+    if alias.version == LATEST:
+        raise InvalidParameterValue("Provisioned Concurrency Configs cannot be applied to unpublished function versions.")
+    if {alias.version, *alias.weights} & configs.keys():
+        raise ResourceConflict("Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version")
 
 
 def shown(ref: FunctionRef, alias: Alias) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from engine.control.kinds import may_loop, reserved_concurrency
+from engine.control.kinds import may_loop, provisioned_concurrency, reserved_concurrency
 from engine.store.api import LATEST, CodeStore, Function, Version
 
 
@@ -51,6 +51,10 @@ class Catalogue:
             "name": function.name,
             "reserved": reserved_concurrency(function),
             "may_loop": may_loop(function),
+            "provisioned": {
+                qualifier: {"requested": d["ProvisionedConcurrentExecutions"], "revision": d["Revision"]}
+                for qualifier, d in provisioned_concurrency(function).items()
+            },
             "aliases": {key: {"version": a.version, "weights": dict(a.weights)} for key, a in function.aliases.items()},
             "versions": {key: self._version(v) for key, v in function.versions.items()},
         }

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine.control.api import Caller, Registrar
-from engine.control.kinds import CONCURRENCY
+from engine.control.kinds import CONCURRENCY, PROVISIONED, provisioned_total
 from engine.control.plane import ONLY_FUNCTIONS, Plane, locate, not_found
 from engine.errors import InvalidParameterValue, UntypedInvalidParameterValue
 from engine.store.api import LATEST
@@ -23,8 +23,12 @@ FLOOR = 100
 
 
 def reserved_by_others(plane: Plane, account: str, name: str = "") -> int:
-    """What the account's functions but ``name`` have reserved together. Blocks."""
-    return sum(int(d[MEMBER]) for (function, _), d in plane.store.attached(account, CONCURRENCY).items() if function != name)
+    """What the account's functions but ``name`` have set aside together: reserved, or provisioned without a reservation. Blocks."""
+    reserved = {f: int(d[MEMBER]) for (f, _), d in plane.store.attached(account, CONCURRENCY).items()}
+    provisioned = plane.store.attached(account, PROVISIONED).items()
+    return sum(n for function, n in reserved.items() if function != name) + sum(
+        int(d["ProvisionedConcurrentExecutions"]) for (f, _), d in provisioned if f != name and f not in reserved
+    )
 
 
 class ConcurrencyOperations:
@@ -48,6 +52,12 @@ class ConcurrencyOperations:
             function = await plane.find(ref)
             if function is None:
                 raise not_found(replace(ref, qualifier=LATEST))
+            provisioned = provisioned_total(function)
+            if wanted < provisioned:
+                raise InvalidParameterValue(
+                    f" ReservedConcurrentExecutions  {wanted} should not be lower than function's total provisioned concurrency "
+                    f"[{provisioned}]."
+                )
             others = await asyncio.to_thread(reserved_by_others, plane, ref.account, ref.name)
             check_floor(wanted, others, plane.account_concurrency)
             await plane.changes.apply(function, function.attach(CONCURRENCY, "", {MEMBER: wanted}))

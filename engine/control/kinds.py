@@ -5,12 +5,17 @@ The documents have the members of the API's answers under their AWS names.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from engine.store.api import Function
 
 # {"Version", "Id", "Statement": [...]}, by qualifier: the resource policy as it is printed.
 POLICY = "policy"
 # {"ReservedConcurrentExecutions": n}, of the function.
 CONCURRENCY = "concurrency"
+# {"ProvisionedConcurrentExecutions": n, "LastModified": text, "Revision": id}, by version or alias.
+PROVISIONED = "provisioned-concurrency"
 # {"RecursiveLoop": "Allow"}, of the function; absent means Terminate.
 RECURSION = "recursion"
 
@@ -19,6 +24,16 @@ def reserved_concurrency(function: Function) -> int | None:
     """What is reserved for the function; None when it draws on what is left of the account's limit."""
     found = function.document(CONCURRENCY)
     return None if found is None else int(found["ReservedConcurrentExecutions"])
+
+
+def provisioned_concurrency(function: Function) -> dict[str, Mapping[str, Any]]:
+    """Configurations by qualifier."""
+    return {key.qualifier: document for key, document in function.attached.items() if key.kind == PROVISIONED}
+
+
+def provisioned_total(function: Function) -> int:
+    """What is provisioned for all versions and aliases of the function together."""
+    return sum(int(d["ProvisionedConcurrentExecutions"]) for d in provisioned_concurrency(function).values())
 
 
 def may_loop(function: Function) -> bool:

@@ -12,6 +12,7 @@ from engine.control.layer_permissions import LayerPermissionOperations
 from engine.control.layers import LayerOperations
 from engine.control.permissions import PermissionOperations
 from engine.control.plane import Plane
+from engine.control.provisioned import ProvisionedOperations
 from engine.control.resource_policies import ResourcePolicyOperations
 from engine.control.tags import TagOperations
 from engine.control.updates import UpdateOperations
@@ -27,6 +28,7 @@ def register(registry: Registrar, plane: Plane) -> None:
     PermissionOperations(plane).register(registry)
     ResourcePolicyOperations(plane).register(registry)
     ConcurrencyOperations(plane).register(registry)
+    ProvisionedOperations(plane).register(registry)
     AccountOperations(plane).register(registry)
     TagOperations(plane).register(registry)
     FunctionSettingOperations(plane).register(registry)

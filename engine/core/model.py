@@ -55,6 +55,15 @@ class AliasConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ProvisionedConfig:
+    """Instances kept ready for a version or an alias. ``revision`` changes whenever somebody asks for them anew."""
+
+    qualifier: str
+    requested: int
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionConfig:
     """A function with everything that can be invoked under its name. ``reserved`` None means unreserved; ``may_loop``: no chain of
     invocations is ended because the function occurs in it too often.
@@ -66,3 +75,4 @@ class FunctionConfig:
     aliases: dict[str, AliasConfig]
     reserved: int | None = None
     may_loop: bool = False
+    provisioned: tuple[ProvisionedConfig, ...] = ()

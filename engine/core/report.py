@@ -95,14 +95,16 @@ def start_json(at_ms: int, request_id: str, version: str) -> str:
 
 
 def init_report_text(duration_ms: float, phase: str, status: str, error_type: str | None) -> str:
-    """INIT_REPORT, written only when an on-demand init failed or timed out. ``phase`` is ``init`` or ``invoke``."""
+    """INIT_REPORT, written when an on-demand init failed or timed out, always for the other kinds. ``phase`` is ``init`` or ``invoke``."""
     tail = f"\tError Type: {error_type}" if error_type else ""
     return f"INIT_REPORT Init Duration: {duration_ms:.2f} ms\tPhase: {phase}\tStatus: {status}{tail}"
 
 
-def init_report_json(at_ms: int, duration_ms: float, phase: str, status: str, error_type: str | None) -> str:
+def init_report_json(
+    at_ms: int, duration_ms: float, phase: str, status: str, error_type: str | None, kind: str = "on-demand"
+) -> str:
     record: dict[str, object] = {
-        "initializationType": "on-demand",
+        "initializationType": kind,
         "phase": phase,
         "status": status,
         "metrics": {"durationMs": round(duration_ms, 3)},

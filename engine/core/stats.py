@@ -29,7 +29,8 @@ class FunctionStats:
     """What happened to one function since the supervisor started."""
 
     __slots__ = (
-        "cold_starts", "cpu_s", "error", "errors", "init", "invoke", "overhead", "pending", "queue", "success", "throttles", "timeout",
+        "cold_starts", "cpu_s", "error", "errors", "init", "invoke", "overhead", "pending", "provisioned", "queue", "spillover", "success",
+        "throttles", "timeout",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -37,6 +38,9 @@ class FunctionStats:
         self.error = 0
         self.timeout = 0
         self.cpu_s = 0.0
+        # Ran on a provisioned instance; ran on demand though the version has provisioned ones.
+        self.provisioned = 0
+        self.spillover = 0
         # (queue, invoke, overhead) seconds of finished invocations, not yet in the histograms: `fold` does many at once.
         self.pending: list[tuple[float, float, float]] = []
         self.errors: dict[str, int] = {}
@@ -82,6 +86,7 @@ class FunctionStats:
             "invocations": {"success": self.success, "error": self.error, "timeout": self.timeout},
             "errors": dict(self.errors),
             "throttles": dict(self.throttles),
+            "provisioned": {"provisioned": self.provisioned, "spillover": self.spillover},
             "cold_starts": dict(self.cold_starts),
             "cpu_s": self.cpu_s,
             "phases": {

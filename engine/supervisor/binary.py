@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -181,7 +181,9 @@ class LinkServices(Protocol):
 
     def link_hello(self) -> dict[str, Any]: ...
 
-    def stats(self) -> dict[str, Any]: ...
+    def queries(self) -> Mapping[str, Callable[[], Any]]:
+        """What may be asked for, by name."""
+        ...
 
 
 class LinkConnection(_FrameConnection):
@@ -205,8 +207,8 @@ class LinkConnection(_FrameConnection):
             self.send(messages.pack(messages.SERVER_HELLO, messages.VERSION, self._services.link_hello()))
         elif parts[0] == messages.CATALOGUE and len(parts) == 4:
             self._catalogue(parts)
-        elif parts[0] == messages.QUERY and len(parts) == 3 and parts[2] == "stats":
-            answer = msgspec.msgpack.encode(self._services.stats())
+        elif parts[0] == messages.QUERY and len(parts) == 3 and parts[2] in (queries := self._services.queries()):
+            answer = msgspec.msgpack.encode(queries[parts[2]]())
             self.send(messages.pack(messages.ANSWER, parts[1], answer))
         else:
             raise WireError("not for the link")

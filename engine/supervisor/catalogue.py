@@ -7,12 +7,12 @@ new generation gets a new pool and the old one drains. Counters belong to the fu
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.arn import FunctionRef, function_arn
-from engine.core.concurrency import Account, FunctionQuota
-from engine.core.model import LATEST, AliasConfig, FunctionConfig, VersionConfig
+from engine.core.concurrency import REQUEST_RATE, SCALING_BURST, SCALING_PERIOD_S, Account, FunctionQuota, ScalingRate
+from engine.core.model import LATEST, AliasConfig, FunctionConfig, ProvisionedConfig, VersionConfig
 from engine.core.pool import VersionPool
 from engine.core.stats import FunctionStats
 from engine.errors import ResourceConflict, ResourceNotFound, WireError
@@ -20,18 +20,20 @@ from engine.supervisor.logs import FunctionLog, LogStore
 
 if TYPE_CHECKING:
     from engine.supervisor.instance import Instance
+    from engine.supervisor.provision import Provision
     from engine.supervisor.request import Request
 
 
 class Version:
-    """One generation of one version, with its pool of instances."""
+    """One generation of one version, with its pool of instances. ``provisioned`` is None while none are asked for."""
 
-    __slots__ = ("base_env", "config", "function", "init_fields", "pool", "zygote_key")
+    __slots__ = ("base_env", "config", "function", "init_fields", "pool", "provisioned", "zygote_key")
 
     def __init__(self, function: Function, config: VersionConfig) -> None:
         self.function = function
         self.config = config
         self.pool: VersionPool[Instance, Request] = VersionPool()
+        self.provisioned: Provision | None = None
         self.zygote_key = "+".join((config.runtime, *config.preload))
         self.base_env: dict[str, str] | None = None
         self.init_fields: dict[str, Any] | None = None
@@ -40,17 +42,20 @@ class Version:
 class Function:
     """A function by name: versions, aliases, its share of the account's concurrency, its numbers, its log."""
 
-    __slots__ = ("account", "aliases", "config", "log", "name", "quota", "stats", "versions")
+    __slots__ = ("account", "aliases", "config", "keep_alive_s", "log", "max_age_s", "name", "quota", "stats", "versions")
 
-    def __init__(self, name: str, account: Account, log: FunctionLog) -> None:
+    def __init__(self, name: str, account: Account, log: FunctionLog, scaling: ScalingRate) -> None:
         self.name = name
         self.account = account
-        self.quota = FunctionQuota()
+        self.quota = FunctionQuota(scaling=scaling)
         self.stats = FunctionStats()
         self.log = log
         self.versions: dict[str, Version] = {}
         self.aliases: dict[str, AliasConfig] = {}
         self.config: FunctionConfig | None = None
+        # None: the engine's own setting.
+        self.keep_alive_s: float | None = None
+        self.max_age_s: float | None = None
 
 
 def parse_entry(entry: Any) -> FunctionConfig:
@@ -89,8 +94,18 @@ def parse_entry(entry: Any) -> FunctionConfig:
             for key, a in (entry.get("aliases") or {}).items()
         }
         reserved = entry.get("reserved")
+        provisioned = tuple(
+            ProvisionedConfig(str(key), int(p["requested"]), str(p["revision"]))
+            for key, p in (entry.get("provisioned") or {}).items()
+        )
         return FunctionConfig(
-            account, name, versions, aliases, None if reserved is None else int(reserved), may_loop=bool(entry.get("may_loop"))
+            account,
+            name,
+            versions,
+            aliases,
+            None if reserved is None else int(reserved),
+            may_loop=bool(entry.get("may_loop")),
+            provisioned=provisioned,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise WireError(f"catalogue entry: {type(e).__name__}: {e}") from e
@@ -107,6 +122,10 @@ class Catalogue:
         logs: LogStore,
         on_drain: Callable[[Version], None],
         on_new: Callable[[Version], None],
+        on_change: Callable[[Function, Mapping[str, AliasConfig]], None] = lambda _function, _former: None,
+        on_delete: Callable[[Function], None] = lambda _function: None,
+        request_rate: int = REQUEST_RATE,
+        scaling: tuple[int, float] = (SCALING_BURST, SCALING_PERIOD_S),
     ) -> None:
         self.region = region
         self.account_limit = account_limit
@@ -115,6 +134,10 @@ class Catalogue:
         self._logs = logs
         self._on_drain = on_drain
         self._on_new = on_new
+        self._on_change = on_change
+        self._on_delete = on_delete
+        self._request_rate = request_rate
+        self._scaling = scaling
         self._accounts: dict[str, Account] = {}
         self._functions: dict[tuple[str, str], Function] = {}
         self._keep: set[tuple[str, str]] | None = None
@@ -123,7 +146,7 @@ class Catalogue:
     def account(self, account_id: str) -> Account:
         account = self._accounts.get(account_id)
         if account is None:
-            account = self._accounts[account_id] = Account(self.account_limit)
+            account = self._accounts[account_id] = Account(self.account_limit, self._request_rate)
         return account
 
     def functions(self) -> list[tuple[str, Function]]:
@@ -152,12 +175,13 @@ class Catalogue:
         function = self._functions.get(key)
         if function is None:
             log = self._logs.of(config.account, config.name)
-            function = self._functions[key] = Function(config.name, self.account(config.account), log)
+            rate = ScalingRate(*self._scaling)
+            function = self._functions[key] = Function(config.name, self.account(config.account), log, rate)
         if function.config == config:
             return
         self.revision += 1
         function.config = config
-        function.aliases = config.aliases
+        former_aliases, function.aliases = function.aliases, config.aliases
         function.account.reserve(function.quota, config.reserved)
         former = function.versions
         function.versions = {}
@@ -172,6 +196,11 @@ class Catalogue:
                 self._on_new(new)
         for version_entry in former.values():
             self._on_drain(version_entry)
+        self._on_change(function, former_aliases)
+
+    def rerouted(self) -> None:
+        """An alias means other versions from now on, though no entry changed."""
+        self.revision += 1
 
     def delete(self, account_id: str, name: str) -> None:
         """Forget a function; unknown ones are ignored."""
@@ -182,6 +211,7 @@ class Catalogue:
         function = self._functions.pop(key)
         self.revision += 1
         function.account.reserve(function.quota, None)
+        self._on_delete(function)
         for version in function.versions.values():
             self._on_drain(version)
 

@@ -58,7 +58,6 @@ def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
             "AWS_LAMBDA_FUNCTION_NAME": config.name,
             "AWS_LAMBDA_FUNCTION_VERSION": config.version,
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(config.memory_mib),
-            "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
             "AWS_LAMBDA_LOG_GROUP_NAME": config.log_group,
             "AWS_LAMBDA_RUNTIME_API": "169.254.100.1:9001",
             "LAMBDA_TASK_ROOT": "/var/task",
@@ -71,9 +70,18 @@ def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
     return env
 
 
-def init_message(config: VersionConfig, env: dict[str, str], stream: str, *, task_root: str, opt_root: str) -> bytes:
-    """A framed INIT for one instance. Where nothing is mounted, ``opt_root`` stands in for /opt on the search paths too."""
-    env = {**env, "AWS_LAMBDA_LOG_STREAM_NAME": stream, "LAMBDA_TASK_ROOT": task_root}
+def init_message(
+    config: VersionConfig, env: dict[str, str], stream: str, kind: str, *, task_root: str, opt_root: str
+) -> bytes:
+    """A framed INIT for one instance; ``kind`` is its initialization type. Where nothing is mounted, ``opt_root`` stands in for /opt on
+    the search paths too.
+    """
+    env = {
+        **env,
+        "AWS_LAMBDA_INITIALIZATION_TYPE": kind,
+        "AWS_LAMBDA_LOG_STREAM_NAME": stream,
+        "LAMBDA_TASK_ROOT": task_root,
+    }
     if opt_root != "/opt":
         for name in ("PATH", "LD_LIBRARY_PATH"):
             env[name] = ":".join(opt_root + p[4:] if p.startswith("/opt/") else p for p in env[name].split(":"))
@@ -87,7 +95,7 @@ def init_message(config: VersionConfig, env: dict[str, str], stream: str, *, tas
         "memory_mb": config.memory_mib,
         "log_group": config.log_group,
         "log_stream": stream,
-        "init_type": "on-demand",
+        "init_type": kind,
         "log_format": config.log_format,
         "log_level": config.log_level,
     }

@@ -2,8 +2,9 @@
 
 Theory of operation. ``spawn`` makes an instance for a version and gets it a holder; its owner (the invoker) is told when a worker
 is there to be initialised. ``reset`` keeps the sandbox and asks for a fresh worker, ``retire`` lets the sandbox go; the instance
-is forgotten when the broker says it is gone. On a full host the instance idle for longest makes room; when none is idle the version
-is *starved* and served first when one ends.
+is forgotten when the broker says it is gone. A host is full when it holds as many instances as it may, when their MemorySize adds up
+to the memory budget, or when it runs short of memory. Then instances idle for longest make room; when none is idle the version is
+*starved* and served first when one ends. Provisioned instances make room for nobody.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from engine.sandbox.group import CPU_PERIOD_US
 from engine.supervisor.catalogue import Version
 from engine.supervisor.holders import Holder, HolderPool
 from engine.supervisor.instance import Instance, InstanceEvents
+from engine.supervisor.provision import Provision
+from engine.supervisor.room import Room
 
 # 1,769 MB buy one vCPU (docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html); 1,024 shares are one by custom.
 MIB_PER_VCPU = 1769
@@ -31,7 +34,13 @@ class FleetOwner(InstanceEvents, Protocol):
         """The instance has a specialised sandbox whose worker waits for INIT."""
 
     def on_unstartable(self, version: Version, why: str) -> None:
-        """An instance that was spawned cannot be had."""
+        """An on-demand instance that was spawned cannot be had."""
+
+    def on_unprovisioned(self, instance: Instance, why: str) -> None:
+        """A provisioned instance that was spawned cannot be had; it is lost next."""
+
+    def on_lost(self, instance: Instance) -> None:
+        """A provisioned instance is no more, for whatever reason."""
 
     def on_stopped(self, instance: Instance) -> None:
         """The instance runs nothing any more; deadlines on it are void."""
@@ -41,11 +50,11 @@ class Fleet:
     """The instances. One writer: the supervisor's loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, clock: Clock, max_instances: int, owner: FleetOwner, *, cpu_quota: bool = True
+        self, loop: asyncio.AbstractEventLoop, clock: Clock, room: Room, owner: FleetOwner, *, cpu_quota: bool = True
     ) -> None:
         self._loop = loop
         self._clock = clock
-        self._max_instances = max_instances
+        self._room = room
         self._owner = owner
         self._cpu_quota = cpu_quota
         self._sandbox: Sandbox
@@ -66,19 +75,36 @@ class Fleet:
     def spawn(self, version: Version) -> None:
         """One more instance for ``version``, now or when there is room."""
         self._versions[version] = None
-        if len(self.instances) >= self._max_instances and not self._evict():
+        if not self._make_room(version):
             self.starved[version] = None
             return
+        self._begin(version, None)
+
+    def provision(self, version: Version, provision: Provision) -> Instance | None:
+        """One more provisioned instance; None when there is no room."""
+        self._versions[version] = None
+        return self._begin(version, provision) if self._make_room(version) else None
+
+    def _begin(self, version: Version, provision: Provision | None) -> Instance:
         day = report.iso_ms(self._clock.epoch_ms())[:10].replace("-", "/")
-        instance = Instance(self._loop, version, self._owner, self._clock.monotonic(), day)
+        instance = Instance(self._loop, version, self._owner, self._clock.monotonic(), day, provision=provision)
         self.instances.add(instance)
-        version.pool.started(instance)
+        self._room.take(version.config.memory_mib)
+        instance.pool.started(instance)
         self._holders.take(version.zygote_key, lambda holder, why: self._adopt(instance, holder, why))
+        return instance
 
     def spawn_deficit(self, version: Version) -> None:
         """As many instances as the version's line is short of."""
         for _ in range(version.pool.deficit()):
             self.spawn(version)
+
+    def _make_room(self, version: Version) -> bool:
+        """Whether one more instance fits, after the longest idle ones have made way for it."""
+        while not self._room.fits(version.config.memory_mib):
+            if not self._evict():
+                return False
+        return True
 
     def _evict(self) -> bool:
         """Retire the instance idle for longest in any pool; whether there was one."""
@@ -97,8 +123,11 @@ class Fleet:
     def _adopt(self, instance: Instance, holder: Holder | None, why: str) -> None:
         version = instance.version
         if holder is None:
+            if instance.provisioned:
+                self._owner.on_unprovisioned(instance, why)
             self.lose(instance)
-            self._owner.on_unstartable(version, why)
+            if not instance.provisioned:
+                self._owner.on_unstartable(version, why)
             return
         if instance.state is not State.STARTING:
             self._sandbox.kill(holder.holder_id)
@@ -129,11 +158,12 @@ class Fleet:
     def freeze_idle(self, now_s: float, after_s: float) -> None:
         """Freeze what has been idle for ``after_s``. An instance is used last in, first out, so the frozen ones are the oldest."""
         for version in self._versions:
-            for instance, since_s in version.pool.newest_idle():
-                if instance.frozen:
-                    break
-                if now_s - since_s >= after_s:
-                    instance.freeze()
+            for pool in (version.pool,) if version.provisioned is None else (version.pool, version.provisioned.pool):
+                for instance, since_s in pool.newest_idle():
+                    if instance.frozen:
+                        break
+                    if now_s - since_s >= after_s:
+                        instance.freeze()
 
     def reset(self, instance: Instance) -> None:
         """Kill what the function started, keep its sandbox; a fresh worker will be there. For INITIALISING and BUSY only."""
@@ -146,7 +176,7 @@ class Fleet:
         # An init that is repeated counts as invocation, in speed too.
         self.limit_cpu(instance)
         self._owner.on_stopped(instance)
-        pool = instance.version.pool
+        pool = instance.pool
         pool.resetting(instance)
         if pool.draining and not pool.waiting:
             self.retire(instance)
@@ -168,9 +198,10 @@ class Fleet:
         """Let the instance go; it is forgotten when its sandbox has ended. Idempotent."""
         if instance.state in (State.RETIRING, State.GONE):
             return
-        instance.version.pool.lost(instance)
+        instance.pool.lost(instance)
         self._owner.on_stopped(instance)
         instance.move(Event.RETIRE)
+        self._room.give_back(instance.version.config.memory_mib)
         instance.close()
         if instance.holder_id:
             self._sandbox.kill(instance.holder_id)
@@ -203,35 +234,56 @@ class Fleet:
 
     def lose(self, instance: Instance) -> None:
         """The instance has no sandbox any more, or never got one."""
-        instance.version.pool.lost(instance)
+        instance.pool.lost(instance)
         self._owner.on_stopped(instance)
         instance.close()
         if instance.state is not State.RETIRING:
             instance.move(Event.RETIRE)
+            self._room.give_back(instance.version.config.memory_mib)
         self._forget(instance)
 
     def _forget(self, instance: Instance) -> None:
         self.instances.discard(instance)
         instance.move(Event.GONE)
+        if instance.provisioned:
+            self._owner.on_lost(instance)
         version = instance.version
         if version.pool.draining and version.pool.live == 0:
             self._versions.pop(version, None)
-        while self.starved and len(self.instances) < self._max_instances:
-            starved = next(iter(self.starved))
-            del self.starved[starved]
-            self.spawn_deficit(starved)
+        self.feed_starved()
 
-    def expire(self, now_s: float, keep_alive_s: float) -> None:
-        """Retire what has been idle for too long."""
+    def feed_starved(self) -> None:
+        """Start what starved versions wait for, as far as there is room now."""
+        for version in list(self.starved):
+            if not self._room.fits(version.config.memory_mib):
+                return
+            del self.starved[version]
+            self.spawn_deficit(version)
+
+    def expire(self, now_s: float, keep_alive_s: float, max_age_s: float) -> None:
+        """Retire what has been idle for too long, and idle instances that are too old (``max_age_s`` 0: none is)."""
+        self._room.look()
         for version in list(self._versions):
-            for instance in version.pool.expired(now_s, keep_alive_s):
+            function = version.function
+            keep_s = keep_alive_s if function.keep_alive_s is None else function.keep_alive_s
+            age_s = max_age_s if function.max_age_s is None else function.max_age_s
+            leaving = version.pool.expired(now_s, keep_s)
+            if age_s:
+                leaving += [i for i in version.pool.idle if now_s - i.born_s >= age_s]
+            for instance in leaving:
                 self.retire(instance)
+        self.feed_starved()
 
     def drain(self, version: Version) -> None:
         """The version is history: idle instances go now, busy ones when they are done, requests in line are still served."""
         version.pool.draining = True
         while (instance := version.pool.evict()) is not None:
             self.retire(instance)
+        provision, version.provisioned = version.provisioned, None
+        if provision is not None:
+            provision.pool.draining = True
+            while (instance := provision.spare()) is not None:
+                self.retire(instance)
 
     def cold_start_over(self) -> None:
         """An instance is initialised: what it took from the stock may be replaced."""

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from engine.sandbox.freezer import Freezer
     from engine.supervisor.catalogue import Version
     from engine.supervisor.holders import Holder
+    from engine.supervisor.provision import Provision
     from engine.supervisor.request import Request
 
 PEAK_AGE_MS = 50
 CPU_AGE_MS = 1000
+ON_DEMAND = "on-demand"
+PROVISIONED = "provisioned-concurrency"
 
 
 class InstanceEvents(Protocol):
@@ -45,12 +48,19 @@ class Instance:
 
     __slots__ = (
         "_accepting", "_cpu_read_ms", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "born_s", "capped", "channel", "cpu_file", "cpu_s", "current", "deadline_s", "endpoint", "freezer", "frozen", "holder_id", "init_error",
-        "init_failed_in_init", "init_ms", "init_started_s", "invocations", "memory_bytes", "memory_peak_file", "needs_init", "pid", "raw_used",
+        "init_failed_in_init", "init_ms", "init_started_s", "invocations", "kind", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "provisioned", "raw_used",
         "said_hello", "state", "stream", "version",
     )  # fmt: skip
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, version: Version, events: InstanceEvents, now_s: float, day: str
+        self,
+        loop: asyncio.AbstractEventLoop,
+        version: Version,
+        events: InstanceEvents,
+        now_s: float,
+        day: str,
+        *,
+        provision: Provision | None = None,
     ) -> None:
         self._loop = loop
         self._events = events
@@ -59,6 +69,10 @@ class Instance:
         self._partial = b""
         self._peak_read_ms = self._cpu_read_ms = 0
         self.version = version
+        self.pool = version.pool if provision is None else provision.pool
+        self.provisioned = provision is not None
+        # AWS_LAMBDA_INITIALIZATION_TYPE
+        self.kind = ON_DEMAND if provision is None else PROVISIONED
         self.state = State.STARTING
         self.holder_id = 0
         self.pid = 0

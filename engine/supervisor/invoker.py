@@ -3,6 +3,7 @@
 Theory of operation, one request: ``submit`` takes a lease of concurrency; the pool hands over an idle instance or puts the request in
 line and a new instance on its way; ``_run`` sends INVOKE; the worker's RESPONSE (or its death, or the deadline) comes to
 ``_settle``, which gives the lease back, answers, counts and logs, and then sends the instance the next request in line.
+A request that finds an idle provisioned instance of its version takes no lease; one in line gives its back when it gets one.
 All state is changed here, on the loop, by nobody else. Faults that kill the worker keep the sandbox (a reset); what cannot be
 kept is retired (both in ``fleet``). Deadlines are swept by one coarse timer that runs only while something can expire.
 """
@@ -15,7 +16,8 @@ from collections.abc import Callable, Sequence
 
 from engine.clock import Clock
 from engine.core import invocation as inv
-from engine.core import report
+from engine.core import provisioning, report
+from engine.core.concurrency import Throttle
 from engine.core.instance import Event, State
 from engine.core.invocation import Outcome, Status
 from engine.core.pool import Plan
@@ -26,7 +28,9 @@ from engine.supervisor.environment import Home, base_env, init_message
 from engine.supervisor.fleet import Fleet
 from engine.supervisor.holders import HolderPool
 from engine.supervisor.instance import Instance
+from engine.supervisor.provisioner import Provisioner
 from engine.supervisor.request import Request
+from engine.supervisor.room import Room
 from engine.supervisor.story import Story
 from engine.wire import messages
 from engine.wire.frames import MAX_PAYLOAD, FrameTooLarge
@@ -34,9 +38,9 @@ from engine.wire.frames import MAX_PAYLOAD, FrameTooLarge
 SWEEP_S = 0.02
 
 
-def throttled(reason: str) -> TooManyRequests:
+def throttled(reason: str, message: str = "Rate Exceeded.") -> TooManyRequests:
     """The 429 that AWS sends."""
-    return TooManyRequests("Rate Exceeded.", fields={"Reason": reason}, headers={"Retry-After": "1"})
+    return TooManyRequests(message, fields={"Reason": reason}, headers={"Retry-After": "1"})
 
 
 class Invoker:
@@ -54,17 +58,24 @@ class Invoker:
         home: Home,
         isolated_paths: bool,
         host_wait_s: float = 10.0,
+        memory_budget_mib: int = 0,
+        memory_reserve_mib: int = 0,
+        max_age_s: float = 0.0,
     ) -> None:
         self._loop = loop
         self._clock = clock
         self._monotonic = clock.monotonic
         self._keep_alive_s = keep_alive_s
+        self._max_age_s = max_age_s
         self._init_timeout_s = init_timeout_s
         self._host_wait_s = host_wait_s
         self.home = home
         self.isolated_paths = isolated_paths
         self.opt_root: Callable[[Sequence[str]], str] = lambda _layers: "/opt"
-        self._fleet = Fleet(loop, clock, max_instances, self, cpu_quota=cpu_quota)
+        self._room = Room(max_instances, memory_budget_mib, memory_reserve_mib)
+        self._fleet = Fleet(loop, clock, self._room, self, cpu_quota=cpu_quota)
+        self.provisioner = Provisioner(loop, clock, self, host_wait_s)
+        self.on_rerouted: Callable[[], None] = lambda: None
         self._timed: dict[Instance, None] = {}
         self._sweeping = False
         self.in_flight = 0
@@ -86,8 +97,10 @@ class Invoker:
     def submit(self, request: Request) -> None:
         """Run ``request``; its ``reply_to`` is called exactly once, possibly before this returns."""
         version = request.version
+        if version.provisioned is not None and self._run_provisioned(version, request):
+            return
         function = version.function
-        reason = function.account.admit(function.quota)
+        reason = function.account.admit(function.quota, request.received_s)
         if reason is not None:
             function.stats.count_throttle(reason)
             request.reply_to.failed(request, throttled(reason))
@@ -99,12 +112,24 @@ class Invoker:
         else:
             self._enqueue(version, request)
 
+    def _run_provisioned(self, version: Version, request: Request) -> bool:
+        """Run ``request`` on an idle provisioned instance; False when it spills over."""
+        provision = version.provisioned
+        instance = None if provision is None else provision.take(request.received_s)
+        if instance is None:
+            return False
+        request.provisioned = True
+        version.function.quota.provisioned_in_flight += 1
+        self.in_flight += 1
+        self._run(instance, request, request.received_s)
+        return True
+
     def _enqueue(self, version: Version, request: Request) -> None:
         if version.pool.enqueue(request) is Plan.SPAWN:
             scaling = version.function.quota.scaling
             if not scaling.take(self._clock.monotonic()):
                 version.pool.withdraw(request)
-                self._refuse(request, throttled("FunctionInvocationRateLimitExceeded"), throttle=True)
+                self._refuse(request, throttled(Throttle.FUNCTION_RATE), throttle=True)
                 return
             self._fleet.spawn(version)
         self._sweep_soon()
@@ -128,7 +153,10 @@ class Invoker:
         instance.move(Event.WORKER_READY)
         now_s = self._monotonic()
         instance.init_started_s = now_s
-        instance.deadline_s = now_s + self._init_timeout_s
+        limit_s = self._init_timeout_s
+        if instance.provisioned:
+            limit_s = max(provisioning.INIT_TIMEOUT_S, float(instance.version.config.timeout_s))
+        instance.deadline_s = now_s + limit_s
         self._timed[instance] = None
         self._sweep_soon()
 
@@ -147,7 +175,11 @@ class Invoker:
             version.base_env = base_env(version.config, self.home)
         task_root = "/var/task" if self.isolated_paths else version.config.code_dir
         opt_root = self.opt_root(version.config.layers)
-        instance.send(init_message(version.config, version.base_env, instance.stream, task_root=task_root, opt_root=opt_root))
+        instance.send(
+            init_message(
+                version.config, version.base_env, instance.stream, instance.kind, task_root=task_root, opt_root=opt_root
+            )
+        )
 
     # An instance at work.
 
@@ -273,23 +305,63 @@ class Invoker:
         if instance.state is not State.INITIALISING:
             raise WireError("NEXT outside init")
         took_s = now_s - (instance.init_started_s or now_s)
-        instance.init_ms = took_s * 1000
         stats = instance.version.function.stats
         stats.init.observe(took_s)
-        stats.count_cold_start("on-demand")
+        stats.count_cold_start(instance.kind)
         self._fleet.cold_start_over()
         instance.move(Event.INITIALISED)
         self._timed.pop(instance, None)
-        self._ready(instance, now_s)
+        if instance.provisioned:
+            # Its init is nobody's waiting time: it is in no REPORT.
+            self._stories.init_over(instance, "init", "success", None, took_s * 1000)
+            self.provisioner.initialised(instance)
+        else:
+            instance.init_ms = took_s * 1000
+            self._ready(instance, now_s)
         self._fleet.limit_cpu(instance)
+
+    # Provisioned instances: what the provisioner and the fleet ask of each other.
+
+    def start_provisioned(self, version: Version) -> bool:
+        """One more of them, if there is room."""
+        if version.provisioned is None:
+            return True
+        instance = self._fleet.provision(version, version.provisioned)
+        if instance is None:
+            return False
+        if instance.state is not State.GONE:
+            self.provisioner.begun(instance)
+        return True
+
+    def serve(self, instance: Instance) -> None:
+        """A held one may work."""
+        if instance.state is State.IDLE:
+            self._ready(instance, self._monotonic())
+
+    def retire(self, instance: Instance) -> None:
+        self._fleet.retire(instance)
+
+    def rerouted(self) -> None:
+        self.on_rerouted()
+
+    def on_unprovisioned(self, instance: Instance, why: str) -> None:
+        self.provisioner.failed(instance, f"PLATFORM_ERROR: {why}")
+
+    def on_lost(self, instance: Instance) -> None:
+        self.provisioner.lost(instance)
 
     def _ready(self, instance: Instance, now_s: float) -> None:
         """An instance is free: it takes the next request in line, idles, or goes: its version is history, or others wait for room."""
-        pool = instance.version.pool
+        pool = instance.pool
         request = pool.ready(instance, now_s)
         if request is not None:
+            if instance.provisioned:
+                quota = request.version.function.quota
+                request.version.function.account.release(quota)
+                quota.provisioned_in_flight += 1
+                request.provisioned = True
             self._run(instance, request, now_s)
-        elif pool.draining or self._fleet.starved:
+        elif pool.draining or (self._fleet.starved and not instance.provisioned):
             self._fleet.retire(instance)
 
     def _settle(self, instance: Instance, request: Request, outcome: Outcome, *, ready: bool) -> None:
@@ -309,11 +381,17 @@ class Invoker:
         """Answer, count and log; the request holds no lease afterwards."""
         request.settle(outcome, now_s)
         function = request.version.function
-        function.account.release(function.quota)
+        stats = function.stats
+        if request.provisioned:
+            function.quota.provisioned_in_flight -= 1
+            stats.provisioned += 1
+        else:
+            function.account.release(function.quota)
+            if request.version.provisioned is not None and request.version.provisioned.serving:
+                stats.spillover += 1
         self.in_flight -= 1
         self._stories.ended(request, instance, outcome, now_s)
         request.reply_to.answered(request, outcome)
-        stats = function.stats
         started_s = request.started_s
         stats.pending.append((started_s - request.received_s, now_s - started_s, self._monotonic() - now_s))
         if outcome.status is Status.SUCCESS:
@@ -351,7 +429,7 @@ class Invoker:
                 if instance.init_error is not None:
                     error_type, document = instance.init_error
                     outcome = Outcome(Status.ERROR, document, report.init_error_type(error_type), platform=True)
-                self._stories.init_failed(instance, "invoke", "error", outcome.error_type, self._since_init_ms(instance))
+                self._stories.init_over(instance, "invoke", "error", outcome.error_type, self._since_init_ms(instance))
             self._settle(instance, request, outcome, ready=False)
             self._fleet.reset(instance)
         elif instance.state is State.IDLE:
@@ -368,9 +446,12 @@ class Invoker:
 
     def _init_failed(self, instance: Instance, fault: tuple[str, str | None]) -> None:
         """Init failed or timed out before any invocation: it is repeated inside the next one, if somebody waits for it."""
-        self._stories.init_failed(instance, "init", fault[0], fault[1], self._since_init_ms(instance))
+        self._stories.init_over(instance, "init", fault[0], fault[1], self._since_init_ms(instance))
         self._timed.pop(instance, None)
-        if instance.version.pool.waiting:
+        if instance.provisioned:
+            self.provisioner.failed(instance)
+            self._fleet.retire(instance)
+        elif instance.version.pool.waiting:
             self._fleet.reset(instance)
         else:
             self._fleet.retire(instance)
@@ -385,6 +466,10 @@ class Invoker:
         """A sandbox could not become the instance it was given to. Trying again would fail the same way, so its callers are told."""
         instance = self._fleet.of_holder(holder_id)
         if instance is None or instance.state in (State.RETIRING, State.GONE):
+            return
+        if instance.provisioned:
+            self.on_unprovisioned(instance, reason)
+            self._orphan(instance, reason)
             return
         self._orphan(instance, reason)
         self.on_unstartable(instance.version, reason)
@@ -432,9 +517,10 @@ class Invoker:
                 self._stories.started(instance.current, instance)
 
     def tick(self) -> None:
-        """Once a second: let idle instances expire and requests for which the host has no room fail."""
+        """Once a second: let idle instances expire, keep provisioned ones complete, let requests without room fail."""
         now_s = self._monotonic()
-        self._fleet.expire(now_s, self._keep_alive_s)
+        self._fleet.expire(now_s, self._keep_alive_s, self._max_age_s)
+        self.provisioner.tick()
         self._refuse_the_starved(now_s)
 
     def _overdue(self, instance: Instance) -> None:
@@ -447,7 +533,7 @@ class Invoker:
                 return
             outcome = inv.timed_out(request.request_id, float(instance.version.config.timeout_s))
             if instance.needs_init:
-                self._stories.init_failed(instance, "invoke", "timeout", None, self._since_init_ms(instance))
+                self._stories.init_over(instance, "invoke", "timeout", None, self._since_init_ms(instance))
             self._settle(instance, request, outcome, ready=False)
             self._fleet.reset(instance)
 
@@ -460,7 +546,8 @@ class Invoker:
         for version in list(self._fleet.starved):
             pool = version.pool
             while pool.waiting and now_s - pool.waiting[0].received_s > self._host_wait_s:
-                self._refuse(pool.waiting.popleft(), throttled("ConcurrentInvocationLimitExceeded"), throttle=True)
+                full = f"Rate Exceeded. This host is full: {self._room.why_full()}."
+                self._refuse(pool.waiting.popleft(), throttled(Throttle.HOST_FULL, full), throttle=True)
             if not pool.waiting:
                 del self._fleet.starved[version]
 

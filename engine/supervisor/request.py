@@ -21,12 +21,12 @@ class ReplyTo(Protocol):
 
 class Request(Invocation):
     """``started_ms`` is ``started_s`` on the wall clock. ``middle`` is the encoded part of INVOKE between deadline and payload; ``tail`` collects log lines when
-    asked for; ``start_logged`` says whether START is in the log already.
+    asked for; ``start_logged`` says whether START is in the log already; ``provisioned`` that it holds no on-demand lease.
 
     The constructor sets everything itself instead of calling its base: it runs once per invocation.
     """
 
-    __slots__ = ("middle", "reply_to", "start_logged", "started_ms", "tail", "trace_id", "version")
+    __slots__ = ("middle", "provisioned", "reply_to", "start_logged", "started_ms", "tail", "trace_id", "version")
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Request(Invocation):
         self.tail: list[str] | None = [] if want_tail else None
         self.started_ms = received_ms
         self.start_logged = False
+        self.provisioned = False
 
     def log_tail(self) -> bytes | None:
         """The last 4 KB of this invocation's log, or None when it was not asked for."""

@@ -46,6 +46,8 @@ class Status:
             reasons.append("draining")
         if not self._catalogue.loaded:
             reasons.append("the catalogue is not loaded yet")
+        else:
+            reasons += self._invoker.provisioner.pending()
         self._seen_sandbox = self._seen_sandbox or self._holders.ready_anywhere()
         if not self._seen_sandbox:
             failures = self._holders.failures()
@@ -61,7 +63,7 @@ class Status:
         concurrent = 0
         functions = []
         for account, function in self._catalogue.functions():
-            concurrent += function.quota.in_flight
+            concurrent += function.quota.concurrent
             functions.append(self._function(account, function, by_function.get(id(function), [])))
         return {
             "version": __version__,
@@ -70,7 +72,13 @@ class Status:
             "ready": not self.not_ready(),
             "bounds": list(BOUNDS),
             "functions": functions,
-            "account": {"concurrent": concurrent, "limit": max((a.limit for a in accounts), default=0)},
+            "account": {
+                "concurrent": concurrent,
+                "limit": max((a.limit for a in accounts), default=0),
+                "unreserved": sum(a.unreserved_in_flight for a in accounts),
+                "claimed": sum(a.claimed for a in accounts),
+            },
+            "provisioned": self._invoker.provisioner.figures(),
             "pool": self._holders.counts(),
             "processes": {**self._pids(), **{f"zygote {k}": p for k, p in self._holders.zygote_pids().items()}},
         }
@@ -90,7 +98,8 @@ class Status:
             "name": function.name,
             **function.stats.snapshot(),
             "instances": states,
-            "concurrent": function.quota.in_flight,
+            "concurrent": function.quota.concurrent,
+            "provisioned_in_use": function.quota.provisioned_in_flight,
             "memory": memory,
         }
 
@@ -110,6 +119,7 @@ class Status:
                 "advice": list(self.report.advice),
             },
             "in_flight": self._invoker.in_flight,
+            "provisioned": self._invoker.provisioner.figures(),
             "pool": self._holders.counts(),
             "pool_failures": self._holders.failures(),
             "processes": {**self._pids(), **{f"zygote {k}": p for k, p in self._holders.zygote_pids().items()}},
@@ -117,8 +127,9 @@ class Status:
                 {
                     "account": account,
                     "name": f.name,
-                    "in_flight": f.quota.in_flight,
+                    "in_flight": f.quota.concurrent,
                     "reserved": f.quota.reserved,
+                    "provisioned": f.quota.provisioned,
                     "versions": {
                         v.config.version: {
                             "state": v.config.state,
@@ -127,6 +138,7 @@ class Status:
                             "busy": len(v.pool.busy),
                             "starting": len(v.pool.starting),
                             "waiting": len(v.pool.waiting),
+                            "provisioned": None if v.provisioned is None else v.provisioned.have().ready,
                         }
                         for v in f.versions.values()
                     },
@@ -139,6 +151,7 @@ class Status:
                     "function": i.version.function.name,
                     "version": i.version.config.version,
                     "state": i.state,
+                    "kind": i.kind,
                     "pid": i.pid,
                     "age_s": now_s - i.born_s,
                     "invocations": i.invocations,

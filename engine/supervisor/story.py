@@ -131,14 +131,16 @@ class Story:
         if request.tail is not None:
             request.tail.extend(ended.lines())
 
-    def init_failed(self, instance: Instance, phase: str, status: str, error_type: str | None, took_ms: float) -> None:
+    def init_over(self, instance: Instance, phase: str, status: str, error_type: str | None, took_ms: float) -> None:
         """INIT_REPORT, which on-demand environments write only for failures."""
         if instance.current is not None and not instance.current.start_logged:
             self.started(instance.current, instance)
         at_ms = self._clock.epoch_ms()
         config = instance.version.config
         if config.log_format == "JSON":
-            line = report.init_report_json(at_ms, took_ms, phase, status, error_type)
+            if not report.shown(config.system_log_level, "INFO" if status == "success" else "WARN"):
+                return
+            line = report.init_report_json(at_ms, took_ms, phase, status, error_type, instance.kind)
         else:
             line = report.init_report_text(took_ms, phase, status, error_type)
         self._emit(instance, instance.current, at_ms, line)

@@ -109,6 +109,10 @@ class Supervisor:
             init_timeout_s=settings.init_timeout_s,
             max_instances=settings.max_instances,
             cpu_quota=settings.cpu_quota,
+            host_wait_s=settings.host_wait_s,
+            memory_budget_mib=settings.memory_budget_mib,
+            memory_reserve_mib=settings.memory_reserve_mib,
+            max_age_s=settings.max_age_s,
             home=Home(settings.region, INNER_ENDPOINT, INNER_ENDPOINT, function_key),
             isolated_paths=True,
         )
@@ -119,7 +123,12 @@ class Supervisor:
             logs=self._logs,
             on_drain=self._invoker.drain,
             on_new=self._invoker.prepare,
+            on_change=self._invoker.provisioner.configure,
+            on_delete=self._invoker.provisioner.forget,
+            request_rate=settings.request_rate,
+            scaling=(settings.scaling_burst, settings.scaling_period_s),
         )
+        self._invoker.on_rerouted = self.catalogue.rerouted
         self.api = InvokeApi(
             self.catalogue, self._invoker, clock, region=settings.region, account_id=settings.account_id
         )
@@ -341,8 +350,8 @@ class Supervisor:
             "account_id": self.settings.account_id,
         }
 
-    def stats(self) -> dict[str, Any]:
-        return self._status.stats()
+    def queries(self) -> dict[str, Callable[[], Any]]:
+        return {"stats": self._status.stats, "provisioned": self._invoker.provisioner.figures}
 
     # FrontServices
 

@@ -60,6 +60,7 @@ class _Snapshot(Collector):
     def __init__(self, stats: Stats, processes: Sequence[ProcessSample], default_account: str, max_functions: int) -> None:
         self._stats = stats
         self._processes = processes
+        self._default_account = default_account
         self._functions = _bounded(stats.get("functions", ()), default_account, max_functions)
 
     def collect(self) -> Iterable[Metric]:
@@ -68,6 +69,7 @@ class _Snapshot(Collector):
         yield self._cpu()
         yield self._durations()
         yield from self._instances()
+        yield from self._provisioned()
         yield from self._pool()
         yield from self._queue()
         yield from self._process_figures()
@@ -81,6 +83,16 @@ class _Snapshot(Collector):
         account = stats.get("account", {})
         yield _gauge("account_concurrent_executions", "Invocations running now (ConcurrentExecutions).", account.get("concurrent", 0))
         yield _gauge("account_concurrency_limit", "Concurrent executions the account may have.", account.get("limit", 0))
+        yield _gauge(
+            "account_unreserved_concurrent_executions",
+            "Invocations running now of functions without a reservation (UnreservedConcurrentExecutions).",
+            account.get("unreserved", 0),
+        )
+        yield _gauge(
+            "account_claimed_concurrency",
+            "Reserved, provisioned, and unreserved in use (ClaimedAccountConcurrency).",
+            account.get("claimed", 0),
+        )
 
     def _counters(self) -> Iterator[Metric]:
         families = (
@@ -88,6 +100,13 @@ class _Snapshot(Collector):
             ("errors", "errors", "error_type", "Failed invocations by error type (Errors)."),
             ("throttles", "throttles", "reason", "Invocations refused with 429, by reason (Throttles)."),
             ("cold_starts", "cold_starts", "kind", "Instances initialised, by kind of start."),
+            (
+                "provisioned_concurrency_invocations",
+                "provisioned",
+                "kind",
+                "Invocations of versions with provisioned concurrency: provisioned (ProvisionedConcurrencyInvocations), "
+                "or on demand because it was all in use: spillover (ProvisionedConcurrencySpilloverInvocations).",
+            ),
         )
         for name, key, label, text in families:
             family = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=("function", label))
@@ -134,6 +153,27 @@ class _Snapshot(Collector):
             if rest:
                 memory.add_metric((function, OTHER), sum(size for _, size in rest))
         yield from (states, running, memory)
+
+    def _provisioned(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            f"{PREFIX}_provisioned_concurrency",
+            "Provisioned instances by configuration: requested, allocated (initialised), available (serving).",
+            labels=("function", "qualifier", "state"),
+        )
+        for given in list(self._stats.get("provisioned", ()))[:MAX_FUNCTIONS]:
+            account, name = str(given["account"]), str(given["name"])
+            label = name if account == self._default_account else f"{account}:{name}"
+            for state in ("requested", "allocated", "available"):
+                family.add_metric((label, str(given["qualifier"]), state), given[state])
+        running = GaugeMetricFamily(
+            f"{PREFIX}_provisioned_concurrent_executions",
+            "Provisioned instances in use (ProvisionedConcurrentExecutions).",
+            labels=("function",),
+        )
+        for function, figures in self._functions.items():
+            if figures["provisioned_in_use"] or any(figures["provisioned"].values()):
+                running.add_metric((function,), figures["provisioned_in_use"])
+        yield from (family, running)
 
     def _pool(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
@@ -214,14 +254,16 @@ def _figures(given: Mapping[str, Any]) -> dict[str, Any]:
         "cold_starts": dict(given.get("cold_starts", {})),
         "phases": {phase: (list(counts), total) for phase, (counts, total) in given.get("phases", {}).items()},
         "instances": dict(given.get("instances", {})),
+        "provisioned": dict(given.get("provisioned", {})),
         "concurrent": given.get("concurrent", 0),
         "cpu_s": given.get("cpu_s", 0.0),
+        "provisioned_in_use": given.get("provisioned_in_use", 0),
         "memory": list(given.get("memory", ())),
     }
 
 
 def _sum(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
-    keys = ("invocations", "errors", "throttles", "cold_starts", "instances")
+    keys = ("invocations", "errors", "throttles", "cold_starts", "provisioned", "instances")
     total: dict[str, Any] = {key: _sum_counts(one[key], two[key]) for key in keys}
     phases = dict(one["phases"])
     for phase, (counts, seconds) in two["phases"].items():
@@ -231,8 +273,8 @@ def _sum(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
         else:
             phases[phase] = (counts, seconds)
     total["phases"] = phases
-    total["concurrent"] = one["concurrent"] + two["concurrent"]
-    total["cpu_s"] = one["cpu_s"] + two["cpu_s"]
+    for key in ("concurrent", "cpu_s", "provisioned_in_use"):
+        total[key] = one[key] + two[key]
     total["memory"] = [(OTHER, sum(size for _, size in (*one["memory"], *two["memory"])))]
     return total
 

@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from engine.sandbox.api import Cause, ExitCause, HolderFds, SandboxListener, SpecialiseSpec, ZygoteSpec
 from engine.sandbox.freezer import SignalFreezer
@@ -59,6 +60,7 @@ class ScriptedWorker:
             if kind == messages.INIT:
                 self.inits += 1
                 self.sandbox.inits += 1
+                self.sandbox.told.append(messages.unpack(body)[1])
                 self.sandbox.on_init(self)
             elif kind == messages.INVOKE:
                 self.sandbox.on_invoke(self, messages.decode_invoke(body))
@@ -90,6 +92,7 @@ class ScriptedSandbox:
         self.freezes: list[str] = []
         self.on_thaw: Callable[[ScriptedWorker], None] = lambda _worker: None
         self.inits = 0
+        self.told: list[Any] = []
         self.refuse: str | None = None
         self.zygote_fails: str | None = None
         self.on_init: Callable[[ScriptedWorker], None] = lambda w: w.send(messages.pack(messages.NEXT))

@@ -34,7 +34,11 @@ class Server:
     def link_hello(self) -> dict[str, Any]:
         return {"runtimes": {"python3.11": {"interpreter": "/x", "version": "3.11.7"}}}
 
-    def stats(self) -> dict[str, Any]:
+    def queries(self) -> dict[str, Callable[[], Any]]:
+        return {"stats": self._stats}
+
+    @staticmethod
+    def _stats() -> dict[str, Any]:
         return {"uptime_s": 1.5}
 
     async def open(self) -> None:

@@ -29,6 +29,7 @@ from engine.wire import messages
 from tests.framework.scripted_sandbox import ScriptedSandbox, ScriptedWorker
 
 ACCOUNT = "000000000000"
+_LIMITS = ("account_limit", "request_rate", "scaling")
 
 
 def entry(name: str = "f", *, generation: str = "g1", reserved: int | None = None, **version: Any) -> dict[str, Any]:
@@ -71,6 +72,7 @@ class Rig(SandboxListener):
         self.clock = ManualClock()
         self.sandbox = ScriptedSandbox(self.loop)
         self.sandbox.listener = self
+        limits = {"account_limit": 10, "request_rate": 0} | {k: options.pop(k) for k in _LIMITS if k in options}
         home = Home("us-east-1", "http://127.0.0.1:4566", "http://127.0.0.1:4566", ("k", "s", "t"))
         self.invoker = Invoker(
             self.loop, self.clock, keep_alive_s=60.0, init_timeout_s=10.0, home=home, isolated_paths=True,
@@ -80,17 +82,19 @@ class Rig(SandboxListener):
         self.invoker.wire(self.sandbox, self.holders)
         self.logs = LogStore(tmp, 1024 * 1024)
         self.catalogue = Catalogue(
-            region="us-east-1", account_limit=10, logs=self.logs, on_drain=self.invoker.drain, on_new=self.invoker.prepare
-        )
+            region="us-east-1", logs=self.logs, on_drain=self.invoker.drain, on_new=self.invoker.prepare,
+            on_change=self.invoker.provisioner.configure, on_delete=self.invoker.provisioner.forget, **limits,
+        )  # fmt: skip
+        self.invoker.on_rerouted = self.catalogue.rerouted
         self.api = InvokeApi(self.catalogue, self.invoker, self.clock, region="us-east-1", account_id=ACCOUNT)
 
     def put(self, *args: Any, **kwargs: Any) -> None:
         self.catalogue.put(parse_entry(entry(*args, **kwargs)))
 
-    def invoke(self, name: str = "f", payload: bytes = b"{}", *, tail: bool = False) -> Answer:
+    def invoke(self, name: str = "f", payload: bytes = b"{}", *, tail: bool = False, qualifier: str | None = None) -> Answer:
         answer = Answer()
         flags = messages.FLAG_TAIL if tail else 0
-        self.api.call(messages.Call(1, name, None, flags, None, None, None, payload), ACCOUNT, answer)
+        self.api.call(messages.Call(1, name, qualifier, flags, None, None, None, payload), ACCOUNT, answer)
         return answer
 
     async def until(self, condition: Callable[[], bool]) -> None:
