@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from engine import __version__
-from engine.cli import aws, deploy, doctor, invoke, listing, logs, serve, settings
+from engine.cli import aws, deploy, doctor, instances, invoke, listing, logs, serve, settings
 from engine.cli.output import CliError, complain
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("deploy")(deploy.deploy)
 app.command("invoke")(invoke.invoke)
 app.command("logs")(logs.logs)
 app.command("list")(listing.list_functions)
+app.command("instances")(instances.instances)
 app.command("doctor")(doctor.doctor)
 app.command("config")(settings.config)
 app.command("env")(aws.env)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from engine.control import instance_policy
 from engine.control.kinds import may_loop, provisioned_concurrency, reserved_concurrency
 from engine.store.api import LATEST, CodeStore, Function, Version
 
@@ -51,6 +52,7 @@ class Catalogue:
             "name": function.name,
             "reserved": reserved_concurrency(function),
             "may_loop": may_loop(function),
+            **instance_policy.of_tags(function.tags),
             "provisioned": {
                 qualifier: {"requested": d["ProvisionedConcurrentExecutions"], "revision": d["Revision"]}
                 for qualifier, d in provisioned_concurrency(function).items()

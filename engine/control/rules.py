@@ -10,6 +10,7 @@ import platform
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from engine.control import instance_policy
 from engine.errors import (
     AccessDenied,
     CodeStorageExceeded,
@@ -182,12 +183,13 @@ def check_environment(variables: Mapping[str, str]) -> None:
 
 
 def check_tags(tags: Mapping[str, str]) -> None:
-    """Raises InvalidParameterValue for more than 50 tags and for keys that AWS keeps for itself."""
+    """Raises InvalidParameterValue for more than 50 tags, for keys that AWS keeps for itself and for ours with impossible values."""
     if len(tags) > MAX_TAGS:
         raise InvalidParameterValue("Number of tags exceeds resource tag limit.")
     for key in tags:
         if key.lower().startswith("aws:"):
             raise InvalidParameterValue(f"The tag key {key} is reserved: keys that begin with 'aws:' cannot be set.")
+    instance_policy.of_tags(tags)
 
 
 def check_revision(given: str | None, current: str, source: str = "GetFunction/GetAlias") -> None:

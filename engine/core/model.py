@@ -66,7 +66,7 @@ class ProvisionedConfig:
 @dataclass(frozen=True, slots=True)
 class FunctionConfig:
     """A function with everything that can be invoked under its name. ``reserved`` None means unreserved; ``may_loop``: no chain of
-    invocations is ended because the function occurs in it too often.
+    invocations is ended because the function occurs in it too often. ``keep_alive_s``, ``max_age_s``: None leaves them to the settings.
     """
 
     account: str
@@ -75,4 +75,6 @@ class FunctionConfig:
     aliases: dict[str, AliasConfig]
     reserved: int | None = None
     may_loop: bool = False
+    keep_alive_s: float | None = None
+    max_age_s: float | None = None
     provisioned: tuple[ProvisionedConfig, ...] = ()

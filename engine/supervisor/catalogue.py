@@ -105,10 +105,16 @@ def parse_entry(entry: Any) -> FunctionConfig:
             aliases,
             None if reserved is None else int(reserved),
             may_loop=bool(entry.get("may_loop")),
+            keep_alive_s=_seconds(entry.get("keep_alive_s")),
+            max_age_s=_seconds(entry.get("max_age_s")),
             provisioned=provisioned,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise WireError(f"catalogue entry: {type(e).__name__}: {e}") from e
+
+
+def _seconds(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 class Catalogue:
@@ -181,6 +187,7 @@ class Catalogue:
             return
         self.revision += 1
         function.config = config
+        function.keep_alive_s, function.max_age_s = config.keep_alive_s, config.max_age_s
         former_aliases, function.aliases = function.aliases, config.aliases
         function.account.reserve(function.quota, config.reserved)
         former = function.versions

@@ -249,3 +249,17 @@ def test_doctor_is_status_1_when_the_engine_could_not_start(cli, tmp_path):
 def test_examples_are_package_data():
     root = Path(examples_deployer.__file__).with_name("examples")
     assert sorted(p.parent.name for p in root.glob("*/lambda_function.py")) == ["hello", "json-transform", "s3-writer"]
+
+
+def test_instances_are_listed(shared, cli):
+    shared.deploy("cli-instances", {"m.py": "def f(e, c):\n    return 1\n"})
+    shared.client().invoke(FunctionName="cli-instances")
+    listed = cli("instances", "cli-instances")
+    head, row = listed.stdout.splitlines()
+    assert listed.returncode == 0
+    assert head.split() == ["ID", "FUNCTION", "VERSION", "STATE", "KIND", "AGE", "INVOCATIONS", "MEMORY"]
+    assert row.split()[1:3] == ["cli-instances", "$LATEST"]
+    assert row.split()[3] in ("idle", "frozen")
+    assert row.split()[4] == "on-demand"
+    assert [i["invocations"] for i in json.loads(cli("instances", "cli-instances", "--json").stdout)] == [1]
+    assert "no instances" in cli("instances", "cli-none").stderr
