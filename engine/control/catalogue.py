@@ -4,11 +4,11 @@ can be invoked is known at once. Changed only on the event loop, after the store
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from engine.control import instance_policy
-from engine.control.kinds import may_loop, provisioned_concurrency, reserved_concurrency
+from engine.control.kinds import POLICY, URL, may_loop, provisioned_concurrency, reserved_concurrency
 from engine.store.api import LATEST, CodeStore, Function, Version
 
 
@@ -59,6 +59,18 @@ class Catalogue:
             },
             "aliases": {key: {"version": a.version, "weights": dict(a.weights)} for key, a in function.aliases.items()},
             "versions": {key: self._version(v) for key, v in function.versions.items()},
+            "urls": [self._url(function, key.qualifier, document) for key, document in function.attached.items() if key.kind == URL],
+        }
+
+    @staticmethod
+    def _url(function: Function, qualifier: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        policy = function.document(POLICY, qualifier)
+        return {
+            "id": document["UrlId"],
+            "qualifier": qualifier or None,
+            "auth_type": document["AuthType"],
+            "cors": document.get("Cors"),
+            "policy": policy,
         }
 
     def _version(self, version: Version) -> dict[str, Any]:

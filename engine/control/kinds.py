@@ -18,6 +18,8 @@ CONCURRENCY = "concurrency"
 PROVISIONED = "provisioned-concurrency"
 # {"RecursiveLoop": "Allow"}, of the function; absent means Terminate.
 RECURSION = "recursion"
+# {"UrlId", "AuthType", "CreationTime"[, "Cors", "InvokeMode", "LastModifiedTime"]}, of the function or of an alias.
+URL = "url"
 
 
 def reserved_concurrency(function: Function) -> int | None:

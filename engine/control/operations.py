@@ -16,6 +16,7 @@ from engine.control.provisioned import ProvisionedOperations
 from engine.control.resource_policies import ResourcePolicyOperations
 from engine.control.tags import TagOperations
 from engine.control.updates import UpdateOperations
+from engine.control.urls import UrlOperations
 from engine.control.versions import VersionOperations
 
 
@@ -34,3 +35,4 @@ def register(registry: Registrar, plane: Plane) -> None:
     FunctionSettingOperations(plane).register(registry)
     LayerOperations(plane).register(registry)
     LayerPermissionOperations(plane).register(registry)
+    UrlOperations(plane).register(registry)

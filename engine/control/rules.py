@@ -74,6 +74,7 @@ _OBEYED: Mapping[str, frozenset[str]] = {
         {"CompatibleArchitectures", "CompatibleRuntimes", "Content", "Description", "LayerName", "LicenseInfo"}
     ),
     "LayerContent": frozenset({"S3Bucket", "S3Key", "S3ObjectVersion", "ZipFile"}),
+    "FunctionUrlConfig": frozenset({"AuthType", "Cors", "FunctionName", "InvokeMode", "Qualifier"}),
     "FunctionCode": frozenset({"S3Bucket", "S3Key", "S3ObjectVersion", "ZipFile", "ImageUri"}),
 }  # fmt: skip
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 LATEST = "$LATEST"
 
@@ -64,6 +66,19 @@ class ProvisionedConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class UrlConfig:
+    """A function URL. ``qualifier``: the alias it invokes, None for the function itself. ``auth_type``: NONE or AWS_IAM. ``cors``: the
+    rules under AWS's names. ``policy``: the resource policy document that governs it, if there is one.
+    """
+
+    url_id: str
+    qualifier: str | None
+    auth_type: str
+    cors: Mapping[str, Any] | None = None
+    policy: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionConfig:
     """A function with everything that can be invoked under its name. ``reserved`` None means unreserved; ``may_loop``: no chain of
     invocations is ended because the function occurs in it too often. ``keep_alive_s``, ``max_age_s``: None leaves them to the settings.
@@ -78,3 +93,4 @@ class FunctionConfig:
     keep_alive_s: float | None = None
     max_age_s: float | None = None
     provisioned: tuple[ProvisionedConfig, ...] = ()
+    urls: tuple[UrlConfig, ...] = ()

@@ -19,7 +19,7 @@ from engine.clock import Clock
 from engine.core import lineage
 from engine.errors import InvalidParameterValue, InvalidRequestContent, RecursiveInvocation, ServiceError, ValidationError
 from engine.ids import is_request_id, request_id
-from engine.supervisor.catalogue import Catalogue, Version
+from engine.supervisor.catalogue import Catalogue, FunctionUrl, Version
 from engine.supervisor.invoker import Invoker
 from engine.supervisor.request import ReplyTo, Request
 from engine.wire import messages
@@ -113,6 +113,12 @@ class InvokeApi:
         tail = bool(call.flags & messages.FLAG_TAIL)
         self._submit(route, version, call.payload, call.request_id, call.client_context, trace, reply_to, tail)
         return version
+
+    def invoke_url(self, url: FunctionUrl, body: bytes, wanted_id: str, trace: bytes, reply_to: ReplyTo) -> None:
+        """Invoke what a function URL belongs to. Raises AwsError when it cannot be started."""
+        key = (b"url", url.config.url_id.encode())
+        route = self._routes.get(key) or self._remember(key, url.ref)
+        self._submit(route, self._resolve(route), body, wanted_id, None, trace, reply_to, want_tail=False)
 
     def _submit(
         self,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.arn import FunctionRef, function_arn
 from engine.core.concurrency import REQUEST_RATE, SCALING_BURST, SCALING_PERIOD_S, Account, FunctionQuota, ScalingRate
-from engine.core.model import LATEST, AliasConfig, FunctionConfig, ProvisionedConfig, VersionConfig
+from engine.core.model import LATEST, AliasConfig, FunctionConfig, ProvisionedConfig, UrlConfig, VersionConfig
 from engine.core.pool import VersionPool
 from engine.core.stats import FunctionStats
 from engine.errors import ResourceConflict, ResourceNotFound, WireError
@@ -58,6 +58,13 @@ class Function:
         self.max_age_s: float | None = None
 
 
+class FunctionUrl(NamedTuple):
+    """A function URL and what it invokes."""
+
+    ref: FunctionRef
+    config: UrlConfig
+
+
 def parse_entry(entry: Any) -> FunctionConfig:
     """A catalogue entry as the control plane sends it. Raises WireError naming what is missing or of the wrong type."""
     try:
@@ -93,6 +100,10 @@ def parse_entry(entry: Any) -> FunctionConfig:
             )
             for key, a in (entry.get("aliases") or {}).items()
         }
+        urls = tuple(
+            UrlConfig(str(u["id"]), u.get("qualifier"), str(u["auth_type"]), u.get("cors"), u.get("policy"))
+            for u in entry.get("urls") or ()
+        )
         reserved = entry.get("reserved")
         provisioned = tuple(
             ProvisionedConfig(str(key), int(p["requested"]), str(p["revision"]))
@@ -108,6 +119,7 @@ def parse_entry(entry: Any) -> FunctionConfig:
             keep_alive_s=_seconds(entry.get("keep_alive_s")),
             max_age_s=_seconds(entry.get("max_age_s")),
             provisioned=provisioned,
+            urls=urls,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise WireError(f"catalogue entry: {type(e).__name__}: {e}") from e
@@ -147,6 +159,7 @@ class Catalogue:
         self._accounts: dict[str, Account] = {}
         self._functions: dict[tuple[str, str], Function] = {}
         self._keep: set[tuple[str, str]] | None = None
+        self.urls: dict[str, FunctionUrl] = {}
         self._draw = random.Random().random  # noqa: S311 - routing weights, not secrets
 
     def account(self, account_id: str) -> Account:
@@ -186,6 +199,7 @@ class Catalogue:
         if function.config == config:
             return
         self.revision += 1
+        self._rename(function.config, config)
         function.config = config
         function.keep_alive_s, function.max_age_s = config.keep_alive_s, config.max_age_s
         former_aliases, function.aliases = function.aliases, config.aliases
@@ -217,10 +231,20 @@ class Catalogue:
     def _drop(self, key: tuple[str, str]) -> None:
         function = self._functions.pop(key)
         self.revision += 1
+        self._rename(function.config, None)
         function.account.reserve(function.quota, None)
         self._on_delete(function)
         for version in function.versions.values():
             self._on_drain(version)
+
+    def _rename(self, former: FunctionConfig | None, now: FunctionConfig | None) -> None:
+        """The function's URLs, as they were and as they are."""
+        if former is not None:
+            for url in former.urls:
+                del self.urls[url.url_id]
+        if now is not None:
+            for url in now.urls:
+                self.urls[url.url_id] = FunctionUrl(FunctionRef(now.account, self.region, now.name, url.qualifier), url)
 
     def resolve(self, ref: FunctionRef) -> tuple[Version, bool]:
         """The version to run and whether the choice was drawn by weight (and must be drawn again next time).

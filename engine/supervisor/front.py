@@ -17,6 +17,7 @@ from engine.errors import AwsError, RequestEntityTooLarge
 from engine.supervisor import replies
 from engine.supervisor.api import InvokeApi, InvokeOptions, Verifier, options_of
 from engine.supervisor.request import Request
+from engine.supervisor.urls import MARK, Exchange, FunctionUrls
 
 FUNCTIONS = b"/2015-03-31/functions/"
 HOT_START = b"POST /2015-03-31/functions/"
@@ -68,6 +69,7 @@ class FrontServices(Protocol):
     """What the front hands requests to."""
 
     api: InvokeApi
+    urls: FunctionUrls
     verifier: Verifier | None
 
     def local(self, head: Head) -> tuple[int, bytes, bytes] | None:
@@ -99,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._head: Head | None = None
         self._passed: Passed | None = None
         self._hot = False
+        self._exchange: Exchange | None = None
         self._refused: AwsError | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -167,7 +170,8 @@ class Connection(asyncio.Protocol):
         length = head[at + 17 : head.find(b"\r\n", at + 17)].strip()
         if not length.isdigit() or int(length) != len(data) - end - 4 or int(length) > MAX_BODY:
             return False
-        if b"\r\ntransfer-encoding:" in head or b"\r\nexpect:" in head or b"\r\nupgrade:" in head:
+        # A function URL may have any path, this one too.
+        if b"\r\ntransfer-encoding:" in head or b"\r\nexpect:" in head or b"\r\nupgrade:" in head or MARK in head:
             return False
         if b"\r\nconnection:" in head and b"\r\nconnection: keep-alive\r\n" not in head:
             return False
@@ -233,10 +237,13 @@ class Connection(asyncio.Protocol):
             raise httptools.HttpParserError("a pipelined request in one segment is not supported")
         method = self._parser.get_method()
         head = self._head = Head(method, self._url, self._headers, self._peer)
-        self._hot = method == b"POST" and self._url.startswith(FUNCTIONS) and self._is_invoke(head)
+        self._exchange = self._services.urls.exchange(head, self)
+        self._hot = method == b"POST" and self._url.startswith(FUNCTIONS) and self._exchange is None and self._is_invoke(head)
         if head.header(b"expect") is not None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if not self._hot and self._services.local(head) is None:
+        if self._exchange is not None:
+            head.keep_alive = self._parser.should_keep_alive()
+        elif not self._hot and self._services.local(head) is None:
             head.keep_alive = self._parser.should_keep_alive()
             self._passed = self._services.pass_through(head, self)
 
@@ -263,9 +270,13 @@ class Connection(asyncio.Protocol):
         if self._passed is not None:
             self._passed.end()
             return
-        if self._hot:
+        if self._hot or self._exchange is not None:
             chunks = self._chunks
-            self._invoke(head, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if self._exchange is not None:
+                self._exchange.serve(body, too_large=self._body_size > MAX_BODY)
+            else:
+                self._invoke(head, body)
             return
         page = self._services.local(head)
         status, kind, body = page if page is not None else (404, b"text/plain", b"Not Found\n")
@@ -334,6 +345,7 @@ class Connection(asyncio.Protocol):
         self._answering = False
         self._fresh = True
         self._hot = False
+        self._exchange = None
         self._url = b""
         self._headers = []
         self._head_size = 0

@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from email.utils import formatdate
+from http.client import responses
 
 from engine.core.invocation import Outcome
 from engine.errors import AwsError
@@ -50,6 +51,24 @@ def invoked(request: Request, outcome: Outcome, *, keep_alive: bool) -> bytes:
         request.trace_id,
         more,
         b"keep-alive" if keep_alive else b"close",
+    )
+
+
+def of_url(
+    status: int, headers: list[tuple[str, str]], length: int | None, *, request_id: str, trace: bytes, keep_alive: bool
+) -> bytes:
+    """The head of a function URL's answer. ``length`` None: an answer that has no body."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    size = "" if length is None else f"Content-Length: {length}\r\n"
+    return b"".join(
+        (
+            f"HTTP/1.1 {status} {REASONS.get(status) or responses.get(status, 'Unknown')}\r\n".encode(),
+            _date_header(),
+            lines.encode("utf-8", "replace"),
+            f"{size}x-amzn-RequestId: {request_id}\r\n".encode(),
+            b"X-Amzn-Trace-Id: %b\r\n" % trace if trace else b"",
+            f"Connection: {'keep-alive' if keep_alive else 'close'}\r\n\r\n".encode(),
+        )
     )
 
 

@@ -40,6 +40,7 @@ from engine.supervisor.invoker import Invoker
 from engine.supervisor.logs import LogStore
 from engine.supervisor.passthrough import Collecting, Passing
 from engine.supervisor.status import Status
+from engine.supervisor.urls import FunctionUrls
 
 log = structlog.get_logger("engine")
 
@@ -131,6 +132,9 @@ class Supervisor:
         self._invoker.on_rerouted = self.catalogue.rerouted
         self.api = InvokeApi(
             self.catalogue, self._invoker, clock, region=settings.region, account_id=settings.account_id
+        )
+        self.urls = FunctionUrls(
+            self.catalogue, self.api, verifier, clock, region=settings.region, account_id=settings.account_id
         )
         self._control = Child(loop, clock, "control", commands.control, lambda s: self._child_ended("control plane", s))
         self._embedded: Child | None = None

@@ -20,10 +20,12 @@ import pytest
 
 from engine.auth.principals import KeyRing
 from engine.auth.sigv4 import Verifier
+from engine.clock import SystemClock
 from engine.core import lineage
 from engine.supervisor import front, routing
 from engine.supervisor.front import Connection, Head, Passed
 from engine.supervisor.passthrough import Collecting, Passing
+from engine.supervisor.urls import FunctionUrls
 from engine.wire import messages
 from tests.framework.scripted_sandbox import ScriptedWorker
 from tests.unit.test_invoker import Rig
@@ -38,6 +40,7 @@ class Front:
         self.rig = rig
         self.api = rig.api
         self.verifier: Any = None
+        self.urls = FunctionUrls(rig.catalogue, rig.api, None, SystemClock(), region="us-east-1", account_id="000000000000")
         self.connections: set[Connection] = set()
         self.port = 0
         self.upstream_port = 0

@@ -1,0 +1,158 @@
+"""CreateFunctionUrlConfig, GetFunctionUrlConfig, UpdateFunctionUrlConfig, DeleteFunctionUrlConfig and ListFunctionUrlConfigs.
+
+A URL belongs to a function (its ``$LATEST``) or to an alias, and goes with it. The supervisor serves it: it is part of the catalogue.
+Source: docs.aws.amazon.com/lambda/latest/dg/urls-configuration.html and recorded replies.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import string
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from engine.arn import FunctionRef, function_arn
+from engine.control import rules
+from engine.control.api import Caller, Registrar
+from engine.control.kinds import URL
+from engine.control.listing import page_of
+from engine.control.plane import Plane, locate
+from engine.errors import NotImplementedHere, ResourceConflict, ResourceNotFound
+from engine.store.api import Function
+
+ID_LENGTH = 32
+_ID_LETTERS = string.ascii_lowercase + string.digits
+_MEMBERS = ("AuthType", "Cors", "InvokeMode")
+
+
+class UrlOperations:
+    """Handlers of the operations on function URLs."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+
+    def register(self, registry: Registrar) -> None:
+        registry.add("CreateFunctionUrlConfig", self.create)
+        registry.add("GetFunctionUrlConfig", self.get)
+        registry.add("UpdateFunctionUrlConfig", self.update)
+        registry.add("DeleteFunctionUrlConfig", self.delete)
+        registry.add("ListFunctionUrlConfigs", self.list)
+
+    async def create(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        ref = _locate(caller, params)
+        _check_mode(params)
+        plane = self._plane
+        await plane.link.ready()
+        async with plane.changes.lock(ref.account, ref.name):
+            function = await plane.find(ref)
+            if function is None or (ref.qualifier and ref.qualifier not in function.aliases):
+                raise _no_function()
+            if function.document(URL, ref.qualifier or "") is not None:
+                raise ResourceConflict(
+                    f"Failed to create function url config for [functionArn = {ref.arn()}]. "
+                    "Error message:  FunctionUrlConfig exists for this Lambda function"
+                )
+            document = {
+                "UrlId": "".join(secrets.choice(_ID_LETTERS) for _ in range(ID_LENGTH)),
+                "CreationTime": self._now(),
+                **_given(params),
+            }
+            await plane.changes.apply(function, function.attach(URL, ref.qualifier or "", document))
+        return _shown(caller, ref, document, "CreationTime")
+
+    def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        ref = _locate(caller, params)
+        function = self._plane.store.get(ref.account, ref.name)
+        document = None if function is None else function.document(URL, ref.qualifier or "")
+        if document is None:
+            raise ResourceNotFound("The resource you requested does not exist.")
+        return {"InvokeMode": "BUFFERED", **_shown(caller, ref, document, "CreationTime", "LastModifiedTime")}
+
+    async def update(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        ref = _locate(caller, params)
+        _check_mode(params)
+        plane = self._plane
+        await plane.link.ready()
+        async with plane.changes.lock(ref.account, ref.name):
+            function = await plane.find(ref)
+            former = None if function is None else function.document(URL, ref.qualifier or "")
+            if function is None or former is None:
+                raise _no_function()
+            document = {**former, **_given(params), "LastModifiedTime": self._now()}
+            await plane.changes.apply(function, function.attach(URL, ref.qualifier or "", document))
+        return _shown(caller, ref, document, "CreationTime", "LastModifiedTime")
+
+    async def delete(self, caller: Caller, params: dict[str, Any]) -> None:
+        ref = _locate(caller, params)
+        plane = self._plane
+        await plane.link.ready()
+        async with plane.changes.lock(ref.account, ref.name):
+            function = await plane.find(ref)
+            if function is None or function.document(URL, ref.qualifier or "") is None:
+                raise ResourceNotFound("The resource you requested does not exist.")
+            await plane.changes.apply(function, function.attach(URL, ref.qualifier or "", None))
+
+    def list(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        ref = locate(caller, params["FunctionName"])
+        function: Function | None = self._plane.store.get(ref.account, ref.name)
+        if function is None:
+            raise _no_function()
+        documents = {key.qualifier: document for key, document in function.attached.items() if key.kind == URL}
+        page, marker = page_of(sorted(documents), params)
+        times = ("CreationTime", "LastModifiedTime")
+        items = [
+            {"InvokeMode": "BUFFERED", **_shown(caller, FunctionRef(ref.account, ref.region, ref.name, q or None), documents[q], *times)}
+            for q in page
+        ]
+        answer: dict[str, Any] = {"FunctionUrlConfigs": items}
+        return answer if marker is None else {**answer, "NextMarker": marker}
+
+    def _now(self) -> str:
+        epoch_ms = self._plane.clock.epoch_ms()
+        return f"{datetime.fromtimestamp(epoch_ms // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{epoch_ms % 1000:03d}Z"
+
+
+def _locate(caller: Caller, params: dict[str, Any]) -> FunctionRef:
+    """The function or alias named. The service model lets no version through: those cannot have a URL."""
+    return locate(caller, params["FunctionName"], params.get("Qualifier"))
+
+
+def _check_mode(params: dict[str, Any]) -> None:
+    rules.refuse_unsupported("FunctionUrlConfig", params)
+    if params.get("InvokeMode") == "RESPONSE_STREAM":
+        raise NotImplementedHere(
+            "Lambda Engine does not stream responses through function URLs yet (InvokeMode RESPONSE_STREAM). Nothing was changed: "
+            "leave InvokeMode out, or say BUFFERED."
+        )
+
+
+def _given(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: params[name] for name in _MEMBERS if params.get(name) is not None}
+
+
+def _no_function() -> ResourceNotFound:
+    return ResourceNotFound("Function does not exist")
+
+
+def _shown(caller: Caller, ref: FunctionRef, document: Mapping[str, Any], *times: str) -> dict[str, Any]:
+    answer = {name: document[name] for name in (*_MEMBERS, *times) if name in document}
+    return {
+        "FunctionUrl": _url(caller.headers.get("host", ""), document["UrlId"], caller.region),
+        "FunctionArn": function_arn(ref.region, ref.account, ref.name, ref.qualifier),
+        **answer,
+    }
+
+
+def _url(host: str, url_id: str, region: str) -> str:
+    """The URL for a client that reached the engine as ``host``; names below localhost lead to this machine, as those below an address
+    cannot.
+    """
+    name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "")
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+        name = "localhost"
+    except ValueError:
+        name = name or "localhost"
+    return f"http://{url_id}.lambda-url.{region}.{name}{':' + port if port else ''}/"
