@@ -47,6 +47,7 @@ from engine.store.code import DiskCodeStore
 from engine.store.database import Database
 from engine.store.functions import SqlFunctionStore
 from engine.store.layers import SqlLayerStore
+from engine.store.memory import MemoryFunctionStore
 from engine.store.queue import SqlEventQueue
 from engine.telemetry import logs, metrics, processes
 
@@ -83,7 +84,7 @@ def _plane(
     settings: Settings, database: Database, code: DiskCodeStore, clock: SystemClock, keys: KeyRing
 ) -> tuple[Plane, Catalogue]:
     """What the operations share, connected. ``keys`` learns the functions' own key at each hello."""
-    store = SqlFunctionStore(database)
+    store = MemoryFunctionStore(SqlFunctionStore(database))
     packages = Packages(code)
     catalogue = Catalogue(code)
     greeted: list[Hello] = []
@@ -150,6 +151,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         await plane.changes.close()
         await link.close()
         app.close()
+        plane.packages.close()
 
 
 class Figures:

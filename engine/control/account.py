@@ -5,6 +5,7 @@ Source: docs.aws.amazon.com/lambda/latest/api/API_GetAccountSettings.html and re
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from engine.control import rules, sources
@@ -22,7 +23,7 @@ class AccountOperations:
     def register(self, registry: Registrar) -> None:
         registry.add("GetAccountSettings", self.get)
 
-    def get(self, caller: Caller, _params: dict[str, Any]) -> dict[str, Any]:
+    async def get(self, caller: Caller, _params: dict[str, Any]) -> dict[str, Any]:
         plane, limit = self._plane, self._plane.account_concurrency
         return {
             "AccountLimit": {
@@ -33,7 +34,7 @@ class AccountOperations:
                 "UnreservedConcurrentExecutions": limit - reserved_by_others(plane, caller.account),
             },
             "AccountUsage": {
-                "TotalCodeSize": plane.store.stored_bytes(caller.account),
+                "TotalCodeSize": await asyncio.to_thread(plane.store.stored_bytes, caller.account),
                 "FunctionCount": plane.store.count(caller.account),
             },
         }

@@ -56,7 +56,7 @@ class AliasOperations:
             await plane.changes.apply(function, with_alias(function, alias))
         return shown(ref, alias)
 
-    def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+    async def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = locate_unqualified(caller, params["FunctionName"])
         function = self._plane.store.get(ref.account, ref.name)
         if function is None:
@@ -96,7 +96,7 @@ class AliasOperations:
             if function is not None and params["Name"] in function.aliases:
                 await plane.changes.apply(function, function.without_qualifier(params["Name"]))
 
-    def list(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+    async def list(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = locate_unqualified(caller, params["FunctionName"])
         function = self._plane.store.get(ref.account, ref.name)
         if function is None:

@@ -7,7 +7,6 @@ Source: docs.aws.amazon.com/lambda/latest/dg/configuration-concurrency.html and 
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +22,7 @@ FLOOR = 100
 
 
 def reserved_by_others(plane: Plane, account: str, name: str = "") -> int:
-    """What the account's functions but ``name`` have set aside together: reserved, or provisioned without a reservation. Blocks."""
+    """What the account's functions but ``name`` have set aside together: reserved, or provisioned without a reservation."""
     reserved = {f: int(d[MEMBER]) for (f, _), d in plane.store.attached(account, CONCURRENCY).items()}
     provisioned = plane.store.attached(account, PROVISIONED).items()
     return sum(n for function, n in reserved.items() if function != name) + sum(
@@ -58,12 +57,12 @@ class ConcurrencyOperations:
                     f" ReservedConcurrentExecutions  {wanted} should not be lower than function's total provisioned concurrency "
                     f"[{provisioned}]."
                 )
-            others = await asyncio.to_thread(reserved_by_others, plane, ref.account, ref.name)
+            others = reserved_by_others(plane, ref.account, ref.name)
             check_floor(wanted, others, plane.account_concurrency)
             await plane.changes.apply(function, function.attach(CONCURRENCY, "", {MEMBER: wanted}))
         return {MEMBER: wanted}
 
-    def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+    async def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = locate(caller, params["FunctionName"])
         if ref.qualifier is not None:
             raise InvalidParameterValue(ONLY_FUNCTIONS)

@@ -39,14 +39,14 @@ class FunctionSettingOperations:
                 await plane.changes.apply(function, function.attach(RECURSION, "", document))
         return {"RecursiveLoop": params["RecursiveLoop"]}
 
-    def get_recursion(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+    async def get_recursion(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = locate(caller, params["FunctionName"])
         function = self._plane.store.get(ref.account, ref.name)
         if function is None:
             raise not_found(ref)
         return {"RecursiveLoop": "Allow" if may_loop(function) else "Terminate"}
 
-    def put_runtime_management(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+    async def put_runtime_management(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = self._version(caller, params)
         wanted = params["UpdateRuntimeOn"]
         if wanted == "Manual" and not params.get("RuntimeVersionArn"):
@@ -60,7 +60,7 @@ class FunctionSettingOperations:
             raise InvalidParameterValue("RuntimeVersionArn can be given only when UpdateRuntimeOn is Manual.")
         return {"UpdateRuntimeOn": "Auto", "FunctionArn": ref.arn()}
 
-    def get_runtime_management(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+    async def get_runtime_management(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         return {"UpdateRuntimeOn": "Auto", "FunctionArn": self._version(caller, params).arn()}
 
     def _version(self, caller: Caller, params: dict[str, Any]) -> FunctionRef:

@@ -114,7 +114,7 @@ class FunctionOperations:
             raise not_found(ref)
         return ref, function, pick(function, ref)
 
-    def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+    async def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref, function, version = self._find(caller, params)
         location = self._plane.links.url(caller.headers.get("host", "127.0.0.1"), version.code_sha256)
         answer: dict[str, Any] = {
@@ -128,7 +128,7 @@ class FunctionOperations:
             answer["Concurrency"] = dict(reservation)
         return answer
 
-    def get_configuration(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+    async def get_configuration(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref, function, version = self._find(caller, params)
         return configuration.shown(function, version, ref.region, ref.qualifier)
 
@@ -157,7 +157,7 @@ class FunctionOperations:
             await self._plane.link.ready()
             await self._plane.changes.apply(function, function.without_qualifier(qualifier))
 
-    def list(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+    async def list(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         if params.get("MasterRegion") not in (None, "ALL"):
             # Asks for replicas of Lambda@Edge functions, of which there are none.
             return {"Functions": []}

@@ -6,24 +6,20 @@ runtime's own interpreter, so that a cold start neither compiles nor checks time
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
 import re
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 from engine.control import archive
+from engine.control.compiler import TIMEOUT_S, Compiler, CompilerFailed
 from engine.store.api import CodeStore
 from engine.store.code import remove_tree
 
 TASK_ROOT = "/var/task"
 OPT_ROOT = "/opt"
-# Clients give up on an API call after 60 s.
-COMPILE_TIMEOUT_S = 45.0
-NICENESS = 10
 # Reading sources for the preload hint stops here; the hint only saves time.
 MAX_SCANNED = 32 * 1024 * 1024
 _SDK = re.compile(rb"^[ \t]*(?:import|from)[ \t]+(?:[\w. \t]+,[ \t]*)*(?:boto3|botocore)\b", re.MULTILINE)
@@ -42,9 +38,9 @@ class Package(NamedTuple):
 class Packages:
     """Installs packages into a code store. All methods block and may run in any thread."""
 
-    def __init__(self, code: CodeStore, *, compile_timeout_s: float = COMPILE_TIMEOUT_S) -> None:
+    def __init__(self, code: CodeStore, *, compile_timeout_s: float = TIMEOUT_S) -> None:
         self._code = code
-        self._compile_timeout_s = compile_timeout_s
+        self._compiler = Compiler(compile_timeout_s)
 
     def check(self, data: bytes) -> None:
         """Every check that does not need unpacking; writes nothing.
@@ -114,31 +110,17 @@ class Packages:
         return tree
 
     def _compile(self, tree: Path, interpreter: str, root: str) -> bool:
-        """Whether the tree has its bytecode now. Sources that do not compile are the function's affair, at its first import."""
-        command = [interpreter, "-I", "-S", "-m", "compileall", "-qq", "-f", "--invalidation-mode", "unchecked-hash"]
-        command += ["-s", str(tree), "-p", root, str(tree)]
+        """Whether the tree has its bytecode now."""
         try:
-            with subprocess.Popen(  # noqa: S603 - the interpreter is configured, the rest is ours
-                command,
-                env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                umask=0o022,
-            ) as process:
-                # Deploying must not slow down what runs.
-                with contextlib.suppress(ProcessLookupError):
-                    os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
-                try:
-                    process.wait(self._compile_timeout_s)
-                except BaseException:
-                    process.kill()
-                    raise
-        except (OSError, subprocess.TimeoutExpired) as e:
+            self._compiler.compile(tree, interpreter, root)
+        except CompilerFailed as e:
             _log.warning("bytecode for %s was not compiled, imports will be slower: %s", tree.name, e)
             return False
         return True
+
+    def close(self) -> None:
+        """Let go of helper processes. Idempotent."""
+        self._compiler.close()
 
 
 def preload(tree: Path) -> tuple[str, ...]:

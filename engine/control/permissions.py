@@ -84,7 +84,7 @@ class PermissionOperations:
             policy = policy_document.document(kept) if kept else None
             await plane.changes.apply(function, with_policy(function, ref.qualifier, policy))
 
-    def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+    async def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = locate(caller, params["FunctionName"], params.get("Qualifier"))
         function = self._plane.store.get(ref.account, ref.name)
         found = None if function is None else function.document(POLICY, ref.qualifier or "")

@@ -44,7 +44,7 @@ class Plane:
 
     async def find(self, ref: FunctionRef) -> Function | None:
         """The function named, if there is one."""
-        return await asyncio.to_thread(self.store.get, ref.account, ref.name)
+        return self.store.get(ref.account, ref.name)
 
     async def read(self, ref: FunctionRef) -> Function:
         """The function named. Raises ResourceNotFound."""

@@ -32,7 +32,7 @@ class ResourcePolicyOperations:
         registry.add("PutResourcePolicy", self.put)
         registry.add("DeleteResourcePolicy", self.delete)
 
-    def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+    async def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = _locate(caller, params["ResourceArn"])
         function = self._plane.store.get(ref.account, ref.name)
         found = None if function is None else function.document(POLICY, ref.qualifier or "")

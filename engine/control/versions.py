@@ -69,7 +69,7 @@ class VersionOperations:
                 await self._plane.changes.apply(function, after)
         return configuration.shown(after, version, ref.region, version.version)
 
-    def list_versions(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+    async def list_versions(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = locate(caller, params["FunctionName"])
         if self._plane.store.get(ref.account, ref.name) is None:
             raise not_found(ref)

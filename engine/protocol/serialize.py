@@ -112,14 +112,20 @@ def _encode(shape: Shape, value: Any, path: str) -> Any:
 def _encode_structure(shape: Shape, value: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"{path}: expected members of {shape.name}, got {type(value).__name__}")
-    unknown = value.keys() - shape.members.keys()
-    if unknown:
-        raise ValueError(f"{path}: {shape.name} has no member {sorted(unknown)}")
-    return {
-        member.wire_name: _encode(member, value[name], f"{path}.{name}")
-        for name, member in shape.members.items()
-        if value.get(name) is not None
-    }
+    members = shape.members
+    encoded: dict[str, Any] = {}
+    # By what is there, not by what may be: a configuration has a third of the members it could have, and lists hold many.
+    for name, item in value.items():
+        member = members.get(name)
+        if member is None:
+            raise ValueError(f"{path}: {shape.name} has no member {sorted(value.keys() - members.keys())}")
+        if item is None:
+            continue
+        if type(item) is str and member.kind == "string":
+            encoded[member.wire_name] = item
+        else:
+            encoded[member.wire_name] = _encode(member, item, f"{path}.{name}")
+    return encoded
 
 
 def _encode_scalar(kind: str, value: Any, path: str) -> Any:

@@ -170,7 +170,9 @@ class Backlog(NamedTuple):
 
 
 class FunctionStore(Protocol):
-    """Functions by account and name. Reads block for a moment and may run in any thread; writes are awaited on the loop."""
+    """Functions by account and name. Reads may come from any thread; writes are awaited on the loop. What the control plane is given
+    answers from memory (``memory``); only ``stored_bytes`` and ``layer_bytes`` may block for a moment.
+    """
 
     def get(self, account: str, name: str) -> Function | None: ...
 
@@ -186,6 +188,10 @@ class FunctionStore(Protocol):
 
     def stored_bytes(self, account: str) -> int:
         """Sum of the package sizes of every function version and layer version in the account."""
+        ...
+
+    def layer_bytes(self, account: str) -> int:
+        """The part of ``stored_bytes`` that layers have."""
         ...
 
     def count(self, account: str) -> int:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, Table, and_, func, select, tuple_
+from sqlalchemy import Connection, Row, Select, Table, and_, bindparam, func, select, tuple_
 
 from engine.store.api import Alias, Attachment, Function, Listed, Position, Version
 from engine.store.database import Database
@@ -14,6 +14,13 @@ from engine.store.saving import save
 from engine.store.schema import aliases, attachments, functions, layer_versions, versions
 
 _Key = tuple[str, str]
+
+
+def _sum(table: Table) -> Select[Any]:
+    return select(func.coalesce(func.sum(table.c.code_size), 0)).where(table.c.account == bindparam("of_account"))
+
+
+_VERSION_BYTES, _LAYER_BYTES = _sum(versions), _sum(layer_versions)
 
 
 class SqlFunctionStore:
@@ -58,11 +65,14 @@ class SqlFunctionStore:
         return [Listed(row.name, _version(row)) for row in rows]
 
     def stored_bytes(self, account: str) -> int:
+        return self._bytes(_VERSION_BYTES, account) + self.layer_bytes(account)
+
+    def layer_bytes(self, account: str) -> int:
+        return self._bytes(_LAYER_BYTES, account)
+
+    def _bytes(self, query: Select[Any], account: str) -> int:
         with self._reading.connect() as connection:
-            return sum(
-                int(connection.execute(select(func.coalesce(func.sum(t.c.code_size), 0)).where(t.c.account == account)).scalar_one())
-                for t in (versions, layer_versions)
-            )
+            return int(connection.execute(query, {"of_account": account}).scalar_one())
 
     def count(self, account: str) -> int:
         with self._reading.connect() as connection:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, insert, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, exists, insert, update
 
 from engine.store.schema import code, layer_uses, layer_versions, versions
 
@@ -21,16 +21,20 @@ def unused() -> ColumnElement[bool]:
     )
 
 
+# Built once, as in ``saving``.
+_TAKE = update(code).where(code.c.sha256 == bindparam("of_sha256")).values(released_ms=None)
+_ADD = insert(code)
+_RELEASE = update(code).where(code.c.sha256 == bindparam("of_sha256"), code.c.released_ms.is_(None), unused())
+
+
 def refer(connection: Connection, sha256: str, size: int) -> None:
     """The package has a user: a row exists and says so."""
-    known = connection.execute(update(code).where(code.c.sha256 == sha256).values(released_ms=None)).rowcount
+    known = connection.execute(_TAKE, {"of_sha256": sha256}).rowcount
     if not known:
-        connection.execute(insert(code).values(sha256=sha256, size=size, released_ms=None))
+        connection.execute(_ADD, {"sha256": sha256, "size": size, "released_ms": None})
 
 
 def release(connection: Connection, hashes: Collection[str], now_ms: int) -> None:
     """Note since when packages have no user, for those that have none."""
-    if hashes:
-        connection.execute(
-            update(code).where(code.c.sha256.in_(hashes), code.c.released_ms.is_(None), unused()).values(released_ms=now_ms)
-        )
+    for sha256 in hashes:
+        connection.execute(_RELEASE, {"of_sha256": sha256, "released_ms": now_ms})

@@ -1,11 +1,14 @@
-"""One function's change as statements: only the rows that differ are written."""
+"""One function's change as statements: only the rows that differ are written.
+
+The statements are built once: building and hashing one costs SQLAlchemy several times what SQLite needs to run it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, update
+from sqlalchemy import Connection, Delete, Table, bindparam, delete, insert, update
 
 from engine.store.api import Alias, Attachment, Function, Version
 from engine.store.references import refer, release
@@ -13,6 +16,24 @@ from engine.store.schema import aliases, attachments, functions, layer_uses, ver
 
 K = TypeVar("K")
 V = TypeVar("V")
+# Parameters of conditions; SQLAlchemy wants other names than those of the columns that are written.
+_ACCOUNT, _NAME, _ORDINAL = "of_account", "of_name", "of_ordinal"
+
+
+def _of(table: Table) -> Any:
+    return (table.c.account == bindparam(_ACCOUNT)) & (table.c.name == bindparam(_NAME))
+
+
+_INSERT = {table: insert(table) for table in (functions, versions, layer_uses, aliases, attachments)}
+_UPDATE_FUNCTION = update(functions).where(_of(functions))
+_UPDATE_VERSION = update(versions).where(_of(versions), versions.c.ordinal == bindparam(_ORDINAL))
+_DELETE_FUNCTION = delete(functions).where(_of(functions))
+_DELETE_VERSION = delete(versions).where(_of(versions), versions.c.ordinal == bindparam(_ORDINAL))
+_DELETE_LAYER_USES = delete(layer_uses).where(_of(layer_uses), layer_uses.c.ordinal == bindparam(_ORDINAL))
+_DELETE_ALIAS = delete(aliases).where(_of(aliases), aliases.c.alias == bindparam("of_alias"))
+_DELETE_ATTACHMENT = delete(attachments).where(
+    _of(attachments), attachments.c.kind == bindparam("of_kind"), attachments.c.qualifier == bindparam("of_qualifier")
+)
 
 
 def save(connection: Connection, before: Function | None, after: Function | None, now_ms: int) -> None:
@@ -20,66 +41,79 @@ def save(connection: Connection, before: Function | None, after: Function | None
     function = after or before
     if function is None:
         raise ValueError("save: neither a former nor a new state was given")
-    mine = _of(functions, function)
+    mine = {_ACCOUNT: function.account, _NAME: function.name}
     if before is None and after is not None:
-        connection.execute(insert(functions).values(**_function_row(after)))
-    elif after is not None:
-        connection.execute(update(functions).where(mine).values(**_function_row(after)))
-    old = before.versions if before is not None else {}
-    _save_versions(connection, function, old, after.versions if after is not None else {})
+        connection.execute(_INSERT[functions], _function_row(after))
+    elif before is not None and after is not None and _function_row(before) != (row := _function_row(after)):
+        connection.execute(_UPDATE_FUNCTION, {**mine, **row})
+    old, new = before.versions if before is not None else {}, after.versions if after is not None else {}
+    _save_versions(connection, function, old, new)
     _replace(
-        connection, function, aliases, lambda key: aliases.c.alias == key, _alias_row,
+        connection, function, aliases, _DELETE_ALIAS, lambda key: {"of_alias": key}, _alias_row,
         before.aliases if before is not None else {}, after.aliases if after is not None else {},
     )  # fmt: skip
     _replace(
-        connection, function, attachments,
-        lambda key: and_(attachments.c.kind == key.kind, attachments.c.qualifier == key.qualifier), _attachment_row,
+        connection, function, attachments, _DELETE_ATTACHMENT,
+        lambda key: {"of_kind": key.kind, "of_qualifier": key.qualifier}, _attachment_row,
         before.attached if before is not None else {}, after.attached if after is not None else {},
     )  # fmt: skip
     if after is None:
-        connection.execute(delete(functions).where(mine))
-    release(connection, {sha256 for v in old.values() for sha256 in (v.code_sha256, *v.layers)}, now_ms)
+        connection.execute(_DELETE_FUNCTION, mine)
+    release(connection, _packages(old) - _packages(new), now_ms)
 
 
-def _of(table: Table, function: Function) -> ColumnElement[bool]:
-    return and_(table.c.account == function.account, table.c.name == function.name)
+def _packages(of: Mapping[str, Version]) -> set[str]:
+    return {sha256 for v in of.values() for sha256 in (v.code_sha256, *v.layers)}
 
 
 def _save_versions(connection: Connection, function: Function, old: Mapping[str, Version], new: Mapping[str, Version]) -> None:
-    dropped = [v.ordinal for key, v in old.items() if new.get(key) != v]
-    if dropped:
-        for table in (layer_uses, versions):
-            connection.execute(delete(table).where(_of(table, function), table.c.ordinal.in_(dropped)))
-    for version in (v for key, v in new.items() if old.get(key) != v):
-        refer(connection, version.code_sha256, version.code_size)
-        connection.execute(insert(versions).values(**version_row(function, version)))
-        _use_layers(connection, function, version)
+    for key, version in old.items():
+        if key not in new:
+            at = {_ACCOUNT: function.account, _NAME: function.name, _ORDINAL: version.ordinal}
+            connection.execute(_DELETE_LAYER_USES, at)
+            connection.execute(_DELETE_VERSION, at)
+    for key, version in new.items():
+        former = old.get(key)
+        if former == version:
+            continue
+        row = version_row(function, version)
+        if former is None or former.code_sha256 != version.code_sha256:
+            refer(connection, version.code_sha256, version.code_size)
+        if former is None:
+            connection.execute(_INSERT[versions], row)
+        else:
+            at = {_ACCOUNT: function.account, _NAME: function.name, _ORDINAL: version.ordinal}
+            connection.execute(_UPDATE_VERSION, {**at, **row})
+            if former.layers != version.layers:
+                connection.execute(_DELETE_LAYER_USES, at)
+        if version.layers and (former is None or former.layers != version.layers):
+            _use_layers(connection, function, version)
 
 
 def _use_layers(connection: Connection, function: Function, version: Version) -> None:
     sizes = dict(zip(version.layers, (layer["CodeSize"] for layer in version.config.get("Layers", ())), strict=True))
     for sha256, size in sizes.items():
         refer(connection, sha256, size)
-        connection.execute(
-            insert(layer_uses).values(account=function.account, name=function.name, ordinal=version.ordinal, sha256=sha256)
-        )
+        row = {"account": function.account, "name": function.name, "ordinal": version.ordinal, "sha256": sha256}
+        connection.execute(_INSERT[layer_uses], row)
 
 
 def _replace(
     connection: Connection,
     function: Function,
     table: Table,
-    where: Callable[[K], ColumnElement[bool]],
+    removal: Delete,
+    where: Callable[[K], dict[str, Any]],
     row: Callable[[K, V], dict[str, Any]],
     old: Mapping[K, V],
     new: Mapping[K, V],
 ) -> None:
     for key, value in old.items():
         if new.get(key) != value:
-            connection.execute(delete(table).where(_of(table, function), where(key)))
+            connection.execute(removal, {_ACCOUNT: function.account, _NAME: function.name, **where(key)})
     for key, value in new.items():
         if old.get(key) != value:
-            connection.execute(insert(table).values(account=function.account, name=function.name, **row(key, value)))
+            connection.execute(_INSERT[table], {"account": function.account, "name": function.name, **row(key, value)})
 
 
 def _function_row(function: Function) -> dict[str, Any]:

@@ -99,7 +99,11 @@ class Writer:
         outcomes: list[tuple[_Job, Any, Exception | None]] = []
         try:
             with self._engine.begin() as connection:
-                outcomes.extend((job, *_attempt(connection, job)) for job in batch)
+                if len(batch) == 1:
+                    # Alone, it needs no savepoint: what it undoes is the transaction.
+                    outcomes.append((batch[0], batch[0].run(connection), None))
+                else:
+                    outcomes.extend((job, *_attempt(connection, job)) for job in batch)
         except Exception as e:  # noqa: BLE001 - it is handed to everybody who asked for a write
             outcomes = [(job, None, e) for job in batch]
         else:

@@ -34,6 +34,7 @@ from engine.store.code import DiskCodeStore
 from engine.store.database import Database
 from engine.store.functions import SqlFunctionStore
 from engine.store.layers import SqlLayerStore
+from engine.store.memory import MemoryFunctionStore
 from tests.framework.engine import OWN_RUNTIME, ROLE, zip_of
 from tests.framework.link_peer import LinkPeer
 
@@ -80,7 +81,7 @@ class ControlServer:
 
     async def _start(self) -> None:
         self.database = Database(self.settings.data_dir / "engine.db")
-        self.store = SqlFunctionStore(self.database)
+        self.store = MemoryFunctionStore(SqlFunctionStore(self.database))
         self.code = DiskCodeStore(self.database, self.settings.data_dir, self.clock)
         self.packages = Packages(self.code)
         self.catalogue = Catalogue(self.code)
@@ -125,6 +126,7 @@ class ControlServer:
         await self.changes.close()
         await self.link.close()
         self._app.close()
+        self.packages.close()
         self.database.close()
 
     def client(self, account: str = "000000000000", region: str = "us-east-1") -> Any:
