@@ -21,8 +21,8 @@ import structlog
 import uvloop
 from pydantic import SecretStr
 
+from engine.auth.identity import root_of
 from engine.auth.principals import Credential, KeyRing
-from engine.auth.sigv4 import Verifier
 from engine.aws import embedded
 from engine.clock import SystemClock
 from engine.config import ENV_PREFIX, AuthMode, Settings
@@ -30,6 +30,7 @@ from engine.errors import ConfigurationError
 from engine.sandbox.api import SandboxReport
 from engine.sandbox.interpreters import discover
 from engine.sandbox.link import BrokerLink
+from engine.supervisor.guard import Guard
 from engine.supervisor.supervisor import Commands, Interpreter, Supervisor
 
 log = structlog.get_logger("engine")
@@ -55,14 +56,15 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
     clock = SystemClock()
     port = listener.getsockname()[1]
     function_key = (settings.account_id, secrets.token_hex(20), secrets.token_hex(16))
-    if settings.auth is AuthMode.SIGV4:
+    if settings.auth is not AuthMode.OFF:
         function_key = (f"ASIA{secrets.token_hex(8).upper()}", function_key[1], function_key[2])
     runtimes = {k: Interpreter(str(v.path), v.version) for k, v in discover(settings.runtimes).items()}
     if not runtimes:
         raise ConfigurationError("no Python interpreter (3.9 to 3.14) was found: install one or set LAMBDA_ENGINE_RUNTIMES")
+    guard = _guard(loop, settings, function_key)
     commands = Commands(
         control=lambda: ([sys.executable, "-m", "engine.control_app"], child_environment(settings, port)),
-        embedded=lambda at: embedded.command(settings, at),
+        embedded=lambda at: embedded.command(settings, at, "" if guard is None else guard.token),
         embedded_unavailable=embedded.available() if settings.aws_endpoint == "embedded" else None,
     )
     supervisor = Supervisor(
@@ -72,7 +74,7 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
         listeners=[listener],
         runtimes=runtimes,
         commands=commands,
-        verifier=_verifier(settings, function_key),
+        guard=guard,
         function_key=function_key,
     )
     link = BrokerLink(loop, settings, supervisor)
@@ -108,13 +110,23 @@ def risks(settings: Settings, report: SandboxReport) -> list[str]:
     return found
 
 
-def _verifier(settings: Settings, function_key: tuple[str, str, str]) -> Verifier | None:
-    """Checks requests signed with the configured keys or with the one that functions are given."""
+def _guard(loop: asyncio.AbstractEventLoop, settings: Settings, function_key: tuple[str, str, str]) -> Guard | None:
+    """Checks requests signed with the configured keys, with the engine's own, or with one of the embedded IAM's."""
     if settings.auth is AuthMode.OFF:
         return None
-    ring = KeyRing.of_secrets({k: v.get_secret_value() for k, v in settings.access_keys.items()}, settings.account_id)
-    ring.put(Credential(function_key[0], function_key[1], settings.account_id, function_key[2]))
-    return Verifier(ring)
+    secret = {k: v.get_secret_value() for k, v in settings.access_keys.items()}
+    enforce = settings.auth is AuthMode.IAM
+    ring = KeyRing.of_secrets(secret, settings.account_id, root_of if enforce else None)
+    owner = root_of(settings.account_id) if enforce else None
+    ring.put(Credential(function_key[0], function_key[1], settings.account_id, function_key[2], identity=owner))
+    return Guard(
+        loop,
+        ring,
+        token=secrets.token_hex(32),
+        enforce=enforce,
+        region=settings.region,
+        engine_key=function_key[0],
+    )
 
 
 def child_environment(settings: Settings, port: int) -> dict[str, str]:

@@ -45,10 +45,19 @@ class NetworkMode(StrEnum):
 
 
 class AuthMode(StrEnum):
-    """``off``: any credentials; ``sigv4``: requests must be signed with a configured key."""
+    """``off``: any credentials; ``sigv4``: requests must be signed with a known key; ``iam``: and be allowed by IAM policies."""
 
     OFF = "off"
     SIGV4 = "sigv4"
+    IAM = "iam"
+
+
+class RoleCredentials(StrEnum):
+    """Where functions' credentials come from; ``auto`` assumes roles with auth=iam only."""
+
+    AUTO = "auto"
+    ASSUME = "assume"
+    ENGINE = "engine"
 
 
 def default_data_dir() -> Path:
@@ -76,9 +85,18 @@ class Settings(BaseSettings):
         "000000000000", pattern=r"^\d{12}$", description="Account of callers whose access key is not 12 digits."
     )
 
-    auth: AuthMode = Field(AuthMode.OFF, description="off: any credentials; sigv4: signatures are verified.")
+    auth: AuthMode = Field(
+        AuthMode.OFF,
+        description="off: any credentials; sigv4: signatures are verified; iam: and policies of the embedded IAM are enforced.",
+    )
     access_keys: dict[str, SecretStr] = Field(
-        default_factory=dict, description="Access key id to secret, for auth=sigv4 (JSON in the environment)."
+        default_factory=dict,
+        description="Access key id to secret, for auth=sigv4 and iam (JSON in the environment); each is its account's root.",
+    )
+    role_credentials: RoleCredentials = Field(
+        RoleCredentials.AUTO,
+        description="assume: functions get credentials of their execution role from STS, and roles are checked; engine: the engine's "
+        "own (roles need not exist); auto: assume with auth=iam, else engine.",
     )
     insecure: bool = Field(False, description="Allow a non-loopback bind without authentication.")
 
@@ -144,8 +162,10 @@ class Settings(BaseSettings):
         loopback = self.host in ("127.0.0.1", "::1", "localhost") or self.host.startswith("127.")
         if not loopback and self.auth is AuthMode.OFF and not self.insecure:
             raise ValueError(f"host={self.host} is not loopback: set auth=sigv4, or insecure=true to accept the risk")
-        if self.auth is AuthMode.SIGV4 and not self.access_keys:
-            raise ValueError("auth=sigv4 needs access_keys, e.g. LAMBDA_ENGINE_ACCESS_KEYS='{\"AKIA...\":\"secret\"}'")
+        if self.auth is not AuthMode.OFF and not self.access_keys:
+            raise ValueError(f"auth={self.auth} needs access_keys, e.g. LAMBDA_ENGINE_ACCESS_KEYS='{{\"AKIA...\":\"secret\"}}'")
+        if self.auth is AuthMode.IAM and self.aws_endpoint != "embedded":
+            raise ValueError("auth=iam reads users, roles and policies from the embedded AWS: set aws_endpoint=embedded, or auth=sigv4")
         return self
 
     @classmethod
@@ -162,6 +182,12 @@ class Settings(BaseSettings):
         if path:
             return (*sources, TomlConfigSettingsSource(settings_cls, Path(path)))
         return sources
+
+    def assumes_roles(self) -> bool:
+        """Whether functions run with their execution role's credentials."""
+        if self.role_credentials is RoleCredentials.AUTO:
+            return self.auth is AuthMode.IAM
+        return self.role_credentials is RoleCredentials.ASSUME
 
     def run_dir(self) -> Path:
         """Directory of the engine's sockets: ``<data_dir>/run``, or a short name in /tmp where that would exceed the

@@ -23,12 +23,14 @@ import uvicorn
 import uvloop
 
 from engine import __version__
+from engine.auth.identity import root_of
 from engine.auth.principals import Credential, KeyRing
 from engine.auth.sigv4 import Verifier
 from engine.client import AsyncClient
 from engine.clock import SystemClock
 from engine.config import AuthMode, Settings, load
 from engine.control import operations
+from engine.control.access import Access, Identities
 from engine.control.catalogue import Catalogue
 from engine.control.changes import Changes
 from engine.control.code_links import CodeLinks
@@ -92,7 +94,8 @@ def _plane(
     def on_hello(hello: Hello) -> None:
         greeted[:] = [hello]
         key, secret, token = hello.function_key
-        keys.put(Credential(key, secret, settings.account_id, token))
+        owner = root_of(settings.account_id) if settings.auth is AuthMode.IAM else None
+        keys.put(Credential(key, secret, settings.account_id, token, identity=owner))
 
     def snapshot() -> list[dict[str, Any]]:
         if not catalogue.loaded:
@@ -120,7 +123,9 @@ def _plane(
 async def serve(settings: Settings, database: Database, parent: int) -> None:
     """Serve HTTP at ``http.sock`` of the run directory until SIGTERM or the end of the process ``parent``."""
     clock = SystemClock()
-    keys = KeyRing.of_secrets({k: v.get_secret_value() for k, v in settings.access_keys.items()}, settings.account_id)
+    enforce = settings.auth is AuthMode.IAM
+    secrets = {k: v.get_secret_value() for k, v in settings.access_keys.items()}
+    keys = KeyRing.of_secrets(secrets, settings.account_id, root_of if enforce else None)
     code = DiskCodeStore(database, settings.data_dir, clock)
     plane, catalogue = _plane(settings, database, code, clock, keys)
     link = plane.link
@@ -135,9 +140,17 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
             await link.ready()
 
     Intake(queue, catalogue, clock, ready=loaded, wake=dispatcher.wake).register(registry)
-    verifier = Verifier(keys) if settings.auth is AuthMode.SIGV4 else None
+    verifier = Verifier(keys) if settings.auth is not AuthMode.OFF else None
     figures = Figures(settings, link, queue, clock)
-    app = build_app(registry, settings, verifier, metrics=figures.render, code=plane.links.source)
+    app = build_app(
+        registry,
+        settings,
+        verifier,
+        learn=Identities(keys, link, enforce=enforce).learn,
+        authorize=Access(plane.store, clock).authorize if enforce else None,
+        metrics=figures.render,
+        code=plane.links.source,
+    )
     await asyncio.to_thread(code.sweep)
     link.start()
     dispatcher.start()

@@ -178,9 +178,15 @@ class InvalidSignature(_ClientAwsError):
 
 
 class UnrecognizedClient(_ClientAwsError):
+    """``access_key`` is set when the key is not known at all: whoever can, may learn it and try again."""
+
     code = "UnrecognizedClientException"
     status = 403
     type_member = None
+
+    def __init__(self, message: str | None, access_key: str | None = None) -> None:
+        super().__init__(message)
+        self.access_key = access_key
 
 
 class MissingAuthenticationToken(_ClientAwsError):

@@ -12,6 +12,7 @@ reference_policies_elements_principal.html.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -21,6 +22,11 @@ from engine.auth.conditions import Condition, MalformedPolicy, parse_conditions
 from engine.auth.patterns import Context, expand, folded, matches
 
 __all__ = ["Decision", "Identity", "Kind", "MalformedPolicy", "Policy", "Reason", "Request", "Source", "evaluate", "parse"]
+
+
+_VARIABLE = re.compile(r"\$\{\s*([^},]+)")
+# What the condition keys say that are the same for every request of one caller to one resource.
+_STEADY = ("aws:principal", "aws:username", "aws:userid", "aws:requestedregion", "aws:viaawsservice", "aws:securetransport")
 
 
 class Kind(StrEnum):
@@ -57,6 +63,14 @@ class Statement:
     not_principals: Mapping[str, tuple[str, ...]] | None
     conditions: tuple[Condition, ...]
     variables: bool
+
+    def steady(self) -> bool:
+        """Whether it says the same of every request of one caller for one action on one resource."""
+        keys = [c.key for c in self.conditions]
+        if self.variables:
+            texts = [v for c in self.conditions for v in c.values] + [*(self.resources or ()), *(self.not_resources or ())]
+            keys += [key.strip().lower() for text in texts for key in _VARIABLE.findall(text)]
+        return all(key.startswith(_STEADY) or key in ("*", "?", "$") for key in keys)
 
     def concerns(self, request: Request) -> bool:
         """Whether action, resource and conditions match; principals are not looked at."""
@@ -124,6 +138,11 @@ class Policy:
 
     statements: tuple[Statement, ...] = ()
 
+    @property
+    def steady(self) -> bool:
+        """Whether what it says of a caller, an action and a resource may be remembered."""
+        return all(s.steady() for s in self.statements)
+
     def denies(self, request: Request, identity: Identity | None = None) -> bool:
         """Whether a statement denies explicitly; with ``identity`` those of a resource policy that name it."""
         return any(
@@ -134,6 +153,10 @@ class Policy:
     def allows(self, request: Request) -> bool:
         """Whether a statement allows; principals are not looked at."""
         return any(s.allow and s.concerns(request) for s in self.statements)
+
+    def names(self, request: Request, identity: Identity) -> bool:
+        """Whether an allow of this resource policy names ``identity`` in any way."""
+        return self.closest_allow(request, identity) is not _Named.NOT
 
     def closest_allow(self, request: Request, identity: Identity) -> _Named:
         """The closest way in which an allow of a resource policy names ``identity``."""
@@ -159,6 +182,12 @@ class Identity:
     role_arn: str | None = None
     user_id: str = ""
     context: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def steady(self) -> bool:
+        """Whether all its policies are."""
+        limits = () if self.boundary is None else (self.boundary,)
+        return all(p.steady for p in (*self.policies, *limits, *(self.session or ())))
 
     @property
     def account_arn(self) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from engine.auth.policy import Identity
 
 ACCOUNT_DIGITS = 12
 
@@ -13,12 +15,13 @@ class Principal:
     """The caller of one request.
 
     ``verified`` says whether a signature proved it; without authentication the access key is only what the caller claims,
-    and empty when it claimed none.
+    and empty when it claimed none. ``identity`` says what it may do; None where that is not asked.
     """
 
     access_key_id: str
     account: str
     verified: bool
+    identity: Identity | None = None
 
 
 class Credential:
@@ -33,12 +36,14 @@ class Credential:
         account: str,
         session_token: str | None = None,
         expires_epoch_s: float | None = None,
+        *,
+        identity: Identity | None = None,
     ) -> None:
         self.access_key_id = access_key_id
         self.secret = secret
         self.session_token = session_token
         self.expires_epoch_s = expires_epoch_s
-        self.principal = Principal(access_key_id, account, verified=True)
+        self.principal = Principal(access_key_id, account, verified=True, identity=identity)
 
     def __repr__(self) -> str:
         return f"Credential({self.access_key_id!r}, account={self.principal.account!r}, secret=********)"
@@ -51,11 +56,18 @@ class KeyRing:
         self._credentials: dict[str, Credential] = {}
 
     @classmethod
-    def of_secrets(cls, secrets: Mapping[str, str], default_account: str) -> KeyRing:
-        """A ring of long-lived keys (``{access key id: secret}``); a 12-digit access key belongs to the account it names."""
+    def of_secrets(
+        cls, secrets: Mapping[str, str], default_account: str, identity_of: Callable[[str], Identity] | None = None
+    ) -> KeyRing:
+        """A ring of long-lived keys (``{access key id: secret}``); a 12-digit access key belongs to the account it names.
+
+        ``identity_of`` gives what the owner of an account's keys is, where policies are enforced.
+        """
         ring = cls()
         for access_key_id, secret in secrets.items():
-            ring.put(Credential(access_key_id, secret, account_of_key(access_key_id) or default_account))
+            account = account_of_key(access_key_id) or default_account
+            identity = None if identity_of is None else identity_of(account)
+            ring.put(Credential(access_key_id, secret, account, identity=identity))
         return ring
 
     def put(self, credential: Credential) -> None:

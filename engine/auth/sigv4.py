@@ -141,7 +141,7 @@ class Verifier:
     def _find(self, claim: Claim) -> Credential:
         credential = self._keys.get(claim.access_key)
         if credential is None:
-            raise UnrecognizedClient(UNKNOWN_CALLER)
+            raise UnrecognizedClient(UNKNOWN_CALLER, claim.access_key)
         return credential
 
     def _keep(self, start: bytes, signer: _Signer) -> None:

@@ -6,16 +6,20 @@ import importlib.util
 import os
 import sys
 
-from engine.config import ENV_PREFIX, Settings
+from engine.config import ENV_PREFIX, AuthMode, Settings
+
+TOKEN_VARIABLE = "ENGINE_EMBEDDED_TOKEN"  # noqa: S105 - a name
+ENFORCE_VARIABLE = "ENGINE_EMBEDDED_ENFORCE"
+IDENTITY_PATH = "/_lambda-engine/identity/"
 
 # moto's own switches and ambient AWS settings must not leak from the operator's shell into the server that plays AWS.
 _DROPPED = (ENV_PREFIX, "AWS_", "MOTO_", "WERKZEUG_", "FLASK_")
 
 
-def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
+def command(settings: Settings, port: int, token: str = "") -> tuple[list[str], dict[str, str]]:
     """argv and environment of a server on ``127.0.0.1:port`` that plays ``settings.account_id`` and ends with its parent.
 
-    It must be started from the process (and thread) that calls this: the child leaves at once when its parent is another.
+    With a ``token`` it serves only requests that carry it. It must be started from the process (and thread) that calls this: the child leaves at once when its parent is another.
     """
     argv = [sys.executable, "-m", "engine.aws.embedded_server", str(port), str(os.getpid())]
     env = {k: v for k, v in os.environ.items() if not k.startswith(_DROPPED)}
@@ -26,6 +30,12 @@ def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
         AWS_DEFAULT_REGION=settings.region,
         PYTHONUNBUFFERED="1",
     )
+    if token:
+        env[TOKEN_VARIABLE] = token
+    if settings.auth is AuthMode.IAM:
+        env[ENFORCE_VARIABLE] = "1"
+        # Roles commonly have AWS's own policies attached, and enforcement has to know what those allow.
+        env["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "true"
     return argv, env
 
 

@@ -1,13 +1,23 @@
-"""The embedded AWS's process: ``python -m engine.aws.embedded_server PORT PARENT_PID``. Started by ``engine.aws.embedded`` only."""
+"""The embedded AWS's process: ``python -m engine.aws.embedded_server PORT PARENT_PID``. Started by ``engine.aws.embedded`` only.
+
+With a token in its environment it serves only requests that carry it, and answers ``GET /_lambda-engine/identity/KEY`` with what its IAM
+knows of an access key.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import hmac
+import json
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from types import FrameType
+from typing import Any
+
+from engine.aws.embedded import ENFORCE_VARIABLE, IDENTITY_PATH, TOKEN_VARIABLE
 
 PR_SET_PDEATHSIG = 1
 HOST = "127.0.0.1"
@@ -33,8 +43,39 @@ def main(argv: list[str]) -> int:
     )
     from werkzeug.serving import run_simple  # noqa: PLC0415
 
-    run_simple(HOST, port, DomainDispatcherApplication(create_backend_app), threaded=True, request_handler=MotoRequestHandler)
+    application: Any = DomainDispatcherApplication(create_backend_app)
+    token = os.environ.pop(TOKEN_VARIABLE, "")
+    if token:
+        application = Guarded(application, token)
+    if os.environ.get(ENFORCE_VARIABLE):
+        from engine.aws import enforcement  # noqa: PLC0415
+
+        enforcement.install()
+    run_simple(HOST, port, application, threaded=True, request_handler=MotoRequestHandler)
     return 0
+
+
+class Guarded:
+    """A WSGI application that serves only who knows the token."""
+
+    def __init__(self, application: Any, token: str) -> None:
+        self._application = application
+        self._token = token.encode()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        given = environ.pop("HTTP_X_LAMBDA_ENGINE_TOKEN", "")
+        if not hmac.compare_digest(given.encode("latin-1", "replace"), self._token):
+            start_response("403 Forbidden", [("Content-Type", "text/plain")])
+            return [b"Ask the engine's own port: this one serves nobody else.\n"]
+        path = str(environ.get("PATH_INFO", ""))
+        if path.startswith(IDENTITY_PATH):
+            from engine.aws.identities import record_of  # noqa: PLC0415
+
+            body = json.dumps(record_of(path.removeprefix(IDENTITY_PATH))).encode()
+            start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+            return [body]
+        answer: Iterable[bytes] = self._application(environ, start_response)
+        return answer
 
 
 def _end_with(parent: int) -> bool:

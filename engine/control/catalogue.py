@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from engine.control import instance_policy
-from engine.control.kinds import POLICY, URL, may_loop, provisioned_concurrency, reserved_concurrency
+from engine.control.kinds import POLICY, URL, may_loop, provisioned_concurrency, reserved_concurrency, resource_policies
 from engine.store.api import LATEST, CodeStore, Function, Version
 
 
@@ -59,6 +59,7 @@ class Catalogue:
             },
             "aliases": {key: {"version": a.version, "weights": dict(a.weights)} for key, a in function.aliases.items()},
             "versions": {key: self._version(v) for key, v in function.versions.items()},
+            "policies": resource_policies(function),
             "urls": [self._url(function, key.qualifier, document) for key, document in function.attached.items() if key.kind == URL],
         }
 

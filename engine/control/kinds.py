@@ -5,6 +5,7 @@ The documents have the members of the API's answers under their AWS names.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,3 +43,8 @@ def may_loop(function: Function) -> bool:
     """Whether recursive invocations are let go on."""
     found = function.document(RECURSION)
     return found is not None and found["RecursiveLoop"] == "Allow"
+
+
+def resource_policies(function: Function) -> dict[str, str]:
+    """The resource policies by qualifier (empty: the function's own), as JSON text."""
+    return {key.qualifier: json.dumps(document) for key, document in function.attached.items() if key.kind == POLICY}

@@ -97,7 +97,7 @@ class LayerOperations:
 
     def list_versions(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = layer_names.parse(params["LayerName"], caller.account, caller.region)
-        rules.check_account(ref.account, caller.account, verified=caller.principal.verified)
+        rules.check_account(ref.account, caller.account, verified=caller.principal.verified and caller.principal.identity is None)
         after = position(params.get("Marker"))
         every: Iterable[LayerVersion] = self._plane.layers.everything(ref.account, ref.name)
         found = [layer for layer in every if _matches(layer, params) and (after is None or layer.version < after.ordinal)]
@@ -109,7 +109,7 @@ class LayerOperations:
 
     async def delete(self, caller: Caller, params: dict[str, Any]) -> None:
         ref = layer_names.parse(params["LayerName"], caller.account, caller.region)
-        rules.check_account(ref.account, caller.account, verified=caller.principal.verified)
+        rules.check_account(ref.account, caller.account, verified=caller.principal.verified and caller.principal.identity is None)
         layer_names.check_version(params["VersionNumber"])
         await self._plane.layers.delete(ref.account, ref.name, params["VersionNumber"], self._plane.clock.epoch_ms())
 

@@ -73,7 +73,7 @@ class Plane:
 def locate(caller: Caller, name: str, qualifier: str | None = None) -> FunctionRef:
     """The function a request names. Raises what ``parse_function_name`` raises, and AccessDenied for another account's."""
     ref = parse_function_name(name, account=caller.account, region=caller.region, qualifier=qualifier)
-    rules.check_account(ref.account, caller.account, verified=caller.principal.verified)
+    rules.check_account(ref.account, caller.account, verified=caller.principal.verified and caller.principal.identity is None)
     return ref
 
 

@@ -71,6 +71,6 @@ class Sources:
         if found is None:
             credentials: tuple[str, str, str | None] | None = None
             if self._settings.aws_endpoint == "embedded":
-                credentials = hello.function_key if self._settings.auth is AuthMode.SIGV4 else (account, "engine", None)
+                credentials = hello.function_key if self._settings.auth is not AuthMode.OFF else (account, "engine", None)
             found = self._clients[account, hello.endpoint_url] = for_settings(self._settings, hello.endpoint_url, credentials)
         return found

@@ -82,6 +82,7 @@ class UrlConfig:
 class FunctionConfig:
     """A function with everything that can be invoked under its name. ``reserved`` None means unreserved; ``may_loop``: no chain of
     invocations is ended because the function occurs in it too often. ``keep_alive_s``, ``max_age_s``: None leaves them to the settings.
+    ``policies`` are its resource policies, JSON text by qualifier (empty: the function's own).
     """
 
     account: str
@@ -94,3 +95,4 @@ class FunctionConfig:
     max_age_s: float | None = None
     provisioned: tuple[ProvisionedConfig, ...] = ()
     urls: tuple[UrlConfig, ...] = ()
+    policies: dict[str, str] = field(default_factory=dict)

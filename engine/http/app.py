@@ -17,9 +17,9 @@ from engine import ids
 from engine.auth.principals import Principal
 from engine.auth.sigv4 import Verifier, claimed_access_key, credential_account
 from engine.config import AuthMode, Settings
-from engine.errors import AwsError, ConfigurationError
+from engine.errors import AwsError, ConfigurationError, UnrecognizedClient
 from engine.http.admin import Admin, CodeSource, MetricsSource
-from engine.http.operations import Operations, Registry, RequestContext, body_limit, too_large
+from engine.http.operations import Authorize, Operations, Registry, RequestContext, body_limit, too_large
 from engine.protocol import faults
 from engine.protocol.model import load
 from engine.protocol.serialize import Response
@@ -28,6 +28,8 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+# (access key or None: none yet, the request's headers) -> whether the key is known now.
+Learn = Callable[[str | None, Mapping[str, str]], Awaitable[bool]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PEER_HEADER = "x-lambda-engine-peer"
@@ -41,6 +43,8 @@ def build_app(
     settings: Settings,
     verifier: Verifier | None = None,
     *,
+    learn: Learn | None = None,
+    authorize: Authorize | None = None,
     metrics: MetricsSource | None = None,
     code: CodeSource | None = None,
     extra_routes: Mapping[str, ASGIApp] | None = None,
@@ -51,6 +55,8 @@ def build_app(
 
     ``registry``: ``Registry(load())`` of this package and ``engine.protocol.model``, filled by the control plane's modules.
     ``verifier``: needed with ``settings.auth`` = sigv4, ignored otherwise.
+    ``learn``: asked for an access key that the verifier does not know, with the request's headers; whether to verify once more.
+    ``authorize``: with ``settings.auth`` = iam, called with the request's context and members before its handler; raises AccessDenied.
     ``metrics``: ``(accept header) -> (body, content type)``, sync (run in the thread pool) or async, for ``GET /metrics``.
     ``code``: ``(token) -> path | bytes | None``, sync (thread pool) or async, for ``GET /_engine/code/<token>``; the token
     itself is the permission, as in a presigned URL, so no signature is asked for.
@@ -59,10 +65,12 @@ def build_app(
     ``now``: epoch seconds, for signatures. ``threads``: size of the pool in which blocking handlers run.
     Raises ConfigurationError when authentication is on and there is no verifier.
     """
-    if settings.auth is AuthMode.SIGV4 and verifier is None:
-        raise ConfigurationError("auth=sigv4 needs a verifier with the access keys")
-    checking = verifier if settings.auth is AuthMode.SIGV4 else None
-    return App(registry, settings, checking, metrics, code, dict(extra_routes or {}), now, threads)
+    if settings.auth is not AuthMode.OFF and verifier is None:
+        raise ConfigurationError(f"auth={settings.auth} needs a verifier with the access keys")
+    if settings.auth is AuthMode.IAM and authorize is None:
+        raise ConfigurationError("auth=iam needs somebody who decides")
+    checking = verifier if settings.auth is not AuthMode.OFF else None
+    return App(registry, settings, checking, learn, authorize, metrics, code, dict(extra_routes or {}), now, threads)
 
 
 class App:
@@ -73,6 +81,8 @@ class App:
         registry: Registry,
         settings: Settings,
         verifier: Verifier | None,
+        learn: Learn | None,
+        authorize: Authorize | None,
         metrics: MetricsSource | None,
         code: CodeSource | None,
         mounts: dict[str, ASGIApp],
@@ -81,10 +91,11 @@ class App:
     ) -> None:
         self._settings = settings
         self._verifier = verifier
+        self._learn = learn
         self._now = now
         self._mounts = sorted(mounts.items(), key=lambda item: -len(item[0]))
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="operation")
-        self._operations = Operations(load(), registry, self._executor)
+        self._operations = Operations(load(), registry, self._executor, authorize)
         self._admin = Admin(metrics, code, self._executor)
 
     def close(self) -> None:
@@ -119,7 +130,7 @@ class App:
             body = await _read_body(match.operation, headers.get("content-length"), receive)
             if body is None:
                 return None
-            principal = self._principal(scope, path, query, body)
+            principal = await self._principal(scope, path, query, body, headers)
         except AwsError as e:
             return faults.render(e)
         context = RequestContext(
@@ -137,12 +148,19 @@ class App:
         )
         return await self._operations.answer(match, context)
 
-    def _principal(self, scope: Scope, path: str, query: str, body: bytes) -> Principal:
-        headers = scope["headers"]
-        if self._verifier is not None:
-            return self._verifier.verify(scope["method"], path, query, headers, body, self._now())
-        account = credential_account(headers, self._settings.account_id, query)
-        return Principal(claimed_access_key(headers, query), account, verified=False)
+    async def _principal(self, scope: Scope, path: str, query: str, body: bytes, named: Mapping[str, str]) -> Principal:
+        headers, verifier = scope["headers"], self._verifier
+        if verifier is None:
+            account = credential_account(headers, self._settings.account_id, query)
+            return Principal(claimed_access_key(headers, query), account, verified=False)
+        if self._learn is not None:
+            await self._learn(None, named)
+        try:
+            return verifier.verify(scope["method"], path, query, headers, body, self._now())
+        except UnrecognizedClient as e:
+            if e.access_key is None or self._learn is None or not await self._learn(e.access_key, named):
+                raise
+        return verifier.verify(scope["method"], path, query, headers, body, self._now())
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:

@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 Result = Mapping[str, Any] | None
+Authorize = Callable[[RequestContext, dict[str, Any]], Awaitable[None]]
 Handler = Callable[[RequestContext, dict[str, Any]], Result | Awaitable[Result]]
 
 
@@ -82,7 +83,8 @@ def too_large(operation: str) -> RequestEntityTooLarge:
 class Operations:
     """Routes, parses, validates, calls and serialises."""
 
-    def __init__(self, model: Model, registry: Registry, executor: Executor) -> None:
+    def __init__(self, model: Model, registry: Registry, executor: Executor, authorize: Authorize | None = None) -> None:
+        self._authorize = authorize
         self._model = model
         self._router = Router(model)
         self._registry = registry
@@ -99,6 +101,8 @@ class Operations:
             operation = self._model.operation(match.operation)
             params = parse_request(operation, match.uri, context.raw_query, context.headers, context.body)
             validate(operation, params)
+            if self._authorize is not None:
+                await self._authorize(context, params)
             result = await self._call(handler, is_async, context, params)
             return serialize_response(operation, result)
         except AwsError as e:

@@ -9,12 +9,14 @@ import base64
 import binascii
 import itertools
 import random
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
 from engine.arn import FunctionRef, parse_function_name
+from engine.auth.principals import Principal
 from engine.clock import Clock
 from engine.core import lineage
 from engine.errors import InvalidParameterValue, InvalidRequestContent, RecursiveInvocation, ServiceError, ValidationError
@@ -37,21 +39,31 @@ InvokeOptions = tuple[bytes | None, bytes | None, bytes | None, bytes | None, by
 class HttpReplyTo(ReplyTo, Protocol):
     """A ReplyTo that can also answer a dry run."""
 
+    peer: str
+
     def dry_run(self, request_id: str) -> None: ...
 
 
 class Verifier(Protocol):
-    """Checks a request's signature. Raises AwsError."""
+    """Checks a request's signature, raising AwsError; and learns a key that is not known, if it can."""
 
     def verify(
         self, method: str, raw_path: str, raw_query: str, headers: list[tuple[bytes, bytes]], body: bytes, now_epoch_s: float
-    ) -> Any: ...
+    ) -> Principal: ...
+
+    def learn(self, access_key: str | None, then: Callable[[], None], /) -> bool: ...
+
+
+class Authorize(Protocol):
+    """Says whether the right of a caller to invoke may be remembered. Raises AccessDenied when it has none."""
+
+    def __call__(self, principal: Principal, ref: FunctionRef, catalogue: Catalogue, peer: str, /) -> bool: ...
 
 
 class Route:
-    """What a URL invokes, resolved once per catalogue revision."""
+    """What a URL invokes, resolved once per catalogue revision. ``allowed`` are the access keys that may."""
 
-    __slots__ = ("arn", "drawn", "head", "ref", "revision", "version")
+    __slots__ = ("allowed", "arn", "drawn", "head", "ref", "revision", "version")
 
     def __init__(self, ref: FunctionRef, arn: str) -> None:
         self.ref = ref
@@ -60,6 +72,7 @@ class Route:
         self.revision = -1
         self.drawn = False
         self.version: Version | None = None
+        self.allowed: set[str] = set()
 
 
 class InvokeApi:
@@ -76,13 +89,20 @@ class InvokeApi:
         self._routes: dict[tuple[bytes, bytes], Route] = {}
         self._revision = -1
         self.draining = False
+        self.authorize: Authorize | None = None
 
-    def invoke(self, url: bytes, options: InvokeOptions, body: bytes, reply_to: HttpReplyTo) -> None:
-        """Start what an HTTP Invoke asks for. Raises AwsError when it cannot be started."""
+    def invoke(
+        self, url: bytes, options: InvokeOptions, body: bytes, reply_to: HttpReplyTo, caller: Principal | None = None
+    ) -> None:
+        """Start what an HTTP Invoke asks for; ``caller`` has signed it. Raises AwsError when it cannot be started."""
         account, kind, log_type, client_context, trace = options
-        if account is None:
+        if caller is not None:
+            account = caller.account.encode()
+        elif account is None:
             account = self._default
         route = self._routes.get((account, url)) or self._route(account, url)
+        if caller is not None and (caller.access_key_id not in route.allowed or route.revision != self._catalogue.revision):
+            self._admit(caller, route, reply_to.peer)
         version = route.version
         if version is None or route.drawn or route.revision != self._catalogue.revision:
             version = self._resolve(route)
@@ -96,6 +116,17 @@ class InvokeApi:
             return
         context = _client_context(client_context) if client_context else None
         self._submit(route, version, body, None, context, trace, reply_to, log_type == b"Tail")
+
+    def _admit(self, caller: Principal, route: Route, peer: str) -> None:
+        """Raises AccessDenied unless the caller may invoke; whether there is such a function is none of its business before."""
+        if route.revision != self._catalogue.revision:
+            route.allowed.clear()
+        if self.authorize is None or self.authorize(caller, route.ref, self._catalogue, peer):
+            route.allowed.add(caller.access_key_id)
+
+    def forget_decisions(self) -> None:
+        """What callers may do has changed."""
+        self._routes.clear()
 
     def call(self, call: messages.Call, account_id: str, reply_to: ReplyTo) -> Version:
         """Start what a binary CALL asks for. Raises AwsError when it cannot be started."""

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -185,6 +186,9 @@ class LinkServices(Protocol):
         """What may be asked for, by name."""
         ...
 
+    def identity(self, access_key: str, answer: Callable[[dict[str, Any] | None], None]) -> None:
+        """What the embedded IAM knows of an access key."""
+
 
 class LinkConnection(_FrameConnection):
     """The control plane. The newest connection is the valid one; an older one is closed by the supervisor."""
@@ -208,10 +212,15 @@ class LinkConnection(_FrameConnection):
         elif parts[0] == messages.CATALOGUE and len(parts) == 4:
             self._catalogue(parts)
         elif parts[0] == messages.QUERY and len(parts) == 3 and parts[2] in (queries := self._services.queries()):
-            answer = msgspec.msgpack.encode(queries[parts[2]]())
-            self.send(messages.pack(messages.ANSWER, parts[1], answer))
+            self._answer(parts[1], queries[parts[2]]())
+        elif parts[0] == messages.QUERY and len(parts) == 3 and str(parts[2]).startswith(messages.IDENTITY_QUERY):
+            self._services.identity(parts[2].removeprefix(messages.IDENTITY_QUERY), partial(self._answer, parts[1]))
         else:
             raise WireError("not for the link")
+
+    def _answer(self, seq: int, value: Any) -> None:
+        if not self.transport.is_closing():
+            self.send(messages.pack(messages.ANSWER, seq, msgspec.msgpack.encode(value)))
 
     def _catalogue(self, parts: list[Any]) -> None:
         _, seq, op, value = parts

@@ -120,6 +120,7 @@ def parse_entry(entry: Any) -> FunctionConfig:
             max_age_s=_seconds(entry.get("max_age_s")),
             provisioned=provisioned,
             urls=urls,
+            policies={str(k): str(p) for k, p in (entry.get("policies") or {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise WireError(f"catalogue entry: {type(e).__name__}: {e}") from e
@@ -167,6 +168,13 @@ class Catalogue:
         if account is None:
             account = self._accounts[account_id] = Account(self.account_limit, self._request_rate)
         return account
+
+    def policy(self, ref: FunctionRef) -> str | None:
+        """The resource policy of what is named, JSON text; None when it has none."""
+        function = self._functions.get((ref.account, ref.name))
+        if function is None or function.config is None:
+            return None
+        return function.config.policies.get(ref.qualifier or "")
 
     def functions(self) -> list[tuple[str, Function]]:
         """(account id, function) of everything registered."""

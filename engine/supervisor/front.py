@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import httptools
 
 from engine.core.invocation import Outcome
-from engine.errors import AwsError, RequestEntityTooLarge
+from engine.errors import AwsError, RequestEntityTooLarge, UnrecognizedClient
 from engine.supervisor import replies
 from engine.supervisor.api import InvokeApi, InvokeOptions, Verifier, options_of
 from engine.supervisor.request import Request
@@ -84,7 +84,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, services: FrontServices, connections: set[Connection], peer: str | None = None) -> None:
         self._services = services
         self._connections = connections
-        self._peer = peer or ""
+        self.peer = peer or ""
         self._parser: Any = None
         self._fresh = True
         self._keep_alive = True
@@ -108,8 +108,8 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
         self._parser = httptools.HttpRequestParser(self)
         peer = transport.get_extra_info("peername")
-        if not self._peer and isinstance(peer, tuple):
-            self._peer = str(peer[0])
+        if not self.peer and isinstance(peer, tuple):
+            self.peer = str(peer[0])
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -196,10 +196,10 @@ class Connection(asyncio.Protocol):
         options = (account, None, log_type, context, trace)
         try:
             if self._services.verifier is not None:
-                self._verify("POST", url, _split(data[line_end + 11 : end]), body)
+                self._signed(url, _split(data[line_end + 11 : end]), options, body)
             else:
                 self._known = (data[: end + 4], len(data), url, options)
-            self._services.api.invoke(url, options, body, self)
+                self._services.api.invoke(url, options, body, self)
         except AwsError as e:
             self.answer(replies.error(e, keep_alive=True))
         return True
@@ -236,7 +236,7 @@ class Connection(asyncio.Protocol):
         if self._answering:
             raise httptools.HttpParserError("a pipelined request in one segment is not supported")
         method = self._parser.get_method()
-        head = self._head = Head(method, self._url, self._headers, self._peer)
+        head = self._head = Head(method, self._url, self._headers, self.peer)
         self._exchange = self._services.urls.exchange(head, self)
         self._hot = method == b"POST" and self._url.startswith(FUNCTIONS) and self._exchange is None and self._is_invoke(head)
         if head.header(b"expect") is not None:
@@ -289,16 +289,33 @@ class Connection(asyncio.Protocol):
                 raise RequestEntityTooLarge(
                     f"Request must be smaller than {MAX_BODY} bytes for the InvokeFunction operation"
                 )
-            self._verify("POST", head.url, head.headers, body)
-            services.api.invoke(head.url, options_of(head.headers), body, self)
+            if services.verifier is not None:
+                self._signed(head.url, head.headers, options_of(head.headers), body)
+            else:
+                services.api.invoke(head.url, options_of(head.headers), body, self)
         except AwsError as e:
             self.answer(replies.error(e, keep_alive=head.keep_alive))
 
-    def _verify(self, method: str, url: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    def _signed(
+        self, url: bytes, headers: list[tuple[bytes, bytes]], options: InvokeOptions, body: bytes, *, learnt: bool = False
+    ) -> None:
+        """Invoke for whoever has signed. Raises AwsError. A key that nobody knows yet may have to be asked for first."""
         verifier = self._services.verifier
-        if verifier is not None:
-            path, _, query = url.partition(b"?")
-            verifier.verify(method, path.decode("latin-1"), query.decode("latin-1"), headers, body, time.time())
+        assert verifier is not None  # noqa: S101 - asked by the caller
+        path, _, query = url.partition(b"?")
+        try:
+            caller = verifier.verify("POST", path.decode("latin-1"), query.decode("latin-1"), headers, body, time.time())
+        except UnrecognizedClient as e:
+            if not learnt and verifier.learn(e.access_key, lambda: self._again(url, headers, options, body)):
+                return
+            raise
+        self._services.api.invoke(url, options, body, self, caller)
+
+    def _again(self, url: bytes, headers: list[tuple[bytes, bytes]], options: InvokeOptions, body: bytes) -> None:
+        try:
+            self._signed(url, headers, options, body, learnt=True)
+        except AwsError as e:
+            self.answer(replies.error(e, keep_alive=self._keep_alive))
 
     # ReplyTo
 

@@ -34,7 +34,16 @@ def gateway_error(reason: str) -> bytes:
 class Passing(asyncio.Protocol):
     """One request on its way: ``front.Passed`` on one side, the upstream's protocol on the other."""
 
-    def __init__(self, head: Head, client: Connection, connect: Connect, extra: list[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self,
+        head: Head,
+        client: Connection,
+        connect: Connect,
+        extra: list[tuple[bytes, bytes]],
+        answered: Callable[[], None] | None = None,
+    ) -> None:
+        """``extra`` headers are ours: what the client calls by those names is not passed on. ``answered`` is called before the answer is."""
+        self._answered = answered
         self._head = head
         self._client = client
         self._upstream: asyncio.Transport | None = None
@@ -56,7 +65,12 @@ class Passing(asyncio.Protocol):
     @staticmethod
     def _request_head(head: Head, extra: list[tuple[bytes, bytes]]) -> bytes:
         lines = [head.method + b" " + head.url + b" HTTP/1.1\r\n"]
-        lines += [k + b": " + v + b"\r\n" for k, v in head.headers if k not in HOP_BY_HOP]
+        ours = {k for k, _ in extra}
+        lines += [
+            k + b": " + v + b"\r\n"
+            for k, v in head.headers
+            if k not in HOP_BY_HOP and k not in ours and not k.startswith(b"x-lambda-engine-")
+        ]
         lines += [k + b": " + v + b"\r\n" for k, v in extra]
         if head.header(b"transfer-encoding") is not None:
             lines.append(b"transfer-encoding: chunked\r\n")
@@ -157,6 +171,8 @@ class Passing(asyncio.Protocol):
             self._headers = []
             return
         self._response_started = True
+        if self._answered is not None:
+            self._answered()
         self._bodiless = self._head.method == b"HEAD" or status in (204, 304)
         self._rechunk = not self._bodiless and not self._has(b"content-length")
         reason = replies.REASONS.get(status, "Unknown")

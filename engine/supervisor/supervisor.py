@@ -24,7 +24,7 @@ import structlog
 
 from engine.clock import Clock
 from engine.config import AuthMode, Settings
-from engine.errors import AwsError, RequestEntityTooLarge
+from engine.errors import AwsError, RequestEntityTooLarge, UnrecognizedClient
 from engine.sandbox import layers
 from engine.sandbox.api import ExitCause, HolderFds, Sandbox, SandboxReport, ZygoteSpec
 from engine.supervisor import replies, routing
@@ -35,10 +35,12 @@ from engine.supervisor.catalogue import Catalogue
 from engine.supervisor.children import Child
 from engine.supervisor.environment import Home
 from engine.supervisor.front import Connection, Head, Passed
+from engine.supervisor.guard import CHANGES_IAM, Guard
 from engine.supervisor.holders import Holder, HolderPool
 from engine.supervisor.invoker import Invoker
 from engine.supervisor.logs import LogStore
 from engine.supervisor.passthrough import Collecting, Passing
+from engine.supervisor.refusals import refusal
 from engine.supervisor.status import Status
 from engine.supervisor.urls import FunctionUrls
 
@@ -81,7 +83,7 @@ class Supervisor:
         listeners: list[socket.socket],
         runtimes: dict[str, Interpreter],
         commands: Commands,
-        verifier: Verifier | None,
+        guard: Guard | None,
         function_key: tuple[str, str, str],
     ) -> None:
         self._loop = loop
@@ -89,7 +91,8 @@ class Supervisor:
         self.settings = settings
         self._listeners = listeners
         self._runtimes = runtimes
-        self.verifier = verifier
+        self.verifier: Verifier | None = guard
+        self._guard = guard
         self._function_key = function_key
         self._run_dir = settings.run_dir()
         self._started_s = clock.monotonic()
@@ -134,8 +137,11 @@ class Supervisor:
             self.catalogue, self._invoker, clock, region=settings.region, account_id=settings.account_id
         )
         self.urls = FunctionUrls(
-            self.catalogue, self.api, verifier, clock, region=settings.region, account_id=settings.account_id
+            self.catalogue, self.api, guard, clock, region=settings.region, account_id=settings.account_id
         )
+        if guard is not None:
+            self.api.authorize = guard.authorize
+            guard.on_forget = self.api.forget_decisions
         self._control = Child(loop, clock, "control", commands.control, lambda s: self._child_ended("control plane", s))
         self._embedded: Child | None = None
         self._commands = commands
@@ -143,6 +149,9 @@ class Supervisor:
             loop, clock, settings.aws_endpoint, commands.embedded_unavailable, self._start_embedded
         )
         self._status: Status
+        if guard is not None and settings.aws_endpoint == "embedded":
+            guard.connect = self._aws.connect
+            guard.running = lambda: self._aws.embedded_port is not None
 
     # Start and end.
 
@@ -223,7 +232,7 @@ class Supervisor:
 
     async def _listen(self) -> None:
         keys = None
-        if self.settings.auth is AuthMode.SIGV4:
+        if self.settings.auth is not AuthMode.OFF:
             keys = {k: v.get_secret_value() for k, v in self.settings.access_keys.items()}
         for sock in self._listeners:
             self._servers.append(await self._loop.create_server(self._connection, sock=sock, backlog=1024))
@@ -334,6 +343,8 @@ class Supervisor:
     def _embedded_ended(self, status: int) -> None:
         self._child_ended("embedded AWS", status)
         self._aws.ended()
+        if self._guard is not None:
+            self._guard.forget()
 
     def _pids(self) -> dict[str, int]:
         pids = {"supervisor": os.getpid()}
@@ -357,6 +368,13 @@ class Supervisor:
     def queries(self) -> dict[str, Callable[[], Any]]:
         return {"stats": self._status.stats, "provisioned": self._invoker.provisioner.figures}
 
+    def identity(self, access_key: str, answer: Callable[[dict[str, Any] | None], None]) -> None:
+        if self._guard is None:
+            answer(None)
+            return
+        task = self._loop.create_task(self._guard.record(access_key))
+        task.add_done_callback(lambda done: answer(done.result()))
+
     # FrontServices
 
     def local(self, head: Head) -> tuple[int, bytes, bytes] | None:
@@ -376,8 +394,10 @@ class Supervisor:
         where = routing.target(head.url, head.headers)
         if where is routing.Target.CONTROL:
             extra = [(b"x-lambda-engine-peer", head.peer.encode())]
+            if self._guard is not None:
+                extra.append((b"x-lambda-engine-identities", b"%d" % self._guard.revision))
             return Passing(head, client, self._connect_control, extra)
-        if self.verifier is None:
+        if self._guard is None:
             return Passing(head, client, self._aws.connect, [])
         return Collecting(
             MAX_SIGNED_BODY, lambda body: self._verified(head, client, body), lambda: self._too_large_to_verify(head, client)
@@ -387,17 +407,28 @@ class Supervisor:
         error = RequestEntityTooLarge(f"With auth=sigv4 a request must be smaller than {MAX_SIGNED_BODY} bytes to be verified")
         client.answer(replies.error(error, keep_alive=head.keep_alive))
 
-    def _verified(self, head: Head, client: Connection, body: bytes) -> None:
-        assert self.verifier is not None  # noqa: S101 - only reached with authentication on
+    def _verified(self, head: Head, client: Connection, body: bytes, *, learnt: bool = False) -> None:
+        guard = self._guard
+        assert guard is not None  # noqa: S101 - only reached with authentication on
+        if client.transport.is_closing():
+            return
         path, _, query = head.url.partition(b"?")
         try:
-            self.verifier.verify(
+            caller = guard.verify(
                 head.method.decode(), path.decode("latin-1"), query.decode("latin-1"), head.headers, body, time.time()
             )
         except AwsError as e:
-            client.answer(replies.error(e, keep_alive=head.keep_alive))
+            if isinstance(e, UnrecognizedClient) and not learnt:
+                again = functools.partial(self._verified, head, client, body, learnt=True)
+                if guard.learn(e.access_key, again):
+                    return
+            service = routing.service(head.url, head.headers)
+            client.answer(refusal(e, service, head.headers, keep_alive=head.keep_alive))
             return
-        passing = client.replace_passed(Passing(head, client, self._aws.connect, []))
+        changes = routing.service(head.url, head.headers) in CHANGES_IAM
+        passing = client.replace_passed(
+            Passing(head, client, self._aws.connect, guard.headers(caller), guard.forget if changes else None)
+        )
         if body:
             passing.body(body)
         passing.end()

@@ -45,6 +45,8 @@ RESULT: Final = 0x23
 CATALOGUE: Final = 0x30
 ACK: Final = 0x31
 QUERY: Final = 0x32
+# Of a QUERY: the rest is an access key id.
+IDENTITY_QUERY: Final = "identity "
 ANSWER: Final = 0x33
 
 NAMES: Final[dict[int, str]] = {

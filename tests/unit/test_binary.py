@@ -41,6 +41,9 @@ class Server:
     def _stats() -> dict[str, Any]:
         return {"uptime_s": 1.5}
 
+    def identity(self, access_key: str, answer: Callable[[dict[str, Any] | None], None]) -> None:
+        answer({"access_key": access_key} if access_key == "AKIAKNOWN" else None)
+
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
         api = self.rig.api

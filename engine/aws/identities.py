@@ -1,0 +1,106 @@
+"""Who the embedded IAM and STS know: records (see ``engine.auth.identity``) of their access keys. Runs in the embedded AWS's process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+PARTITION = "aws"
+
+
+def record_of(access_key_id: str) -> dict[str, Any] | None:
+    """What there is to know of an access key of a user or of an assumed role; None for one that is not there or not active."""
+    from moto.iam.models import iam_backends  # noqa: PLC0415 - moto is an extra
+
+    for account, backends in list(iam_backends.items()):
+        backend = backends[PARTITION]
+        user = backend.get_user_from_access_key_id(access_key_id)
+        if user is not None:
+            return _user(account, backend, user, access_key_id)
+    return _session(access_key_id)
+
+
+def _user(account: str, backend: Any, user: Any, access_key_id: str) -> dict[str, Any] | None:
+    key = next(k for k in user.access_keys if k.access_key_id == access_key_id)
+    if key.status != "Active":
+        return None
+    documents = list(_documents(user))
+    for group in backend.get_groups_for_user(user.name):
+        documents += _documents(group)
+    return {
+        "access_key": access_key_id,
+        "secret": key.secret_access_key,
+        "token": None,
+        "expires": None,
+        "kind": "user",
+        "arn": user.arn,
+        "account": account,
+        "user_id": user.id,
+        "policies": documents,
+        "boundary": _boundary(backend, getattr(user, "permissions_boundary_arn", None)),
+        "session": None,
+        "tags": _tags(backend.list_user_tags(user.name)),
+    }
+
+
+def _session(access_key_id: str) -> dict[str, Any] | None:
+    from moto.iam.models import iam_backends  # noqa: PLC0415 - moto is an extra
+    from moto.sts.models import sts_backends  # noqa: PLC0415
+
+    for account, backends in list(sts_backends.items()):
+        found = next((r for r in backends[PARTITION].assumed_roles if r.access_key_id == access_key_id), None)
+        if found is None:
+            continue
+        backend = iam_backends[account][PARTITION]
+        role = role_of(found.role_arn)
+        return {
+            "access_key": access_key_id,
+            "secret": found.secret_access_key,
+            "token": found.session_token,
+            "expires": found.expiration.timestamp(),
+            "kind": "session",
+            "arn": found.arn,
+            "account": account,
+            "user_id": found.user_id,
+            "role_arn": found.role_arn,
+            # A role that has since been deleted allows nothing.
+            "policies": [] if role is None else list(_documents(role)),
+            "boundary": None if role is None else _boundary(backend, role.permissions_boundary_arn),
+            "session": [found.policy] if found.policy else None,
+            "tags": {} if role is None else _tags(role.tags),
+        }
+    return None
+
+
+def role_of(arn: str) -> Any:
+    """The role with this ARN, or None."""
+    from moto.iam.models import iam_backends  # noqa: PLC0415 - moto is an extra
+
+    account = arn.split(":")[4] if arn.count(":") >= 5 else ""
+    if account not in iam_backends:
+        return None
+    return next((r for r in iam_backends[account][PARTITION].roles.values() if r.arn == arn), None)
+
+
+def _documents(holder: Any) -> Iterator[str]:
+    """The inline and attached policies of a user, role or group."""
+    yield from holder.policies.values()
+    for policy in holder.managed_policies.values():
+        yield _default_version(policy)
+
+
+def _boundary(backend: Any, arn: str | None) -> str | None:
+    if not arn:
+        return None
+    policy = backend.managed_policies.get(arn)
+    # A boundary that is not there bounds everything away.
+    return '{"Statement":[]}' if policy is None else _default_version(policy)
+
+
+def _default_version(policy: Any) -> str:
+    return str(next(v.document for v in policy.versions if v.is_default))
+
+
+def _tags(tags: Any) -> dict[str, str]:
+    listed = tags.values() if isinstance(tags, dict) else tags or []
+    return {str(t["Key"]): str(t["Value"]) for t in listed if isinstance(t, dict) and "Key" in t and "Value" in t}

@@ -1,0 +1,62 @@
+"""Which resource a request to another AWS service is about, as far as its members say. Pure.
+
+Only what can be read off the request is here; for the rest the answer is None, and the evaluator then takes an allow for any resource.
+Source: the resource types of docs.aws.amazon.com/service-authorization/latest/reference.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/([^/,\s]+)/([^/,\s]+)/aws4_request")
+REST_JSON = frozenset({"apigateway", "scheduler", "pipes", "kafka", "es", "batch", "eks", "appsync", "xray", "elasticfilesystem", "iot"})
+# Service -> (member, the ARN's last part with {} for the member).
+_NAMED: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "dynamodb": (("TableName", "table/{}"),),
+    "kinesis": (("StreamName", "stream/{}"),),
+    "sqs": (("QueueName", "{}"),),
+    "sns": (("Name", "{}"),),
+    "ssm": (("Name", "parameter/{}"),),
+    "events": (("EventBusName", "event-bus/{}"), ("Name", "rule/{}")),
+    "logs": (("logGroupName", "log-group:{}"),),
+    "secretsmanager": (("Name", "secret:{}"),),
+    "firehose": (("DeliveryStreamName", "deliverystream/{}"),),
+    "cloudformation": (("StackName", "stack/{}/*"),),
+}
+_GLOBAL: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "iam": (
+        ("RoleName", "role/{}"), ("UserName", "user/{}"), ("GroupName", "group/{}"), ("InstanceProfileName", "instance-profile/{}"),
+        ("PolicyName", "policy/{}"),
+    ),
+}  # fmt: skip
+_ARN_MEMBERS = (
+    "TopicArn", "TargetArn", "RoleArn", "PolicyArn", "StreamARN", "StreamArn", "ResourceArn", "stateMachineArn", "executionArn", "SecretId",
+    "TableName", "KeyId", "resourceArn", "DeliveryStreamArn",
+)  # fmt: skip
+
+
+def scope(authorization: str) -> tuple[str | None, str]:
+    """(service, region) of a signature; (None, "") without one."""
+    match = _SCOPE.search(authorization)
+    return (match[2], match[1]) if match else (None, "")
+
+
+def resource(service: str, members: Mapping[str, Any], account: str, region: str) -> str | None:
+    """The resource's ARN, or None when the request does not name one in a way known here."""
+    url = members.get("QueueUrl")
+    if service == "sqs" and isinstance(url, str) and url.count("/") >= 2:
+        owner, name = url.rstrip("/").split("/")[-2:]
+        return f"arn:aws:sqs:{region}:{owner if owner.isdigit() else account}:{name}"
+    for member in _ARN_MEMBERS:
+        value = members.get(member)
+        if isinstance(value, str) and value.startswith("arn:") and not (service == "iam" and member == "PolicyArn" and "RoleName" in members):
+            return value
+    for named, middle in ((_NAMED, f"{region}:{account}"), (_GLOBAL, f":{account}")):
+        for member, pattern in named.get(service, ()):
+            value = members.get(member)
+            if isinstance(value, str) and value:
+                value = value.lstrip("/") if service == "ssm" else value
+                return f"arn:aws:{service}:{middle}:{pattern.format(value)}"
+    return None

@@ -1,0 +1,120 @@
+"""Authorization of the control plane's operations: who the caller is, and whether its policies let it.
+
+What the embedded IAM knows of a key is asked of the supervisor once and kept until the supervisor says, with a request, that IAM may have
+changed since. Source: docs.aws.amazon.com/lambda/latest/dg/lambda-api-permissions-ref.html.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from engine.arn import FunctionRef
+from engine.auth.authorization import INVOKE, action_of, check, context_of, lambda_keys, owner_of, resource_of
+from engine.auth.context import RequestContext
+from engine.auth.identity import credential_of, root_of, service
+from engine.auth.policy import Identity, Policy, Request, evaluate, parse
+from engine.auth.principals import KeyRing
+from engine.clock import Clock
+from engine.control.kinds import resource_policies
+from engine.control.link import ControlLink
+from engine.store.api import Function, FunctionStore
+from engine.wire.messages import IDENTITY_QUERY
+
+REVISION_HEADER = "x-lambda-engine-identities"
+PASS_ROLE = "iam:PassRole"  # noqa: S105 - an action's name
+
+
+class ResourcePolicies(Protocol):
+    """Finds the policy of a resource that is not a function."""
+
+    def __call__(self, arn: str, /) -> Mapping[str, Any] | None: ...
+
+
+class Identities:
+    """Learns access keys through the supervisor. For the control plane's loop."""
+
+    def __init__(self, keys: KeyRing, link: ControlLink, *, enforce: bool) -> None:
+        self._keys = keys
+        self._enforce = enforce
+        self._link = link
+        self._learnt: set[str] = set()
+        self._revision: str | None = None
+
+    async def learn(self, access_key: str | None, headers: Mapping[str, str]) -> bool:
+        """Forget what is out of date, then ask for a key if one is given; whether it is in the ring now."""
+        revision = headers.get(REVISION_HEADER)
+        if revision != self._revision:
+            self._revision = revision
+            for known in self._learnt:
+                self._keys.remove(known)
+            self._learnt.clear()
+        if access_key is None or not access_key.isalnum():
+            return False
+        record = await self._link.query(f"{IDENTITY_QUERY}{access_key}")
+        if record is None or revision != self._revision:
+            return False
+        self._keys.put(credential_of(record, enforce=self._enforce))
+        self._learnt.add(access_key)
+        return True
+
+
+class Access:
+    """Decides about operations, with ``settings.auth`` = iam."""
+
+    def __init__(self, store: FunctionStore, clock: Clock, resource_policy: ResourcePolicies = lambda _arn: None) -> None:
+        self._store = store
+        self._clock = clock
+        self._resource_policy = resource_policy
+
+    async def authorize(self, context: RequestContext, params: dict[str, Any]) -> None:
+        """Raises AccessDenied, with AWS's text, unless the caller may do this."""
+        principal = context.principal
+        identity = principal.identity or root_of(principal.account)
+        resource = resource_of(context.operation, params, principal.account, context.region)
+        keys = self._context(identity, context)
+        keys |= lambda_keys(params, principal.account, context.region)
+        owner = owner_of(resource, principal.account)
+        function = await asyncio.to_thread(self._function, resource, owner, context.region)
+        if function is not None:
+            keys |= {f"aws:resourcetag/{k}".lower(): v for k, v in function.tags.items()}
+        policy = self._policy(function, resource)
+        check(Request(action_of(context.operation), resource, owner, keys), identity, policy)
+        role = params.get("Role")
+        if role and context.operation in ("CreateFunction", "UpdateFunctionConfiguration"):
+            passing = {**self._context(identity, context), "iam:passedtoservice": "lambda.amazonaws.com"}
+            check(Request(PASS_ROLE, role, owner_of(role, principal.account), passing), identity)
+
+    def _context(self, identity: Identity, context: RequestContext) -> dict[str, str | list[str]]:
+        return context_of(
+            identity,
+            now_epoch_s=self._clock.epoch_ms() / 1000,
+            region=context.region,
+            peer=context.peer,
+            user_agent=context.headers.get("user-agent", ""),
+        )
+
+    def _function(self, resource: str, owner: str, region: str) -> Function | None:
+        marker = f":lambda:{region}:{owner}:function:"
+        if marker not in resource:
+            return None
+        return self._store.get(owner, resource.partition(marker)[2].partition(":")[0])
+
+    def _policy(self, function: Function | None, resource: str) -> Policy | None:
+        if function is None:
+            document = self._resource_policy(resource)
+            return None if document is None else parse(document)
+        qualifier = resource.partition(":function:")[2].partition(":")[2]
+        text = resource_policies(function).get(qualifier)
+        return None if text is None else parse(text)
+
+
+def service_may_invoke(function: Function, ref: FunctionRef, principal: str, source_arn: str, source_account: str) -> bool:
+    """Whether the resource policy of what ``ref`` names lets an AWS service (``s3.amazonaws.com``) invoke it for this source."""
+    text = resource_policies(function).get(ref.qualifier or "")
+    if text is None:
+        return False
+    identity = service(principal)
+    context = {**identity.context, "aws:sourcearn": source_arn, "aws:sourceaccount": source_account}
+    return evaluate(Request(INVOKE, ref.arn(), function.account, context), identity, parse(text)).allowed

@@ -1,0 +1,233 @@
+"""auth=iam end to end: users, policies and sessions of the embedded IAM decide about the Lambda API, invocations and other services."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+from botocore.exceptions import ClientError
+
+from engine.aws import embedded
+from tests.framework.engine import OWN_RUNTIME, Engine, engine, zip_of
+
+pytestmark = pytest.mark.skipif(embedded.available() is not None, reason="the extra 'embedded' is not installed")
+
+ROOT = {"aws_access_key_id": "AKIAROOT", "aws_secret_access_key": "root-secret"}
+ACCOUNT = "000000000000"
+ARN = f"arn:aws:lambda:us-east-1:{ACCOUNT}:function"
+TRUST = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}],
+}
+
+
+def document(*statements: dict[str, Any]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
+
+
+def allow(action: Any, resource: Any = "*", **more: Any) -> dict[str, Any]:
+    return {"Effect": "Allow", "Action": action, "Resource": resource, **more}
+
+
+class Cloud:
+    """An engine with enforcement on, and its administrator."""
+
+    def __init__(self, running: Engine) -> None:
+        self.engine = running
+        self.iam = running.client("iam", **ROOT)
+        self.admin = running.client(**ROOT)
+
+    def user(self, name: str, *statements: dict[str, Any]) -> dict[str, str]:
+        """Keys of a new user with one inline policy."""
+        self.iam.create_user(UserName=name)
+        if statements:
+            self.iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=document(*statements))
+        key = self.iam.create_access_key(UserName=name)["AccessKey"]
+        return {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
+
+    def role(self, name: str, *statements: dict[str, Any], trust: Any = TRUST, **more: Any) -> str:
+        arn = self.iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust), **more)["Role"]["Arn"]
+        if statements:
+            self.iam.put_role_policy(RoleName=name, PolicyName="p", PolicyDocument=document(*statements))
+        return str(arn)
+
+    def function(self, name: str, source: str, role: str, client: Any = None, **more: Any) -> None:
+        client = client or self.admin
+        client.create_function(
+            FunctionName=name, Role=role, Runtime=OWN_RUNTIME, Handler="m.f", Code={"ZipFile": zip_of({"m.py": source})}, **more
+        )
+        client.get_waiter("function_active_v2").wait(FunctionName=name)
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Cloud]:
+    with engine(auth="iam", access_keys={"AKIAROOT": "root-secret"}) as running:
+        made = Cloud(running)
+        made.role("plain")
+        made.function("echo", "def f(event, context): return event\n", f"arn:aws:iam::{ACCOUNT}:role/plain")
+        yield made
+
+
+def refused(call: Any, **arguments: Any) -> tuple[str, str]:
+    with pytest.raises(ClientError) as caught:
+        call(**arguments)
+    error = caught.value.response["Error"]
+    return error["Code"], error["Message"]
+
+
+def denied(user: str, action: str, resource: str, source: str = "identity-based policy") -> tuple[str, str]:
+    return (
+        "AccessDeniedException",
+        f"User: arn:aws:iam::{ACCOUNT}:user/{user} is not authorized to perform: {action} on resource: {resource} "
+        f"because no {source} allows the {action} action",
+    )
+
+
+def test_invocations_are_decided_by_the_users_policies(cloud: Cloud) -> None:
+    keys = cloud.user("caller", allow("lambda:InvokeFunction", f"{ARN}:echo"))
+    client = cloud.engine.client(**keys)
+    assert json.load(client.invoke(FunctionName="echo", Payload=b"7")["Payload"]) == 7
+    assert json.load(client.invoke(FunctionName="echo", Payload=b"8")["Payload"]) == 8
+    # A qualified function is another resource.
+    text = denied("caller", "lambda:InvokeFunction", f"{ARN}:echo:$LATEST")
+    assert refused(client.invoke, FunctionName="echo", Qualifier="$LATEST") == text
+    # Who may not invoke does not learn what there is.
+    assert refused(client.invoke, FunctionName="none") == denied("caller", "lambda:InvokeFunction", f"{ARN}:none")
+    assert refused(client.invoke, FunctionName="echo", InvocationType="DryRun", Qualifier="9")[0] == "AccessDeniedException"
+
+
+def test_a_changed_policy_holds_at_once(cloud: Cloud) -> None:
+    keys = cloud.user("changing", allow("lambda:*"))
+    client = cloud.engine.client(**keys)
+    client.invoke(FunctionName="echo")
+    client.get_function(FunctionName="echo")
+    deny = {"Effect": "Deny", "Action": "lambda:*", "Resource": f"{ARN}:echo"}
+    cloud.iam.put_user_policy(UserName="changing", PolicyName="q", PolicyDocument=document(deny))
+    code, text = refused(client.invoke, FunctionName="echo")
+    assert code == "AccessDeniedException"
+    assert text.endswith(f"on resource: {ARN}:echo with an explicit deny in an identity-based policy")
+    assert refused(client.get_function, FunctionName="echo")[0] == "AccessDeniedException"
+    cloud.iam.delete_user_policy(UserName="changing", PolicyName="q")
+    client.invoke(FunctionName="echo")
+    cloud.iam.update_access_key(UserName="changing", AccessKeyId=keys["aws_access_key_id"], Status="Inactive")
+    assert refused(client.invoke, FunctionName="echo") == (
+        "UnrecognizedClientException", "The security token included in the request is invalid."
+    )
+    assert refused(client.list_functions)[0] == "UnrecognizedClientException"
+
+
+def test_the_functions_own_policy_lets_a_user_in(cloud: Cloud) -> None:
+    keys = cloud.user("guest")
+    client = cloud.engine.client(**keys)
+    assert refused(client.invoke, FunctionName="echo") == denied("guest", "lambda:InvokeFunction", f"{ARN}:echo")
+    cloud.admin.add_permission(
+        FunctionName="echo", StatementId="guest", Action="lambda:InvokeFunction", Principal=f"arn:aws:iam::{ACCOUNT}:user/guest"
+    )
+    client.invoke(FunctionName="echo")
+    cloud.admin.remove_permission(FunctionName="echo", StatementId="guest")
+    assert refused(client.invoke, FunctionName="echo")[0] == "AccessDeniedException"
+
+
+def test_operations_are_decided_with_their_resource_and_conditions(cloud: Cloud) -> None:
+    keys = cloud.user(
+        "reader",
+        allow(["lambda:GetFunction", "lambda:ListFunctions"], ["*"]),
+        allow("lambda:TagResource", "*", Condition={"StringEquals": {"aws:RequestTag/team": "a"}}),
+    )
+    client = cloud.engine.client(**keys)
+    client.get_function(FunctionName="echo")
+    client.list_functions()
+    assert refused(client.delete_function, FunctionName="echo") == denied("reader", "lambda:DeleteFunction", f"{ARN}:echo")
+    assert refused(client.get_account_settings) == denied("reader", "lambda:GetAccountSettings", "*")
+    client.tag_resource(Resource=f"{ARN}:echo", Tags={"team": "a"})
+    assert refused(client.tag_resource, Resource=f"{ARN}:echo", Tags={"team": "b"}) == denied("reader", "lambda:TagResource", f"{ARN}:echo")
+    assert refused(client.invoke, FunctionName="echo", InvocationType="Event")[0] == "AccessDeniedException"
+
+
+def test_giving_a_function_a_role_needs_the_right_to_pass_it(cloud: Cloud) -> None:
+    role = f"arn:aws:iam::{ACCOUNT}:role/plain"
+    keys = cloud.user("maker", allow("lambda:*"))
+    client = cloud.engine.client(**keys)
+    code = {"ZipFile": zip_of({"m.py": "def f(e, c): pass\n"})}
+    made = {"FunctionName": "passed", "Role": role, "Runtime": OWN_RUNTIME, "Handler": "m.f", "Code": code}
+    assert refused(client.create_function, **made) == denied("maker", "iam:PassRole", role)
+    condition = {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}
+    cloud.iam.put_user_policy(UserName="maker", PolicyName="q", PolicyDocument=document(allow("iam:PassRole", role, Condition=condition)))
+    client.create_function(**made)
+
+
+def test_other_services_are_enforced_too(cloud: Cloud) -> None:
+    s3 = cloud.engine.client("s3", **ROOT)
+    s3.create_bucket(Bucket="shelf")
+    s3.put_object(Bucket="shelf", Key="a/1", Body=b"x")
+    keys = cloud.user("bookworm", allow("s3:GetObject", "arn:aws:s3:::shelf/a/*"), allow("sqs:SendMessage", f"arn:aws:sqs:*:{ACCOUNT}:in"))
+    own = cloud.engine.client("s3", **keys)
+    assert own.get_object(Bucket="shelf", Key="a/1")["Body"].read() == b"x"
+    code, text = refused(own.put_object, Bucket="shelf", Key="a/1", Body=b"y")
+    assert code == "AccessDenied"
+    assert "user/bookworm is not authorized to perform: s3:PutObject on resource: arn:aws:s3:::shelf/a/1" in text
+    queues = cloud.engine.client("sqs", **ROOT)
+    inbound, other = (queues.create_queue(QueueName=n)["QueueUrl"] for n in ("in", "out"))
+    sqs = cloud.engine.client("sqs", **keys)
+    sqs.send_message(QueueUrl=inbound, MessageBody="m")
+    code, text = refused(sqs.send_message, QueueUrl=other, MessageBody="m")
+    assert code == "AccessDenied"
+    assert f"on resource: arn:aws:sqs:us-east-1:{ACCOUNT}:out because no identity-based policy allows" in text
+    assert cloud.engine.client("sts", **keys).get_caller_identity()["Arn"].endswith(":user/bookworm")
+    assert refused(cloud.engine.client("iam", **keys).create_user, UserName="eve")[0] == "AccessDenied"
+
+
+def test_sessions_of_roles(cloud: Cloud) -> None:
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:user/climber"}, "Action": "sts:AssumeRole"}],
+    }
+    keys = cloud.user("climber")
+    role = cloud.role("summit", allow("lambda:InvokeFunction"), trust=trust)
+    sts = cloud.engine.client("sts", **keys)
+    stranger = cloud.engine.client("sts", **cloud.user("stranger", allow("sts:AssumeRole")))
+    assert refused(stranger.assume_role, RoleArn=role, RoleSessionName="up")[0] == "AccessDenied"
+    given = sts.assume_role(RoleArn=role, RoleSessionName="up")["Credentials"]
+    session = {
+        "aws_access_key_id": given["AccessKeyId"],
+        "aws_secret_access_key": given["SecretAccessKey"],
+        "aws_session_token": given["SessionToken"],
+    }
+    client = cloud.engine.client(**session)
+    client.invoke(FunctionName="echo")
+    code, text = refused(client.get_function, FunctionName="echo")
+    assert (code, text.split(" is not")[0]) == ("AccessDeniedException", f"User: arn:aws:sts::{ACCOUNT}:assumed-role/summit/up")
+    # The session's own policy cuts down what its role may.
+    narrow = sts.assume_role(RoleArn=role, RoleSessionName="narrow", Policy=document(allow("lambda:GetFunction")))["Credentials"]
+    session |= {"aws_access_key_id": narrow["AccessKeyId"], "aws_secret_access_key": narrow["SecretAccessKey"], "aws_session_token": narrow["SessionToken"]}
+    assert refused(cloud.engine.client(**session).invoke, FunctionName="echo")[1].endswith(
+        "because no session policy allows the lambda:InvokeFunction action"
+    )
+    # The right key with another session's token.
+    assert refused(cloud.engine.client(**(session | {"aws_session_token": "other"})).invoke, FunctionName="echo")[0] == "UnrecognizedClientException"
+
+
+def test_strangers_and_forgers_stay_out(cloud: Cloud) -> None:
+    stranger = {"aws_access_key_id": "AKIASTRANGER", "aws_secret_access_key": "x"}
+    for service, call, arguments, code in (
+        ("lambda", "invoke", {"FunctionName": "echo"}, "UnrecognizedClientException"),
+        ("lambda", "list_functions", {}, "UnrecognizedClientException"),
+        ("s3", "list_buckets", {}, "InvalidAccessKeyId"),
+        ("sts", "get_caller_identity", {}, "InvalidClientTokenId"),
+        ("dynamodb", "list_tables", {}, "UnrecognizedClientException"),
+    ):
+        assert refused(getattr(cloud.engine.client(service, **stranger), call), **arguments)[0] == code
+    keys = cloud.user("forged", allow("lambda:*"))
+    assert refused(cloud.engine.client(**(keys | {"aws_secret_access_key": "wrong"})).invoke, FunctionName="echo")[0] == "InvalidSignatureException"
+
+
+def test_the_embedded_servers_port_serves_only_the_engine(cloud: Cloud) -> None:
+    (child,) = [p for p in psutil.Process(cloud.engine.process.pid).children() if "engine.aws.embedded_server" in p.cmdline()]
+    port = child.cmdline()[-2]
+    with socket.create_connection(("127.0.0.1", int(port)), timeout=10) as connection:
+        connection.sendall(b"GET / HTTP/1.0\r\nhost: x\r\nx-lambda-engine-token: guess\r\n\r\n")
+        assert b" 403 " in connection.recv(64)
