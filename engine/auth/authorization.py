@@ -16,6 +16,7 @@ from engine.auth.policy import Decision, Identity, Policy, Reason, Request, Sour
 from engine.errors import AccessDenied, AwsError
 
 INVOKE = "lambda:InvokeFunction"
+INVOKE_URL = "lambda:InvokeFunctionUrl"
 # Operations whose action has another name.
 _ACTIONS = {
     "Invoke": "InvokeFunction",
@@ -26,7 +27,7 @@ _ACTIONS = {
 # Operations on the account as a whole, whatever names their request holds.
 _ACCOUNT_WIDE = frozenset(
     {
-        "CreateCodeSigningConfig", "CreateEventSourceMapping", "GetAccountSettings", "ListCodeSigningConfigs", "ListEventSourceMappings",
+        "CreateCodeSigningConfig", "CreateEventSourceMapping", "GetEventSourceMapping", "GetAccountSettings", "ListCodeSigningConfigs", "ListEventSourceMappings",
         "ListFunctions", "ListLayers", "ListLayerVersions", "CreateCapacityProvider", "ListCapacityProviders",
     }
 )  # fmt: skip

@@ -20,15 +20,15 @@ import msgspec
 import structlog
 
 from engine.arn import FunctionRef
-from engine.auth.authorization import INVOKE, check, context_of
+from engine.auth.authorization import INVOKE, INVOKE_URL, check, context_of
 from engine.auth.canonical import Headers
 from engine.auth.identity import credential_of, root_of
-from engine.auth.policy import Identity, Policy, Request, parse
+from engine.auth.policy import Identity, Kind, Policy, Request, evaluate, parse
 from engine.auth.principals import KeyRing, Principal
 from engine.auth.sigv4 import Verifier
 
 if TYPE_CHECKING:
-    from engine.supervisor.catalogue import Catalogue
+    from engine.supervisor.catalogue import Catalogue, FunctionUrl
 
 log = structlog.get_logger("engine")
 
@@ -38,6 +38,7 @@ CHANGES_IAM = frozenset({"iam", "cloudformation", "organizations"})
 FORGET_S = 60.0
 UNKNOWN_S = 1.0
 MAX_UNKNOWN = 4096
+ANYBODY = Identity(Kind.ANONYMOUS, "anonymous", "")
 MAX_RECORD = 16 * 1024 * 1024
 _LENGTH = re.compile(rb"content-length: *(\d{1,9})", re.IGNORECASE)
 Connect = Callable[[Callable[[], asyncio.Protocol]], Awaitable[Any]]
@@ -176,17 +177,35 @@ class Guard:
 
         Without enforcement every caller is its own account's administrator, and other accounts' functions still need their policy.
         """
-        identity = principal.identity
-        if identity is None:
-            identity = self._roots.get(principal.account)
-            if identity is None:
-                identity = self._roots[principal.account] = root_of(principal.account)
-        document = catalogue.policy(ref)
-        policy = None if document is None else self._policies.get(document)
-        if document is not None and policy is None:
-            if len(self._policies) > MAX_UNKNOWN:
-                self._policies.clear()
-            policy = self._policies[document] = parse(document)
+        identity = self._identity(principal)
+        policy = self._policy(ref, catalogue)
         context = context_of(identity, now_epoch_s=time.time(), region=self._region, peer=peer)
         check(Request(INVOKE, ref.arn(), ref.account, context), identity, policy)
         return identity.steady and (policy is None or policy.steady)
+
+    def may_call(self, url: FunctionUrl, caller: Principal | None, catalogue: Catalogue) -> bool:
+        """Whether a function URL lets this caller in, None being anybody: it takes the right to call the URL and to invoke through it."""
+        identity = ANYBODY if caller is None else self._identity(caller)
+        policy = self._policy(url.ref, catalogue)
+        context = context_of(identity, now_epoch_s=time.time(), region=self._region)
+        context["lambda:functionurlauthtype"] = url.config.auth_type
+        context["lambda:invokedviafunctionurl"] = "true"
+        asked = (Request(action, url.ref.arn(), url.ref.account, context) for action in (INVOKE_URL, INVOKE))
+        return all(evaluate(request, identity, policy).allowed for request in asked)
+
+    def _identity(self, principal: Principal) -> Identity:
+        identity = principal.identity or self._roots.get(principal.account)
+        if identity is None:
+            identity = self._roots[principal.account] = root_of(principal.account)
+        return identity
+
+    def _policy(self, ref: FunctionRef, catalogue: Catalogue) -> Policy | None:
+        document = catalogue.policy(ref)
+        if document is None:
+            return None
+        policy = self._policies.get(document)
+        if policy is None:
+            if len(self._policies) > MAX_UNKNOWN:
+                self._policies.clear()
+            policy = self._policies[document] = parse(document)
+        return policy

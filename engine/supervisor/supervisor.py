@@ -92,7 +92,6 @@ class Supervisor:
         self._listeners = listeners
         self._runtimes = runtimes
         self.verifier: Verifier | None = guard
-        self._guard = guard
         self._function_key = function_key
         self._run_dir = settings.run_dir()
         self._started_s = clock.monotonic()
@@ -136,12 +135,7 @@ class Supervisor:
         self.api = InvokeApi(
             self.catalogue, self._invoker, clock, region=settings.region, account_id=settings.account_id
         )
-        self.urls = FunctionUrls(
-            self.catalogue, self.api, guard, clock, region=settings.region, account_id=settings.account_id
-        )
-        if guard is not None:
-            self.api.authorize = guard.authorize
-            guard.on_forget = self.api.forget_decisions
+        self.urls = FunctionUrls(self.catalogue, self.api, guard, clock, region=settings.region, account_id=settings.account_id)
         self._control = Child(loop, clock, "control", commands.control, lambda s: self._child_ended("control plane", s))
         self._embedded: Child | None = None
         self._commands = commands
@@ -149,9 +143,20 @@ class Supervisor:
             loop, clock, settings.aws_endpoint, commands.embedded_unavailable, self._start_embedded
         )
         self._status: Status
-        if guard is not None and settings.aws_endpoint == "embedded":
+        self._guard = self._posted(guard)
+
+    def _posted(self, guard: Guard | None) -> Guard | None:
+        """The guard, put at its doors."""
+        if guard is None:
+            return None
+        self.api.authorize = guard.authorize
+        guard.on_forget = self.api.forget_decisions
+        if self.settings.auth is AuthMode.IAM:
+            self.urls.gate = lambda url, caller: guard.may_call(url, caller, self.catalogue)
+        if self.settings.aws_endpoint == "embedded":
             guard.connect = self._aws.connect
             guard.running = lambda: self._aws.embedded_port is not None
+        return guard
 
     # Start and end.
 

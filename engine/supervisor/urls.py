@@ -16,7 +16,7 @@ from engine.auth.principals import Principal
 from engine.auth.sigv4 import claimed_access_key, credential_account
 from engine.clock import Clock
 from engine.core.invocation import Outcome, Status
-from engine.errors import AccessDenied, AwsError, RequestEntityTooLarge, ServiceError, TooManyRequests
+from engine.errors import AccessDenied, AwsError, RequestEntityTooLarge, ServiceError, TooManyRequests, UnrecognizedClient
 from engine.protocol import cors
 from engine.protocol.function_url import MalformedResponse, UrlContext, UrlRequest, UrlResponse, event, response
 from engine.supervisor import replies
@@ -71,10 +71,9 @@ class FunctionUrls:
             path, _, query = target.partition(b"?")
             raw_query = query.decode("latin-1")
             if self.verifier is not None:
-                found = self.verifier.verify(
+                principal = self.verifier.verify(
                     head.method.decode("latin-1"), path.decode("latin-1"), raw_query, head.headers, body, time.time()
                 )
-                principal = found if isinstance(found, Principal) else None
             elif access_key := claimed_access_key(head.headers, raw_query):
                 principal = Principal(access_key, credential_account(head.headers, self.account_id, raw_query), verified=False)
             if principal is None:
@@ -99,14 +98,17 @@ class Exchange:
         self._origin: str | None = None
         self._trace = b""
 
-    def serve(self, body: bytes, *, too_large: bool) -> None:
+    def serve(self, body: bytes, *, too_large: bool, learnt: bool = False) -> None:
         """The request is complete: answer it, or start an invocation that will."""
         try:
             if too_large:
                 raise _too_large()
             self._serve(body)
         except AwsError as e:
-            self._refuse(e, ids.request_id())
+            verifier = None if learnt else self._owner.verifier
+            access_key = e.access_key if isinstance(e, UnrecognizedClient) else None
+            if verifier is None or not verifier.learn(access_key, lambda: self.serve(body, too_large=too_large, learnt=True)):
+                self._refuse(e, ids.request_id())
 
     def _serve(self, body: bytes) -> None:
         url, head = self._url, self._head

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import socket
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from engine.aws import embedded
@@ -231,3 +237,32 @@ def test_the_embedded_servers_port_serves_only_the_engine(cloud: Cloud) -> None:
     with socket.create_connection(("127.0.0.1", int(port)), timeout=10) as connection:
         connection.sendall(b"GET / HTTP/1.0\r\nhost: x\r\nx-lambda-engine-token: guess\r\n\r\n")
         assert b" 403 " in connection.recv(64)
+
+
+def call_url(cloud: Cloud, url: str, keys: dict[str, str] | None) -> int:
+    request = AWSRequest("GET", url, headers={"Host": urlsplit(url).netloc})
+    if keys is not None:
+        SigV4Auth(Credentials(keys["aws_access_key_id"], keys["aws_secret_access_key"]), "lambda", "us-east-1").add_auth(request)
+    with contextlib.closing(http.client.HTTPConnection(urlsplit(cloud.engine.url).netloc, timeout=60)) as connection:
+        connection.request("GET", "/", headers=dict(request.headers.items()))
+        return connection.getresponse().status
+
+
+def test_function_urls_ask_for_both_rights(cloud: Cloud) -> None:
+    url = cloud.admin.create_function_url_config(FunctionName="echo", AuthType="AWS_IAM")["FunctionUrl"]
+    keys = cloud.user("browser", allow("lambda:InvokeFunctionUrl", Condition={"StringEquals": {"lambda:FunctionUrlAuthType": "AWS_IAM"}}))
+    assert call_url(cloud, url, None) == 403
+    assert call_url(cloud, url, keys) == 403
+    through = allow("lambda:InvokeFunction", Condition={"Bool": {"lambda:InvokedViaFunctionUrl": "true"}})
+    cloud.iam.put_user_policy(UserName="browser", PolicyName="q", PolicyDocument=document(through))
+    assert call_url(cloud, url, keys) == 200
+    assert refused(cloud.engine.client(**keys).invoke, FunctionName="echo")[0] == "AccessDeniedException"
+    cloud.admin.update_function_url_config(FunctionName="echo", AuthType="NONE")
+    assert call_url(cloud, url, None) == 403
+    statements: list[tuple[str, dict[str, Any]]] = [
+        ("lambda:InvokeFunctionUrl", {"FunctionUrlAuthType": "NONE"}),
+        ("lambda:InvokeFunction", {"InvokedViaFunctionUrl": True}),
+    ]
+    for number, (action, more) in enumerate(statements):
+        cloud.admin.add_permission(FunctionName="echo", StatementId=f"url{number}", Action=action, Principal="*", **more)
+    assert call_url(cloud, url, None) == 200
