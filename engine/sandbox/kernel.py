@@ -112,6 +112,12 @@ def unshare(flags: int) -> None:
         raise _fail("unshare")
 
 
+def setns(fd: int, flags: int = 0) -> None:
+    """Enter the namespace of a descriptor, or with ``flags`` those namespaces of a pidfd's process."""
+    if _libc.setns(C.c_int(fd), C.c_int(flags)) != 0:
+        raise _fail("setns")
+
+
 def mount(source: str | None, target: str, fstype: str | None, flags: int, options: str = "") -> None:
     """mount(2)."""
     if _libc.mount(_raw(source), _raw(target), _raw(fstype), C.c_ulong(flags), options.encode() or None) != 0:

@@ -1,0 +1,153 @@
+"""A network namespace of the engine's own, and the gateways through which sandboxes leave theirs.
+
+Theory of operation. A *space* is a namespace that belongs to no process: it lives while its descriptors are open and takes everything in it
+along when they close, so whatever kills the engine cleans up after it. A *gateway* is a private segment in a space: sandboxes hang on it by
+one macvlan interface each, cannot hear each other (mode private) and reach only the space, which routes and filters for them. Everything
+a sandbox must know of its neighbour is written in ahead of need: there is no ARP, hence no first packet that waits for it, and no
+neighbour that could lie. The interface of an ended sandbox goes with its namespace; nothing is ever deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+from collections import deque
+from collections.abc import Iterator
+
+from engine.sandbox import kernel
+from engine.sandbox.netlink import LOOPBACK, Message, Netlink, address, macvlan, neighbour, route, up, veth
+from engine.sandbox.nft import Filter
+
+# Reserved for benchmarks (RFC 2544) and, by AWS, refused as a VPC's block: no network that a function wants to reach.
+POOL = ipaddress.IPv4Network("198.19.0.0/16")
+RESOLVER = ipaddress.IPv4Address("169.254.169.253")
+_CHUNK_BITS = 22
+_NEXT_HOP = ipaddress.IPv4Address("169.254.1.1").packed
+_GATEWAY_MAC = bytes.fromhex("060000000001")
+_INNER = 2
+_FIRST_INDEX = 1000
+_ANYWHERE = bytes(4)
+
+
+class Space:
+    """One namespace. ``routes`` and ``packets`` act inside it."""
+
+    def __init__(self) -> None:
+        home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._home = home
+        try:
+            kernel.unshare(kernel.CLONE_NEWNET)
+            try:
+                self.fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+                self.routes = Netlink()
+                self.packets = Filter()
+                _behave_as_router()
+            finally:
+                kernel.setns(home, kernel.CLONE_NEWNET)
+            self.routes.ask([up(LOOPBACK), address(LOOPBACK, RESOLVER.packed)])
+        except BaseException:
+            os.close(home)
+            raise
+        self._next_index = _FIRST_INDEX
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Run a block in this namespace; the process must have one thread."""
+        kernel.setns(self.fd, kernel.CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            kernel.setns(self._home, kernel.CLONE_NEWNET)
+
+    def next_index(self) -> int:
+        """A number for a new interface."""
+        self._next_index += 1
+        return self._next_index
+
+    def close(self) -> None:
+        """Let it go, with everything in it."""
+        self.routes.close()
+        self.packets.close()
+        os.close(self.fd)
+        os.close(self._home)
+
+
+def _behave_as_router() -> None:
+    """Forward IPv4, send no redirects, speak no IPv6. For the current namespace."""
+    kernel.write_file("/proc/sys/net/ipv4/ip_forward", b"1")
+    for name in ("all", "default"):
+        kernel.write_file(f"/proc/sys/net/ipv4/conf/{name}/send_redirects", b"0")
+        with contextlib.suppress(FileNotFoundError):
+            kernel.write_file(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", b"1")
+
+
+class Chunks:
+    """Hands out parts of the pool of one space."""
+
+    def __init__(self) -> None:
+        self._left = deque(POOL.subnets(new_prefix=_CHUNK_BITS))
+
+    def take(self) -> ipaddress.IPv4Network:
+        """A part nobody has. Raises OSError when there is none."""
+        if not self._left:
+            raise OSError(errno.ENOSPC, f"all of {POOL} is in use")
+        return self._left.popleft()
+
+
+class Gateway:
+    """One segment of a space. Its interface in the space is called ``name``."""
+
+    def __init__(self, space: Space, chunks: Chunks, name: str) -> None:
+        self.name = name
+        self._space = space
+        self._chunks = chunks
+        self._index, self._lower = space.next_index(), space.next_index()
+        self._free: deque[bytes] = deque()
+        pair = veth(name, self._index, _GATEWAY_MAC, f"{name}-low", peer_index=self._lower)
+        space.routes.ask([pair, up(self._lower)])
+
+    def connect(self, pidfd: int) -> bytes:
+        """Give the namespace of a process its interface ``eth0``; the address, to be given back. Raises OSError naming the step."""
+        if not self._free:
+            self._grow()
+        ip = self._free.popleft()
+        mac = b"\x02\x00" + ip
+        try:
+            there, routes = self._look_into(pidfd)
+            try:
+                steps: list[Message] = [macvlan("eth0", _INNER, mac, self._lower, there)]
+                self._space.routes.ask([*steps, neighbour(self._index, ip, mac)])
+                routes.ask([
+                    up(_INNER), address(_INNER, ip), neighbour(_INNER, _NEXT_HOP, _GATEWAY_MAC),
+                    route(_INNER, _ANYWHERE, 0, via=_NEXT_HOP),
+                ])  # fmt: skip
+            finally:
+                os.close(there)
+                routes.close()
+        except BaseException:
+            self._free.append(ip)
+            raise
+        return ip
+
+    def _look_into(self, pidfd: int) -> tuple[int, Netlink]:
+        """A descriptor of the namespace and a socket in it."""
+        home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            kernel.setns(pidfd, kernel.CLONE_NEWNET)
+            try:
+                return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC), Netlink()
+            finally:
+                kernel.setns(home, kernel.CLONE_NEWNET)
+        finally:
+            os.close(home)
+
+    def release(self, ip: bytes) -> None:
+        """The sandbox with this address has ended. Addresses come round again as late as possible."""
+        self._free.append(ip)
+
+    def _grow(self) -> None:
+        chunk = self._chunks.take()
+        self._space.routes.ask([route(self._index, chunk.network_address.packed, chunk.prefixlen)])
+        self._free.extend(host.packed for host in chunk.hosts())

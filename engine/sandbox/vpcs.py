@@ -1,0 +1,232 @@
+"""One VPC on this host: a router in a namespace of its own, the ports of functions, and the private servers attached to it.
+
+VPCs cannot reach each other because nothing leads from one namespace to another; two of them may use the same addresses. Everything between two
+members of a VPC, also of one subnet, passes the router and its rules. ``apply`` compares what is with a document of what should be; the rule
+set is replaced in one transaction, so a change of a group holds for running instances from then on, for new connections.
+Sources: docs.aws.amazon.com/vpc/latest/userguide/{subnet-sizing,vpc-dns,vpc-security-groups}.html.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import itertools
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.sandbox import kernel, security_groups
+from engine.sandbox.netlink import LOOPBACK, Netlink, address, delete, move, route, up, veth
+from engine.sandbox.spaces import Chunks, Gateway, Space
+
+_NETNS = "/run/netns"
+_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}$")
+_MAC = bytes.fromhex("060000000003")
+# Network, router, name server, one for later; and the last one, broadcast.
+RESERVED_FIRST = 4
+
+
+@dataclass
+class _Port:
+    """Functions of one subnet and set of groups."""
+
+    gateway: Gateway
+    ip: str
+    groups: tuple[str, ...]
+
+
+@dataclass
+class _Server:
+    """An attached server: which document made it, and the interface behind which it is. ``moved``: that is the host's own."""
+
+    wish: dict[str, Any]
+    interface: str
+    index: int
+    moved: bool
+
+
+class SubnetFull(OSError):
+    """No address of the subnets is left."""
+
+
+class Vpc:
+    """The router of one VPC."""
+
+    def __init__(self) -> None:
+        self.space = Space()
+        self._home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._chunks = Chunks()
+        self._document: dict[str, Any] = {"cidrs": [], "subnets": {}, "groups": {}, "servers": {}}
+        self._ports: dict[tuple[str, tuple[str, ...]], _Port] = {}
+        self._servers: dict[str, _Server] = {}
+        self._local: set[str] = set()
+        self._turn = itertools.count()
+        self._numbers = itertools.count(1)
+
+    # What should be.
+
+    def apply(self, document: dict[str, Any]) -> dict[str, str]:
+        """Make it so. Attachments that cannot be had are answered with the reason, by their id; anything else raises OSError."""
+        self._document = document
+        for ip in (self.resolver, *(str(_nth(cidr, 1)) for cidr in document["subnets"].values())):
+            self._be(ip)
+        problems: dict[str, str] = {}
+        wishes = document["servers"]
+        for name in [n for n, s in self._servers.items() if wishes.get(n) != s.wish]:
+            self._detach(name)
+        for name, wish in wishes.items():
+            if name not in self._servers:
+                try:
+                    self._servers[name] = self._attach(wish)
+                except OSError as e:
+                    problems[name] = e.strerror or str(e)
+        self._filter()
+        return problems
+
+    @property
+    def resolver(self) -> str:
+        """The VPC's own address of the name server."""
+        return str(_nth(self._document["cidrs"][0], 2))
+
+    def _be(self, ip: str) -> None:
+        """Have the router answer at this address."""
+        if ip not in self._local:
+            self.space.routes.ask([address(LOOPBACK, socket.inet_aton(ip))])
+            self._local.add(ip)
+
+    def _filter(self) -> None:
+        ports = [security_groups.Port(p.gateway.name, p.ip, p.groups) for p in self._ports.values()]
+        servers = [
+            security_groups.Server(s.interface, str(s.wish["ip"]), tuple(s.wish["groups"])) for s in self._servers.values()
+        ]
+        known = self._document["groups"]
+        gone = {g for member in (*ports, *servers) for g in member.groups} - known.keys()
+        groups = known | {name: {"in": [], "out": []} for name in gone}
+        self.space.packets.put(security_groups.table(groups, ports, servers, [self.resolver]))
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Host names of servers, to address."""
+        return {str(s.wish["name"]).lower(): str(s.wish["ip"]) for s in self._servers.values() if s.wish.get("name")}
+
+    # Functions.
+
+    def connect(self, subnets: tuple[str, ...], groups: tuple[str, ...], pidfd: int) -> tuple[Gateway, bytes]:
+        """Give a sandbox its interface in the next of the subnets that has room. Raises OSError, SubnetFull when none has."""
+        full: SubnetFull | None = None
+        first = next(self._turn)
+        for n in range(len(subnets)):
+            try:
+                port = self._port(subnets[(first + n) % len(subnets)], groups)
+            except SubnetFull as e:
+                full = e
+                continue
+            return port.gateway, port.gateway.connect(pidfd)
+        raise full or OSError(errno.EINVAL, "no subnet was named")
+
+    def try_port(self, subnet: str, groups: tuple[str, ...]) -> None:
+        """Make what functions of this subnet and these groups need. Raises OSError when the kernel refuses."""
+        self._port(subnet, groups)
+
+    def _port(self, subnet: str, groups: tuple[str, ...]) -> _Port:
+        port = self._ports.get((subnet, groups))
+        if port is None:
+            missing = [name for name in groups if name not in self._document["groups"]]
+            if subnet not in self._document["subnets"] or missing:
+                raise OSError(errno.ENOENT, f"subnet {subnet} or a security group of {', '.join(groups)} is not known any more")
+            ip = self._free_address(subnet)
+            gateway = Gateway(self.space, self._chunks, f"gw{next(self._numbers)}")
+            self._be(ip)
+            port = self._ports[subnet, groups] = _Port(gateway, ip, groups)
+            self._filter()
+        return port
+
+    def _free_address(self, subnet: str) -> str:
+        """From the end of the subnet: operators number their servers from its beginning."""
+        taken = {p.ip for p in self._ports.values()} | {str(s["ip"]) for s in self._document["servers"].values()}
+        block = ipaddress.IPv4Network(self._document["subnets"][subnet])
+        for offset in range(block.num_addresses - 2, RESERVED_FIRST - 1, -1):
+            ip = str(block[offset])
+            if ip not in taken:
+                return ip
+        raise SubnetFull(errno.EADDRNOTAVAIL, f"subnet {subnet} has no free address")
+
+    # Servers.
+
+    def _attach(self, wish: dict[str, Any]) -> _Server:
+        """Raises OSError with a sentence for the operator."""
+        ip = str(wish["ip"])
+        if ip in {p.ip for p in self._ports.values()}:
+            raise OSError(errno.EADDRINUSE, f"{ip} is the address under which functions appear in this subnet: choose another")
+        interface, index, moved = self._move_in(wish) if wish.get("interface") else self._lead_into(wish)
+        self.space.routes.ask([route(index, socket.inet_aton(ip), 32)])
+        return _Server(wish, interface, index, moved)
+
+    def _lead_into(self, wish: Mapping[str, Any]) -> tuple[str, int, bool]:
+        """A pair into a named namespace, with the server's address on the far end and the VPC behind it."""
+        name, ip = str(wish["netns"]), socket.inet_aton(str(wish["ip"]))
+        if not _NAME.match(name):
+            raise OSError(errno.EINVAL, f"{name!r} is not a name of a network namespace")
+        try:
+            there = os.open(f"{_NETNS}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as e:
+            raise OSError(e.errno, f"there is no network namespace {name} (ip netns list): {os.strerror(e.errno or 0)}") from e
+        number = next(self._numbers)
+        near, far, index = f"server{number}", f"vpc{number}", self.space.next_index()
+        try:
+            self.space.routes.ask([veth(near, index, _MAC, far, peer_mac=_MAC, peer_ns=there)])
+            self._settle_in(there, far, ip)
+        finally:
+            os.close(there)
+        return near, index, False
+
+    def _settle_in(self, there: int, name: str, ip: bytes) -> None:
+        kernel.setns(there, kernel.CLONE_NEWNET)
+        try:
+            routes = Netlink()
+            index = socket.if_nametoindex(name)
+        finally:
+            kernel.setns(self._home, kernel.CLONE_NEWNET)
+        blocks = [ipaddress.IPv4Network(c) for c in self._document["cidrs"]]
+        routes.ask([
+            up(index, arp=False), address(index, ip), *(route(index, b.network_address.packed, b.prefixlen) for b in blocks),
+        ])  # fmt: skip
+        routes.close()
+
+    def _move_in(self, wish: Mapping[str, Any]) -> tuple[str, int, bool]:
+        """An interface of the host's, with the server behind it, becomes the router's; the router answers there for the whole VPC."""
+        name = str(wish["interface"])
+        try:
+            index = socket.if_nametoindex(name)
+        except OSError as e:
+            raise OSError(errno.ENODEV, f"there is no interface {name} (ip link)") from e
+        home = Netlink()
+        home.ask([move(index, self.space.fd)])
+        home.close()
+        with self.space.inside():
+            index = socket.if_nametoindex(name)
+            kernel.write_file(f"/proc/sys/net/ipv4/conf/{name}/proxy_arp", b"1")
+        self.space.routes.ask([up(index)])
+        return name, index, True
+
+    def _detach(self, name: str) -> None:
+        server = self._servers.pop(name)
+        try:
+            self.space.routes.ask([move(server.index, self._home) if server.moved else delete(server.index)])
+        except OSError as e:
+            if e.errno != errno.ENODEV:  # its namespace is gone, and the pair with it
+                raise
+
+    def close(self) -> None:
+        """The end of the VPC; interfaces of the host's go back."""
+        for name in [n for n, s in self._servers.items() if s.moved]:
+            self._detach(name)
+        self.space.close()
+        os.close(self._home)
+
+
+def _nth(cidr: str, offset: int) -> ipaddress.IPv4Address:
+    return ipaddress.IPv4Network(cidr)[offset]
