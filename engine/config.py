@@ -38,8 +38,12 @@ class SandboxLevel(StrEnum):
 
 
 class NetworkMode(StrEnum):
-    """``isolated``: own network namespace that reaches only the engine's endpoint; ``host``: the host's network."""
+    """What functions without a VPC have: ``isolated``: only the engine's endpoint; ``nat``: also what the host routes to, but nothing of
+    the host itself; ``host``: the host's own network; ``auto``: nat where this host allows it, else isolated (at level process: host).
+    """
 
+    AUTO = "auto"
+    NAT = "nat"
     ISOLATED = "isolated"
     HOST = "host"
 
@@ -102,7 +106,9 @@ class Settings(BaseSettings):
 
     sandbox: SandboxLevel = Field(SandboxLevel.AUTO, description="Isolation level: auto, full, user or process.")
     network: NetworkMode = Field(
-        NetworkMode.ISOLATED, description="isolated: only the engine's endpoint; host: the host's network."
+        NetworkMode.AUTO,
+        description="Functions without a VPC reach: isolated: only the engine's endpoint; nat: also the outside, through the host "
+        "(sandbox level full); host: everything the host does; auto: nat where possible, else isolated.",
     )
     pool_size: int = Field(8, ge=0, le=512, description="Prepared empty sandboxes kept per runtime in use.")
     runtimes: dict[str, Path] = Field(

@@ -28,7 +28,7 @@ def serve(
     auth: Annotated[str | None, typer.Option(help="off or sigv4.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow a non-loopback bind without authentication.")] = False,
     sandbox: Annotated[str | None, typer.Option(help="auto, full, user or process; see 'doctor'.")] = None,
-    network: Annotated[str | None, typer.Option(help="isolated (functions reach only the engine) or host.")] = None,
+    network: Annotated[str | None, typer.Option(help="What functions reach besides the engine: isolated (nothing), nat (the outside), host; auto.")] = None,
     pool_size: Annotated[int | None, typer.Option(help="Prepared empty sandboxes per runtime.")] = None,
     keep_alive_s: Annotated[float | None, typer.Option(help="Retire an instance idle this long.")] = None,
     aws_endpoint: Annotated[str | None, typer.Option(help="Other AWS services: embedded, aws or a URL.")] = None,

@@ -71,7 +71,7 @@ class HolderFds:
 
     ``channel``: stream socket that carries frames. ``output_fd``: read end of the worker's stdout and stderr, non-blocking.
     ``endpoint``: a listening TCP socket on 127.0.0.1:4566 *inside* the sandbox's network namespace, to be accepted from out
-    here so that the function reaches the engine and nothing else; None when the function shares the host's network.
+    here so that the function reaches the engine and nothing else of the host; None when the function shares the host's network.
     ``freezer`` stops the sandbox between invocations; ``peak_file`` holds the peak of memory use in bytes as text, ``cpu_file`` counts
     CPU time (v1 nanoseconds, v2 ``usage_usec``). These and ``endpoint`` come with the first worker only and stay valid after a reset.
     """
@@ -89,7 +89,8 @@ class SandboxReport:
     """Which level runs here and what each mechanism rests on (``doctor``, ``/_engine/state``, start-up log).
 
     ``mechanisms`` maps a mechanism (``memory``, ``pids``, ``cpu``, ``mount namespace``, ``seccomp`` ...) to how it is
-    enforced (``cgroup v2``, ``cgroup v1``, ``rlimit``, ``none: <reason>``). ``advice`` says how to get a better level.
+    enforced (``cgroup v2``, ``cgroup v1``, ``rlimit``, ``none: <reason>``). ``advice`` says how to get a better level. ``network`` is
+    what functions without a VPC have: ``nat``, ``isolated`` or ``host``. ``no_vpc`` says why VpcConfig cannot be obeyed, or is empty.
     """
 
     level: str
@@ -97,6 +98,7 @@ class SandboxReport:
     network: str
     mechanisms: dict[str, str] = field(default_factory=dict)
     advice: tuple[str, ...] = ()
+    no_vpc: str = ""
 
 
 class SandboxListener(Protocol):
@@ -127,7 +129,8 @@ class Sandbox(Protocol):
 
     def add_zygote(self, spec: ZygoteSpec) -> None: ...
 
-    def make(self, holder_id: int, zygote_key: str) -> None: ...
+    def make(self, holder_id: int, zygote_key: str, network: str = "") -> None:
+        """``network``: ``vpc/subnet,subnet/group,group`` for a sandbox in a VPC, empty for any other."""
 
     def specialise(self, holder_id: int, spec: SpecialiseSpec) -> None: ...
 

@@ -11,6 +11,7 @@ zygotes die with it and the sandboxes with them, and the next broker sweeps the 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import os
 import resource
@@ -21,9 +22,10 @@ import time
 import traceback
 from typing import Any
 
-from engine.sandbox import bundle, cgroups, kernel, levels, packets
+from engine.sandbox import bundle, cgroups, kernel, levels, network, packets
 from engine.sandbox.holders import Holders
 from engine.sandbox.peers import Loop, Peer
+from engine.sandbox.spaces import RESOLVER
 from engine.sandbox.zygotes import ZygoteProcess
 
 _ENDING_S = 5.0
@@ -32,13 +34,18 @@ _ENDING_S = 5.0
 class Broker:
     """Serves one supervisor over one socket until it ends."""
 
-    def __init__(self, sock: socket.socket, config: dict[str, Any], level: levels.Level) -> None:
+    def __init__(
+        self, sock: socket.socket, config: dict[str, Any], level: levels.Level, process: network.NetworkProcess | None = None
+    ) -> None:
         self._config = config
         self._level = level
         self._loop = Loop()
         self._zygotes: dict[str, ZygoteProcess] = {}
         self._bundle = bundle.Bundle(config)
-        self._holders = Holders(self._loop, level, config["data_dir"], self._tell)
+        self._network = process
+        self._holders = Holders(self._loop, level, config["data_dir"], self._tell, process)
+        if process is not None:
+            process.attend(self._loop, self._on_network)
         self._supervisor = Peer(self._loop, sock, self._on_supervisor, self._on_supervisor_lost)
         children = kernel.child_signal_fd()
         self._loop.watch(children, lambda _mask: self._on_children(children))
@@ -60,7 +67,7 @@ class Broker:
         if kind == "specialise":
             self._holders.specialise(int(args[0]), args[1])
         elif kind == "make":
-            self._make(int(args[0]), str(args[1]))
+            self._make(int(args[0]), str(args[1]), str(args[2]))
         elif kind == "kill":
             self._holders.kill(int(args[0]))
         elif kind == "reset":
@@ -71,8 +78,25 @@ class Broker:
             self._holders.freeze(int(args[0]), bool(args[1]))
         elif kind == "zygote":
             self._add_zygote(*args)
+        elif kind == "vpc":
+            self._on_vpc(packet)
         else:
             raise packets.PacketError(f"unknown request {kind!r}")
+
+    def _on_vpc(self, packet: packets.Packet) -> None:
+        if self._network is None:
+            self._tell(["vpc", packet.args[0], {}, "this broker makes no networks"])
+        else:
+            self._network.send(["vpc", *packet.args])
+
+    def _on_network(self, packet: packets.Packet) -> None:
+        kind, args = packet.kind, packet.args
+        if kind == "wired":
+            self._holders.wired(int(args[0]))
+        elif kind == "unwired":
+            self._holders.unwired(int(args[0]), str(args[1]))
+        elif kind == "vpc":
+            self._tell(["vpc", *args])
 
     def _add_zygote(self, key: str, runtime: str, interpreter: str, prefixes: list[str], preload: list[str]) -> None:
         if key in self._zygotes:
@@ -82,6 +106,7 @@ class Broker:
             plan = {
                 "level": self._level.name,
                 "network": self._level.network,
+                "resolver": str(RESOLVER) if self._network is not None else "",
                 "landlock": self._level.landlock,
                 "engine_root": self._config["engine_root"],
                 "mountpoint": self._config["mountpoint"],
@@ -111,13 +136,13 @@ class Broker:
         elif kind == "failed":
             zygote.failure = args[0]
 
-    def _make(self, holder_id: int, key: str) -> None:
+    def _make(self, holder_id: int, key: str, where: str) -> None:
         zygote = self._zygotes.get(key)
         if zygote is None:
             self._tell(["holder_failed", holder_id, "zygote", f"there is no zygote {key}"])
             self._tell(["holder_gone", holder_id])
             return
-        self._holders.make(holder_id, zygote)
+        self._holders.make(holder_id, zygote, where)
 
     def _on_children(self, fd: int) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -129,6 +154,8 @@ class Broker:
                 return
             if pid == 0:
                 return
+            if self._network is not None and pid == self._network.pid:
+                raise RuntimeError(f"the network process ended (wait status {status}): every sandbox has lost its network")
             zygote = next((z for z in self._zygotes.values() if z.pid == pid), None)
             if zygote is not None:
                 self._zygote_ended(zygote, status)
@@ -201,6 +228,32 @@ def _told_to_try_again(sock: socket.socket, status: int) -> bool:
     return False
 
 
+def _serve(sock: socket.socket, config: dict[str, Any], level: levels.Level, report: dict[str, Any]) -> None:
+    """At the chosen level, with the network that can be had, until the supervisor goes away."""
+    try:
+        settled = network.settle(level.name, config["network"])
+    except OSError as e:
+        level.groups.close()
+        packets.send(sock, ["unavailable", str(e)])
+        return
+    level = dataclasses.replace(level, network=settled.mode)
+    report |= {"network": settled.mode, "no_vpc": settled.no_vpc}
+    report["advice"] += settled.advice
+    report["mechanisms"]["VpcConfig"] = f"none: {settled.no_vpc}" if settled.no_vpc else "a router and packet filter per VPC"
+    if settled.mechanism:
+        report["mechanisms"]["network namespace"] = settled.mechanism
+    packets.send(sock, ["report", report, os.getpid()])
+    try:
+        if config["probe"]:
+            level.groups.close()
+        else:
+            gc.collect()
+            gc.freeze()
+            Broker(sock, config, level, settled.process).run()
+    finally:
+        settled.close()
+
+
 def _be_broker(sock: socket.socket, config: dict[str, Any]) -> None:
     """Choose the level, report, serve. Never returns."""
     status = 1
@@ -215,13 +268,7 @@ def _be_broker(sock: socket.socket, config: dict[str, Any]) -> None:
         if level is None:
             packets.send(sock, ["unavailable", refusal])
         else:
-            packets.send(sock, ["report", report, os.getpid()])
-            if config["probe"]:
-                level.groups.close()
-            else:
-                gc.collect()
-                gc.freeze()
-                Broker(sock, config, level).run()
+            _serve(sock, config, level, report)
         status = 0
     except BaseException:
         traceback.print_exc()

@@ -21,6 +21,7 @@ from engine.sandbox import kernel, layers, packets
 from engine.sandbox.group import Group
 from engine.sandbox.levels import Level
 from engine.sandbox.memory import MemoryWatch
+from engine.sandbox.network import NetworkProcess
 from engine.sandbox.peers import Loop, Peer
 from engine.sandbox.zygotes import ZygoteProcess
 
@@ -56,6 +57,8 @@ class Holder:
     oom_seen: int = 0
     over_limit: bool = False
     watch: MemoryWatch | None = None
+    network: str = ""
+    wired: bool = True
     memory: tuple[int, int] = (0, 0)
     cpu_quota_us: int = 0
     fds: set[str] = field(default_factory=lambda: {"pidfd", "channel", "output", "endpoint"})
@@ -78,10 +81,13 @@ class Tell(Protocol):
 class Holders:
     """All holders of this broker."""
 
-    def __init__(self, loop: Loop, level: Level, data_dir: str, tell: Tell) -> None:
+    def __init__(
+        self, loop: Loop, level: Level, data_dir: str, tell: Tell, network: NetworkProcess | None = None
+    ) -> None:
         self._loop = loop
         self._level = level
         self._tell = tell
+        self._network = network
         self._data_dir = data_dir
         self._data_fd = os.open(data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._holders: dict[int, Holder] = {}
@@ -96,11 +102,12 @@ class Holders:
         """Whether anything is left."""
         return bool(self._holders or self._removals)
 
-    def make(self, holder_id: int, zygote: ZygoteProcess) -> None:
-        """Have a sandbox made, now or when the zygote has caught up."""
+    def make(self, holder_id: int, zygote: ZygoteProcess, network: str = "") -> None:
+        """Have a sandbox made, now or when the zygote has caught up. ``network``: the VPC's it belongs to (see ``network``)."""
         if holder_id in self._holders:
             return
-        holder = Holder(holder_id, zygote)
+        holder = Holder(holder_id, zygote, network=network)
+        holder.wired = not network and self._level.network != "nat"
         self._holders[holder_id] = holder
         self._waiting.setdefault(zygote.key, deque()).append(holder)
         self._advance(zygote)
@@ -168,7 +175,34 @@ class Holders:
         if holder.dying:
             self._signal(holder)
         else:
+            self._wire(holder)
             self._announce(holder)
+
+    def _wire(self, holder: Holder) -> None:
+        """Have its network made while it makes the rest of itself."""
+        if holder.wired:
+            return
+        if self._network is None:
+            self.unwired(holder.id, "this broker makes no networks")
+        else:
+            self._network.send(["wire", holder.id, holder.network], [holder.pidfd])
+
+    def wired(self, holder_id: int) -> None:
+        """The network is there."""
+        holder = self._holders.get(holder_id)
+        if holder is not None:
+            holder.wired = True
+            self._announce(holder)
+        elif self._network is not None:
+            self._network.send(["unwire", holder_id])
+
+    def unwired(self, holder_id: int, reason: str) -> None:
+        """The network cannot be had."""
+        holder = self._holders.get(holder_id)
+        if holder is not None:
+            if not holder.dying:
+                self._fail(holder, "network", reason)
+            self.kill(holder_id)
 
     def make_failed(self, holder_id: int, step: str, reason: str) -> None:
         """The zygote could not fork it."""
@@ -207,7 +241,7 @@ class Holders:
             self._finish(holder)
 
     def _announce(self, holder: Holder) -> None:
-        if not holder.init_pid or not holder.worker_alive or holder.channel < 0 or holder.dying:
+        if not holder.init_pid or not holder.worker_alive or not holder.wired or holder.channel < 0 or holder.dying:
             return
         fds = [holder.channel, holder.output]
         if holder.announced:
@@ -442,6 +476,8 @@ class Holders:
         if holder.watch is not None:
             holder.watch.close()
         holder.close_fds()
+        if self._network is not None and holder.wired:
+            self._network.send(["unwire", holder.id])
         if holder.slot >= 0:
             self._slots.append(holder.slot)
         if holder.group is None or not holder.group.directories():

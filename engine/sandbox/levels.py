@@ -122,6 +122,7 @@ def _attempt(name: str, config: dict[str, Any], fence: bool) -> Refusal | None:
     plan = {
         "level": name,
         "network": config["network"],
+        "resolver": "",
         "landlock": fence,
         "mountpoint": config["mountpoint"],
         "runtime_dir": config["mountpoint"],
@@ -224,7 +225,7 @@ def _report(asked: str, level: Level, fence: str, refusals: list[Refusal]) -> di
             "ipc namespace": yes,
             "uts namespace": yes,
             "user namespace": "two host ids per instance" if level.name == "full" else "one host id shared by all instances",
-            "network namespace": f"{yes}, loopback only" if level.network == "isolated" else "none: network=host",
+            "network namespace": "none: network=host" if level.network == "host" else f"{yes}, loopback only",
             "seccomp": f"filter of {count} instructions",
             "landlock": fence,
             "/tmp": "tmpfs, size limited",

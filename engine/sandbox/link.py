@@ -195,9 +195,9 @@ class BrokerLink:
             return
         self._ask(["zygote", spec.key, spec.runtime, spec.interpreter, prefixes, list(spec.preload)])
 
-    def make(self, holder_id: int, zygote_key: str) -> None:
-        """Make an empty sandbox."""
-        self._ask(["make", holder_id, zygote_key])
+    def make(self, holder_id: int, zygote_key: str, network: str = "") -> None:
+        """Make an empty sandbox in a network."""
+        self._ask(["make", holder_id, zygote_key, network])
 
     def specialise(self, holder_id: int, spec: SpecialiseSpec) -> None:
         """Turn it into an instance."""
@@ -369,5 +369,6 @@ def _worker_fds(packet: packets.Packet) -> HolderFds:
 def report_of(members: dict[str, Any]) -> SandboxReport:
     """The broker's report as a value."""
     return SandboxReport(
-        members["level"], members["asked"], members["network"], dict(members["mechanisms"]), tuple(members["advice"])
+        members["level"], members["asked"], members["network"], dict(members["mechanisms"]), tuple(members["advice"]),
+        members["no_vpc"],
     )

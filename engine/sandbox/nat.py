@@ -154,12 +154,19 @@ class Forwarding:
     def _sweep(self) -> None:
         """Forget who was killed; when nobody is left, forwarding is as it was before them."""
         found = self._others()
-        for note in found:
-            pid, start = note.name.removeprefix(self._mark).split(".")
-            if cgroups.start_time(int(pid)) != start:
+        for note in self._notes.iterdir():
+            _, pid, start = note.name.split(".")
+            if cgroups.start_time(int(pid)) != start or _dead(pid):
                 note.unlink(missing_ok=True)
         if found and not self._others():
             kernel.write_file(_SWITCH, b"0")
+
+
+def _dead(pid: str) -> bool:
+    """Whether a process is only waiting to be reaped."""
+    with contextlib.suppress(OSError, IndexError):
+        return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0] == "Z"
+    return True
 
 
 def _read(path: str) -> str:

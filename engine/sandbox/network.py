@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from engine.sandbox import kernel, packets, resolver
@@ -74,8 +76,13 @@ class Networks:
             packets.send(self._resolver, ["listen", key], [s.fileno() for s in socks])
 
     def serve(self) -> None:
-        """Until the broker goes away."""
+        """Until the broker goes away. Raises OSError when the resolver is lost."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._resolver, select.POLLIN)
         while True:
+            if self._resolver.fileno() in (fd for fd, _ in poll.poll()):
+                raise OSError("the process that answers names has ended")
             packet = packets.receive(self._sock)
             if packet is None:
                 return
@@ -143,6 +150,48 @@ class Networks:
                 vpc.close()
         if self._nat is not None:
             self._nat.close()
+
+
+@dataclass
+class Settled:
+    """Which network this host allows. ``process``: who makes it, None when nobody has to. ``no_vpc``: why there is no VpcConfig, or empty."""
+
+    process: NetworkProcess | None
+    mode: str
+    no_vpc: str
+    advice: list[str]
+    mechanism: str
+
+    def close(self) -> None:
+        """Give it back."""
+        if self.process is not None:
+            self.process.close()
+
+
+def settle(level: str, asked: str) -> Settled:
+    """The network asked for, or for ``auto`` the best one. Raises OSError when ``nat`` is asked for and cannot be had."""
+    if level != "full" or asked == "host":
+        if asked == "nat":
+            raise OSError(f"network=nat needs sandbox level full, this is level {level}")
+        mode = "host" if asked == "host" or level == "process" else "isolated"
+        why = "network=host" if level == "full" else f"sandbox level {level}; it needs level full"
+        return Settled(None, mode, f"VpcConfig cannot be obeyed at {why}", [], "")
+    try:
+        process = NetworkProcess(outbound=asked != "isolated")
+    except OSError as e:
+        if asked == "nat":
+            raise OSError(f"network=nat is not available: {e}") from e
+        return Settled(None, "isolated", f"VpcConfig cannot be obeyed here: {e}", [], f"own, per instance, loopback only: {e}")
+    if asked == "nat" and process.no_outbound:
+        process.close()
+        raise OSError(f"network=nat is not available: {process.no_outbound}")
+    no_vpc = f"VpcConfig cannot be obeyed here: {process.no_vpc}" if process.no_vpc else ""
+    own = "own, per instance"
+    if asked == "isolated":
+        return Settled(process, "isolated", no_vpc, [], f"{own}, loopback only")
+    if process.no_outbound:
+        return Settled(process, "isolated", no_vpc, [], f"{own}, loopback only: no outbound network: {process.no_outbound}")
+    return Settled(process, "nat", no_vpc, process.advice, f"{own}, outbound through NAT")
 
 
 class NetworkProcess:

@@ -36,11 +36,12 @@ DEVICE_PATHS = tuple(f"/dev/{name}" for name in _DEVICES)
 _EMPTY = ("var/task", "opt", "proc", "mnt", "run", "home", "srv")
 
 
-def enter(mountpoint: str, prefixes: Sequence[str], runtime_dir: str, share_network: bool, share_proc: bool) -> None:
+def enter(mountpoint: str, prefixes: Sequence[str], runtime_dir: str, share_network: bool, share_proc: bool, resolver: str = "") -> None:
     """Move this process into a new root file system. Never returns to the old one.
 
     ``mountpoint``: an empty directory to build on. ``prefixes``: interpreter installations, shown at their own paths.
     ``runtime_dir`` appears as /var/runtime. ``share_network``: the host's name resolution applies inside.
+    ``resolver``: address of the name server inside, where it is not the host's.
     ``share_proc``: show the host's /proc beneath instead of mounting one (inside a user namespace only that is allowed).
     Raises OSError naming the step.
     """
@@ -59,7 +60,7 @@ def enter(mountpoint: str, prefixes: Sequence[str], runtime_dir: str, share_netw
     os.chmod(os.path.join(mountpoint, "tmp"), 0o1777)
     os.makedirs(os.path.join(mountpoint, "root"), exist_ok=True)
     _show(runtime_dir, os.path.join(mountpoint, "var/runtime"))
-    _make_etc(os.path.join(mountpoint, "etc"), share_network)
+    _make_etc(os.path.join(mountpoint, "etc"), share_network, resolver)
     _make_dev(os.path.join(mountpoint, "dev"))
     proc = os.path.join(mountpoint, "proc")
     if share_proc:
@@ -100,7 +101,7 @@ def _show_system(mountpoint: str) -> None:
             _show(source, target)
 
 
-def _make_etc(etc: str, share_network: bool) -> None:
+def _make_etc(etc: str, share_network: bool, resolver: str) -> None:
     os.mkdir(etc)
     for name in _ETC_SHOWN:
         if os.path.isdir(os.path.join("/etc", name)):
@@ -119,6 +120,8 @@ def _make_etc(etc: str, share_network: bool) -> None:
         "passwd": f"root:x:0:0:root:/root:/bin/sh\n{WORKER_USER}:x:{WORKER_UID}:{WORKER_GID}::{home}:/sbin/nologin\n",
         "group": f"root:x:0:\n{WORKER_USER}:x:{WORKER_GID}:\n",
     }
+    if resolver:
+        texts["resolv.conf"] = f"nameserver {resolver}\n"
     for name, text in texts.items():
         with open(os.path.join(etc, name), "w") as f:
             f.write(text)

@@ -24,24 +24,15 @@ _UDP, _TCP, _ICMP = nft.PROTOCOLS["udp"], nft.PROTOCOLS["tcp"], nft.PROTOCOLS["i
 
 
 @dataclass(frozen=True)
-class Port:
-    """Where functions with the same subnet and groups enter the VPC: by ``interface``, as ``ip``."""
+class Member:
+    """Who is in the VPC as ``ip``, behind the router's ``interface``."""
 
     interface: str
     ip: str
     groups: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Server:
-    """A private server behind ``interface``. No groups: not filtered."""
-
-    interface: str
-    ip: str
-    groups: tuple[str, ...]
-
-
-def table(groups: Mapping[str, Any], ports: Sequence[Port], servers: Sequence[Server], resolvers: Iterable[str]) -> Table:
+def table(groups: Mapping[str, Any], ports: Sequence[Member], servers: Sequence[Member], resolvers: Iterable[str]) -> Table:
     """The whole rule set of one VPC. ``groups``: id to {"in": [rule...], "out": [rule...]}; see ``Rule`` members in docs/network.md."""
     made = Table("lambda")
     _for_the_router(made, resolvers)
@@ -72,7 +63,7 @@ def _for_the_router(made: Table, resolvers: Iterable[str]) -> None:
         made.rule("input", nft.destination(ip), nft.protocol(_UDP), nft.ports(53, 53), nft.accept())
 
 
-def _members(ports: Sequence[Port], servers: Sequence[Server]) -> dict[str, list[str]]:
+def _members(ports: Sequence[Member], servers: Sequence[Member]) -> dict[str, list[str]]:
     """Addresses by group."""
     found: dict[str, list[str]] = {}
     for member in (*ports, *servers):

@@ -98,9 +98,9 @@ class Vpc:
             self._local.add(ip)
 
     def _filter(self) -> None:
-        ports = [security_groups.Port(p.gateway.name, p.ip, p.groups) for p in self._ports.values()]
+        ports = [security_groups.Member(p.gateway.name, p.ip, p.groups) for p in self._ports.values()]
         servers = [
-            security_groups.Server(s.interface, str(s.wish["ip"]), tuple(s.wish["groups"])) for s in self._servers.values()
+            security_groups.Member(s.interface, str(s.wish["ip"]), tuple(s.wish["groups"])) for s in self._servers.values()
         ]
         known = self._document["groups"]
         gone = {g for member in (*ports, *servers) for g in member.groups} - known.keys()

@@ -58,11 +58,11 @@ class Zygote:
         runtime_dir = plan["runtime_dir"]
         if namespaces:
             rootfs.enter(
-                plan["mountpoint"], plan["prefixes"], runtime_dir, plan["network"] == "host", plan["level"] == "user"
+                plan["mountpoint"], plan["prefixes"], runtime_dir, plan["network"] == "host", plan["level"] == "user", plan["resolver"]
             )
             runtime_dir = _RUNTIME
         if plan["trial"]:
-            self._build = holder.Build(fences, plan["network"] == "isolated", _nothing, os.getpid())
+            self._build = holder.Build(fences, plan["network"] != "host", _nothing, os.getpid())
             return
         _take_library_path(runtime_dir)
         entry = importlib.import_module(_ENTRY)
@@ -72,7 +72,7 @@ class Zygote:
                 importlib.import_module(name)
         title = f"/var/lang/bin/python{sys.version_info[0]}.{sys.version_info[1]} /var/runtime/bootstrap.py"
         self._build = holder.Build(
-            fences, namespaces and plan["network"] == "isolated", entry.serve, os.getpid(),
+            fences, namespaces and plan["network"] != "host", entry.serve, os.getpid(),
             any(prefix.startswith("/opt/") for prefix in plan["prefixes"]),
         )  # fmt: skip
         _hide(title)

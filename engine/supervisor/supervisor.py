@@ -164,7 +164,7 @@ class Supervisor:
         """The sandbox has started: everything that depends on its level follows."""
         self._sandbox = sandbox
         settings = self.settings
-        isolated = report.network == "isolated"
+        isolated = report.network != "host"
         endpoint = INNER_ENDPOINT if isolated else self.endpoint_url()
         self._invoker.home = Home(
             settings.region, None if settings.aws_endpoint == "aws" else endpoint, endpoint, self._credentials()

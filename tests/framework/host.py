@@ -29,6 +29,7 @@ REASONS: dict[str, Callable[..., bool]] = {
     "not root": lambda: os.geteuid() != 0,
     "root": lambda: os.geteuid() == 0,
     "no C compiler": lambda: not (shutil.which("gcc") or shutil.which("cc")),
+    "no iproute2": lambda: not shutil.which("ip"),
     "one core": lambda: len(os.sched_getaffinity(0)) < 2,
     "no hadolint wheel for this processor": lambda: platform.machine() != "x86_64",
     "no IPv6 loopback": lambda: not os.path.exists("/proc/net/if_inet6"),

@@ -115,7 +115,7 @@ class ScriptedSandbox:
         else:
             self.loop.call_soon(self.listener.zygote_ready, spec.key, 1)
 
-    def make(self, holder_id: int, zygote_key: str) -> None:
+    def make(self, holder_id: int, zygote_key: str, network: str = "") -> None:
         self.made.append(holder_id)
         if self.refuse is not None:
             self.loop.call_soon(self.listener.holder_failed, holder_id, "clone", self.refuse)

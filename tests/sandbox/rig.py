@@ -142,18 +142,18 @@ class Rig:
         self.last_id += 1
         return self.last_id
 
-    def make(self) -> Box:
-        """An empty holder."""
+    def make(self, network: str = "") -> Box:
+        """An empty holder, in a VPC when a network is named."""
         holder_id = self.next_id()
-        self.link.make(holder_id, self.key)
+        self.link.make(holder_id, self.key, network)
         _, _, fds, pid = self.wait("holder_ready", holder_id)
         box = Box(holder_id, fds, pid)
         self.boxes.append(box)
         return box
 
-    def instance(self, **spec: Any) -> Box:
-        """A specialised holder; by default of an empty function."""
-        box = self.make()
+    def instance(self, *, where: str = "", **spec: Any) -> Box:
+        """A specialised holder; by default of an empty function without a VPC."""
+        box = self.make(where)
         spec.setdefault("code_dir", str(self.code("empty", {})))
         self.link.specialise(box.id, SpecialiseSpec(**spec))
         return box

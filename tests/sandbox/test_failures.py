@@ -20,6 +20,8 @@ from tests.sandbox.rig import Rig, alive, until
 
 pytestmark = pytest.mark.root
 ROOT = Path(__file__).parent.parent.parent
+# The broker's helpers: who makes networks and who answers names in them.
+NETWORK = 2
 
 
 def _groups(owner: int) -> list[str]:
@@ -63,7 +65,7 @@ def test_close_ends_everything(tmp_path):
         boxes[1].run("pass")
         broker = rig.link.broker_pid
         # Bytecode may still be being compiled: that child ends by itself.
-        until(lambda: len(_below(broker)) == 1 + 1 + 4 * 2 + 1, "broker, zygote, four sandboxes of two and a stray")
+        until(lambda: len(_below(broker)) == 1 + NETWORK + 1 + 4 * 2 + 1, "broker, network, zygote, four sandboxes of two and a stray")
         processes = _below(broker)
         assert _groups(broker)
     assert not any(alive(p) for p in processes)
@@ -92,7 +94,7 @@ def test_a_hundred_lives_leave_no_descriptor_behind(tmp_path):
             return [len(os.listdir(f"/proc/{p}/fd")) for p in (broker, zygote)]
 
         live()
-        until(lambda: len(_below(broker)) == 2, "broker and zygote alone")
+        until(lambda: len(_below(broker)) == 2 + NETWORK, "broker, network and zygote alone")
         before = count(), len(_groups(broker)), len(_below(broker))
         for _ in range(25):
             live()
@@ -173,7 +175,7 @@ sys.stdin.read()
 """
     process = subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     broker = json.loads(process.stdout.readline())
-    until(lambda: len(_below(broker)) == 4, "broker, zygote, init and worker")
+    until(lambda: len(_below(broker)) == 4 + NETWORK, "broker, network, zygote, init and worker")
     below = _below(broker)
     process.kill()
     process.communicate()
