@@ -476,7 +476,7 @@ class Holders:
         if holder.watch is not None:
             holder.watch.close()
         holder.close_fds()
-        if self._network is not None and holder.wired:
+        if self._network is not None and holder.wired and (holder.network or self._level.network == "nat"):
             self._network.send(["unwire", holder.id])
         if holder.slot >= 0:
             self._slots.append(holder.slot)
