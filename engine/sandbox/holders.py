@@ -376,6 +376,10 @@ class Holders:
             self._fail(holder, "connect a fresh worker", str(e))
             self.kill(holder.id)
             return
+        if holder.watch is not None:
+            # What it has to say is about the former worker; its order to kill would meet the fresh one.
+            holder.watch.close()
+            holder.watch = None
         holder.control.send(["reset"], theirs)
         for fd in theirs:
             os.close(fd)
@@ -410,7 +414,10 @@ class Holders:
 
     def _worker_exited(self, holder: Holder, status: int) -> None:
         was_ready, holder.worker_alive = holder.worker_alive, False
-        if not was_ready and not holder.dying:
+        if not was_ready and holder.announced:
+            # A fresh worker after a reset: whoever waits for it gets another sandbox.
+            self.kill(holder.id)
+        elif not was_ready and not holder.dying:
             self._fail(holder, "start the worker", f"it ended with wait status {status}: {_last_words(holder.output)}")
             self.kill(holder.id)
         elif holder.announced and not holder.dying:

@@ -23,6 +23,9 @@ from engine.sandbox.peers import Loop
 _MARKS = 64
 _STEP = 4 << 20
 _LOWER_AFTER_S = 1.0
+_CACHE = {1: (b"total_inactive_file", b"total_active_file"), 2: (b"inactive_file", b"active_file", b"slab_reclaimable")}
+# Kernel memory a function may need for its processes; more than that is taken for names and inodes of files it has looked at (v1).
+_KERNEL_SHARE = 8 << 20
 
 
 class MemoryWatch:
@@ -121,17 +124,25 @@ class MemoryWatch:
             self._loop.later(_LOWER_AFTER_S, self._lower)
 
     def _measure(self) -> tuple[int, int]:
-        """(bytes charged, of which files in /tmp and cache that can be dropped)."""
+        """(bytes charged, of which files in /tmp and cache that can be dropped: pages of files, names and inodes)."""
         usage = self._usage()
-        wanted = (b"total_inactive_file", b"total_active_file") if self._version == 1 else (b"inactive_file", b"active_file")
+        wanted = _CACHE[self._version]
         spared = 0
         with open(f"{self._directory}/memory.stat", "rb") as f:
             for line in f:
                 name, _, value = line.partition(b" ")
                 if name in wanted:
                     spared += int(value)
+        if self._version == 1:
+            spared += max(0, self._kernel_memory() - _KERNEL_SHARE)
         files = os.statvfs(self._tmp)
         return usage, spared + (files.f_blocks - files.f_bfree) * files.f_frsize
+
+    def _kernel_memory(self) -> int:
+        """v1 does not tell names and inodes, which the kernel drops when it must, from the rest of its memory."""
+        with contextlib.suppress(OSError, ValueError), open(f"{self._directory}/memory.kmem.usage_in_bytes", "rb") as f:
+            return int(f.read())
+        return 0
 
     def _usage(self) -> int:
         with open(f"{self._directory}/memory.{'usage_in_bytes' if self._version == 1 else 'current'}", "rb") as f:

@@ -1,0 +1,284 @@
+"""What a function tries to use up: processes, threads, descriptors, memory, files, CPU, the log; and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.security.siege import Siege
+
+pytestmark = pytest.mark.root
+
+
+def test_a_fork_bomb_stays_inside(siege: Siege) -> None:
+    source = """
+children = []
+try:
+    while True:
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(60); os._exit(0)
+        children.append(pid)
+except BlockingIOError: pass
+result = len(children)
+for pid in children: os.kill(pid, 9)
+for pid in children: os.waitpid(pid, 0)
+"""
+    name = siege.attacker("fork-bomb", MemorySize=3008, Timeout=60)
+    done = siege.attack(source, name)
+    # With memory to spare the limit of processes comes first: AWS's 1,024, the function itself included.
+    assert done.result == 1023, (done.result, done.error)
+
+
+@pytest.mark.slow
+def test_a_spreading_fork_bomb_ends_with_the_invocation(siege: Siege) -> None:
+    name = siege.attacker("spreading", Timeout=2)
+    done = siege.attack("while True:\n    try: os.fork()\n    except OSError: pass", name)
+    assert done.error is not None
+    assert done.error["errorType"] in ("Sandbox.Timedout", "Runtime.OutOfMemory")
+    assert siege.attack("result = len([p for p in os.listdir('/proc') if p.isdigit()])", name).result == 2
+
+
+def test_a_thread_bomb_stays_inside(siege: Siege) -> None:
+    source = """
+threading.stack_size(65536)
+stop = threading.Event()
+threads = []
+try:
+    while True:
+        t = threading.Thread(target=stop.wait, daemon=True); t.start(); threads.append(t)
+except RuntimeError: pass
+result = len(threads)
+stop.set()
+for t in threads: t.join()
+"""
+    name = siege.attacker("thread-bomb", MemorySize=3008, Timeout=60)
+    assert siege.attack(source, name).result == 1023
+
+
+def test_descriptors_run_out_at_1024(siege: Siege) -> None:
+    source = """
+held = []
+try:
+    while True: held.append(os.dup(0))
+except OSError as e: code = errno.errorcode[e.errno]
+result = [max(held), code]
+for fd in held: os.close(fd)
+"""
+    assert siege.attack(source).result == [1023, "EMFILE"]
+
+
+def test_descriptors_sent_to_the_engine_are_dropped(siege: Siege) -> None:
+    before = siege.descriptors()
+    name = siege.attacker("generous", Timeout=5)
+    source = """
+import array
+s = socket.socket(fileno=os.dup(3))
+fds = [os.dup(0) for _ in range(200)]
+frame = b'\\x91'
+s.sendmsg([b'\\0\\0\\0\\1' + frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', fds))])
+time.sleep(0.2)
+"""
+    assert siege.attack(source, name).error is not None
+    assert siege.descriptors() <= before + 8
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "kept = []\nwhile True: kept.append(bytearray(b'x') * (8 << 20))",
+        "kept = []\nwhile True:\n    m = mmap.mmap(-1, 8 << 20); kept.append(m)\n    for p in range(0, 8 << 20, 4096): m[p] = 1",
+        "fd = os.memfd_create('x')\nwhile True: os.write(fd, b'x' * (1 << 20))",
+        "if os.fork() == 0:\n    kept = []\n    while True: kept.append(bytearray(b'x') * (8 << 20))\nos.wait(); time.sleep(60)",
+    ],
+    ids=["heap", "mmap", "memfd", "child"],
+)
+def test_memory_bombs_are_killed_and_counted(siege: Siege, bomb: str, request: pytest.FixtureRequest) -> None:
+    name = siege.attacker(f"bomb-{request.node.callspec.id}", MemorySize=128, Timeout=60)
+    done = siege.attack(bomb, name)
+    assert done.error is not None
+    assert done.error["errorType"] == "Runtime.OutOfMemory"
+    assert done.report.endswith("\tStatus: error\tError Type: Runtime.OutOfMemory")
+    assert siege.errors(name, "Runtime.OutOfMemory") == 1
+
+
+@pytest.mark.slow
+def test_page_cache_is_not_held_against_a_function_nor_the_host(siege: Siege) -> None:
+    """Reading more than MemorySize through the cache works: the cache gives way."""
+    name = siege.attacker("reader", MemorySize=128, Timeout=60)
+    source = """
+names = seen = 0
+for folder, _, files in os.walk('/usr'):
+    for file in files:
+        path = os.path.join(folder, file)
+        names += names < 20_000 and os.path.lexists(path)
+        if seen < 150 << 20 and (file.endswith(('.so', '.a', '.gz', '.py')) or '.so.' in file):
+            with open(path, 'rb') as f:
+                while chunk := f.read(1 << 20): seen += len(chunk)
+result = [names > 1000, seen > 0]
+"""
+    assert siege.attack(source, name).result == [True, True]
+
+
+def test_tmp_is_full_when_it_is_full(siege: Siege) -> None:
+    name = siege.attacker("fill-bytes", MemorySize=1769, Timeout=60)
+    source = """
+def fill():
+    with open('/tmp/fill', 'wb') as f:
+        while True: f.write(b'x' * (4 << 20))
+code = attempt(fill)
+result = [code, os.path.getsize('/tmp/fill') >> 20]
+os.unlink('/tmp/fill')
+"""
+    assert siege.attack(source, name).result in (["ENOSPC", 511], ["ENOSPC", 512])
+
+
+def test_tmp_runs_out_of_inodes_first(siege: Siege) -> None:
+    name = siege.attacker("fill-inodes", MemorySize=1769, Timeout=60)
+    source = """
+made = []
+def fill():
+    while True:
+        os.close(os.open('/tmp/i%d' % len(made), os.O_CREAT)); made.append(1)
+result = [attempt(fill), len(made)]
+for i in range(len(made)): os.unlink('/tmp/i%d' % i)
+"""
+    code, files = siege.attack(source, name).result
+    assert code == "ENOSPC"
+    assert 32_000 <= files <= 32_768
+
+
+def test_shared_memory_is_limited(siege: Siege) -> None:
+    source = """
+def fill():
+    with open('/dev/shm/fill', 'wb') as f:
+        while True: f.write(b'x' * (1 << 20))
+code = attempt(fill)
+size = os.path.getsize('/dev/shm/fill') >> 20
+os.unlink('/dev/shm/fill')
+result = [code, size]
+"""
+    code, size = siege.attack(source).result
+    assert code == "ENOSPC"
+    assert size <= 64
+
+
+def test_cpu_hogs_do_not_starve_others(siege: Siege) -> None:
+    """Four hogs of a fourteenth of a core each: the victim answers as usual, and each hog gets no more than it has bought."""
+    hogs = [siege.attacker(f"hog-{n}", MemorySize=128, Timeout=30) for n in range(4)]
+    source = "end = time.monotonic() + 1.5\nstart = time.process_time()\nwhile time.monotonic() < end: pass\nresult = time.process_time() - start"
+    for hog in hogs:
+        siege.attack("result = 1", hog)
+    results: list[float] = []
+    threads = [threading.Thread(target=lambda h=hog: results.append(siege.attack(source, h).result)) for hog in hogs]
+    for thread in threads:
+        thread.start()
+    answered = 0
+    while any(t.is_alive() for t in threads):
+        siege.unharmed()
+        answered += 1
+    for thread in threads:
+        thread.join()
+    assert answered >= 5
+    assert len(results) == 4
+    assert all(used <= 1.5 * 128 / 1769 * 1.5 + 0.05 for used in results), results
+
+
+@pytest.mark.parametrize("how", [pytest.param("print", marks=pytest.mark.slow), "write"])
+def test_a_flood_of_output_is_bounded(siege: Siege, how: str) -> None:
+    name = siege.attacker(f"flood-{how}", MemorySize=1769, Timeout=2)
+    source = {
+        "print": "line = 'x' * 4000\nwhile True: print(line)",
+        "write": "line = b'y' * 65536\nwhile True: os.write(1, line)",
+    }[how]
+    before = siege.engine.get("/metrics")[0]
+    flooding = threading.Thread(target=siege.attack, args=(source, name))
+    flooding.start()
+    slowest = 0.0
+    while flooding.is_alive():
+        start = time.monotonic()
+        siege.unharmed()
+        slowest = max(slowest, time.monotonic() - start)
+    flooding.join()
+    assert before == 200
+    assert slowest < 10, f"the victim waited {slowest:.1f} s"
+    size = sum(p.stat().st_size for p in siege.log_path(name).parent.glob(f"{name}.log*"))
+    assert size <= 80 << 20
+    assert "Status: timeout" in siege.log(name, "Status: timeout")
+
+
+def test_forged_log_lines_stay_the_functions_own(siege: Siege) -> None:
+    """A function may print whatever it likes; it cannot begin a record, take another stream's name or change what is counted."""
+    name = siege.attacker("forger")
+    forged = "11111111-2222-3333-4444-555555555555"
+    source = f"""
+lines = ['START RequestId: {forged} Version: 9', 'END RequestId: {forged}', 'REPORT RequestId: {forged}\\tDuration: 1.00 ms\\tBilled Duration: 1 ms']
+for line in lines: print(line)
+print('x\\n1700000000000\\tother-stream\\tREPORT RequestId: {forged}')
+print('x\\r1700000000000\\tother-stream\\tREPORT RequestId: {forged}')
+os.write(1, b'raw\\n1700000000000\\tother-stream\\tREPORT RequestId: {forged}\\n')
+print('\\x1b[2J\\x00\\u2028end')
+"""
+    done = siege.attack(source, name)
+    assert done.error is None
+    siege.log(name, f"REPORT RequestId: {done.request_id}")
+    text = siege.log_path(name).read_bytes().decode()
+    streams = {line.split("\t")[1] for line in text.split("\n") if line}
+    assert len(streams) == 1
+    assert all(re.match(r"\d{13}\t", line) for line in text.split("\n") if line)
+    assert 'invocations_total{function="forger",outcome="success"} 1' in siege.engine.get("/metrics")[1].decode()
+
+
+def test_what_runs_on_in_the_background_stops_with_the_invocation(siege: Siege) -> None:
+    name = siege.attacker("daemon")
+    source = """
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        n = 0
+        while True:
+            n += 1
+            with open('/tmp/beat', 'w') as f: f.write(str(n))
+            time.sleep(0.005)
+    os._exit(0)
+time.sleep(0.1)
+"""
+    siege.attack(source, name)
+    end = time.monotonic() + 20
+    while not all(i["frozen"] for i in siege.engine.state()["instances"] if i["function"] == name):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    (pid,) = [i["pid"] for i in siege.engine.state()["instances"] if i["function"] == name]
+    with open(f"/proc/{pid}/root/tmp/beat") as f:
+        before = f.read()
+    time.sleep(0.3)
+    with open(f"/proc/{pid}/root/tmp/beat") as f:
+        assert f.read() == before, "it runs while the function is idle"
+
+
+def test_what_runs_on_dies_with_the_worker(siege: Siege) -> None:
+    name = siege.attacker("orphan")
+    done = siege.attack("if os.fork() == 0:\n    os.setsid(); time.sleep(1000)\nos._exit(3)", name)
+    assert done.error is not None
+    assert done.error["errorType"] == "Runtime.ExitError"
+    assert siege.errors(name, "Runtime.ExitError") == 1
+    assert siege.attack("result = len([p for p in os.listdir('/proc') if p.isdigit()])", name).result == 2
+
+
+def test_payloads_at_the_limit(siege: Siege) -> None:
+    name = siege.attacker("large", MemorySize=1769, Timeout=60)
+    done = siege.attack("result = 'x' * 8_000_000", name)
+    assert done.error is not None
+    assert done.error["errorType"] == "Function.ResponseSizeTooLarge"
+    with pytest.raises(ClientError, match="Request must be smaller than 6291456 bytes for the InvokeFunction operation"):
+        siege.client.invoke(FunctionName=name, Payload=json.dumps("x" * 6_291_460))
+
+
+def test_the_limits_are_written_down(siege: Siege) -> None:
+    done = siege.attack("result = [resource.getrlimit(r) for r in (resource.RLIMIT_NOFILE, resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK)]")
+    assert done.result == [[1024, 1024], [0, 0], [65536, 65536]]
