@@ -136,6 +136,8 @@ def child_environment(settings: Settings, port: int) -> dict[str, str]:
         value: Any = getattr(settings, name)
         if value is None:
             continue
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
         if isinstance(value, dict):
             plain = {k: v.get_secret_value() if isinstance(v, SecretStr) else str(v) for k, v in value.items()}
             value = json.dumps(plain)

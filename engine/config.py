@@ -84,6 +84,10 @@ class Settings(BaseSettings):
         None, description="host:port of an extra TCP listener for the binary protocol (the Unix socket is always there)."
     )
     data_dir: Path = Field(default_factory=default_data_dir, description="Everything the engine keeps.")
+    database_url: SecretStr | None = Field(
+        None,
+        description="postgresql://user:password@host/database instead of SQLite in data_dir; code packages stay in data_dir.",
+    )
     region: str = Field("us-east-1", description="AWS region the engine plays.")
     account_id: str = Field(
         "000000000000", pattern=r"^\d{12}$", description="Account of callers whose access key is not 12 digits."
@@ -204,6 +208,10 @@ class Settings(BaseSettings):
             return inside
         digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"lambda-engine-{os.getuid()}-{digest}"
+
+    def database(self) -> Path | str:
+        """Where the store's rows are: a file of SQLite, or a URL with its password."""
+        return self.data_dir / "engine.db" if self.database_url is None else self.database_url.get_secret_value()
 
     def cache_dir(self) -> Path:
         """``$XDG_CACHE_HOME/lambda-engine`` or ``~/.cache/lambda-engine``: what can be made again and is shared by all engines

@@ -72,7 +72,7 @@ def main() -> int:
         for path in (settings.data_dir, settings.run_dir()):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (
-            contextlib.closing(Database(settings.data_dir / "engine.db")) as database,
+            contextlib.closing(Database(settings.database())) as database,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             runner.run(serve(settings, database, parent))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
 from tests.framework import host
+from tests.framework.postgres import Postgres, postgres
 
 _unexplained: list[str] = []
 
@@ -45,3 +47,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("skipped in CI although this host could run them", red=True, bold=True)
         for line in _unexplained:
             terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A real PostgreSQL, started when the first test asks for it."""
+    host.require("no PostgreSQL")
+    with postgres() as running:
+        yield running

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 
 from engine.clock import Clock
 from engine.store.database import Database
@@ -106,18 +106,26 @@ class DiskCodeStore:
         overdue = select(code.c.sha256).where(code.c.released_ms <= limit_ms, unused())
         with self._reading.connect() as connection:
             candidates = connection.execute(overdue).scalars().all()
-        gone = []
-        for sha256 in candidates:
-            with self._lock, self._reading.connect() as connection:
-                # Asked again: it may have found a user since, and it cannot find one while the lock is held and nobody holds it.
-                still = connection.execute(overdue.where(code.c.sha256 == sha256)).scalar_one_or_none()
-                if still is None or self._held[sha256]:
-                    continue
-                self._remove_files(sha256)
-            row = delete(code).where(code.c.sha256 == sha256, code.c.released_ms.is_not(None))
-            self._writer.submit(lambda c, row=row: c.execute(row).close()).result()  # type: ignore[misc]
-            gone.append(sha256)
-        return gone
+        return [sha256 for sha256 in candidates if self._forget(sha256, overdue.where(code.c.sha256 == sha256))]
+
+    def _forget(self, sha256: str, overdue: Select[tuple[str]]) -> bool:
+        """Remove a package unless it has found a user since; whether it is gone.
+
+        It cannot find one while the lock is held and nobody holds it. The row goes first: files without one are rubbish that a start
+        sweeps away, while a row with half of its files would pass for a whole package.
+        """
+        row = delete(code).where(code.c.sha256.in_(overdue))
+        with self._lock:
+            if self._held[sha256] or not self._writer.submit(lambda c: c.execute(row).rowcount).result():
+                return False
+            # The tree at once, though removing it takes a while and may be cut short: half a tree must never be found.
+            rubbish = self._trees / f"{_BUILDING}{sha256}"
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self.tree(sha256), rubbish)
+            for path in (self.blob(sha256), *self._trees.glob(f"{sha256}.*")):
+                _remove(path)
+        _remove(rubbish)
+        return True
 
     def sweep(self) -> int:
         """At start: remove what no row knows, as a crash between disk and database leaves it; how many. Blocks."""
@@ -129,11 +137,6 @@ class DiskCodeStore:
                 _remove(path)
                 removed += 1
         return removed
-
-    def _remove_files(self, sha256: str) -> None:
-        # The blob goes first: a tree without one is found by ``sweep``, never used for a new version.
-        for path in (self.blob(sha256), *self._trees.glob(f"{sha256}.*"), self.tree(sha256)):
-            _remove(path)
 
 
 def _remove(path: Path) -> None:

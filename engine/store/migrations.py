@@ -73,9 +73,16 @@ def migrate(connection: Connection, where: str) -> None:
         )
     for step in _STEPS[current:]:
         for statement in step:
-            connection.execute(text(statement))
+            connection.execute(text(_in_dialect(statement, connection.dialect.name)))
     connection.execute(text("DELETE FROM meta WHERE key = :key"), {"key": _KEY})
     connection.execute(text("INSERT INTO meta (key, value) VALUES (:key, :value)"), {"key": _KEY, "value": str(SCHEMA_VERSION)})
+
+
+def _in_dialect(statement: str, dialect: str) -> str:
+    """The steps are written for SQLite. PostgreSQL calls bytes otherwise, and must order names as SQLite and Python do: by code point."""
+    if dialect != "postgresql":
+        return statement
+    return statement.replace("BLOB", "BYTEA").replace("VARCHAR", 'VARCHAR COLLATE "C"')
 
 
 def _current(connection: Connection) -> int:

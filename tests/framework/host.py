@@ -16,6 +16,12 @@ from collections.abc import Callable
 import pytest
 
 
+def _no_postgres() -> bool:
+    from tests.framework.postgres import binaries
+
+    return binaries() is None
+
+
 def _no_interpreter(runtime: str) -> bool:
     from engine.config import load
     from engine.sandbox.interpreters import discover
@@ -32,6 +38,7 @@ REASONS: dict[str, Callable[..., bool]] = {
     "no iproute2": lambda: not shutil.which("ip"),
     "one core": lambda: len(os.sched_getaffinity(0)) < 2,
     "no hadolint wheel for this processor": lambda: platform.machine() != "x86_64",
+    "no PostgreSQL": _no_postgres,
     "no IPv6 loopback": lambda: not os.path.exists("/proc/net/if_inet6"),
     r"no (python3\.\d+) on this host": _no_interpreter,
 }

@@ -87,6 +87,35 @@ def test_a_store_killed_while_it_writes_holds_whole_states(tmp_path: Path) -> No
         database.close()
 
 
+QUICK = ("change a function", "deploy a package", "collect a package")
+
+
+def killed_everywhere(*writes: str) -> dict[str, int]:
+    """How often each write was killed; what it left was the old state or the new one every time."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.framework.crash", *writes],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=550, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return dict(json.loads(done.stdout))
+
+
+def test_a_kill_at_any_statement_or_file_leaves_the_old_state_or_the_new(tmp_path: Path) -> None:
+    counts = killed_everywhere(*QUICK)
+    assert set(counts) == set(QUICK)
+    assert min(counts.values()) >= 8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_so_does_a_kill_in_every_other_write(tmp_path: Path) -> None:
+    from tests.framework.crash import WRITES
+
+    counts = killed_everywhere(*[name for name in WRITES if name not in QUICK])
+    assert min(counts.values()) >= 5
+    assert len(counts) + len(QUICK) == len(WRITES)
+
+
 class ControlProcess:
     """A real control plane process; a scripted supervisor must be listening."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, create_engine, insert, inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from engine.clock import ManualClock
 from engine.errors import ConfigurationError
-from engine.store import migrations, schema
+from engine.store import engines, migrations, schema
 from engine.store.api import LATEST, Alias, Attachment, Backlog, Event, Function, Position, Version
 from engine.store.code import DiskCodeStore
 from engine.store.database import Database
@@ -23,6 +25,7 @@ from engine.store.functions import SqlFunctionStore
 from engine.store.queue import SqlEventQueue
 from engine.store.saving import version_row
 from engine.store.writer import WriterClosed
+from tests.framework.postgres import Postgres
 
 ACCOUNT = "000000000000"
 A, B, C = "a" * 64, "b" * 64, "c" * 64
@@ -37,9 +40,15 @@ def function(name: str = "f", *versions: Version, account: str = ACCOUNT) -> Fun
     return Function(account, name, 1, 1, {"team": "x"}, {v.version: v for v in kept})
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Every promise holds in both databases."""
+    return tmp_path / "engine.db" if request.param == "sqlite" else request.getfixturevalue("postgres_server").schema()
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Any:
-    opened = Database(tmp_path / "engine.db")
+def database(where: Path | str) -> Any:
+    opened = Database(where)
     yield opened
     opened.close()
 
@@ -88,7 +97,7 @@ def test_saving_a_function_twice_as_new_changes_nothing(database: Database) -> N
     store = SqlFunctionStore(database)
     first = function()
     asyncio.run(store.save(None, first, 0))
-    with pytest.raises(Exception, match="UNIQUE"):
+    with pytest.raises(Exception, match=r"(?i)unique"):
         asyncio.run(store.save(None, function("f", version(code=B)), 0))
     assert store.get(ACCOUNT, "f") == first
     with pytest.raises(ValueError, match="neither"):
@@ -213,7 +222,7 @@ def test_waiting_writes_share_one_commit(database: Database) -> None:
     gate.set()
     assert blocked.result(5)
     assert [f.result(5) for f in waiting[:30]] == [1] * 30
-    with pytest.raises(Exception, match="UNIQUE"):
+    with pytest.raises(Exception, match=r"(?i)unique"):
         waiting[30].result(5)
     assert writer.commits - before <= 2
     with database.reading.connect() as connection:
@@ -247,13 +256,16 @@ def test_a_commit_that_fails_fails_every_write_in_it(database: Database) -> None
 
     def orphan(connection: Connection) -> None:
         # Checked at the commit only: a version of a function that does not exist.
-        connection.execute(text("PRAGMA defer_foreign_keys=ON"))
+        if connection.dialect.name == "sqlite":
+            connection.execute(text("PRAGMA defer_foreign_keys=ON"))
+        else:
+            connection.execute(text("ALTER TABLE versions ALTER CONSTRAINT versions_account_name_fkey DEFERRABLE INITIALLY DEFERRED"))
         connection.execute(insert(schema.versions).values(**version_row(function("nobody"), version())))
 
     jobs = [writer.submit(orphan), writer.submit(lambda c: c.execute(insert(schema.meta).values(key="k", value="v")).close())]
     gate.set()
     for job in jobs:
-        with pytest.raises(Exception, match="FOREIGN KEY"):
+        with pytest.raises(Exception, match=r"(?i)foreign key"):
             job.result(10)
     assert writer.submit(lambda c: c.execute(text("SELECT count(*) FROM meta WHERE key = 'k'")).scalar_one()).result(5) == 0
 
@@ -311,7 +323,7 @@ def test_settled_events_are_gone_and_postponed_ones_wait(database: Database) -> 
         assert len(await queue.claim(4000, 9000, 10, frozenset())) == 1
         await queue.settle("id-2")
         assert queue.backlog() == Backlog(0, None)
-        with pytest.raises(Exception, match="UNIQUE"):
+        with pytest.raises(Exception, match=r"(?i)unique"):
             await queue.enqueue(event(5))
             await queue.enqueue(event(5))
 
@@ -409,3 +421,53 @@ def test_a_blob_that_cannot_be_written_leaves_no_remains(code: DiskCodeStore, tm
     with pytest.raises(TypeError):
         code.add(A, "not bytes")  # type: ignore[arg-type]
     assert list((tmp_path / "blobs").iterdir()) == []
+
+
+def test_a_postgres_schema_has_one_engine_keeps_its_rows_and_refuses_newer_ones(postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = postgres_server.schema()
+    first = Database(url)
+    asyncio.run(SqlFunctionStore(first).save(None, function(), 0))
+    key = first.secret("k")
+    monkeypatch.setattr(engines, "BUSY_S", 0.2)
+    with pytest.raises(ConfigurationError, match="another engine uses this PostgreSQL schema"):
+        Database(url)
+    Database(postgres_server.schema()).close()
+    first.close()
+    second = Database(url)
+    assert SqlFunctionStore(second).get(ACCOUNT, "f") == function()
+    assert second.secret("k") == key
+    with second.reading.connect() as connection, pytest.raises(DBAPIError, match="read-only"):
+        connection.execute(text("DELETE FROM functions"))
+    second.writer.submit(lambda c: c.execute(text("UPDATE meta SET value = '99' WHERE key = 'schema_version'")).close()).result()
+    second.close()
+    with pytest.raises(ConfigurationError, match=r"was written by a newer engine: its schema is 99"):
+        Database(url)
+
+
+def test_names_are_ordered_as_python_orders_them(database: Database) -> None:
+    store = SqlFunctionStore(database)
+    names = ["B", "a", "a-b", "a_b", "ab", "Z9"]
+    for name in names:
+        asyncio.run(store.save(None, function(name), 0))
+    assert [item.name for item in store.page(ACCOUNT, name=None, latest_only=True, after=None, limit=10)] == sorted(names)
+    assert [f.name for f in store.everything()] == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("mysql://u:secret@h/d", "begins with mysql://; only postgresql://"),
+        ("nonsense", "is not a URL"),
+        ("postgresql://u:secret@127.0.0.1:1/d", r"cannot open the database postgresql\+psycopg://u:\*\*\*@127.0.0.1:1/d"),
+    ],
+)
+def test_a_database_that_cannot_be_had_is_named_without_its_password(url: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text) as caught:
+        Database(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'lambda-engine\[postgres\]'"):
+        Database("postgresql://h/d")
