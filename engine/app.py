@@ -26,6 +26,7 @@ from engine.auth.principals import Credential, KeyRing
 from engine.aws import embedded
 from engine.clock import SystemClock
 from engine.config import ENV_PREFIX, AuthMode, Settings
+from engine.core.runtimes import CUSTOM
 from engine.errors import ConfigurationError
 from engine.sandbox.api import SandboxReport
 from engine.sandbox.interpreters import discover
@@ -59,9 +60,13 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
     if settings.auth is not AuthMode.OFF:
         function_key = (f"ASIA{secrets.token_hex(8).upper()}", function_key[1], function_key[2])
     runtimes = {k: Interpreter(str(v.path), v.version) for k, v in discover(settings.runtimes).items()}
+    own = f"python3.{sys.version_info.minor}"
     if not runtimes:
         raise ConfigurationError("no Python interpreter (3.9 to 3.14) was found: install one or set LAMBDA_ENGINE_RUNTIMES")
     guard = _guard(loop, settings, function_key)
+    first = own if own in runtimes else next(iter(runtimes))
+    # Custom runtimes need nothing of the host but the agent, which is Python.
+    runtimes = {first: runtimes[first], **runtimes, **{name: Interpreter("", name.partition(".")[2]) for name in CUSTOM}}
     commands = Commands(
         control=lambda: ([sys.executable, "-m", "engine.control_app"], child_environment(settings, port)),
         embedded=lambda at: embedded.command(settings, at, "" if guard is None else guard.token),
@@ -83,13 +88,12 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
         for warning in risks(settings, report):
             log.warning(warning)
         supervisor.attach(link, report, lambda: {"broker": link.broker_pid} if link.broker_pid else {})
-        own = f"python3.{sys.version_info.minor}"
         gc.collect()
         gc.freeze()
         # An invocation makes no cycles and its objects live until the logs are written: the default thresholds would walk
         # thousands of live objects dozens of times a second (3 ms at p99) to find nothing.
         gc.set_threshold(100_000, 20, 50)
-        return await supervisor.run(own if own in runtimes else next(iter(runtimes)))
+        return await supervisor.run(first)
     finally:
         await link.close()
 

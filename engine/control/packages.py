@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from engine.control import archive
 from engine.control.compiler import TIMEOUT_S, Compiler, CompilerFailed
+from engine.core.runtimes import compiles
 from engine.store.api import CodeStore
 from engine.store.code import remove_tree
 
@@ -63,7 +64,7 @@ class Packages:
             self._compiled(sha256, runtime, interpreter, TASK_ROOT)
         self._code.add(sha256, data)
         tree = self._code.tree(sha256)
-        return Package(sha256, len(data), tree, preload(tree))
+        return Package(sha256, len(data), tree, preload(tree) if compiles(runtime) else ())
 
     def unpack(self, data: bytes) -> str:
         """As ``install`` for content that has no runtime yet: a layer. Its digest."""
@@ -94,7 +95,7 @@ class Packages:
         scratch = self._code.scratch()
         try:
             archive.extract(data, scratch)
-            done = interpreter is not None and self._compile(scratch, interpreter, root)
+            done = runtime is not None and interpreter is not None and self._compile(scratch, runtime, interpreter, root)
             tree = self._code.publish(sha256, scratch)
         except BaseException:
             remove_tree(scratch)
@@ -105,12 +106,14 @@ class Packages:
 
     def _compiled(self, sha256: str, runtime: str, interpreter: str, root: str) -> Path:
         tree, marker = self._code.tree(sha256), self._code.compiled(sha256, runtime)
-        if not marker.exists() and self._compile(tree, interpreter, root):
+        if not marker.exists() and self._compile(tree, runtime, interpreter, root):
             marker.touch()
         return tree
 
-    def _compile(self, tree: Path, interpreter: str, root: str) -> bool:
+    def _compile(self, tree: Path, runtime: str, interpreter: str, root: str) -> bool:
         """Whether the tree has its bytecode now."""
+        if not compiles(runtime):
+            return True
         try:
             self._compiler.compile(tree, interpreter, root)
         except CompilerFailed as e:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from engine.control import instance_policy
+from engine.core.runtimes import family
 from engine.errors import (
     AccessDenied,
     CodeStorageExceeded,
@@ -145,7 +146,7 @@ def check_runtime(runtime: str, installed: Collection[str]) -> None:
     if runtime in installed:
         return
     here = f"Installed: {', '.join(sorted(installed, key=_by_number)) or 'none'}."
-    if not runtime.startswith("python"):
+    if family(runtime) is None:
         raise NotImplementedHere(f"Lambda Engine does not run the runtime {runtime} yet. {here}")
     raise InvalidParameterValue(f"Runtime {runtime} is not installed on this host. {here}")
 

@@ -80,6 +80,18 @@ def handler_error(error_type: str, payload: bytes) -> Outcome:
     return Outcome(Status.ERROR, payload, error_type)
 
 
+# What the agent in the sandbox reports itself: the runtime did not.
+_PLATFORM_TYPES = frozenset(
+    ("Runtime.ExitError", "Runtime.InvalidEntrypoint", "Runtime.TruncatedResponse", "Runtime.InvalidResponseModeHeader")
+)
+
+
+def reported_error(error_type: str, payload: bytes) -> Outcome:
+    """As ``handler_error``, for workers that also report what the platform found: a lost extension, a response cut short."""
+    platform = error_type in _PLATFORM_TYPES or error_type.startswith("Extension.")
+    return Outcome(Status.ERROR, payload, error_type, platform=platform)
+
+
 def timed_out(request_id: str, timeout_s: float) -> Outcome:
     message = f"RequestId: {request_id} Error: Task timed out after {timeout_s:.2f} seconds"
     return Outcome(Status.TIMEOUT, _document("Sandbox.Timedout", message), "Sandbox.Timedout", platform=True)

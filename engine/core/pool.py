@@ -89,6 +89,16 @@ class VersionPool(Generic[I, R]):
         self._idle[instance] = now_s
         return None
 
+    def finishing(self, instance: I) -> None:
+        """Its request is answered and it is about to be free: it counts as starting, so that nobody starts another one for a moment's sake."""
+        self.busy.discard(instance)
+        self.starting.add(instance)
+
+    def overrunning(self, instance: I) -> None:
+        """It was about to be free and is not: it counts as busy again."""
+        self.starting.discard(instance)
+        self.busy.add(instance)
+
     def resetting(self, instance: I) -> None:
         """The instance lost its worker and gets a new one in the same sandbox: it counts as starting."""
         self.busy.discard(instance)

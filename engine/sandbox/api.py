@@ -40,12 +40,18 @@ class ExitCause:
 
 @dataclass(frozen=True, slots=True)
 class ZygoteSpec:
-    """What a zygote is: ``key`` names it, ``interpreter`` is exec'd, ``preload`` modules are imported before forking."""
+    """What a zygote is: ``key`` names it, ``interpreter`` is exec'd, ``preload`` modules are imported before forking.
+
+    ``entry``: the module of the bootstrap whose ``serve`` a worker runs. ``shows``: directories besides the interpreter's own that its
+    sandboxes can see.
+    """
 
     key: str
     runtime: str
     interpreter: str
     preload: tuple[str, ...] = ()
+    entry: str = "runtime_bootstrap.python.worker"
+    shows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

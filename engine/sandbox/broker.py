@@ -98,7 +98,9 @@ class Broker:
         elif kind == "vpc":
             self._tell(["vpc", *args])
 
-    def _add_zygote(self, key: str, runtime: str, interpreter: str, prefixes: list[str], preload: list[str]) -> None:
+    def _add_zygote(
+        self, key: str, runtime: str, interpreter: str, prefixes: list[str], preload: list[str], entry: str
+    ) -> None:
         if key in self._zygotes:
             return
         try:
@@ -114,6 +116,7 @@ class Broker:
                 "prefixes": prefixes,
                 "preload": preload,
                 "runtime": runtime,
+                "entry": entry,
                 "nice": self._config["nice"],
                 "trial": False,
             }

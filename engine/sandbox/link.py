@@ -193,7 +193,8 @@ class BrokerLink:
         except OSError as e:
             self._loop.call_soon(self._listener.zygote_failed, spec.key, str(e))
             return
-        self._ask(["zygote", spec.key, spec.runtime, spec.interpreter, prefixes, list(spec.preload)])
+        prefixes += [path for path in spec.shows if path not in prefixes]
+        self._ask(["zygote", spec.key, spec.runtime, spec.interpreter, prefixes, list(spec.preload), spec.entry])
 
     def make(self, holder_id: int, zygote_key: str, network: str = "") -> None:
         """Make an empty sandbox in a network."""

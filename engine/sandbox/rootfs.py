@@ -103,7 +103,9 @@ def _show_system(mountpoint: str) -> None:
 
 def _make_etc(etc: str, share_network: bool, resolver: str) -> None:
     os.mkdir(etc)
-    for name in _ETC_SHOWN:
+    # A JDK keeps its security settings here.
+    java = sorted(name for name in os.listdir("/etc") if name.startswith("java"))
+    for name in (*_ETC_SHOWN, *java):
         if os.path.isdir(os.path.join("/etc", name)):
             _show(os.path.join("/etc", name), os.path.join(etc, name))
     for name in _ETC_COPIED:

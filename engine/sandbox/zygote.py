@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CONTROL_FD = 3
 _RUNTIME = "/var/runtime"
-_ENTRY = "runtime_bootstrap.python.worker"
+_PYTHON = "runtime_bootstrap.python.worker"
 # What nearly every function imports anyway, besides what the bootstrap needs.
 _COMMON = (
     "base64", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "functools", "hashlib", "hmac",
@@ -65,12 +65,13 @@ class Zygote:
             self._build = holder.Build(fences, plan["network"] != "host", _nothing, os.getpid())
             return
         _take_library_path(runtime_dir)
-        entry = importlib.import_module(_ENTRY)
-        for name in (*_COMMON, *plan["preload"]):
+        entry = importlib.import_module(plan["entry"])
+        python = plan["entry"] == _PYTHON
+        for name in (*(_COMMON if python else ()), *plan["preload"]):
             # A preload is only a head start: what cannot be imported here fails in the function, with its own message.
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
-        title = f"/var/lang/bin/python{sys.version_info[0]}.{sys.version_info[1]} /var/runtime/bootstrap.py"
+        title = f"/var/lang/bin/python{sys.version_info[0]}.{sys.version_info[1]} /var/runtime/bootstrap.py" if python else "/var/rapid/init"
         self._build = holder.Build(
             fences, namespaces and plan["network"] != "host", entry.serve, os.getpid(),
             any(prefix.startswith("/opt/") for prefix in plan["prefixes"]),

@@ -282,6 +282,16 @@ def options_of(headers: list[tuple[bytes, bytes]]) -> InvokeOptions:
     return account, kind, log_type, client_context, trace
 
 
+def check_streamed(options: InvokeOptions) -> None:
+    """Raises ValidationError for an invocation type that cannot be streamed."""
+    kind = options[1]
+    if kind is not None and kind not in (b"RequestResponse", b"DryRun"):
+        raise ValidationError(
+            f"1 validation error detected: Value '{kind.decode('latin-1')}' at 'invocationType' failed to satisfy constraint: "
+            "Member must satisfy enum value set: [RequestResponse, DryRun]"
+        )
+
+
 def account_of(authorization: bytes) -> bytes | None:
     """The account that a 12-digit access key selects, or None."""
     at = authorization.find(b"Credential=")

@@ -23,7 +23,7 @@ class Channel:
     After ``close`` no callback comes.
     """
 
-    __slots__ = ("_decoder", "_fd", "_loop", "_on_eof", "_on_error", "_on_frame", "_out", "_recv", "_send", "_sock", "closed")
+    __slots__ = ("_decoder", "_fd", "_loop", "_on_eof", "_on_error", "_on_frame", "_out", "_paused", "_recv", "_send", "_sock", "closed")
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class Channel:
         self._on_eof = on_eof
         self._decoder = FrameDecoder(MAX_FRAME)
         self._out: list[memoryview] = []
+        self._paused = False
         self.closed = False
         sock.setblocking(False)
         loop.add_reader(self._fd, self._read_once)
@@ -73,6 +74,17 @@ class Channel:
                 self._on_error(e)
             return False
         return not self.closed
+
+    def pause(self) -> None:
+        """Read no more until ``resume``: the worker's own writes will wait."""
+        if not self.closed and not self._paused:
+            self._paused = True
+            self._loop.remove_reader(self._fd)
+
+    def resume(self) -> None:
+        if not self.closed and self._paused:
+            self._paused = False
+            self._loop.add_reader(self._fd, self._read_once)
 
     def drain(self) -> None:
         """Handle what the worker sent before it ended."""

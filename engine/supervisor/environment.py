@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.core.model import VersionConfig
+from engine.core.runtimes import Family, family
 from engine.wire import messages
+
+# Side effects of AWS's start scripts and of CPython, as recorded; custom runtimes see none of it.
+_OF_FAMILY: dict[Family | None, dict[str, str]] = {
+    Family.PYTHON: {"PYTHONPATH": "/var/runtime", "PWD": "/var/task", "SHLVL": "0", "LC_CTYPE": "C.UTF-8"},
+    Family.NODEJS: {"PWD": "/var/task", "SHLVL": "0"},
+    Family.JAVA: {"PWD": "/var/task", "SHLVL": "0"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +34,16 @@ class Home:
 
 def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
     """Everything but the log stream's name; customer variables win over those that AWS lets them override."""
-    short = config.runtime.removeprefix("python")
     env = {
         "LANG": "en_US.UTF-8",
         "PATH": "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
         "LD_LIBRARY_PATH": "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib",
-        "PYTHONPATH": "/var/runtime",
         "TZ": ":UTC",
         "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
         "AWS_XRAY_DAEMON_ADDRESS": "169.254.100.1:2000",
         "_AWS_XRAY_DAEMON_ADDRESS": "169.254.100.1",
         "_AWS_XRAY_DAEMON_PORT": "2000",
-        "PWD": "/var/task",
-        "SHLVL": "0",
-        "LC_CTYPE": "C.UTF-8",
+        **_OF_FAMILY.get(family(config.runtime), {}),
     }
     if home.endpoint_url is not None:
         env["AWS_ENDPOINT_URL"] = home.endpoint_url
@@ -54,7 +58,6 @@ def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
             "_HANDLER": config.handler,
             "AWS_REGION": home.region,
             "AWS_DEFAULT_REGION": home.region,
-            "AWS_EXECUTION_ENV": f"AWS_Lambda_python{short}",
             "AWS_LAMBDA_FUNCTION_NAME": config.name,
             "AWS_LAMBDA_FUNCTION_VERSION": config.version,
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(config.memory_mib),
@@ -64,6 +67,8 @@ def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
             "LAMBDA_RUNTIME_DIR": "/var/runtime",
         }
     )
+    if family(config.runtime) is not Family.PROVIDED:
+        env["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{config.runtime}"
     if config.log_format == "JSON":
         env["AWS_LAMBDA_LOG_FORMAT"] = "JSON"
         env["AWS_LAMBDA_LOG_LEVEL"] = config.log_level or "INFO"
@@ -71,10 +76,17 @@ def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
 
 
 def init_message(
-    config: VersionConfig, env: dict[str, str], stream: str, kind: str, *, task_root: str, opt_root: str
+    config: VersionConfig,
+    env: dict[str, str],
+    stream: str,
+    kind: str,
+    *,
+    task_root: str,
+    opt_root: str,
+    more: dict[str, Any] | None = None,
 ) -> bytes:
     """A framed INIT for one instance; ``kind`` is its initialization type. Where nothing is mounted, ``opt_root`` stands in for /opt on
-    the search paths too.
+    the search paths too. ``more`` is what only some runtimes or some inits have.
     """
     env = {
         **env,
@@ -98,5 +110,6 @@ def init_message(
         "init_type": kind,
         "log_format": config.log_format,
         "log_level": config.log_level,
+        **(more or {}),
     }
     return messages.pack(messages.INIT, fields)

@@ -15,11 +15,13 @@ import httptools
 from engine.core.invocation import Outcome
 from engine.errors import AwsError, RequestEntityTooLarge, UnrecognizedClient
 from engine.supervisor import replies
-from engine.supervisor.api import InvokeApi, InvokeOptions, Verifier, options_of
+from engine.supervisor.api import HttpReplyTo, InvokeApi, InvokeOptions, Verifier, check_streamed, options_of
 from engine.supervisor.request import Request
+from engine.supervisor.stream_reply import StreamReply
 from engine.supervisor.urls import MARK, Exchange, FunctionUrls
 
 FUNCTIONS = b"/2015-03-31/functions/"
+STREAMED = b"/2021-11-15/functions/"
 HOT_START = b"POST /2015-03-31/functions/"
 MAX_FAST_HEAD = 8192
 MAX_BODY = 6 * 1024 * 1024
@@ -196,7 +198,7 @@ class Connection(asyncio.Protocol):
         options = (account, None, log_type, context, trace)
         try:
             if self._services.verifier is not None:
-                self._signed(url, _split(data[line_end + 11 : end]), options, body)
+                self._signed(url, _split(data[line_end + 11 : end]), options, body, self)
             else:
                 self._known = (data[: end + 4], len(data), url, options)
                 self._services.api.invoke(url, options, body, self)
@@ -238,7 +240,9 @@ class Connection(asyncio.Protocol):
         method = self._parser.get_method()
         head = self._head = Head(method, self._url, self._headers, self.peer)
         self._exchange = self._services.urls.exchange(head, self)
-        self._hot = method == b"POST" and self._url.startswith(FUNCTIONS) and self._exchange is None and self._is_invoke(head)
+        streamed = self._url.startswith(STREAMED) and head.path.rstrip(b"/").endswith(b"/response-streaming-invocations")
+        invoked = streamed or (self._url.startswith(FUNCTIONS) and self._is_invoke(head))
+        self._hot = method == b"POST" and invoked and self._exchange is None
         if head.header(b"expect") is not None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self._exchange is not None:
@@ -289,15 +293,28 @@ class Connection(asyncio.Protocol):
                 raise RequestEntityTooLarge(
                     f"Request must be smaller than {MAX_BODY} bytes for the InvokeFunction operation"
                 )
+            options = options_of(head.headers)
+            reply: HttpReplyTo = self
+            if head.url.startswith(STREAMED):
+                check_streamed(options)
+                streamed = StreamReply(self, keep_alive=head.keep_alive)
+                self._passed = reply = streamed
             if services.verifier is not None:
-                self._signed(head.url, head.headers, options_of(head.headers), body)
+                self._signed(head.url, head.headers, options, body, reply)
             else:
-                services.api.invoke(head.url, options_of(head.headers), body, self)
+                services.api.invoke(head.url, options, body, reply)
         except AwsError as e:
             self.answer(replies.error(e, keep_alive=head.keep_alive))
 
     def _signed(
-        self, url: bytes, headers: list[tuple[bytes, bytes]], options: InvokeOptions, body: bytes, *, learnt: bool = False
+        self,
+        url: bytes,
+        headers: list[tuple[bytes, bytes]],
+        options: InvokeOptions,
+        body: bytes,
+        reply: HttpReplyTo,
+        *,
+        learnt: bool = False,
     ) -> None:
         """Invoke for whoever has signed. Raises AwsError. A key that nobody knows yet may have to be asked for first."""
         verifier = self._services.verifier
@@ -306,14 +323,16 @@ class Connection(asyncio.Protocol):
         try:
             caller = verifier.verify("POST", path.decode("latin-1"), query.decode("latin-1"), headers, body, time.time())
         except UnrecognizedClient as e:
-            if not learnt and verifier.learn(e.access_key, lambda: self._again(url, headers, options, body)):
+            if not learnt and verifier.learn(e.access_key, lambda: self._again(url, headers, options, body, reply)):
                 return
             raise
-        self._services.api.invoke(url, options, body, self, caller)
+        self._services.api.invoke(url, options, body, reply, caller)
 
-    def _again(self, url: bytes, headers: list[tuple[bytes, bytes]], options: InvokeOptions, body: bytes) -> None:
+    def _again(
+        self, url: bytes, headers: list[tuple[bytes, bytes]], options: InvokeOptions, body: bytes, reply: HttpReplyTo
+    ) -> None:
         try:
-            self._signed(url, headers, options, body, learnt=True)
+            self._signed(url, headers, options, body, reply, learnt=True)
         except AwsError as e:
             self.answer(replies.error(e, keep_alive=self._keep_alive))
 

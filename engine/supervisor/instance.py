@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from engine.core.instance import Event, State, transition
+from engine.core.report import init_error_type
 from engine.errors import WireError
 from engine.ids import hex32
 from engine.supervisor.channel import Channel
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from engine.supervisor.holders import Holder
     from engine.supervisor.provision import Provision
     from engine.supervisor.request import Request
+    from engine.supervisor.streaming import ResponseStream
 
 PEAK_AGE_MS = 50
 CPU_AGE_MS = 1000
@@ -47,9 +49,9 @@ class Instance:
     """An execution environment of one version. Hashable by identity."""
 
     __slots__ = (
-        "_accepting", "_cpu_read_ms", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "born_s", "capped", "channel", "cpu_file", "cpu_s", "current", "deadline_s", "endpoint", "freezer", "frozen", "holder_id", "init_error",
+        "_accepting", "_cpu_read_ms", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "answered", "born_s", "capped", "channel", "cpu_file", "cpu_s", "current", "deadline_s", "endpoint", "freezer", "frozen", "holder_id", "init_error",
         "init_failed_in_init", "init_ms", "init_started_s", "invocations", "kind", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "provisioned", "raw_used",
-        "said_hello", "state", "stream", "version",
+        "response", "said_hello", "state", "stream", "version",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +88,9 @@ class Instance:
         self.frozen = False
         self.capped = False
         self.current: Request | None = None
+        # Its request is answered, its NEXT has not come yet.
+        self.answered = False
+        self.response: ResponseStream | None = None
         self.deadline_s: float | None = None
         self.stream = f"{day}/[{version.config.version}]{hex32()}"
         self.born_s = now_s
@@ -269,6 +274,12 @@ class Instance:
         if self.frozen and self.freezer is not None:
             self.frozen = False
             self.freezer.thaw()
+
+    def init_fault(self, *, oom: bool) -> str:
+        """The error type of an init that ended with the worker's end."""
+        if self.init_error is not None:
+            return init_error_type(self.init_error[0])
+        return "Runtime.OutOfMemory" if oom else "Runtime.ExitError"
 
     def detach_worker(self) -> None:
         """Let go of the current worker's channel and output. Idempotent."""

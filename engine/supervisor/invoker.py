@@ -21,10 +21,12 @@ from engine.core.concurrency import Throttle
 from engine.core.instance import Event, State
 from engine.core.invocation import Outcome, Status
 from engine.core.pool import Plan
-from engine.errors import AwsError, ServiceError, TooManyRequests, WireError
+from engine.errors import AwsError, ServiceError, WireError
 from engine.sandbox.api import Cause, ExitCause, HolderFds, Sandbox
+from engine.supervisor import streaming
 from engine.supervisor.catalogue import Version
 from engine.supervisor.environment import Home, base_env, init_message
+from engine.supervisor.finishing import Finishing
 from engine.supervisor.fleet import Fleet
 from engine.supervisor.holders import HolderPool
 from engine.supervisor.instance import Instance
@@ -32,15 +34,11 @@ from engine.supervisor.provisioner import Provisioner
 from engine.supervisor.request import Request
 from engine.supervisor.room import Room
 from engine.supervisor.story import Story
+from engine.supervisor.throttling import throttled
 from engine.wire import messages
 from engine.wire.frames import MAX_PAYLOAD, FrameTooLarge
 
 SWEEP_S = 0.02
-
-
-def throttled(reason: str, message: str = "Rate Exceeded.") -> TooManyRequests:
-    """The 429 that AWS sends."""
-    return TooManyRequests(message, fields={"Reason": reason}, headers={"Retry-After": "1"})
 
 
 class Invoker:
@@ -77,6 +75,7 @@ class Invoker:
         self.provisioner = Provisioner(loop, clock, self, host_wait_s)
         self.on_rerouted: Callable[[], None] = lambda: None
         self._timed: dict[Instance, None] = {}
+        self._finishing = Finishing(clock, self._fleet.spawn_deficit)
         self._sweeping = False
         self.in_flight = 0
         self.on_idle: Callable[[], None] | None = None
@@ -162,6 +161,8 @@ class Invoker:
 
     def on_stopped(self, instance: Instance) -> None:
         self._timed.pop(instance, None)
+        self._finishing.end(instance)
+        instance.response = None
 
     def on_unstartable(self, version: Version, why: str) -> None:
         """Nothing can be started: everybody in line beyond what is still starting is told so."""
@@ -175,9 +176,12 @@ class Invoker:
             version.base_env = base_env(version.config, self.home)
         task_root = "/var/task" if self.isolated_paths else version.config.code_dir
         opt_root = self.opt_root(version.config.layers)
+        more = dict(version.init_more)
+        if instance.current is not None:
+            more["request_id"] = instance.current.request_id
         instance.send(
             init_message(
-                version.config, version.base_env, instance.stream, instance.kind, task_root=task_root, opt_root=opt_root
+                version.config, version.base_env, instance.stream, instance.kind, task_root=task_root, opt_root=opt_root, more=more
             )
         )
 
@@ -228,15 +232,16 @@ class Invoker:
         if kind in (messages.RESPONSE, messages.ERROR):
             reply = messages.decode_reply(body)
             request = self._answering(instance, reply.request_id)
-            if not reply.then_next:
-                raise WireError("a reply without NEXT is for the HTTP agent, which this worker is not")
+            if instance.response is not None:
+                raise WireError("a reply in the middle of a stream")
             if reply.kind == messages.ERROR:
-                outcome = inv.handler_error(reply.detail or "Runtime.Unknown", reply.payload)
+                make = inv.handler_error if reply.then_next else inv.reported_error
+                outcome = make(reply.detail or "Runtime.Unknown", reply.payload)
             elif len(reply.payload) > MAX_PAYLOAD:
                 outcome = inv.response_too_large(MAX_PAYLOAD)
             else:
                 outcome = inv.success(reply.payload)
-            self._settle(instance, request, outcome, ready=True)
+            self._reply(instance, request, outcome, reply.then_next)
         elif kind == messages.LOG:
             self._on_log(instance, messages.unpack(body))
         elif kind == messages.NEXT:
@@ -244,7 +249,13 @@ class Invoker:
         elif kind == messages.TOO_LARGE:
             parts = messages.unpack(body)
             request = self._answering(instance, parts[1] if len(parts) > 1 else None)
-            self._settle(instance, request, inv.response_too_large(MAX_PAYLOAD), ready=True)
+            self._reply(instance, request, inv.response_too_large(MAX_PAYLOAD), parts[-1] is not False)
+        elif messages.STREAM_START <= kind <= messages.STREAM_END:
+            parts = messages.unpack(body)
+            request = self._answering(instance, parts[1] if len(parts) > 1 else None)
+            whole = streaming.take(instance, request, parts)
+            if whole is not None:
+                self._reply(instance, request, *whole)
         elif kind == messages.INIT_ERROR:
             self._on_init_error(instance, messages.unpack(body))
         elif kind == messages.HELLO and not instance.said_hello:
@@ -260,6 +271,17 @@ class Invoker:
         if request is None or instance.needs_init or request.request_id != request_id:
             raise WireError("a reply to an invocation that is not running")
         return request
+
+    def _reply(self, instance: Instance, request: Request, outcome: Outcome, then_next: bool) -> None:
+        """Settle; a worker that is not ready yet stays busy until its NEXT, under the same deadline."""
+        if then_next:
+            self._settle(instance, request, outcome, ready=True)
+            return
+        self._finishing.begin(instance)
+        self._settle(instance, request, outcome, ready=False)
+        if instance.answered:
+            self._timed[instance] = None
+            self._sweep_soon()
 
     def _on_log(self, instance: Instance, parts: list[object]) -> None:
         if len(parts) != 5 or type(parts[2]) is not int or type(parts[4]) is not bytes:
@@ -283,9 +305,12 @@ class Invoker:
 
     def on_violation(self, instance: Instance, error: WireError) -> None:
         """The worker broke the protocol: its invocation fails, its sandbox ends. In init, whoever waits for it is told."""
-        request = instance.current
+        request, answered = instance.current, instance.answered
         self._stories.printed(instance, f"[engine] worker ended: {error}", self._clock.epoch_ms())
         self._fleet.retire(instance)
+        if answered:
+            self._fleet.spawn_deficit(instance.version)
+            return
         if request is None:
             self.on_unstartable(instance.version, f"the worker broke the protocol: {error}")
             return
@@ -296,6 +321,12 @@ class Invoker:
 
     def _initialised(self, instance: Instance) -> None:
         now_s = self._clock.monotonic()
+        if instance.answered:
+            self._finishing.end(instance)
+            self._timed.pop(instance, None)
+            instance.state = State.IDLE
+            self._ready(instance, now_s)
+            return
         if instance.state is State.BUSY and instance.needs_init and instance.current is not None:
             instance.needs_init = False
             request = instance.current
@@ -418,7 +449,7 @@ class Invoker:
             return
         instance.drain()
         if instance.state is State.INITIALISING:
-            self._init_failed(instance, self._init_fault(instance, cause))
+            self._init_failed(instance, ("error", instance.init_fault(oom=cause.cause is Cause.OOM_KILLED)))
         elif instance.state is State.BUSY and instance.current is not None:
             request = instance.current
             oom = cause.cause is Cause.OOM_KILLED
@@ -432,13 +463,10 @@ class Invoker:
                 self._stories.init_over(instance, "invoke", "error", outcome.error_type, self._since_init_ms(instance))
             self._settle(instance, request, outcome, ready=False)
             self._fleet.reset(instance)
+        elif instance.answered:
+            self._fleet.reset(instance)
         elif instance.state is State.IDLE:
             self._fleet.retire(instance)
-
-    def _init_fault(self, instance: Instance, cause: ExitCause) -> tuple[str, str]:
-        if instance.init_error is not None:
-            return "error", report.init_error_type(instance.init_error[0])
-        return "error", "Runtime.OutOfMemory" if cause.cause is Cause.OOM_KILLED else "Runtime.ExitError"
 
     def _since_init_ms(self, instance: Instance) -> float:
         now_s = self._clock.monotonic()
@@ -505,6 +533,7 @@ class Invoker:
         now_s = self._clock.monotonic()
         for instance in [i for i in self._timed if i.deadline_s is not None and i.deadline_s <= now_s]:
             self._overdue(instance)
+        self._finishing.sweep(now_s)
         if self._timed:
             self._loop.call_later(SWEEP_S, self._sweep)
         else:
@@ -526,6 +555,8 @@ class Invoker:
     def _overdue(self, instance: Instance) -> None:
         if instance.state is State.INITIALISING:
             self._init_failed(instance, ("timeout", None))
+        elif instance.answered:
+            self._fleet.reset(instance)
         elif instance.state is State.BUSY and instance.current is not None:
             request = instance.current
             instance.drain()

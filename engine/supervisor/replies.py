@@ -72,6 +72,20 @@ def of_url(
     )
 
 
+def streamed(request: Request, *, keep_alive: bool) -> bytes:
+    """The head of an InvokeWithResponseStream answer; event-stream messages follow it as chunks."""
+    return (
+        b"HTTP/1.1 200 OK\r\n%bContent-Type: application/vnd.amazon.eventstream\r\nTransfer-Encoding: chunked\r\nx-amzn-RequestId: %b\r\n"
+        b"X-Amz-Executed-Version: %b\r\nX-Amzn-Trace-Id: %b\r\nConnection: %b\r\n\r\n"
+    ) % (
+        _date_header(),
+        request.request_id.encode(),
+        request.version.config.version.encode(),
+        request.trace_id,
+        b"keep-alive" if keep_alive else b"close",
+    )
+
+
 def simple(status: int, content_type: bytes, body: bytes, *, keep_alive: bool, head_only: bool = False) -> bytes:
     """A small whole answer."""
     connection = b"keep-alive" if keep_alive else b"close"

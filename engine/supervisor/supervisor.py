@@ -31,7 +31,7 @@ from engine.supervisor import replies, routing
 from engine.supervisor.api import InvokeApi, Verifier
 from engine.supervisor.aws_endpoint import AwsEndpoint
 from engine.supervisor.binary import ClientConnection, LinkConnection
-from engine.supervisor.catalogue import Catalogue
+from engine.supervisor.catalogue import AGENT, Catalogue
 from engine.supervisor.children import Child
 from engine.supervisor.environment import Home
 from engine.supervisor.front import Connection, Head, Passed
@@ -48,6 +48,7 @@ log = structlog.get_logger("engine")
 
 # Inside an isolated sandbox the endpoint is always here, whatever port the engine itself listens on.
 INNER_ENDPOINT = "http://127.0.0.1:4566"
+AGENT_ENTRY = "runtime_bootstrap.agent.agent"
 FLUSH_S = 0.05
 # A restarted control plane imports for a second or two on a quiet machine, and much longer on a loaded one.
 CONTROL_WAIT_S = 20.0
@@ -56,10 +57,11 @@ MAX_SIGNED_BODY = 128 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """An installed runtime."""
+    """An installed runtime. ``shows``: what its sandboxes must see besides the system's own directories."""
 
     path: str
     version: str
+    shows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,13 @@ class Supervisor:
 
     def _zygote_spec(self, key: str) -> ZygoteSpec | str:
         runtime, *preload = key.split("+")
+        agent, _, served = runtime.partition(":")
+        if agent == AGENT:
+            own = next((r for k, r in self._runtimes.items() if k.startswith("python")), None)
+            shown = self._runtimes.get(served) if served else own
+            if own is None or shown is None:
+                return f"the runtime {served or 'python3'} is not installed on this host"
+            return ZygoteSpec(key, key, own.path, entry=AGENT_ENTRY, shows=shown.shows)
         interpreter = self._runtimes.get(runtime)
         if interpreter is None:
             return f"the runtime {runtime} is not installed on this host"

@@ -25,13 +25,14 @@ ROLE = "arn:aws:iam::000000000000:role/lambda"
 OWN_RUNTIME = f"python3.{sys.version_info.minor}"
 
 
-def zip_of(files: Mapping[str, str | bytes]) -> bytes:
-    """A deployment package of the given files."""
+def zip_of(files: Mapping[str, str | bytes], *, executable: bool = False) -> bytes:
+    """A deployment package of the given files, each of them ``executable`` or none; scripts (``#!``) always are."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             info = zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0))
-            info.external_attr = 0o644 << 16
+            script = content[:2] in ("#!", b"#!")
+            info.external_attr = (0o755 if executable or script else 0o644) << 16
             archive.writestr(info, content)
     return out.getvalue()
 

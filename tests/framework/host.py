@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -29,6 +30,19 @@ def _no_interpreter(runtime: str) -> bool:
     return runtime not in discover(load().runtimes)
 
 
+def _no_rust() -> bool:
+    """Debian 12's cargo is too old for the crate."""
+    cargo = shutil.which("cargo")
+    if cargo is None:
+        return True
+    words = subprocess.run([cargo, "--version"], capture_output=True, text=True, check=False).stdout.split()
+    return len(words) < 2 or tuple(map(int, words[1].split(".")[:2])) < (1, 85)
+
+
+def _no_programs(*names: str) -> Callable[[], bool]:
+    return lambda: not all(map(shutil.which, names))
+
+
 # Reason (a pattern matching the whole of it) -> whether the host really lacks it, told the pattern's groups.
 REASONS: dict[str, Callable[..., bool]] = {
     "not Linux": lambda: sys.platform != "linux",
@@ -40,6 +54,11 @@ REASONS: dict[str, Callable[..., bool]] = {
     "no hadolint wheel for this processor": lambda: platform.machine() != "x86_64",
     "no PostgreSQL": _no_postgres,
     "no IPv6 loopback": lambda: not os.path.exists("/proc/net/if_inet6"),
+    "no Go compiler": _no_programs("go"),
+    "no Rust 1.85 or newer": _no_rust,
+    "no Node.js": _no_programs("node"),
+    "no Node.js with npm and cmake": _no_programs("node", "npm", "cmake", "c++", "make"),
+    "no JDK with Maven": _no_programs("javac", "mvn"),
     r"no (python3\.\d+) on this host": _no_interpreter,
 }
 

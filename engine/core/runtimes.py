@@ -1,0 +1,38 @@
+"""What kind of thing a runtime identifier names, and what follows from it. Pure.
+
+Source: docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Family(StrEnum):
+    """``PROVIDED``: the function brings its own runtime."""
+
+    PYTHON = "python"
+    NODEJS = "nodejs"
+    JAVA = "java"
+    PROVIDED = "provided"
+
+
+CUSTOM = ("provided.al2023", "provided.al2")
+
+
+def family(runtime: str) -> Family | None:
+    """The family of a runtime id; None for one that nothing here runs."""
+    for kind in Family:
+        if runtime.startswith(kind.value):
+            return kind
+    return None
+
+
+def compiles(runtime: str) -> bool:
+    """Whether packages are compiled to the interpreter's bytecode at deploy."""
+    return runtime.startswith("python")
+
+
+def speaks_frames(runtime: str) -> bool:
+    """Whether its workers are ours; others need the agent's HTTP API."""
+    return runtime.startswith(("python", "nodejs"))

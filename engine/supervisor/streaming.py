@@ -1,0 +1,110 @@
+"""An answer in pieces, on its way from an instance to whoever asked.
+
+Theory of operation. STREAM_START opens one, STREAM_CHUNKs follow, STREAM_END closes it and becomes the invocation's outcome. A caller
+that takes streams gets each piece as it comes; while it does not keep up, the instance's channel is not read, so the function's own
+writes block in the end. For a caller of plain Invoke the pieces are put together, up to the limit of a buffered response.
+Source: docs.aws.amazon.com/lambda/latest/dg/configuration-response-streaming.html
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from engine.core import invocation as inv
+from engine.core.invocation import Outcome
+from engine.errors import WireError
+from engine.wire import messages
+from engine.wire.frames import MAX_PAYLOAD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.supervisor.instance import Instance
+    from engine.supervisor.request import Request
+
+MAX_STREAM = 200 * 1024 * 1024
+PRELUDE_TYPE = "application/vnd.awslambda.http-integration-response"
+_PRELUDE_END = bytes(8)
+
+
+@runtime_checkable
+class StreamTo(Protocol):
+    """Who takes an answer in pieces. ``answered`` or ``failed`` of its ReplyTo side ends it."""
+
+    def begin(self, request: Request, content_type: str, resume: Callable[[], None]) -> None:
+        """The first bytes are about to come. ``resume`` is to be called when pieces are wanted again."""
+
+    def piece(self, data: bytes) -> bool:
+        """The next bytes; False when no more are wanted for now."""
+
+
+class ResponseStream:
+    """The state of one answer. Raises WireError for malformed messages."""
+
+    __slots__ = ("_instance", "_limit", "_pieces", "_request", "_size", "_to")
+
+    def __init__(self, instance: Instance, request: Request, parts: list[Any]) -> None:
+        if len(parts) != 4 or not isinstance(parts[2], str | None) or not isinstance(parts[3], bytes | None):
+            raise WireError("STREAM_START has 4 elements")
+        _, _, content_type, prelude = parts
+        self._instance = instance
+        self._request = request
+        self._size = 0
+        self._pieces: list[bytes] | None = []
+        to = request.reply_to
+        self._to = to if isinstance(to, StreamTo) else None
+        self._limit = MAX_PAYLOAD
+        if self._to is not None:
+            self._limit = MAX_STREAM
+            kind = PRELUDE_TYPE if prelude is not None else content_type or "application/octet-stream"
+            self._to.begin(request, kind, self._resume)
+        if prelude is not None:
+            self._take(prelude + _PRELUDE_END)
+
+    def _resume(self) -> None:
+        if self._instance.channel is not None:
+            self._instance.channel.resume()
+
+    def chunk(self, parts: list[Any]) -> None:
+        """STREAM_CHUNK."""
+        if len(parts) != 3 or type(parts[2]) is not bytes:
+            raise WireError("STREAM_CHUNK has 3 elements")
+        self._take(parts[2])
+
+    def _take(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > self._limit:
+            self._pieces = None
+        elif self._to is None:
+            if self._pieces is not None:
+                self._pieces.append(data)
+        elif not self._to.piece(data) and self._instance.channel is not None:
+            self._instance.channel.pause()
+
+    def end(self, parts: list[Any]) -> Outcome:
+        """STREAM_END: the invocation's outcome. A stream's own payload is what has not been sent yet, so it is empty then."""
+        if len(parts) != 5 or not isinstance(parts[3], str | None) or not isinstance(parts[4], bytes | None):
+            raise WireError("STREAM_END has 5 elements")
+        _, _, _, error_type, document = parts
+        if error_type is not None:
+            return inv.reported_error(error_type, document or b"")
+        if self._pieces is None:
+            return inv.response_too_large(self._limit)
+        return inv.success(b"".join(self._pieces))
+
+
+def take(instance: Instance, request: Request, parts: list[Any]) -> tuple[Outcome, bool] | None:
+    """One of the three messages; at STREAM_END the outcome and whether the worker is ready for more. Raises WireError out of order."""
+    response = instance.response
+    if parts[0] == messages.STREAM_START:
+        if response is not None:
+            raise WireError("a second stream for one invocation")
+        instance.response = ResponseStream(instance, request, parts)
+    elif response is None:
+        raise WireError("a piece of a stream that was not opened")
+    elif parts[0] == messages.STREAM_CHUNK:
+        response.chunk(parts)
+    else:
+        instance.response = None
+        return response.end(parts), parts[2] is True
+    return None

@@ -1,0 +1,151 @@
+"""Functions on AWS's published runtime clients, built from tests/clients by each language's own tools.
+
+Each is built once per content into the tests' cache and packaged for ``provided.al2023`` with a ``bootstrap`` that starts it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.framework.packages import cache_dir
+from tests.framework.runtime_client import installed
+
+CLIENTS = Path(__file__).resolve().parents[1] / "clients"
+BUILD_S = 900.0
+_NODE = '#!/bin/sh\nexec node node_modules/aws-lambda-ric/index.mjs "$_HANDLER"\n'
+_PYTHON = '#!/bin/sh\nPYTHONPATH=/var/task exec {} -m awslambdaric "$_HANDLER"\n'
+_JAVA = (
+    "#!/bin/sh\nexec java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto -cp '/var/task:/var/task/lib/*' "
+    'com.amazonaws.services.lambda.runtime.api.client.AWSLambda "$_HANDLER"\n'
+)
+
+
+def _sources(name: str) -> dict[str, bytes]:
+    folder = CLIENTS / name
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _run(folder: Path, *command: str, **env: str) -> None:
+    done = subprocess.run(
+        ["nice", "-n", "10", *command], check=False, cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, timeout=BUILD_S
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-4000:]}")
+
+
+def _built(name: str, build: Callable[[Path], None]) -> Path:
+    """The directory in which ``build`` has left its products."""
+    sources = _sources(name)
+    stamp = hashlib.sha256(repr((1, sorted(sources.items()))).encode()).hexdigest()[:24]
+    target = cache_dir() / f"client-{name}-{stamp}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"client-{name}-", dir=target.parent) as scratch:
+        building = Path(scratch) / "b"
+        shutil.copytree(CLIENTS / name, building)
+        build(building)
+        try:
+            building.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    return target
+
+
+def _zip(files: dict[str, bytes | Path]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, content in files.items():
+            data = content.read_bytes() if isinstance(content, Path) else content
+            info = zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0))
+            runs = name == "bootstrap" or name.startswith("extensions/") or (isinstance(content, Path) and os.access(content, os.X_OK))
+            info.external_attr = (0o755 if runs else 0o644) << 16
+            archive.writestr(info, data)
+    return out.getvalue()
+
+
+def _tree(folder: Path, prefix: str = "") -> dict[str, bytes | Path]:
+    return {
+        prefix + p.relative_to(folder).as_posix(): p
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and not p.is_symlink() and "__pycache__" not in p.parts
+    }
+
+
+@functools.cache
+def go() -> bytes:
+    """aws-lambda-go."""
+
+    def build(folder: Path) -> None:
+        _run(folder, "go", "mod", "download", "all", GOFLAGS="-mod=mod")
+        _run(folder, "go", "build", "-p", "1", "-tags", "lambda.norpc", "-o", "bootstrap", ".", CGO_ENABLED="0", GOFLAGS="-mod=mod")
+
+    return _zip({"bootstrap": _built("go", build) / "bootstrap"})
+
+
+@functools.cache
+def rust(name: str) -> bytes:
+    """The lambda_runtime crate: ``buffered`` or ``streaming``."""
+    return _zip({"bootstrap": rust_program(name)})
+
+
+def rust_program(name: str) -> Path:
+    """One of the programs of tests/clients/rust; all are built together."""
+
+    def build(folder: Path) -> None:
+        _run(folder, "cargo", "build", "--quiet", "-j", "1")
+        for program in ("buffered", "streaming", "watch"):
+            shutil.move(folder / "target/debug" / program, folder / program)
+        shutil.rmtree(folder / "target")
+
+    return _built("rust", build) / name
+
+
+@functools.cache
+def node() -> bytes:
+    """aws-lambda-ric, whose native part is compiled at its installation."""
+
+    def build(folder: Path) -> None:
+        _run(folder, "npm", "install", "--no-audit", "--no-fund", "--foreground-scripts", "--dangerously-allow-all-scripts=true")
+        package = folder / "node_modules/aws-lambda-ric"
+        for name in ("deps", "src", "build"):
+            shutil.rmtree(package / name, ignore_errors=True)
+
+    folder = _built("node", build)
+    ric = _tree(folder / "node_modules/aws-lambda-ric", "node_modules/aws-lambda-ric/")
+    return _zip({"bootstrap": _NODE.encode(), "index.mjs": folder / "index.mjs", **ric})
+
+
+@functools.cache
+def python(interpreter: str) -> bytes:
+    """awslambdaric."""
+    client = {k: v for k, v in _tree(installed()).items() if not k.startswith("bin/")}
+    return _zip({"bootstrap": _PYTHON.format(interpreter).encode(), "client.py": CLIENTS / "python/client.py", **client})
+
+
+@functools.cache
+def java() -> bytes:
+    """aws-lambda-java-runtime-interface-client."""
+    folder = java_folder()
+    return _zip({"bootstrap": _JAVA.encode(), **_tree(folder / "lib", "lib/"), **_tree(folder / "classes")})
+
+
+def java_folder() -> Path:
+    """Where ``lib`` holds the client's jars and ``classes`` the function's."""
+
+    def build(folder: Path) -> None:
+        _run(folder, "mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib")
+        (folder / "classes").mkdir()
+        _run(folder, "javac", "-cp", "lib/*", "-d", "classes", "src/main/java/client/Handler.java")
+
+    return _built("java", build)

@@ -1,0 +1,132 @@
+"""``provided.*``: a bootstrap of one's own, here in Bash with curl as in AWS's tutorial, and everything that can be wrong with one."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from tests.framework.engine import Engine, zip_of
+
+BASH = r"""#!/bin/bash
+set -euo pipefail
+API="http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime"
+if [[ "$_HANDLER" == broken ]]; then
+  curl -sS -H 'Lambda-Runtime-Function-Error-Type: Runtime.Broken' -d '{"errorMessage":"no","errorType":"Broken"}' "$API/init/error"
+  exit 1
+fi
+while true; do
+  HEADERS=$(mktemp)
+  EVENT=$(curl -sS -D "$HEADERS" "$API/invocation/next")
+  ID=$(grep -i Lambda-Runtime-Aws-Request-Id "$HEADERS" | tr -d '[:space:]' | cut -d: -f2)
+  echo "handling $EVENT"
+  case "$EVENT" in
+    '"error"') curl -sS -d '{"errorMessage":"sad","errorType":"Sad"}' "$API/invocation/$ID/error" ;;
+    '"exit"') exit 3 ;;
+    '"late"') curl -sS -d '"early"' "$API/invocation/$ID/response"; sleep 0.2; echo later > /tmp/late ;;
+    '"late?"') curl -sS -d "\"$(cat /tmp/late)\"" "$API/invocation/$ID/response" ;;
+    '"gone"') curl -sS -d '"answered"' "$API/invocation/$ID/response"; exit 1 ;;
+    '"agent"') kill -9 "$PPID"; sleep 10 ;;
+    '"env"') curl -sS -d "\"$(env | cut -d= -f1 | sort | tr '\n' ' ')\"" "$API/invocation/$ID/response" ;;
+    '"stream"') printf 'one' | curl -sS -H 'Lambda-Runtime-Function-Response-Mode: streaming' -H 'Transfer-Encoding: chunked' \
+      -H 'Content-Type: text/x' --data-binary @- "$API/invocation/$ID/response" ;;
+    *) curl -sS -d "{\"echo\":$EVENT}" "$API/invocation/$ID/response" ;;
+  esac > /dev/null
+done
+"""
+
+
+@pytest.fixture(scope="module")
+def bash(shared: Engine) -> str:
+    shared.deploy("in-bash", {"bootstrap": BASH}, Runtime="provided.al2023")
+    return "in-bash"
+
+
+def invoke(engine: Engine, name: str, event: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
+    answer = engine.client().invoke(FunctionName=name, Payload=json.dumps(event), **options)
+    return json.loads(answer["Payload"].read()), answer
+
+
+def test_a_bootstrap_in_bash(shared: Engine, bash: str) -> None:
+    payload, answer = invoke(shared, bash, {"n": 1}, LogType="Tail")
+    assert payload == {"echo": {"n": 1}}
+    lines = base64.b64decode(answer["LogResult"]).decode().splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["START", "handling", "END", "REPORT"]
+    payload, answer = invoke(shared, bash, "error")
+    assert (payload, answer["FunctionError"]) == ({"errorMessage": "sad", "errorType": "Sad"}, "Unhandled")
+
+
+def test_both_names_of_the_runtime(shared: Engine) -> None:
+    shared.deploy("in-bash-al2", {"bootstrap": BASH}, Runtime="provided.al2")
+    assert invoke(shared, "in-bash-al2", 1)[0] == {"echo": 1}
+
+
+def test_its_environment(shared: Engine, bash: str) -> None:
+    names = set(invoke(shared, bash, "env")[0].split())
+    assert {"_HANDLER", "AWS_LAMBDA_RUNTIME_API", "LAMBDA_TASK_ROOT", "AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_LOG_STREAM_NAME"} <= names
+    assert not {"AWS_EXECUTION_ENV", "PYTHONPATH", "LC_CTYPE"} & names
+
+
+def test_the_caller_does_not_wait_for_what_a_runtime_does_after_its_answer(shared: Engine, bash: str) -> None:
+    assert invoke(shared, bash, "late")[0] == "early"
+    while (payload := invoke(shared, bash, "late?")[0]) != "later":
+        # Another instance, or the first before it was done.
+        assert payload == ""
+
+
+def test_a_runtime_that_ends_after_its_answer_has_answered(shared: Engine, bash: str) -> None:
+    payload, answer = invoke(shared, bash, "gone")
+    assert (payload, answer.get("FunctionError")) == ("answered", None)
+    assert invoke(shared, bash, 2)[0] == {"echo": 2}
+
+
+def test_a_runtime_that_kills_its_agent_has_killed_itself(shared: Engine, bash: str) -> None:
+    payload, answer = invoke(shared, bash, "agent")
+    assert answer["FunctionError"] == "Unhandled"
+    assert payload["errorType"] == "Runtime.ExitError"
+    assert payload["errorMessage"].endswith("Error: Runtime exited with error: signal: killed")
+    assert invoke(shared, bash, 3)[0] == {"echo": 3}
+
+
+def test_a_streamed_answer_is_put_together_for_a_caller_of_plain_invoke(shared: Engine, bash: str) -> None:
+    answer = shared.client().invoke(FunctionName=bash, Payload=b'"stream"')
+    assert answer["Payload"].read() == b"one"
+
+
+def test_an_init_error_of_its_own(shared: Engine) -> None:
+    shared.deploy("broken", {"bootstrap": BASH}, "broken", Runtime="provided.al2023")
+    payload, answer = invoke(shared, "broken", 1, LogType="Tail")
+    assert (payload, answer["FunctionError"]) == ({"errorMessage": "no", "errorType": "Broken"}, "Unhandled")
+    assert "INIT_REPORT" in base64.b64decode(answer["LogResult"]).decode()
+
+
+MISSING = "Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]"
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "text"),
+    [
+        ("none", zip_of({"x": "1"}), MISSING),
+        ("not-executable", zip_of({"bootstrap": "echo"}), MISSING),
+        ("directory", zip_of({"bootstrap/x": "1"}), MISSING),
+        ("no-program", zip_of({"bootstrap": b"\x7fELFnonsense"}, executable=True), "fork/exec /var/task/bootstrap: exec format error"),
+        ("no-interpreter", zip_of({"bootstrap": "#!/bin/none\n"}), "fork/exec /var/task/bootstrap: no such file or directory"),
+    ],
+)
+def test_bootstraps_that_cannot_be_started(shared: Engine, name: str, package: bytes, text: str) -> None:
+    shared.deploy(f"entry-{name}", package, Runtime="provided.al2023")
+    for _ in range(2):
+        payload, answer = invoke(shared, f"entry-{name}", 1)
+        request_id = answer["ResponseMetadata"]["RequestId"]
+        assert answer["FunctionError"] == "Unhandled"
+        assert payload == {"errorType": "Runtime.InvalidEntrypoint", "errorMessage": f"RequestId: {request_id} Error: {text}"}
+
+
+def test_a_sequence_of_invocations_stays_on_one_instance(shared: Engine, bash: str) -> None:
+    """NEXT comes after the answer: a caller faster than that must not cause another cold start each time."""
+    shared.deploy("in-turn", {"bootstrap": BASH}, Runtime="provided.al2023")
+    for n in range(10):
+        assert invoke(shared, "in-turn", n)[0] == {"echo": n}
+    assert len([i for i in shared.state()["instances"] if i["function"] == "in-turn"]) <= 2
