@@ -151,6 +151,8 @@ class Agent(Events):
         self.link.log(None if invoke is None else invoke.request_id, level or 0, line)
 
     def _runtime_exited(self, status: int) -> None:
+        # What it sent before it ended counts.
+        self.loop.drain()
         if self._output is not None:
             self._output.settle()
         self.link.settle()

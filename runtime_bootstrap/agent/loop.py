@@ -75,6 +75,17 @@ class Loop:
             if timer.call is not None:
                 timer.call()
 
+    def drain(self, rounds: int = 64) -> None:
+        """Handle what is ready now, without waiting."""
+        for _ in range(rounds):
+            events = self._epoll.poll(0)
+            if not events:
+                return
+            for fd, mask in events:
+                call = self._callbacks.get(fd)
+                if call is not None:
+                    call(mask)
+
     def run(self) -> None:
         """For ever."""
         while True:
