@@ -135,8 +135,16 @@ class Sandbox(Protocol):
 
     def add_zygote(self, spec: ZygoteSpec) -> None: ...
 
-    def make(self, holder_id: int, zygote_key: str, network: str = "") -> None:
-        """``network``: ``vpc/subnet,subnet/group,group`` for a sandbox in a VPC, empty for any other."""
+    def make(self, holder_id: int, zygote_key: str, network: str = "", *, template: bool = False) -> None:
+        """``network``: ``vpc/subnet,subnet/group,group`` for a sandbox in a VPC, empty for any other. ``template``: a sandbox whose worker can be copied once its init is over.
+        ``zygote_key`` may name a template then declared.
+        """
+
+    def declare_template(self, key: str, holder_id: int) -> None:
+        """The worker of a template sandbox waits to be copied. ``zygote_ready(key)`` follows, ``zygote_failed(key)`` when it ends."""
+
+    def drop_template(self, key: str) -> None:
+        """End a template; its copies go on."""
 
     def specialise(self, holder_id: int, spec: SpecialiseSpec) -> None: ...
 

@@ -67,7 +67,11 @@ class Broker:
         if kind == "specialise":
             self._holders.specialise(int(args[0]), args[1])
         elif kind == "make":
-            self._make(int(args[0]), str(args[1]), str(args[2]))
+            self._make(int(args[0]), str(args[1]), str(args[2]), template=bool(args[3]))
+        elif kind == "template":
+            self._holders.declare(str(args[0]), int(args[1]))
+        elif kind == "drop":
+            self._holders.drop(str(args[0]))
         elif kind == "kill":
             self._holders.kill(int(args[0]))
         elif kind == "reset":
@@ -139,13 +143,13 @@ class Broker:
         elif kind == "failed":
             zygote.failure = args[0]
 
-    def _make(self, holder_id: int, key: str, where: str) -> None:
-        zygote = self._zygotes.get(key)
+    def _make(self, holder_id: int, key: str, where: str, *, template: bool) -> None:
+        zygote = self._zygotes.get(key) or self._holders.template(key)
         if zygote is None:
             self._tell(["holder_failed", holder_id, "zygote", f"there is no zygote {key}"])
             self._tell(["holder_gone", holder_id])
             return
-        self._holders.make(holder_id, zygote, where)
+        self._holders.make(holder_id, zygote, where, template=template)
 
     def _on_children(self, fd: int) -> None:
         with contextlib.suppress(BlockingIOError):

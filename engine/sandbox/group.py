@@ -75,6 +75,19 @@ class Group:
             raise
         return fds, bool(unified)
 
+    def open_moves(self) -> list[int]:
+        """Descriptors for a process to join by writing 0 to each. On v2 that takes milliseconds, which ``open_joins`` avoids."""
+        names = {1: "tasks", 2: "cgroup.procs"}
+        fds: list[int] = []
+        try:
+            for version, directory in dict.fromkeys(self.places.values()):
+                fds.append(os.open(os.path.join(directory, names[version]), os.O_WRONLY | os.O_CLOEXEC))
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        return fds
+
     def limit(self, memory: int, pids: int, shares: int) -> None:
         """Write the limits: bytes, processes and threads, v1 CPU shares. Raises OSError naming the file."""
         for controller, (version, directory) in self.places.items():

@@ -26,14 +26,14 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.sandbox import kernel, lockdown, packets
+from engine.sandbox import copier, kernel, lockdown, packets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 ENDPOINT_PORT = 4566
 _INODES_PER_MIB = 64
-_DEFAULT_TMP_MIB = 512
+DEFAULT_TMP_MIB = 512
 _SHM = "size=64m,nr_inodes=1024,mode=1777"
 _MAX_PID = 32000
 
@@ -41,12 +41,12 @@ _MAX_PID = 32000
 class Build(NamedTuple):
     """How every sandbox of one zygote is made.
 
-    ``serve`` is the bootstrap's loop: (channel, wait_ready). ``opt_taken``: the interpreter itself lives under /opt.
+    ``serve`` is the bootstrap's loop: (channel, wait_ready), and in a template its ``Copier``. ``opt_taken``: the interpreter itself lives under /opt.
     """
 
     fences: lockdown.Fences
     isolated_network: bool
-    serve: Callable[[socket.socket, Callable[[], None]], object]
+    serve: Callable[..., object]
     zygote_pid: int
     opt_taken: bool = False
 
@@ -54,7 +54,7 @@ class Build(NamedTuple):
 class Init:
     """The first process of one sandbox. ``run`` never returns."""
 
-    def __init__(self, build: Build, control: socket.socket, pid_hint: int) -> None:
+    def __init__(self, build: Build, control: socket.socket, pid_hint: int, orders: int = -1) -> None:
         self._build = build
         self._control = control
         self._pid_hint = pid_hint
@@ -63,6 +63,8 @@ class Init:
         self._go = -1
         self._task_root = ""
         self._memory_limit = 0
+        # A template's socket for orders, -1 in every other sandbox.
+        self._orders = orders
 
     def run(self, joins: Sequence[int], mapped: int, channel: int, output: int) -> None:
         """Build the sandbox, fork the worker, serve the broker until the end. Never returns."""
@@ -120,7 +122,7 @@ class Init:
         safe = kernel.MS_NOSUID | kernel.MS_NODEV
         kernel.mount("proc", "/proc", "proc", safe | kernel.MS_NOEXEC)
         self._step = "mount /tmp"
-        kernel.mount("tmp", "/tmp", "tmpfs", safe, f"{_tmp_options(_DEFAULT_TMP_MIB)},mode=1777")
+        kernel.mount("tmp", "/tmp", "tmpfs", safe, f"{tmp_options(DEFAULT_TMP_MIB)},mode=1777")
         self._step = "mount /dev/shm"
         kernel.mount("shm", "/dev/shm", "tmpfs", safe | kernel.MS_NOEXEC, _SHM)
 
@@ -157,9 +159,12 @@ class Init:
         self._worker = os.fork()
         if self._worker == 0:
             os.close(write_end)
-            _become_worker(self._build, self._control, channel, output, read_end)
+            _become_worker(self._build, self._control, channel, output, read_end, self._orders)
         for fd in (read_end, channel, output):
             os.close(fd)
+        if self._orders >= 0:
+            os.close(self._orders)
+            self._orders = -1
         self._go = write_end
         if self._task_root:
             self._release()
@@ -228,10 +233,10 @@ class Init:
                 kernel.move_mount(mounts[1], "/opt")
             elif len(mounts) > 2:
                 self._merge_layers(mounts[1:])
-            if what["tmp_mib"] != _DEFAULT_TMP_MIB:
+            if what["tmp_mib"] != DEFAULT_TMP_MIB:
                 self._step = "size of /tmp"
                 flags = kernel.MS_REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV
-                kernel.mount(None, "/tmp", None, flags, _tmp_options(what["tmp_mib"]))
+                kernel.mount(None, "/tmp", None, flags, tmp_options(what["tmp_mib"]))
             self._step = "host name"
             socket.sethostname(what["hostname"])
         self._memory_limit = what["data_limit"]
@@ -317,7 +322,7 @@ class Init:
         os._exit(0)
 
 
-def _tmp_options(size_mib: int) -> str:
+def tmp_options(size_mib: int) -> str:
     return f"size={size_mib}m,nr_inodes={size_mib * _INODES_PER_MIB}"
 
 
@@ -355,12 +360,12 @@ def _parent(pid: int) -> int:
     return 0
 
 
-def _become_worker(build: Build, control: socket.socket, channel: int, output: int, go: int) -> None:
+def _become_worker(build: Build, control: socket.socket, channel: int, output: int, go: int, orders: int) -> None:
     """From fork to user code. Never returns."""
     try:
         try:
-            control = _arrange(control, channel, output, go)
-            lockdown.lock_down(build.fences)
+            control = _arrange(control, channel, output, go, orders)
+            lockdown.lock_down(build.fences if orders < 0 else build.fences.of_template())
             packets.send(control, ["worker"])
         except (OSError, ValueError) as e:
             packets.send(control, ["failed", "lock down the worker", str(e)])
@@ -368,16 +373,16 @@ def _become_worker(build: Build, control: socket.socket, channel: int, output: i
         control.close()
         lockdown.renew_entropy()
         gc.enable()
-        _run(build, socket.socket(fileno=_CHANNEL))
+        _run(build, socket.socket(fileno=_CHANNEL), _ORDERS if orders >= 0 else -1)
     except BaseException:  # the process must not return into the zygote's loop
         traceback.print_exc()
         os._exit(1)
 
 
-_CHANNEL, _GO, _CONTROL = 3, 4, 5
+_CHANNEL, _GO, _CONTROL, _ORDERS = 3, 4, 5, 6
 
 
-def _arrange(control: socket.socket, channel: int, output: int, go: int) -> socket.socket:
+def _arrange(control: socket.socket, channel: int, output: int, go: int, orders: int) -> socket.socket:
     """Descriptors 0 to 2, the channel and nothing else; default signals; own session; lower priority.
 
     Returns the control socket under its new number.
@@ -393,7 +398,8 @@ def _arrange(control: socket.socket, channel: int, output: int, go: int) -> sock
     # Out of the way first: any of them may sit on a number that is wanted below.
     moved = {
         number: fcntl.fcntl(fd, fcntl.F_DUPFD, 64)
-        for number, fd in ((_CHANNEL, channel), (_GO, go), (_CONTROL, control.detach()))
+        for number, fd in ((_CHANNEL, channel), (_GO, go), (_CONTROL, control.detach()), (_ORDERS, orders))
+        if fd >= 0
     }
     null = os.open("/dev/null", os.O_RDWR)
     out = fcntl.fcntl(output, fcntl.F_DUPFD, 64)
@@ -402,7 +408,7 @@ def _arrange(control: socket.socket, channel: int, output: int, go: int) -> sock
     os.dup2(out, 2)
     for wanted, fd in moved.items():
         os.dup2(fd, wanted, inheritable=False)
-    kernel.close_from(_CONTROL + 1)
+    kernel.close_from(max(moved) + 1)
     return socket.socket(fileno=_CONTROL)
 
 
@@ -418,13 +424,17 @@ def _wait_ready() -> None:
     os.chdir(path[:-1])
 
 
-def _run(build: Build, channel: socket.socket) -> None:
+def _run(build: Build, channel: socket.socket, orders: int) -> None:
     """The bootstrap's loop, then the interpreter's own end: exit functions, flushed streams, the status it asked for."""
     import atexit  # noqa: PLC0415 - only needed here
 
     status = 0
     try:
-        build.serve(channel, _wait_ready)
+        copies = copier.offered(orders, build.fences)
+        if copies is None:
+            build.serve(channel, _wait_ready)
+        else:
+            build.serve(channel, _wait_ready, copies)
     except SystemExit as e:
         if isinstance(e.code, int):
             status = e.code

@@ -14,7 +14,6 @@ import random
 import signal
 import socket
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engine.sandbox import kernel, layers, packets
@@ -23,7 +22,9 @@ from engine.sandbox.levels import Level
 from engine.sandbox.memory import MemoryWatch
 from engine.sandbox.network import NetworkProcess
 from engine.sandbox.peers import Loop, Peer
-from engine.sandbox.zygotes import ZygoteProcess
+from engine.sandbox.pods import Pods
+from engine.sandbox.record import Holder
+from engine.sandbox.sources import Source, Template
 
 # Forks a zygote is asked for at once: enough to keep it busy, few enough that a kill or an urgent make is not stuck behind.
 _IN_FLIGHT = 8
@@ -34,42 +35,6 @@ _FORCE_AFTER_S = 2.0
 _OVERHEAD = 1 << 20
 _PIDS, _FIRST_PID = 31700, 300
 _ATTRIBUTES = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
-
-
-@dataclass
-class Holder:
-    """One sandbox as the broker knows it. -1 stands for a descriptor that is not there."""
-
-    id: int
-    zygote: ZygoteProcess
-    control: Peer | None = None
-    group: Group | None = None
-    slot: int = -1
-    init_pid: int = 0
-    pidfd: int = -1
-    worker_pid: int = 0
-    channel: int = -1
-    output: int = -1
-    endpoint: int = -1
-    announced: bool = False
-    worker_alive: bool = False
-    dying: bool = False
-    oom_seen: int = 0
-    over_limit: bool = False
-    watch: MemoryWatch | None = None
-    network: str = ""
-    wired: bool = True
-    memory: tuple[int, int] = (0, 0)
-    cpu_quota_us: int = 0
-    fds: set[str] = field(default_factory=lambda: {"pidfd", "channel", "output", "endpoint"})
-
-    def close_fds(self, *names: str) -> None:
-        """Close the named descriptors, or all."""
-        for name in names or tuple(self.fds):
-            fd = getattr(self, name)
-            if fd >= 0:
-                os.close(fd)
-                setattr(self, name, -1)
 
 
 class Tell(Protocol):
@@ -97,26 +62,31 @@ class Holders:
         self._next_slot = 0
         self._next_pid = random.SystemRandom().randrange(_PIDS)
         self._removals: deque[tuple[int, Group]] = deque()
+        self._pods = Pods(self._holders, tell, fail=self._fail, kill=self.kill, announce=self._announce, finish=self._finish)
 
     def busy(self) -> bool:
         """Whether anything is left."""
         return bool(self._holders or self._removals)
 
-    def make(self, holder_id: int, zygote: ZygoteProcess, network: str = "") -> None:
-        """Have a sandbox made, now or when the zygote has caught up. ``network``: the VPC's it belongs to (see ``network``)."""
+    def make(self, holder_id: int, zygote: Source, network: str = "", *, template: bool = False) -> None:
+        """Have a sandbox made, now or when its source has caught up. ``network``: the VPC's it belongs to (see ``network``).
+        ``template``: its worker shall be able to copy itself.
+        """
         if holder_id in self._holders:
             return
-        holder = Holder(holder_id, zygote, network=network)
+        if isinstance(zygote, Template):
+            network = zygote.network
+        holder = Holder(holder_id, zygote, network=network, is_template=template)
         holder.wired = not network and self._level.network != "nat"
         self._holders[holder_id] = holder
         self._waiting.setdefault(zygote.key, deque()).append(holder)
         self._advance(zygote)
 
-    def zygote_ready(self, zygote: ZygoteProcess) -> None:
+    def zygote_ready(self, zygote: Source) -> None:
         """Start what has been waiting for it."""
         self._advance(zygote)
 
-    def _advance(self, zygote: ZygoteProcess) -> None:
+    def _advance(self, zygote: Source) -> None:
         waiting = self._waiting.get(zygote.key)
         while waiting and zygote.ready and self._making.get(zygote.key, 0) < _IN_FLIGHT:
             holder = waiting.popleft()
@@ -130,6 +100,9 @@ class Holders:
 
     def _start(self, holder: Holder) -> None:
         holder.group = self._level.groups.create()
+        if isinstance(holder.zygote, Template):
+            self._start_pod(holder, holder.group)
+            return
         joins, into = holder.group.open_joins()
         lent = list(joins)
         try:
@@ -142,13 +115,51 @@ class Holders:
                 self._loop, ours, lambda p: self._on_control(holder, p), lambda _r: self._on_control_lost(holder)
             )
             self._next_pid = (self._next_pid + 7919) % _PIDS
-            request = [holder.id, self._next_pid + _FIRST_PID, self._level.first_id + 2 * holder.slot, into]
-            control, channel, output = lent[len(joins) :]
-            holder.zygote.send(["make", *request], [control, channel, output, *joins])
+            request = [holder.id, self._next_pid + _FIRST_PID, self._level.first_id + 2 * holder.slot, into, holder.is_template]
+            if holder.is_template:
+                holder.orders, orders = packets.pair()
+                holder.orders.setblocking(False)
+                holder.orders.shutdown(socket.SHUT_RD)
+                lent.append(orders.detach())
+            given = lent[len(joins) :]
+            holder.zygote.send(["make", *request], [*given, *joins])
             self._making[holder.zygote.key] = self._making.get(holder.zygote.key, 0) + 1
         finally:
             for fd in lent:
                 os.close(fd)
+
+    def _start_pod(self, holder: Holder, group: Group) -> None:
+        """Ask the template's init for an empty sandbox; what the copy will need is kept until it stands."""
+        self._next_pid = (self._next_pid + 7919) % _PIDS
+        holder.inner_pid = self._next_pid + _FIRST_PID
+        ours, theirs = packets.pair()
+        joins: list[int] = []
+        try:
+            packets.want_credentials(ours)
+            holder.control = Peer(
+                self._loop, ours, lambda p: self._on_control(holder, p), lambda _r: self._on_control_lost(holder)
+            )
+            joins = group.open_moves()
+            holder.lent = [*self._connect(holder), *group.open_moves()]
+            holder.zygote.send(["make", holder.id, holder.inner_pid], [theirs.fileno(), *joins])
+            self._making[holder.zygote.key] = self._making.get(holder.zygote.key, 0) + 1
+        finally:
+            for fd in joins:
+                os.close(fd)
+            theirs.close()
+
+    def template(self, key: str) -> Template | None:
+        """The template declared by this name."""
+        return self._pods.templates.get(key)
+
+    def declare(self, key: str, holder_id: int) -> None:
+        """The worker of this sandbox has finished its init and waits to be copied: it is the source ``key`` from now on."""
+        self._pods.declare(key, self._holders.get(holder_id))
+
+    def drop(self, key: str) -> None:
+        """End a template; its copies go on."""
+        self._waiting.pop(key, None)
+        self._pods.drop(key)
 
     def _take_slot(self) -> int:
         self._next_slot += 1
@@ -170,7 +181,8 @@ class Holders:
         if holder is None:
             os.close(pidfd)
             return
-        holder.init_pid, holder.pidfd = pid, pidfd
+        # A pod's number on the host comes with its own word, perhaps before this.
+        holder.init_pid, holder.pidfd = holder.init_pid or pid, pidfd
         self._made_one(holder)
         if holder.dying:
             self._signal(holder)
@@ -228,6 +240,18 @@ class Holders:
             self._announce(holder)
         elif kind == "exit":
             self._worker_exited(holder, int(args[0]))
+        elif kind == "pod":
+            self._pods.copy(holder, packet)
+        elif kind == "made":
+            self.made(int(args[0]), int(args[1]), packet.fds.pop())
+        elif kind == "make_failed":
+            self.make_failed(int(args[0]), str(args[1]), str(args[2]))
+        elif kind == "exited":
+            self.exited(int(args[0]), int(args[1]))
+        elif kind == "copy_exit":
+            pod = self._pods.of_copy(holder, int(args[0]))
+            if pod is not None and pod.worker_alive:
+                self._worker_exited(pod, int(args[1]))
         elif kind == "marked":
             if holder.watch is not None:
                 holder.watch.marked()
@@ -370,6 +394,10 @@ class Holders:
         holder = self._holders.get(holder_id)
         if holder is None or holder.dying or holder.control is None or not holder.announced:
             return
+        if holder.is_template or isinstance(holder.zygote, Template):
+            # What was copied cannot be had again in the same place.
+            self.kill(holder_id)
+            return
         try:
             theirs = self._connect(holder)
         except OSError as e:
@@ -414,6 +442,11 @@ class Holders:
 
     def _worker_exited(self, holder: Holder, status: int) -> None:
         was_ready, holder.worker_alive = holder.worker_alive, False
+        template = self._pods.of_holder(holder)
+        if template is not None:
+            self._waiting.pop(template.key, None)
+            self._pods.ended(template, f"the template ended with wait status {status}")
+            return
         if not was_ready and holder.announced:
             # A fresh worker after a reset: whoever waits for it gets another sandbox.
             self.kill(holder.id)
@@ -478,6 +511,7 @@ class Holders:
         if self._holders.pop(holder.id, None) is None:
             return
         holder.dying = True
+        self._pods.finished(holder)
         if holder.control is not None:
             holder.control.close()
         if holder.watch is not None:

@@ -196,9 +196,17 @@ class BrokerLink:
         prefixes += [path for path in spec.shows if path not in prefixes]
         self._ask(["zygote", spec.key, spec.runtime, spec.interpreter, prefixes, list(spec.preload), spec.entry])
 
-    def make(self, holder_id: int, zygote_key: str, network: str = "") -> None:
+    def make(self, holder_id: int, zygote_key: str, network: str = "", *, template: bool = False) -> None:
         """Make an empty sandbox in a network."""
-        self._ask(["make", holder_id, zygote_key, network])
+        self._ask(["make", holder_id, zygote_key, network, template])
+
+    def declare_template(self, key: str, holder_id: int) -> None:
+        """A template's worker waits to be copied."""
+        self._ask(["template", key, holder_id])
+
+    def drop_template(self, key: str) -> None:
+        """End a template."""
+        self._ask(["drop", key])
 
     def specialise(self, holder_id: int, spec: SpecialiseSpec) -> None:
         """Turn it into an instance."""

@@ -28,12 +28,20 @@ _PROCESSES = 1024 + 8
 
 
 class Fences(NamedTuple):
-    """Which fences stand: ``namespaces`` (levels full and user), ``own_uid`` (full: ids of its own), and the two filters."""
+    """Which fences stand: ``namespaces`` (levels full and user), ``own_uid`` (full: ids of its own), and the two filters.
+
+    ``template_filter`` is that of a template, which may enter the sandboxes made for its copies.
+    """
 
     namespaces: bool
     own_uid: bool
     landlock: bool
     filter: bytes
+    template_filter: bytes = b""
+
+    def of_template(self) -> Fences:
+        """Landlock stands on directories that a copy does not have: each copy puts up its own."""
+        return self._replace(filter=self.template_filter, landlock=False)
 
 
 def set_limits(namespaces: bool) -> None:
@@ -60,6 +68,11 @@ def lock_down(fences: Fences) -> None:
     # The change of user made /proc/self root's.
     kernel.set_dumpable(True)
     kernel.write_file("/proc/self/oom_score_adj", b"1000")
+    restrict(fences)
+
+
+def restrict(fences: Fences) -> None:
+    """The two filters, which need no privilege. Raises OSError."""
     if fences.landlock:
         landlock.restrict(("/tmp", "/dev/shm"), rootfs.DEVICE_PATHS)
     kernel.install_filter(fences.filter)

@@ -110,8 +110,11 @@ def _tree(numbers: list[int]) -> bytes:
     return _op(_JUMP_GE, numbers[middle], skip, 0) + left + right
 
 
-def program(machine: str) -> bytes:
-    """The filter for ``x86_64`` or ``aarch64`` as packed ``sock_filter`` records. Raises KeyError for other machines."""
+def program(machine: str, *, may_enter: bool = False) -> bytes:
+    """The filter for ``x86_64`` or ``aarch64`` as packed ``sock_filter`` records. Raises KeyError for other machines.
+
+    ``may_enter`` lets setns pass: for templates, whose copies install the strict filter on top once they are where they belong.
+    """
     head = _op(_LOAD, 4) + _op(_JUMP_EQ, _AUDIT_ARCH[machine], 1, 0) + _returns(_KILL) + _op(_LOAD, 0)
     if machine == _X86:
         head += _op(_JUMP_GE, 0x40000000, 0, 1) + _returns(_KILL)
@@ -119,4 +122,5 @@ def program(machine: str) -> bytes:
     head += _op(_JUMP_EQ, _CLONE3, 0, 1) + _returns(_ENOSYS)
     for number, body in _argument_checks(machine):
         head += _op(_JUMP_EQ, number, 0, len(body) // 8) + body
-    return head + _tree(refused(machine))
+    setns = _REFUSED_OLD["setns"][0 if machine == _X86 else 1]
+    return head + _tree([n for n in refused(machine) if not may_enter or n != setns])

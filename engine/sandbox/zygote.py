@@ -19,7 +19,7 @@ import sys
 import sysconfig
 from typing import TYPE_CHECKING, Any
 
-from engine.sandbox import holder, kernel, lockdown, packets, rootfs, seccomp
+from engine.sandbox import holder, kernel, lockdown, packets, rootfs, seccomp, templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,11 @@ class Zygote:
         gc.disable()
         os.nice(plan["nice"])
         fences = lockdown.Fences(
-            namespaces, plan["level"] == "full", plan["landlock"], seccomp.program(platform.machine()) if namespaces else b""
+            namespaces,
+            plan["level"] == "full",
+            plan["landlock"],
+            seccomp.program(platform.machine()) if namespaces else b"",
+            seccomp.program(platform.machine(), may_enter=True) if namespaces else b"",
         )
         runtime_dir = plan["runtime_dir"]
         if namespaces:
@@ -105,9 +109,13 @@ class Zygote:
                     packet.close()
 
     def _make(self, packet: packets.Packet) -> None:
-        """["make", holder id, worker pid, first host id, v2 directory given] + control, channel, output, cgroup fds."""
-        holder_id, pid_hint, first_id, into_cgroup = packet.args
+        """["make", holder id, worker pid, first host id, v2 directory given, template] + control, channel, output, cgroup fds.
+
+        For a template the fourth descriptor is its socket for orders.
+        """
+        holder_id, pid_hint, first_id, into_cgroup, template = packet.args
         control, channel, output, *joins = packet.fds
+        orders = joins.pop(0) if template else -1
         cgroup_fd = joins.pop() if into_cgroup else -1
         build = self._build
         assert build is not None  # noqa: S101 - prepare() ran
@@ -119,7 +127,7 @@ class Zygote:
                 pid = os.fork()
                 pidfd = os.pidfd_open(pid) if pid else -1
             if pid == 0:
-                _become_init(build, pid_hint, control, channel, output, joins, mapped)
+                _become_init(build, pid_hint, control, channel, output, joins, mapped, orders)
             try:
                 self._children[pid] = holder_id
                 packets.send(self._control, ["made", holder_id, pid], [pidfd])
@@ -166,12 +174,14 @@ def _map_ids(pid: int, first_id: int, own_uid: bool) -> None:
 
 
 def _become_init(
-    build: holder.Build, pid_hint: int, control: int, channel: int, output: int, joins: list[int], mapped: int
+    build: holder.Build, pid_hint: int, control: int, channel: int, output: int, joins: list[int], mapped: int, orders: int
 ) -> None:
     """In the child: keep only this sandbox's descriptors and run its init. Never returns."""
     try:
-        keep = [control, channel, output, *joins, *([mapped] if mapped >= 0 else [])]
+        keep = [control, channel, output, *joins, *(fd for fd in (mapped, orders) if fd >= 0)]
         kernel.close_from(3, keep)
+        if orders >= 0:
+            templates.TemplateInit(build, socket.socket(fileno=control), pid_hint, orders).run(joins, mapped, channel, output)
         holder.Init(build, socket.socket(fileno=control), pid_hint).run(joins, mapped, channel, output)
     finally:
         os._exit(1)

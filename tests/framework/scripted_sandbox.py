@@ -88,6 +88,8 @@ class ScriptedSandbox:
         self.made: list[int] = []
         self.killed: list[int] = []
         self.resets: list[int] = []
+        self.templates: dict[str, int] = {}
+        self.dropped: list[str] = []
         self.capped: list[int] = []
         self.freezes: list[str] = []
         self.on_thaw: Callable[[ScriptedWorker], None] = lambda _worker: None
@@ -115,7 +117,15 @@ class ScriptedSandbox:
         else:
             self.loop.call_soon(self.listener.zygote_ready, spec.key, 1)
 
-    def make(self, holder_id: int, zygote_key: str, network: str = "") -> None:
+    def declare_template(self, key: str, holder_id: int) -> None:
+        self.templates[key] = holder_id
+        self.loop.call_soon(self.listener.zygote_ready, key, 1)
+
+    def drop_template(self, key: str) -> None:
+        self.dropped.append(key)
+        self.loop.call_soon(self.listener.zygote_failed, key, "dropped")
+
+    def make(self, holder_id: int, zygote_key: str, network: str = "", *, template: bool = False) -> None:
         self.made.append(holder_id)
         if self.refuse is not None:
             self.loop.call_soon(self.listener.holder_failed, holder_id, "clone", self.refuse)

@@ -142,10 +142,10 @@ class Rig:
         self.last_id += 1
         return self.last_id
 
-    def make(self, network: str = "") -> Box:
-        """An empty holder, in a VPC when a network is named."""
+    def make(self, network: str = "", *, key: str | None = None, template: bool = False) -> Box:
+        """An empty holder, in a VPC when a network is named; with a template's key a copy of it."""
         holder_id = self.next_id()
-        self.link.make(holder_id, self.key, network)
+        self.link.make(holder_id, key or self.key, network, template=template)
         _, _, fds, pid = self.wait("holder_ready", holder_id)
         box = Box(holder_id, fds, pid)
         self.boxes.append(box)

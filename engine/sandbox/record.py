@@ -1,0 +1,61 @@
+"""One sandbox as the broker knows it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+
+from engine.sandbox.group import Group
+from engine.sandbox.memory import MemoryWatch
+from engine.sandbox.peers import Peer
+from engine.sandbox.sources import Source
+
+
+@dataclass
+class Holder:
+    """-1 stands for a descriptor that is not there."""
+
+    id: int
+    zygote: Source
+    control: Peer | None = None
+    group: Group | None = None
+    slot: int = -1
+    init_pid: int = 0
+    pidfd: int = -1
+    worker_pid: int = 0
+    channel: int = -1
+    output: int = -1
+    endpoint: int = -1
+    announced: bool = False
+    worker_alive: bool = False
+    dying: bool = False
+    oom_seen: int = 0
+    over_limit: bool = False
+    watch: MemoryWatch | None = None
+    network: str = ""
+    wired: bool = True
+    memory: tuple[int, int] = (0, 0)
+    cpu_quota_us: int = 0
+    # Of a template: the socket its orders go through. Of a copy: its process number inside, and what the copy will be given.
+    orders: socket.socket | None = None
+    inner_pid: int = 0
+    lent: list[int] = field(default_factory=list)
+    is_template: bool = False
+    fds: set[str] = field(default_factory=lambda: {"pidfd", "channel", "output", "endpoint"})
+
+    def close_fds(self, *names: str) -> None:
+        """Close the named descriptors, or all."""
+        for name in names or tuple(self.fds):
+            fd = getattr(self, name)
+            if fd >= 0:
+                os.close(fd)
+                setattr(self, name, -1)
+        if not names:
+            self.take_back()
+
+    def take_back(self) -> None:
+        """Close what was to be given to a copy."""
+        for fd in self.lent:
+            os.close(fd)
+        self.lent.clear()
