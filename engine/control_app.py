@@ -38,6 +38,8 @@ from engine.control.link import ControlLink, Hello
 from engine.control.packages import Packages
 from engine.control.plane import Plane
 from engine.control.restore import restore
+from engine.control.roles import PATH as CREDENTIALS_PATH
+from engine.control.roles import CredentialsEndpoint, Roles
 from engine.control.sources import Sources
 from engine.errors import ConfigurationError, ServiceError
 from engine.eventing.dispatcher import Dispatcher
@@ -115,6 +117,7 @@ def _plane(
         link=link,
         links=links,
         clock=clock,
+        roles=Roles(settings, clock, link.ready),
         account_concurrency=settings.account_concurrency,
     )
     return plane, catalogue
@@ -150,6 +153,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         authorize=Access(plane.store, clock).authorize if enforce else None,
         metrics=figures.render,
         code=plane.links.source,
+        extra_routes={CREDENTIALS_PATH: CredentialsEndpoint(plane.roles, link.ready)},
     )
     await asyncio.to_thread(code.sweep)
     link.start()

@@ -84,7 +84,7 @@ class Access:
         role = params.get("Role")
         if role and context.operation in ("CreateFunction", "UpdateFunctionConfiguration"):
             passing = {**self._context(identity, context), "iam:passedtoservice": "lambda.amazonaws.com"}
-            check(Request(PASS_ROLE, role, owner_of(role, principal.account), passing), identity)
+            check(Request(PASS_ROLE, role, principal.account, passing), identity)
 
     def _context(self, identity: Identity, context: RequestContext) -> dict[str, str | list[str]]:
         return context_of(

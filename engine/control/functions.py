@@ -44,6 +44,7 @@ class FunctionOperations:
         plane = self._plane
         hello = await plane.link.ready()
         rules.check_runtime(params["Runtime"], hello.runtimes)
+        await plane.roles.check(params["Role"], ref.account)
         async with plane.changes.lock(ref.account, ref.name):
             await self._check_free(ref)
             data = await plane.fetch(params["Code"], ref.account, hello)

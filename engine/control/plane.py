@@ -17,6 +17,7 @@ from engine.control.changes import Changes
 from engine.control.code_links import CodeLinks
 from engine.control.link import ControlLink, Hello
 from engine.control.packages import Package, Packages
+from engine.control.roles import Roles
 from engine.control.sources import Sources
 from engine.errors import InvalidParameterValue, ResourceNotFound
 from engine.store.api import LATEST, CodeStore, Function, FunctionStore, LayerStore, Version
@@ -40,6 +41,7 @@ class Plane:
     link: ControlLink
     links: CodeLinks
     clock: Clock
+    roles: Roles
     account_concurrency: int = 1000
 
     async def find(self, ref: FunctionRef) -> Function | None:

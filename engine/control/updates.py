@@ -95,6 +95,8 @@ class UpdateOperations:
             rules.check_limits(params)
             rules.check_environment((params.get("Environment") or {}).get("Variables") or {})
             hello = await plane.link.ready()
+            if params.get("Role"):
+                await plane.roles.check(params["Role"], ref.account)
             config = configuration.merged(latest.config, params)
             await self._prepare_runtime(ref, latest, config, hello, chosen=bool(params.get("Runtime")))
             async with function_layers.resolved(plane, ref.account, ref.region, params.get("Layers") or []) as layers:

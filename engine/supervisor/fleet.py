@@ -260,6 +260,11 @@ class Fleet:
             del self.starved[version]
             self.spawn_deficit(version)
 
+    def leave(self, instance: Instance) -> None:
+        """Retire an instance that has no time left; whoever waits for one gets another."""
+        self.retire(instance)
+        self.spawn_deficit(instance.version)
+
     def expire(self, now_s: float, keep_alive_s: float, max_age_s: float) -> None:
         """Retire what has been idle for too long, and idle instances that are too old (``max_age_s`` 0: none is)."""
         self._room.look()

@@ -11,9 +11,8 @@ the address) are not kept.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +25,7 @@ from engine.auth.identity import credential_of, root_of
 from engine.auth.policy import Identity, Kind, Policy, Request, evaluate, parse
 from engine.auth.principals import KeyRing, Principal
 from engine.auth.sigv4 import Verifier
+from engine.supervisor.ask import Connect, ask
 
 if TYPE_CHECKING:
     from engine.supervisor.catalogue import Catalogue, FunctionUrl
@@ -39,9 +39,6 @@ FORGET_S = 60.0
 UNKNOWN_S = 1.0
 MAX_UNKNOWN = 4096
 ANYBODY = Identity(Kind.ANONYMOUS, "anonymous", "")
-MAX_RECORD = 16 * 1024 * 1024
-_LENGTH = re.compile(rb"content-length: *(\d{1,9})", re.IGNORECASE)
-Connect = Callable[[Callable[[], asyncio.Protocol]], Awaitable[Any]]
 Record = dict[str, Any]
 
 
@@ -117,7 +114,11 @@ class Guard:
         while True:
             revision = self.revision
             try:
-                record: Record | None = msgspec.json.decode(await self._get(IDENTITY_PATH + access_key.encode()))
+                assert self.connect is not None  # noqa: S101 - _can_ask
+                status, body = await ask(self.connect, b"GET", IDENTITY_PATH + access_key.encode(), self.token)
+                if status != 200:
+                    raise EOFError(f"status {status}")
+                record: Record | None = msgspec.json.decode(body)
             except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as e:
                 log.warning("the embedded IAM could not be asked for an access key", reason=str(e) or type(e).__name__)
                 return None
@@ -131,24 +132,6 @@ class Guard:
         self._learnt[access_key] = record
         self._keys.put(credential_of(record, enforce=self._enforce))
         return record
-
-    async def _get(self, path: bytes) -> bytes:
-        """The body of a GET at the embedded AWS. Raises OSError, EOFError."""
-        assert self.connect is not None  # noqa: S101 - _can_ask
-        reader = asyncio.StreamReader(limit=MAX_RECORD)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        transport, _ = await self.connect(lambda: protocol)
-        try:
-            transport.write(
-                b"GET %b HTTP/1.1\r\nhost: localhost\r\nx-lambda-engine-token: %b\r\nconnection: close\r\n\r\n" % (path, self.token.encode())
-            )
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = _LENGTH.search(head)
-            if b" 200 " not in head.partition(b"\r\n")[0] or length is None:
-                raise EOFError(head.partition(b"\r\n")[0].decode("latin-1"))
-            return await reader.readexactly(min(int(length[1]), MAX_RECORD))
-        finally:
-            transport.close()
 
     def forget(self) -> None:
         """IAM may have changed: what was learnt has to be asked for again."""

@@ -50,7 +50,7 @@ class Instance:
 
     __slots__ = (
         "_accepting", "_cpu_read_ms", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "answered", "born_s", "capped", "channel", "cpu_file", "cpu_s", "current", "deadline_s", "endpoint", "freezer", "frozen", "holder_id", "init_error",
-        "init_failed_in_init", "init_ms", "init_started_s", "invocations", "kind", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "provisioned", "raw_used",
+        "init_failed_in_init", "init_ms", "init_started_s", "invocations", "kind", "leave_s", "leaving", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "provisioned", "raw_used",
         "response", "said_hello", "state", "stream", "version",
     )  # fmt: skip
 
@@ -102,6 +102,9 @@ class Instance:
         self.said_hello = False
         self.raw_used = False
         self.invocations = 0
+        # Epoch seconds after which its credentials do not last for another invocation; None: they do.
+        self.leave_s: float | None = None
+        self.leaving = False
 
     def move(self, event: Event) -> None:
         """Apply a transition; raises IllegalTransition."""

@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 from engine.clock import Clock
 from engine.core import invocation as inv
@@ -32,6 +34,7 @@ from engine.supervisor.holders import HolderPool
 from engine.supervisor.instance import Instance
 from engine.supervisor.provisioner import Provisioner
 from engine.supervisor.request import Request
+from engine.supervisor.role_credentials import RoleCredentials
 from engine.supervisor.room import Room
 from engine.supervisor.story import Story
 from engine.supervisor.throttling import throttled
@@ -68,6 +71,7 @@ class Invoker:
         self._init_timeout_s = init_timeout_s
         self._host_wait_s = host_wait_s
         self.home = home
+        self.roles: RoleCredentials | None = None
         self.isolated_paths = isolated_paths
         self.opt_root: Callable[[Sequence[str]], str] = lambda _layers: "/opt"
         self._room = Room(max_instances, memory_budget_mib, memory_reserve_mib)
@@ -147,6 +151,8 @@ class Invoker:
 
     def on_worker(self, instance: Instance) -> None:
         """A worker waits in the instance's specialised sandbox: initialise it."""
+        if self.roles is not None and not self.roles.ready(instance.version, partial(self._on_credentials, instance)):
+            return
         self._send_init(instance)
         instance.listen()
         instance.move(Event.WORKER_READY)
@@ -159,20 +165,33 @@ class Invoker:
         self._timed[instance] = None
         self._sweep_soon()
 
+    def _on_credentials(self, instance: Instance, problem: AwsError | None) -> None:
+        """The wait of a worker for its role's credentials is over."""
+        if instance.state is not State.STARTING:
+            return
+        if problem is None:
+            self.on_worker(instance)
+            return
+        self._fleet.retire(instance)
+        self.on_unstartable(instance.version, problem)
+
     def on_stopped(self, instance: Instance) -> None:
         self._timed.pop(instance, None)
         self._finishing.end(instance)
         instance.response = None
 
-    def on_unstartable(self, version: Version, why: str) -> None:
+    def on_unstartable(self, version: Version, why: str | AwsError) -> None:
         """Nothing can be started: everybody in line beyond what is still starting is told so."""
+        error = why if isinstance(why, AwsError) else ServiceError(f"No execution environment can be started: {why}")
         pool = version.pool
         while pool.deficit() > 0:
-            self._refuse(pool.waiting.pop(), ServiceError(f"No execution environment can be started: {why}"))
+            self._refuse(pool.waiting.pop(), error)
 
     def _send_init(self, instance: Instance) -> None:
         version = instance.version
-        if version.base_env is None:
+        if self.roles is not None:
+            version.base_env = base_env(version.config, replace(self.home, credentials=self.roles.give(instance)))
+        elif version.base_env is None:
             version.base_env = base_env(version.config, self.home)
         task_root = "/var/task" if self.isolated_paths else version.config.code_dir
         opt_root = self.opt_root(version.config.layers)
@@ -406,7 +425,10 @@ class Invoker:
         self._finish(instance, request, outcome, now_s)
         if ready and instance.state is State.BUSY:
             instance.state = State.IDLE
-            self._ready(instance, now_s)
+            if instance.leaving:
+                self._fleet.leave(instance)
+            else:
+                self._ready(instance, now_s)
 
     def _finish(self, instance: Instance, request: Request, outcome: Outcome, now_s: float) -> None:
         """Answer, count and log; the request holds no lease afterwards."""
@@ -549,6 +571,8 @@ class Invoker:
         """Once a second: let idle instances expire, keep provisioned ones complete, let requests without room fail."""
         now_s = self._monotonic()
         self._fleet.expire(now_s, self._keep_alive_s, self._max_age_s)
+        for instance in () if self.roles is None else self.roles.overdue(self._fleet.instances):
+            self._fleet.leave(instance)
         self.provisioner.tick()
         self._refuse_the_starved(now_s)
 

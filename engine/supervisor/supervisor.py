@@ -41,6 +41,7 @@ from engine.supervisor.invoker import Invoker
 from engine.supervisor.logs import LogStore
 from engine.supervisor.passthrough import Collecting, Passing
 from engine.supervisor.refusals import refusal
+from engine.supervisor.role_credentials import RoleCredentials
 from engine.supervisor.status import Status
 from engine.supervisor.urls import FunctionUrls
 
@@ -174,6 +175,8 @@ class Supervisor:
         self._invoker.isolated_paths = report.level != "process"
         if report.level == "process":
             self._invoker.opt_root = functools.partial(layers.opt_root, str(settings.data_dir))
+        if settings.assumes_roles():
+            self._invoker.roles = RoleCredentials(self._loop, self._clock, self._connect_control, self._function_key[2])
         self._holders = HolderPool(self._loop, sandbox, settings.pool_size, self._zygote_spec)
         self._invoker.wire(sandbox, self._holders)
         self._status = Status(

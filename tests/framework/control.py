@@ -26,6 +26,7 @@ from engine.control.link import ControlLink
 from engine.control.packages import Packages
 from engine.control.plane import Plane
 from engine.control.restore import restore
+from engine.control.roles import Roles
 from engine.control.sources import Sources
 from engine.http.app import build_app
 from engine.http.operations import Registry
@@ -107,6 +108,7 @@ class ControlServer:
                 link=self.link,
                 links=links,
                 clock=self.clock,
+                roles=Roles(self.settings, self.clock, self.link.ready),
                 account_concurrency=self.settings.account_concurrency,
             ),
         )

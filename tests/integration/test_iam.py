@@ -217,6 +217,87 @@ def test_sessions_of_roles(cloud: Cloud) -> None:
     assert refused(cloud.engine.client(**(session | {"aws_session_token": "other"})).invoke, FunctionName="echo")[0] == "UnrecognizedClientException"
 
 
+TRY = """
+import boto3, os
+from botocore.exceptions import ClientError
+
+def attempt(call, **arguments):
+    try:
+        call(**arguments)
+    except ClientError as e:
+        return [e.response["Error"]["Code"], e.response["Error"]["Message"]]
+    return "done"
+
+def f(event, context):
+    s3, sqs = boto3.client("s3"), boto3.client("sqs")
+    return {
+        "who": boto3.client("sts").get_caller_identity()["Arn"],
+        "read": attempt(s3.get_object, Bucket="role-data", Key="k"),
+        "write": attempt(s3.put_object, Bucket="role-data", Key="k", Body=b"y"),
+        "send": attempt(sqs.send_message, QueueUrl=event["in"], MessageBody="m"),
+        "other": attempt(sqs.send_message, QueueUrl=event["out"], MessageBody="m"),
+        "invoke": attempt(boto3.client("lambda").invoke, FunctionName="echo"),
+        "key": os.environ["AWS_ACCESS_KEY_ID"],
+    }
+"""
+
+
+def test_a_function_may_do_what_its_role_allows_and_no_more(cloud: Cloud) -> None:
+    s3, sqs = cloud.engine.client("s3", **ROOT), cloud.engine.client("sqs", **ROOT)
+    s3.create_bucket(Bucket="role-data")
+    s3.put_object(Bucket="role-data", Key="k", Body=b"x")
+    queues = {n: sqs.create_queue(QueueName=f"role-{n}")["QueueUrl"] for n in ("in", "out")}
+    role = cloud.role(
+        "worker", allow("s3:GetObject", "arn:aws:s3:::role-data/*"), allow("sqs:SendMessage", f"arn:aws:sqs:us-east-1:{ACCOUNT}:role-in")
+    )
+    cloud.function("worker", TRY, role, Timeout=60)
+    answer = json.load(cloud.admin.invoke(FunctionName="worker", Payload=json.dumps(queues))["Payload"])
+    session = f"arn:aws:sts::{ACCOUNT}:assumed-role/worker/worker"
+
+    def no(code: str, action: str, resource: str) -> list[str]:
+        why = f"because no identity-based policy allows the {action} action"
+        return [code, f"User: {session} is not authorized to perform: {action} on resource: {resource} {why}"]
+
+    assert answer.pop("key").startswith("ASIA")
+    assert answer == {
+        "who": session,
+        "read": "done",
+        "write": no("AccessDenied", "s3:PutObject", "arn:aws:s3:::role-data/k"),
+        "send": "done",
+        "other": no("AccessDenied", "sqs:SendMessage", f"arn:aws:sqs:us-east-1:{ACCOUNT}:role-out"),
+        "invoke": no("AccessDeniedException", "lambda:InvokeFunction", f"{ARN}:echo"),
+    }
+    # What the role is given later holds for instances that run already.
+    cloud.iam.put_role_policy(RoleName="worker", PolicyName="q", PolicyDocument=document(allow("s3:PutObject")))
+    assert json.load(cloud.admin.invoke(FunctionName="worker", Payload=json.dumps(queues))["Payload"])["write"] == "done"
+
+
+def test_roles_are_checked_when_a_function_gets_them(cloud: Cloud) -> None:
+    cannot = ("InvalidParameterValueException", "The role defined for the function cannot be assumed by Lambda.")
+    other = dict(TRUST, Statement=[{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}])
+    roles = (f"arn:aws:iam::{ACCOUNT}:role/none", cloud.role("for-ec2", trust=other))
+    for role in roles:
+        code = {"ZipFile": zip_of({"m.py": "def f(e, c): pass\n"})}
+        made = {"FunctionName": "roleless", "Role": role, "Runtime": OWN_RUNTIME, "Handler": "m.f", "Code": code}
+        assert refused(cloud.admin.create_function, **made) == cannot
+        assert refused(cloud.admin.update_function_configuration, FunctionName="echo", Role=role) == cannot
+    foreign = "arn:aws:iam::111122223333:role/r"
+    assert refused(cloud.admin.update_function_configuration, FunctionName="echo", Role=foreign) == (
+        "AccessDeniedException", "Cross-account pass role is not allowed."
+    )
+
+
+def test_a_role_that_can_no_longer_be_assumed_stops_new_instances(cloud: Cloud) -> None:
+    role = cloud.role("gone")
+    cloud.function("orphan", "def f(event, context): return 1\n", role)
+    cloud.iam.delete_role(RoleName="gone")
+    assert refused(cloud.admin.invoke, FunctionName="orphan") == (
+        "AccessDeniedException", "The role defined for the function cannot be assumed by Lambda."
+    )
+    cloud.role("gone")
+    assert json.load(cloud.admin.invoke(FunctionName="orphan")["Payload"]) == 1
+
+
 def test_strangers_and_forgers_stay_out(cloud: Cloud) -> None:
     stranger = {"aws_access_key_id": "AKIASTRANGER", "aws_secret_access_key": "x"}
     for service, call, arguments, code in (

@@ -1,0 +1,143 @@
+"""Execution roles: whether Lambda may assume one, and the credentials it then gives.
+
+With ``role_credentials`` engine (the default without IAM enforcement) a role is a name: it need not exist, and functions get the engine's
+own credentials. Otherwise the configured IAM is asked for its trust policy when a function gets it, and STS for credentials when the
+supervisor needs some; both block and run in threads.
+Source: docs.aws.amazon.com/lambda/latest/dg/lambda-intro-execution-role.html.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from engine.auth.authorization import context_of
+from engine.auth.identity import service
+from engine.auth.policy import MalformedPolicy, Request, evaluate, parse
+from engine.clock import Clock
+from engine.config import AuthMode, Settings
+from engine.control.link import Hello
+from engine.errors import AccessDenied, AwsError, InvalidParameterValue, ServiceError
+
+if TYPE_CHECKING:
+    from engine.aws.clients import AwsClients
+
+CANNOT_ASSUME = "The role defined for the function cannot be assumed by Lambda."
+CROSS_ACCOUNT = "Cross-account pass role is not allowed."
+PATH = "/_lambda-engine/credentials"
+DURATION_S = 3600
+MAX_SESSION_NAME = 64
+LAMBDA = service("lambda.amazonaws.com")
+
+
+class Roles:
+    """Asks IAM and STS. ``hello`` gives what the supervisor said last."""
+
+    def __init__(self, settings: Settings, clock: Clock, hello: Callable[[], Awaitable[Hello]]) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._hello = hello
+        self._clients: dict[tuple[str, str], AwsClients] = {}
+
+    async def check(self, role_arn: str, account: str) -> None:
+        """Raises InvalidParameterValue unless Lambda may assume the role, AccessDenied for one of another account."""
+        if not self._settings.assumes_roles():
+            return
+        if role_arn.split(":")[4] != account:
+            raise AccessDenied(CROSS_ACCOUNT)
+        hello = await self._hello()
+        if not await asyncio.to_thread(self._trusts, role_arn, account, hello):
+            raise InvalidParameterValue(CANNOT_ASSUME)
+
+    async def assume(self, role_arn: str, account: str, function: str) -> dict[str, Any]:
+        """``{"credentials": [key, secret, token], "expires": epoch seconds}`` of a session named like the function.
+
+        Raises AccessDenied when Lambda may not assume the role, ServiceError when STS cannot be asked.
+        """
+        hello = await self._hello()
+        return await asyncio.to_thread(self._assume, role_arn, account, function, hello)
+
+    def _trusts(self, role_arn: str, account: str, hello: Hello) -> bool:
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - a third of a second that few starts need
+
+        try:
+            role = self._aws(account, hello).client("iam").get_role(RoleName=role_arn.rpartition("/")[2])["Role"]
+        except ClientError as e:
+            if e.response["Error"]["Code"] == "NoSuchEntity":
+                return False
+            raise ServiceError(f"IAM could not be asked for {role_arn}: {e}") from e
+        except BotoCoreError as e:
+            raise ServiceError(f"IAM could not be asked for {role_arn}: {e}") from e
+        document = role["AssumeRolePolicyDocument"]
+        if role["Arn"] != role_arn:
+            return False
+        try:
+            trust = parse(unquote(document) if isinstance(document, str) else document)
+        except MalformedPolicy:
+            return False
+        context = context_of(LAMBDA, now_epoch_s=self._clock.epoch_ms() / 1000, region=hello.region)
+        context["aws:sourceaccount"] = account
+        return evaluate(Request("sts:AssumeRole", role_arn, account, context), LAMBDA, trust).allowed
+
+    def _assume(self, role_arn: str, account: str, function: str, hello: Hello) -> dict[str, Any]:
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as in _trusts
+
+        if not self._trusts(role_arn, account, hello):
+            raise AccessDenied(CANNOT_ASSUME)
+        try:
+            given = self._aws(account, hello).client("sts").assume_role(
+                RoleArn=role_arn, RoleSessionName=function[:MAX_SESSION_NAME], DurationSeconds=DURATION_S
+            )["Credentials"]
+        except ClientError as e:
+            if e.response["Error"]["Code"].startswith("AccessDenied"):
+                raise AccessDenied(CANNOT_ASSUME) from e
+            raise ServiceError(f"STS could not be asked for {role_arn}: {e}") from e
+        except BotoCoreError as e:
+            raise ServiceError(f"STS could not be asked for {role_arn}: {e}") from e
+        return {
+            "credentials": [given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"]],
+            "expires": given["Expiration"].timestamp(),
+        }
+
+    def _aws(self, account: str, hello: Hello) -> AwsClients:
+        from engine.aws.clients import for_settings  # noqa: PLC0415 - imports boto3
+
+        found = self._clients.get((account, hello.endpoint_url))
+        if found is None:
+            credentials: tuple[str, str, str | None] | None = None
+            if self._settings.aws_endpoint == "embedded":
+                credentials = hello.function_key if self._settings.auth is not AuthMode.OFF else (account, "engine", None)
+            found = self._clients[account, hello.endpoint_url] = for_settings(self._settings, hello.endpoint_url, credentials)
+        return found
+
+
+class CredentialsEndpoint:
+    """ASGI: the supervisor asks here, with the secret only it and the control plane know, for credentials of a role."""
+
+    def __init__(self, roles: Roles, hello: Callable[[], Awaitable[Hello]]) -> None:
+        self._roles = roles
+        self._hello = hello
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"this application does not speak {scope['type']}")
+        message = await receive()
+        status, document = await self._answer(dict(scope["headers"]), message.get("body", b""))
+        body = json.dumps(document).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, headers: dict[bytes, bytes], body: bytes) -> tuple[int, dict[str, Any]]:
+        try:
+            hello = await self._hello()
+            if not hmac.compare_digest(headers.get(b"x-lambda-engine-token", b""), hello.function_key[2].encode()):
+                return 404, {"message": "Not found"}
+            asked = json.loads(body)
+            return 200, await self._roles.assume(asked["role"], asked["account"], asked["function"])
+        except AwsError as e:
+            return e.status, {"message": e.message}
