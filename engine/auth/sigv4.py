@@ -13,6 +13,7 @@ import hmac
 from collections.abc import Mapping
 from urllib.parse import unquote_to_bytes
 
+from engine.auth import chunks
 from engine.auth.canonical import (
     MISMATCH,
     UNSIGNED_PAYLOAD,
@@ -36,7 +37,7 @@ from engine.auth.claims import (
     stamp_of_date,
 )
 from engine.auth.principals import Credential, KeyRing, Principal, account_of_key
-from engine.errors import ExpiredToken, InvalidSignature, MissingAuthenticationToken, UnrecognizedClient
+from engine.errors import ExpiredToken, InvalidSignature, MissingAuthenticationToken, NotImplementedHere, UnrecognizedClient
 
 SKEW_S = 300
 MISSING = "Missing Authentication Token"
@@ -44,6 +45,8 @@ UNKNOWN_CALLER = "The security token included in the request is invalid."
 EXPIRED_SESSION = "The security token included in the request is expired"
 _MAX_KEPT = 1024
 _BLOCK = 64
+# The first byte of STREAMING-...; hashes in hex and UNSIGNED-PAYLOAD have others.
+_CHUNKED = ord("S")
 _INNER_PAD = bytes(b ^ 0x36 for b in range(256))
 _OUTER_PAD = bytes(b ^ 0x5C for b in range(256))
 _AUTHORIZATION = ("authorization", b"authorization")
@@ -74,6 +77,20 @@ class _Signer:
         to_sign = b"%bAWS4-HMAC-SHA256\n%b\n%b\n%b" % (self.inner, stamp, self.claim.scope, digest)
         return hashlib.sha256(self.outer + hashlib.sha256(to_sign).digest()).hexdigest().encode()
 
+    def check_chunks(self, form: bytes, fields: dict[bytes, bytes], body: bytes, stamp: bytes, seed: bytes) -> None:
+        """Raises as ``engine.auth.chunks.check``; of Lambda's own API, NotImplementedHere."""
+        if self.claim.service == b"lambda":
+            raise NotImplementedHere(
+                f"Lambda Engine does not take aws-chunked bodies ({shown(form)}) for Lambda's API: send the payload in one piece, "
+                "with its SHA-256 or UNSIGNED-PAYLOAD in x-amz-content-sha256."
+            )
+
+        def sign(algorithm: bytes, rest: bytes) -> bytes:
+            to_sign = b"%b%b\n%b\n%b\n%b" % (self.inner, algorithm, stamp, self.claim.scope, rest)
+            return hashlib.sha256(self.outer + hashlib.sha256(to_sign).digest()).hexdigest().encode()
+
+        chunks.check(form, body, fields.get(b"x-amz-decoded-content-length"), seed, sign)
+
 
 class Verifier:
     """Verifies requests against a key ring. For one thread: verification keeps what it learnt about keys."""
@@ -90,7 +107,7 @@ class Verifier:
         ``raw_path`` and ``raw_query`` are as received (Latin-1 text, nothing decoded), ``headers`` in any case and order,
         ``body`` complete. Raises MissingAuthenticationToken when there is no signature, IncompleteSignature when it is
         malformed, UnrecognizedClient for an unknown key or session token, ExpiredToken for an expired one, InvalidSignature
-        when it is wrong, too old or leaves out headers that must be signed, NotImplementedHere for chunk-signed bodies.
+        when it is wrong, too old or leaves out headers that must be signed, and what ``check_chunks`` raises for chunked bodies.
         """
         fields = index(headers)
         authorization = fields.get(b"authorization")
@@ -110,6 +127,8 @@ class Verifier:
         payload = payload_hash(fields.get(b"x-amz-content-sha256"), body)
         tail = b"%b\n%b\n%b" % (signer.claim.signed.block(fields), signer.claim.signed.raw, payload)
         _compare(signer, signature, stamp, method, raw_path, raw_query, tail)
+        if payload[0] == _CHUNKED:
+            signer.check_chunks(payload, fields, body, stamp, signature)
         if usual:
             self._keep(start, signer)
         return signer.credential.principal
@@ -136,6 +155,8 @@ class Verifier:
         payload = payload_hash(UNSIGNED_PAYLOAD if stated is None and signer.single else stated, body)
         tail = b"%b\n%b\n%b" % (claim.signed.block(fields), claim.signed.raw, payload)
         _compare(signer, signature, stamp, method, raw_path, rest, tail)
+        if payload[0] == _CHUNKED:
+            signer.check_chunks(payload, fields, body, stamp, signature)
         return signer.credential.principal
 
     def _find(self, claim: Claim) -> Credential:

@@ -283,7 +283,7 @@ def test_an_unsigned_payload_is_taken_as_stated(verifier: Verifier) -> None:
     assert signed.verify(verifier) == KEY
 
 
-def test_chunk_signed_bodies_are_named_as_not_supported(verifier: Verifier) -> None:
+def test_lambdas_own_api_takes_no_chunked_bodies(verifier: Verifier) -> None:
     signed = Signed({"X-Amz-Content-SHA256": "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"})
     text = refused(verifier, signed, NotImplementedHere)
     assert "aws-chunked" in text

@@ -100,7 +100,7 @@ def test_unsigned_chunks_with_a_trailer_need_only_their_framing() -> None:
 @pytest.mark.parametrize(
     ("spoil", "error", "words"),
     [
-        (lambda b: b.replace(b"a", b"b", 1), InvalidSignature, "does not match"),
+        (lambda b: b.replace(b"\r\naaaa", b"\r\nbaaa", 1), InvalidSignature, "does not match"),
         (lambda b: b.replace(b"aaaa\r\n400;", b"aaab\r\n400;"), InvalidSignature, "does not match"),
         (lambda b: b.replace(b"ad80c7", b"ad80c8"), InvalidSignature, "does not match"),
         (lambda b: b[: b.index(b"0;chunk-signature=b6c6")], IncompleteSignature, "not framed"),
