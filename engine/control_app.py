@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -88,7 +89,8 @@ def _plane(
     settings: Settings, database: Database, code: DiskCodeStore, clock: SystemClock, keys: KeyRing
 ) -> tuple[Plane, Catalogue]:
     """What the operations share, connected. ``keys`` learns the functions' own key at each hello."""
-    store = MemoryFunctionStore(SqlFunctionStore(database))
+    with _no_collection():
+        store = MemoryFunctionStore(SqlFunctionStore(database))
     packages = Packages(code)
     catalogue = Catalogue(code)
     greeted: list[Hello] = []
@@ -101,7 +103,8 @@ def _plane(
 
     def snapshot() -> list[dict[str, Any]]:
         if not catalogue.loaded:
-            restore(store, packages, catalogue, greeted[0])
+            with _no_collection():
+                restore(store, packages, catalogue, greeted[0])
         return catalogue.entries()
 
     link = ControlLink(settings.run_dir() / "control.sock", snapshot, on_hello)
@@ -169,6 +172,17 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         await link.close()
         app.close()
         plane.packages.close()
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """What is made here stays: the garbage collector neither looks through it meanwhile, again and again, nor ever after."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class Figures:

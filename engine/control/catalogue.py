@@ -4,6 +4,7 @@ can be invoked is known at once. Changed only on the event loop, after the store
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,7 +17,8 @@ class Catalogue:
     """Entries by account and name. ``code`` says where trees are."""
 
     def __init__(self, code: CodeStore) -> None:
-        self._code = code
+        # Text: at a start with many functions the path objects would cost more than everything else here.
+        self._trees = code.tree("any").parent
         self._entries: dict[tuple[str, str], dict[str, Any]] = {}
         self.loaded = False
 
@@ -77,21 +79,20 @@ class Catalogue:
     def _version(self, version: Version) -> dict[str, Any]:
         config = version.config
         logging = config["LoggingConfig"]
-        tree = self._code.tree(version.code_sha256)
-        layers = [self._code.tree(sha256) for sha256 in version.layers]
+        tree, *layers = (f"{self._trees}/{sha256}" for sha256 in (version.code_sha256, *version.layers))
         return {
             "version": version.version,
             "generation": version.generation,
-            "state": "Active" if all(path.is_dir() for path in (tree, *layers)) else "Failed",
+            "state": "Active" if all(map(os.path.isdir, (tree, *layers))) else "Failed",
             "runtime": config["Runtime"],
             "handler": config["Handler"],
             "timeout_s": config["Timeout"],
             "memory_mb": config["MemorySize"],
             "tmp_mb": config["EphemeralStorage"]["Size"],
             "env": config.get("Environment", {}).get("Variables", {}),
-            "code_dir": str(tree),
+            "code_dir": tree,
             "code_size": version.code_size,
-            "layers": list(map(str, layers)),
+            "layers": layers,
             "preload": list(version.preload),
             "role": config["Role"],
             "log_format": logging["LogFormat"],

@@ -84,6 +84,12 @@ class Packages:
             return self._unpack(self._code.blob(sha256).read_bytes(), sha256, runtime, interpreter, root)
         return self._compiled(sha256, runtime, interpreter, root)
 
+    def present(self) -> frozenset[str]:
+        """Digests of the packages that are unpacked, and ``<digest>.<runtime>`` of those compiled for a runtime: what ``ensure`` would
+        find, in one look at the disk.
+        """
+        return self._code.present()
+
     def unzipped(self, sha256: str) -> int:
         """Bytes of an installed package when unpacked. Raises FileNotFoundError when the upload is gone."""
         return archive.unzipped(self._code.blob(sha256))

@@ -25,6 +25,7 @@ def restore(store: FunctionStore, packages: Packages, catalogue: Catalogue, hell
 
 def _ready(store: FunctionStore, packages: Packages, hello: Hello) -> Iterator[Function]:
     seen: set[tuple[str, str]] = set()
+    present = packages.present()
     for function in store.everything():
         for version in function.versions.values():
             runtime = version.config["Runtime"]
@@ -35,6 +36,8 @@ def _ready(store: FunctionStore, packages: Packages, hello: Hello) -> Iterator[F
                 if (sha256, runtime) in seen:
                     continue
                 seen.add((sha256, runtime))
+                if sha256 in present and f"{sha256}.{runtime}" in present:
+                    continue
                 try:
                     packages.ensure(sha256, runtime, installed.interpreter, root=root)
                 except (OSError, AwsError, zipfile.BadZipFile) as e:

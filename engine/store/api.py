@@ -274,6 +274,10 @@ class CodeStore(Protocol):
         """Where the extracted package is, whether or not it exists."""
         ...
 
+    def present(self) -> frozenset[str]:
+        """Names of the trees and markers that exist."""
+        ...
+
     def hold(self, sha256: str) -> AbstractContextManager[None]:
         """Keep the package from being collected, though nothing refers to it yet."""
         ...

@@ -55,6 +55,9 @@ class DiskCodeStore:
     def compiled(self, sha256: str, runtime: str) -> Path:
         return self._trees / f"{sha256}.{runtime}"
 
+    def present(self) -> frozenset[str]:
+        return frozenset(os.listdir(self._trees))
+
     @contextlib.contextmanager
     def hold(self, sha256: str) -> Iterator[None]:
         with self._lock:

@@ -89,7 +89,7 @@ class LogStore:
         key = (account, name)
         log = self._logs.get(key)
         if log is None:
-            log = self._logs[key] = FunctionLog(self.root / account / f"{name}.log", self.max_bytes)
+            log = self._logs[key] = FunctionLog(Path(f"{self.root}/{account}/{name}.log"), self.max_bytes)
         return log
 
     def flush(self) -> str | None:
