@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 
 from engine.clock import Clock
@@ -27,15 +26,15 @@ from engine.errors import AwsError, ServiceError, WireError
 from engine.sandbox.api import Cause, ExitCause, HolderFds, Sandbox
 from engine.supervisor import streaming
 from engine.supervisor.catalogue import Version
-from engine.supervisor.environment import Home, base_env, init_message
+from engine.supervisor.environment import Home
 from engine.supervisor.finishing import Finishing
 from engine.supervisor.fleet import Fleet
 from engine.supervisor.holders import HolderPool
 from engine.supervisor.instance import Instance
 from engine.supervisor.provisioner import Provisioner
 from engine.supervisor.request import Request
-from engine.supervisor.role_credentials import RoleCredentials
 from engine.supervisor.room import Room
+from engine.supervisor.setting import Setting
 from engine.supervisor.story import Story
 from engine.supervisor.throttling import throttled
 from engine.wire import messages
@@ -70,10 +69,7 @@ class Invoker:
         self._max_age_s = max_age_s
         self._init_timeout_s = init_timeout_s
         self._host_wait_s = host_wait_s
-        self.home = home
-        self.roles: RoleCredentials | None = None
-        self.isolated_paths = isolated_paths
-        self.opt_root: Callable[[Sequence[str]], str] = lambda _layers: "/opt"
+        self.setting = Setting(home, isolated_paths=isolated_paths)
         self._room = Room(max_instances, memory_budget_mib, memory_reserve_mib)
         self._fleet = Fleet(loop, clock, self._room, self, cpu_quota=cpu_quota)
         self.provisioner = Provisioner(loop, clock, self, host_wait_s)
@@ -151,9 +147,10 @@ class Invoker:
 
     def on_worker(self, instance: Instance) -> None:
         """A worker waits in the instance's specialised sandbox: initialise it."""
-        if self.roles is not None and not self.roles.ready(instance.version, partial(self._on_credentials, instance)):
+        roles = self.setting.roles
+        if roles is not None and not roles.ready(instance.version, partial(self._on_credentials, instance)):
             return
-        self._send_init(instance)
+        instance.send(self.setting.init(instance))
         instance.listen()
         instance.move(Event.WORKER_READY)
         now_s = self._monotonic()
@@ -187,23 +184,6 @@ class Invoker:
         while pool.deficit() > 0:
             self._refuse(pool.waiting.pop(), error)
 
-    def _send_init(self, instance: Instance) -> None:
-        version = instance.version
-        if self.roles is not None:
-            version.base_env = base_env(version.config, replace(self.home, credentials=self.roles.give(instance)))
-        elif version.base_env is None:
-            version.base_env = base_env(version.config, self.home)
-        task_root = "/var/task" if self.isolated_paths else version.config.code_dir
-        opt_root = self.opt_root(version.config.layers)
-        more = dict(version.init_more)
-        if instance.current is not None:
-            more["request_id"] = instance.current.request_id
-        instance.send(
-            init_message(
-                version.config, version.base_env, instance.stream, instance.kind, task_root=task_root, opt_root=opt_root, more=more
-            )
-        )
-
     # An instance at work.
 
     def _run(self, instance: Instance, request: Request, now_s: float) -> None:
@@ -222,7 +202,7 @@ class Invoker:
         self._timed[instance] = None
         if instance.needs_init:
             instance.init_started_s = now_s
-            self._send_init(instance)
+            instance.send(self.setting.init(instance))
         else:
             instance.send(
                 messages.encode_invoke(request.request_id, started_ms + timeout_s * 1000, request.middle, request.payload)
@@ -571,7 +551,7 @@ class Invoker:
         """Once a second: let idle instances expire, keep provisioned ones complete, let requests without room fail."""
         now_s = self._monotonic()
         self._fleet.expire(now_s, self._keep_alive_s, self._max_age_s)
-        for instance in () if self.roles is None else self.roles.overdue(self._fleet.instances):
+        for instance in () if self.setting.roles is None else self.setting.roles.overdue(self._fleet.instances):
             self._fleet.leave(instance)
         self.provisioner.tick()
         self._refuse_the_starved(now_s)

@@ -169,14 +169,14 @@ class Supervisor:
         settings = self.settings
         isolated = report.network != "host"
         endpoint = INNER_ENDPOINT if isolated else self.endpoint_url()
-        self._invoker.home = Home(
+        self._invoker.setting.home = Home(
             settings.region, None if settings.aws_endpoint == "aws" else endpoint, endpoint, self._credentials()
         )
-        self._invoker.isolated_paths = report.level != "process"
+        self._invoker.setting.isolated_paths = report.level != "process"
         if report.level == "process":
-            self._invoker.opt_root = functools.partial(layers.opt_root, str(settings.data_dir))
+            self._invoker.setting.opt_root = functools.partial(layers.opt_root, str(settings.data_dir))
         if settings.assumes_roles():
-            self._invoker.roles = RoleCredentials(self._loop, self._clock, self._connect_control, self._function_key[2])
+            self._invoker.setting.roles = RoleCredentials(self._loop, self._clock, self._connect_control, self._function_key[2])
         self._holders = HolderPool(self._loop, sandbox, settings.pool_size, self._zygote_spec)
         self._invoker.wire(sandbox, self._holders)
         self._status = Status(

@@ -32,7 +32,7 @@ class Plane:
         self.server = await asyncio.start_unix_server(self._serve, self.path)
         loop = asyncio.get_running_loop()
         connect = lambda factory: loop.create_unix_connection(factory, str(self.path))  # noqa: E731
-        self.rig.invoker.roles = RoleCredentials(loop, self.rig.clock, connect, "token")
+        self.rig.invoker.setting.roles = RoleCredentials(loop, self.rig.clock, connect, "token")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -87,7 +87,7 @@ def test_a_session_is_renewed_for_later_instances_when_half_of_it_is_over(play: 
             await rig.until(lambda: len(held) == 2 and len(plane.asked) == 2)
             # The instance that had to start did not wait for the new session; the next one has it.
             assert plane.keys() == ["ASIA1", "ASIA1"]
-            await rig.until(lambda: not rig.invoker.roles._asking)
+            await rig.until(lambda: not rig.invoker.setting.roles._asking)
             answers.append(rig.invoke())
             await rig.until(lambda: len(held) == 3)
             assert plane.keys() == ["ASIA1", "ASIA1", "ASIA2"]
