@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import fcntl
 import gc
 import json
 import os
@@ -13,8 +12,6 @@ import resource
 import secrets
 import socket
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -27,6 +24,7 @@ from engine.aws import embedded
 from engine.clock import SystemClock
 from engine.config import ENV_PREFIX, AuthMode, Settings
 from engine.core.runtimes import CUSTOM
+from engine.data_dir import held
 from engine.errors import ConfigurationError
 from engine.sandbox.api import SandboxReport
 from engine.sandbox.interpreters import discover
@@ -46,7 +44,8 @@ def serve(settings: Settings) -> int:
     cannot be had.
     """
     _tune()
-    with _data_dir(settings), contextlib.closing(_bind(settings)) as listener, asyncio.Runner(
+    settings.run_dir().mkdir(parents=True, exist_ok=True, mode=0o700)
+    with held(settings.data_dir), contextlib.closing(_bind(settings)) as listener, asyncio.Runner(
         loop_factory=uvloop.new_event_loop
     ) as runner:
         return runner.run(_main(settings, listener))
@@ -164,24 +163,6 @@ def _bind(settings: Settings) -> socket.socket:
             f"cannot listen on {settings.host}:{settings.port}: {e.strerror}. Is another engine running? Set --port."
         ) from e
     return sock
-
-
-@contextlib.contextmanager
-def _data_dir(settings: Settings) -> Iterator[None]:
-    """Create the data directory and hold its lock: two engines must not share one."""
-    for path in (settings.data_dir, settings.run_dir()):
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = Path(settings.data_dir) / "engine.lock"
-    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        raise ConfigurationError(f"{settings.data_dir} is in use by another engine (lock {lock})") from None
-    try:
-        yield
-    finally:
-        os.close(fd)
 
 
 def _tune() -> None:

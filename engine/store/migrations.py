@@ -60,22 +60,29 @@ SCHEMA_VERSION = len(_STEPS)
 _KEY = "schema_version"
 
 
-def migrate(connection: Connection, where: str) -> None:
-    """Bring the database up to ``SCHEMA_VERSION``, inside the caller's transaction.
+def migrate(connection: Connection, where: str, upto: int | None = None) -> None:
+    """Bring the database up to ``SCHEMA_VERSION`` (or, to restore what an older engine wrote, to ``upto``), inside the caller's
+    transaction.
 
     Raises ConfigurationError when a newer engine has written it; ``where`` names it in the message.
     """
     current = _current(connection)
-    if current > SCHEMA_VERSION:
-        raise ConfigurationError(
-            f"{where} was written by a newer engine: its schema is {current}, this engine knows up to {SCHEMA_VERSION}. "
-            "Use that engine, or another data directory."
-        )
-    for step in _STEPS[current:]:
+    refuse_newer(current, where)
+    wanted = SCHEMA_VERSION if upto is None else upto
+    for step in _STEPS[current:wanted]:
         for statement in step:
             connection.execute(text(_in_dialect(statement, connection.dialect.name)))
     connection.execute(text("DELETE FROM meta WHERE key = :key"), {"key": _KEY})
-    connection.execute(text("INSERT INTO meta (key, value) VALUES (:key, :value)"), {"key": _KEY, "value": str(SCHEMA_VERSION)})
+    connection.execute(text("INSERT INTO meta (key, value) VALUES (:key, :value)"), {"key": _KEY, "value": str(wanted)})
+
+
+def refuse_newer(found: int, where: str) -> None:
+    """Raises ConfigurationError for a schema that only a newer engine understands."""
+    if found > SCHEMA_VERSION:
+        raise ConfigurationError(
+            f"{where} was written by a newer engine: its schema is {found}, this engine knows up to {SCHEMA_VERSION}. "
+            "Use that engine, or another data directory."
+        )
 
 
 def _in_dialect(statement: str, dialect: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from engine import app
 from engine.config import load
+from engine.data_dir import held
 from engine.errors import ConfigurationError
 from engine.sandbox.api import SandboxReport
 
@@ -47,12 +48,12 @@ def test_taken_port_is_named(tmp_path):
 
 def test_data_directory_of_another_engine_is_refused(tmp_path):
     settings = load(port=0, data_dir=tmp_path)
-    with app._data_dir(settings), pytest.raises(ConfigurationError, match="is in use by another engine"):
+    with held(settings.data_dir), pytest.raises(ConfigurationError, match="is in use by another engine"):
         app.serve(settings)
 
 
 def test_children_read_the_same_settings(tmp_path, monkeypatch):
-    settings = load(port=0, data_dir=tmp_path, access_keys={"AKIA": "secret"}, runtimes={"python3.12": "/p"}, pool_size=3)
+    settings = load(port=0, data_dir=tmp_path, access_keys={"AKIA": "secret"}, runtimes={"python3.12": "/p"}, pool_size=3, database_url="postgresql://u:p@h/d")
     monkeypatch.setenv("LAMBDA_ENGINE_POOL_SIZE", "9")
     for name, value in app.child_environment(settings, 4711).items():
         monkeypatch.setenv(name, value)
