@@ -16,9 +16,11 @@ ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY engine engine
 COPY runtime_bootstrap runtime_bootstrap
+# The compiled lane wants a compiler; only what it builds leaves this stage.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc=4:* libc6-dev=2.* && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/engine && /opt/engine/bin/pip install --no-cache-dir '.[embedded]'
 
 FROM python:${PYTHON}-slim

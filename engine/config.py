@@ -143,6 +143,9 @@ class Settings(BaseSettings):
         256, ge=0, description="With less memory left on the machine than this, no instance starts before another one goes."
     )
     host_wait_s: float = Field(10.0, gt=0, description="How long an invocation waits for room on a full host before it is refused.")
+    compiled: bool = Field(
+        True, description="Use the compiled lane for plain warm invocations where it was built; false runs everything in Python."
+    )
     init_timeout_s: float = Field(10.0, gt=0, description="Init phase limit before it is repeated inside the invocation.")
     async_retry_base_s: float = Field(
         60.0, gt=0, description="Delay before the first retry of a failed asynchronous invocation; the second waits twice that."

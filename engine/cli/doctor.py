@@ -17,6 +17,7 @@ import typer
 from engine.cli.options import Json
 from engine.cli.output import coloured, data, document, progress
 from engine.cli.session import settings_of
+from engine.supervisor import lanes
 
 if TYPE_CHECKING:
     from engine.config import Settings
@@ -55,9 +56,17 @@ def host_findings() -> list[Finding]:
         Finding("python", Verdict.OK, f"{platform.python_version()} ({sys.executable})"),
         Finding("user", Verdict.OK, "root" if os.geteuid() == 0 else f"uid {os.geteuid()}, not root: level full is out of reach"),
     ]
+    found.append(_lane())
     if linux:
         found += [_cgroups(), _namespaces()]
     return found
+
+
+def _lane() -> Finding:
+    if lanes.load() is not None:
+        return Finding("compiled lane", Verdict.OK, "built: plain warm invocations are answered by compiled code")
+    fix = "install a C compiler and Python's headers (Debian: gcc, python3-dev) and install the engine again"
+    return Finding("compiled lane", Verdict.NOTE, f"not built, warm invocations take Python's time: {fix}")
 
 
 def _cgroups() -> Finding:

@@ -50,6 +50,10 @@ class VersionPool(Generic[I, R]):
     def live(self) -> int:
         return len(self._idle) + len(self.busy) + len(self.starting)
 
+    def peek(self) -> I | None:
+        """The instance that ``reuse`` would take, left where it is."""
+        return next(reversed(self._idle)) if self._idle else None
+
     def reuse(self) -> I | None:
         """Take the newest idle instance, which is busy from now on; None when there is none."""
         if not self._idle:

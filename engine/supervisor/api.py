@@ -10,7 +10,7 @@ import binascii
 import itertools
 import random
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -23,12 +23,15 @@ from engine.errors import InvalidParameterValue, InvalidRequestContent, Recursiv
 from engine.ids import is_request_id, request_id
 from engine.supervisor.catalogue import Catalogue, FunctionUrl, Version
 from engine.supervisor.invoker import Invoker
+from engine.supervisor.lanes import Caller, Lane, Lanes
 from engine.supervisor.request import ReplyTo, Request
 from engine.wire import messages
 
 _raw = msgspec.json.Decoder(msgspec.Raw)
 MAX_CLIENT_CONTEXT = 3583
 MAX_ROUTES = 4096
+# Invocation type, log type, client context and trace id of a request that may take the compiled lane.
+_PLAIN = (None, None, None, None)
 _bits = random.Random(random.SystemRandom().getrandbits(64)).getrandbits  # noqa: S311 - trace ids are names, not secrets
 
 
@@ -63,7 +66,7 @@ class Authorize(Protocol):
 class Route:
     """What a URL invokes, resolved once per catalogue revision. ``allowed`` are the access keys that may."""
 
-    __slots__ = ("allowed", "arn", "drawn", "head", "ref", "revision", "version")
+    __slots__ = ("allowed", "arn", "drawn", "head", "lane", "ref", "revision", "version")
 
     def __init__(self, ref: FunctionRef, arn: str) -> None:
         self.ref = ref
@@ -73,6 +76,7 @@ class Route:
         self.drawn = False
         self.version: Version | None = None
         self.allowed: set[str] = set()
+        self.lane: Lane | None = None
 
 
 class InvokeApi:
@@ -90,11 +94,22 @@ class InvokeApi:
         self._revision = -1
         self.draining = False
         self.authorize: Authorize | None = None
+        self.lanes: Lanes | None = None
 
     def invoke(
-        self, url: bytes, options: InvokeOptions, body: bytes, reply_to: HttpReplyTo, caller: Principal | None = None
+        self,
+        url: bytes,
+        options: InvokeOptions,
+        body: bytes,
+        reply_to: HttpReplyTo,
+        caller: Principal | None = None,
+        *,
+        lane: bool = False,
     ) -> None:
-        """Start what an HTTP Invoke asks for; ``caller`` has signed it. Raises AwsError when it cannot be started."""
+        """Start what an HTTP Invoke asks for; ``caller`` has signed it, ``lane``: a compiled lane may answer it.
+
+        Raises AwsError when it cannot be started.
+        """
         account, kind, log_type, client_context, trace = options
         if caller is not None:
             account = caller.account.encode()
@@ -106,6 +121,8 @@ class InvokeApi:
         version = route.version
         if version is None or route.drawn or route.revision != self._catalogue.revision:
             version = self._resolve(route)
+        if lane and route.lane is not None and options[1:] == _PLAIN and route.lane.run(cast("Caller", reply_to), body):
+            return
         if log_type is not None and log_type not in (b"Tail", b"None"):
             raise ValidationError(
                 f"1 validation error detected: Value '{log_type.decode('latin-1')}' at 'logType' failed to satisfy constraint: "
@@ -151,6 +168,11 @@ class InvokeApi:
         route = self._routes.get(key) or self._remember(key, url.ref)
         self._submit(route, self._resolve(route), body, wanted_id, None, trace, reply_to, want_tail=False)
 
+    def lane_of_call(self, call: messages.Call, account_id: str) -> Lane | None:
+        """The compiled lane for further CALLs like this one, which has just been started; None when there is none."""
+        route = self._routes.get((account_id.encode(), f"{call.function}\0{call.qualifier or ''}".encode()))
+        return None if route is None else route.lane
+
     def _submit(
         self,
         route: Route,
@@ -192,6 +214,9 @@ class InvokeApi:
             version, route.drawn = self._catalogue.resolve(route.ref)
             route.version = version
             route.revision = revision
+            route.lane = None
+            if self.lanes is not None and not route.drawn and version.config.log_format != "JSON":
+                route.lane = self.lanes.Lane(self, self._invoker, self._catalogue, version, route.arn)
         return version
 
     def _route(self, account: bytes, url: bytes) -> Route:

@@ -23,11 +23,14 @@ from engine.errors import AwsError, RequestEntityTooLarge, WireError
 from engine.ids import request_id
 from engine.supervisor.api import InvokeApi
 from engine.supervisor.catalogue import Catalogue, parse_entry
-from engine.supervisor.request import Request
+from engine.supervisor.lanes import LaneCalls
+from engine.supervisor.request import ReplyTo, Request
 from engine.wire import messages
 from engine.wire.frames import MAX_CONTROL_FRAME, MAX_FRAME, FrameDecoder
 
 MAX_REQUEST = 6 * 1024 * 1024
+# Request id, client context and trace id of a plain call.
+_NO_OPTIONS = (None, None, None)
 
 
 class _Waiting:
@@ -102,6 +105,7 @@ class ClientConnection(_FrameConnection):
         self._nonce = ""
         self._greeted = False
         self._declined = False
+        self._calls: LaneCalls | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -114,6 +118,17 @@ class ClientConnection(_FrameConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._connections.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._calls is not None and not self._decoder.buffered:
+            try:
+                data = self._calls.feed(data)
+            except WireError:
+                self.transport.abort()
+                return
+            if not data:
+                return
+        super().data_received(data)
 
     def frame(self, body: bytes) -> None:
         if self._declined:
@@ -128,6 +143,8 @@ class ClientConnection(_FrameConnection):
                     f"Request must be smaller than {MAX_REQUEST} bytes for the InvokeFunction operation"
                 )
             version = self._api.call(call, self._account_id, _Waiting(self, call.call_id))
+            if self._calls is not None and call.qualifier is None and not call.flags and call[4:7] == _NO_OPTIONS and body[7] == 0xDA:
+                self._calls.learn(body, partial(self._api.lane_of_call, call, self._account_id))
         except AwsError as e:
             self.refuse(call.call_id, e, call.request_id or request_id())
             return
@@ -149,6 +166,8 @@ class ClientConnection(_FrameConnection):
         if isinstance(account, str) and len(account) == 12 and account.isdigit() and self._keys is None:
             self._account_id = account
         self._greeted = True
+        if self._api.lanes is not None:
+            self._calls = self._api.lanes.Calls(self)
         self.send(messages.pack(messages.SERVER_HELLO, messages.VERSION, {"engine": __version__}))
 
     def _proves(self, options: dict[Any, Any]) -> bool:
@@ -158,6 +177,15 @@ class ClientConnection(_FrameConnection):
             return False
         wanted = hmac.new(secret.encode(), self._nonce.encode(), hashlib.sha256).hexdigest()
         return hmac.compare_digest(wanted, token)
+
+    def deliver(self, reply: bytes) -> None:
+        """The answer to a call that took the compiled lane."""
+        if not self._gone:
+            self.transport.write(reply)
+
+    def reply_to(self, call_id: int) -> ReplyTo:
+        """Who answers a call that left the compiled lane."""
+        return _Waiting(self, call_id)
 
     def send_result(self, result: messages.Result) -> None:
         self.send(messages.encode_result(result))

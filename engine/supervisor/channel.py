@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 
 from engine.errors import WireError
+from engine.supervisor.lanes import LaneWorker
 from engine.wire.frames import MAX_FRAME, FrameDecoder
 
 RECV = 64 * 1024
@@ -23,7 +24,9 @@ class Channel:
     After ``close`` no callback comes.
     """
 
-    __slots__ = ("_decoder", "_fd", "_loop", "_on_eof", "_on_error", "_on_frame", "_out", "_paused", "_recv", "_send", "_sock", "closed")
+    __slots__ = (
+        "_decoder", "_fd", "_loop", "_on_eof", "_on_error", "_on_frame", "_out", "_paused", "_readable", "_recv", "_send", "_sock", "closed", "worker",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -45,10 +48,23 @@ class Channel:
         self._out: list[memoryview] = []
         self._paused = False
         self.closed = False
+        self.worker: LaneWorker | None = None
+        self._readable: Callable[[], object] = self.read_once
         sock.setblocking(False)
-        loop.add_reader(self._fd, self._read_once)
 
-    def _read_once(self) -> bool:
+    def listen(self, make_worker: Callable[[Channel, int], LaneWorker | None]) -> None:
+        """Begin to hear the worker; ``make_worker`` may give a compiled reader, called with this channel and its descriptor."""
+        self.worker = make_worker(self, self._fd)
+        if self.worker is not None:
+            self._readable = self.worker.readable
+        self._loop.add_reader(self._fd, self._readable)
+
+    @property
+    def backlog(self) -> bool:
+        """Whether something still waits to be sent."""
+        return bool(self._out)
+
+    def read_once(self) -> bool:
         """One read; False when there was nothing more."""
         decoder = self._decoder
         try:
@@ -57,6 +73,11 @@ class Channel:
             return False
         except OSError:
             data = b""
+        return self.received(data)
+
+    def received(self, data: bytes) -> bool:
+        """Handle bytes that the worker sent, none at its end; False when nothing more is to be read."""
+        decoder = self._decoder
         if not data:
             self._loop.remove_reader(self._fd)
             self._on_eof()
@@ -73,6 +94,8 @@ class Channel:
             if not self.closed:
                 self._on_error(e)
             return False
+        if self.worker is not None:
+            self.worker.clean = not decoder.buffered
         return not self.closed
 
     def pause(self) -> None:
@@ -84,11 +107,11 @@ class Channel:
     def resume(self) -> None:
         if not self.closed and self._paused:
             self._paused = False
-            self._loop.add_reader(self._fd, self._read_once)
+            self._loop.add_reader(self._fd, self._readable)
 
     def drain(self) -> None:
         """Handle what the worker sent before it ended."""
-        while not self.closed and self._read_once():
+        while not self.closed and self.read_once():
             pass
 
     def send(self, data: bytes) -> None:
@@ -128,6 +151,8 @@ class Channel:
         if self.closed:
             return
         self.closed = True
+        if self.worker is not None:
+            self.worker.close()
         self._loop.remove_reader(self._fd)
         if self._out:
             self._loop.remove_writer(self._fd)

@@ -157,7 +157,7 @@ class Connection(asyncio.Protocol):
             # The very head that this client sent last: load generators and plain HTTP clients do that.
             self._answering = self._keep_alive = True
             try:
-                self._services.api.invoke(url, options, data[len(known) :], self)
+                self._services.api.invoke(url, options, data[len(known) :], self, lane=True)
             except AwsError as e:
                 self.answer(replies.error(e, keep_alive=True))
             return True
@@ -198,10 +198,10 @@ class Connection(asyncio.Protocol):
         options = (account, None, log_type, context, trace)
         try:
             if self._services.verifier is not None:
-                self._signed(url, _split(data[line_end + 11 : end]), options, body, self)
+                self._signed(url, _split(data[line_end + 11 : end]), options, body, self, lane=True)
             else:
                 self._known = (data[: end + 4], len(data), url, options)
-                self._services.api.invoke(url, options, body, self)
+                self._services.api.invoke(url, options, body, self, lane=True)
         except AwsError as e:
             self.answer(replies.error(e, keep_alive=True))
         return True
@@ -315,6 +315,7 @@ class Connection(asyncio.Protocol):
         reply: HttpReplyTo,
         *,
         learnt: bool = False,
+        lane: bool = False,
     ) -> None:
         """Invoke for whoever has signed. Raises AwsError. A key that nobody knows yet may have to be asked for first."""
         verifier = self._services.verifier
@@ -326,7 +327,7 @@ class Connection(asyncio.Protocol):
             if not learnt and verifier.learn(e.access_key, lambda: self._again(url, headers, options, body, reply)):
                 return
             raise
-        self._services.api.invoke(url, options, body, reply, caller)
+        self._services.api.invoke(url, options, body, reply, caller, lane=lane)
 
     def _again(
         self, url: bytes, headers: list[tuple[bytes, bytes]], options: InvokeOptions, body: bytes, reply: HttpReplyTo
@@ -356,6 +357,21 @@ class Connection(asyncio.Protocol):
                 self._release()
             return
         self.answer(head, payload)
+
+    def deliver(self, reply: bytes) -> None:
+        """The whole answer to an invocation that took the compiled lane."""
+        if not self._closing:
+            self.transport.write(reply)
+        self._answering = False
+        if not self._keep_alive:
+            self._closing = True
+            self.transport.close()
+        elif self._held:
+            self._release()
+
+    def reply_to(self, _call_id: int) -> Connection:
+        """Who answers an invocation that left the compiled lane."""
+        return self
 
     def failed(self, request: Request, error: AwsError) -> None:
         self.answer(replies.error(error, request_id=request.request_id, keep_alive=self._keep_alive))

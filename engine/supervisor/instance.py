@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.sandbox.freezer import Freezer
     from engine.supervisor.catalogue import Version
     from engine.supervisor.holders import Holder
+    from engine.supervisor.lanes import LaneWorker
     from engine.supervisor.provision import Provision
     from engine.supervisor.request import Request
     from engine.supervisor.streaming import ResponseStream
@@ -44,12 +45,14 @@ class InstanceEvents(Protocol):
 
     def on_connection(self, sock: socket.socket) -> None: ...
 
+    def lane_worker(self, instance: Instance, channel: Channel, fd: int) -> LaneWorker | None: ...
+
 
 class Instance:
     """An execution environment of one version. Hashable by identity."""
 
     __slots__ = (
-        "_accepting", "_cpu_read_ms", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "answered", "born_s", "capped", "channel", "cpu_file", "cpu_s", "current", "deadline_s", "endpoint", "freezer", "frozen", "holder_id", "init_error",
+        "_accepting", "_cpu_read_ms", "_current", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "answered", "born_s", "capped", "channel", "cpu_file", "cpu_s", "deadline_s", "endpoint", "flight", "freezer", "frozen", "holder_id", "init_error",
         "init_failed_in_init", "init_ms", "init_started_s", "invocations", "kind", "leave_s", "leaving", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "provisioned", "raw_used",
         "response", "said_hello", "state", "stream", "version",
     )  # fmt: skip
@@ -87,7 +90,8 @@ class Instance:
         self.freezer: Freezer | None = None
         self.frozen = False
         self.capped = False
-        self.current: Request | None = None
+        self._current: Request | None = None
+        self.flight: LaneWorker | None = None
         # Its request is answered, its NEXT has not come yet.
         self.answered = False
         self.response: ResponseStream | None = None
@@ -105,6 +109,23 @@ class Instance:
         # Epoch seconds after which its credentials do not last for another invocation; None: they do.
         self.leave_s: float | None = None
         self.leaving = False
+
+    @property
+    def current(self) -> Request | None:
+        """The invocation under way. One that a compiled lane started becomes an ordinary one by being asked for."""
+        if self.flight is not None:
+            flight, self.flight = self.flight, None
+            self._current = flight.request()
+        return self._current
+
+    @current.setter
+    def current(self, request: Request | None) -> None:
+        self._current = request
+
+    @property
+    def worker(self) -> LaneWorker | None:
+        """The worker's side of the compiled lane."""
+        return None if self.channel is None else self.channel.worker
 
     def move(self, event: Event) -> None:
         """Apply a transition; raises IllegalTransition."""
@@ -129,6 +150,7 @@ class Instance:
         self.pid = pid
         self._output_fd = output_fd
         self.channel = Channel(self._loop, channel, partial(self._events.on_frame, self), self._broken, self._eof)
+        self.channel.listen(partial(self._events.lane_worker, self))
 
     def listen(self) -> None:
         """Hear the worker's raw output and its connections to the engine too; apart from ``adopt`` so that INIT need not wait for it."""
@@ -172,6 +194,8 @@ class Instance:
             self._close_output()
             return
         self.raw_used = True
+        if self.channel is not None and self.channel.worker is not None:
+            self.channel.worker.usable = False
         data = self._partial + data
         *lines, self._partial = data.split(b"\n")
         for line in lines:
@@ -270,6 +294,8 @@ class Instance:
         """Stop everything in the sandbox until ``thaw``. Idempotent; nothing where the host cannot."""
         if self.freezer is not None and not self.frozen:
             self.frozen = True
+            if self.worker is not None:
+                self.worker.usable = False
             self.freezer.freeze()
 
     def thaw(self) -> None:

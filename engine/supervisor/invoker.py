@@ -25,12 +25,15 @@ from engine.core.pool import Plan
 from engine.errors import AwsError, ServiceError, WireError
 from engine.sandbox.api import Cause, ExitCause, HolderFds, Sandbox
 from engine.supervisor import streaming
+from engine.supervisor import worker_messages as said
 from engine.supervisor.catalogue import Version
+from engine.supervisor.channel import Channel
 from engine.supervisor.environment import Home
 from engine.supervisor.finishing import Finishing
 from engine.supervisor.fleet import Fleet
 from engine.supervisor.holders import HolderPool
 from engine.supervisor.instance import Instance
+from engine.supervisor.lanes import Lanes, LaneWorker
 from engine.supervisor.provisioner import Provisioner
 from engine.supervisor.request import Request
 from engine.supervisor.room import Room
@@ -41,6 +44,8 @@ from engine.wire import messages
 from engine.wire.frames import MAX_PAYLOAD, FrameTooLarge
 
 SWEEP_S = 0.02
+# What runs for this long is seen in the log to have started; most invocations end sooner and are written whole.
+START_SHOWN_S = 0.05
 
 
 class Invoker:
@@ -78,6 +83,7 @@ class Invoker:
         self._finishing = Finishing(clock, self._fleet.spawn_deficit)
         self._sweeping = False
         self.in_flight = 0
+        self.lanes: Lanes | None = None
         self.on_idle: Callable[[], None] | None = None
         self.on_connection_accepted: Callable[[socket.socket], None] = socket.socket.close
         self._stories = Story(clock)
@@ -105,11 +111,15 @@ class Invoker:
             request.reply_to.failed(request, throttled(reason))
             return
         self.in_flight += 1
-        instance = version.pool.reuse()
+        self.assign(request, request.received_s)
+
+    def assign(self, request: Request, now_s: float) -> None:
+        """Give an admitted request to an idle instance, or put it in line."""
+        instance = request.version.pool.reuse()
         if instance is not None:
-            self._run(instance, request, request.received_s)
+            self._run(instance, request, now_s)
         else:
-            self._enqueue(version, request)
+            self._enqueue(request.version, request)
 
     def _run_provisioned(self, version: Version, request: Request) -> bool:
         """Run ``request`` on an idle provisioned instance; False when it spills over."""
@@ -230,46 +240,28 @@ class Invoker:
         kind = messages.kind(body)
         if kind in (messages.RESPONSE, messages.ERROR):
             reply = messages.decode_reply(body)
-            request = self._answering(instance, reply.request_id)
-            if instance.response is not None:
-                raise WireError("a reply in the middle of a stream")
-            if reply.kind == messages.ERROR:
-                make = inv.handler_error if reply.then_next else inv.reported_error
-                outcome = make(reply.detail or "Runtime.Unknown", reply.payload)
-            elif len(reply.payload) > MAX_PAYLOAD:
-                outcome = inv.response_too_large(MAX_PAYLOAD)
-            else:
-                outcome = inv.success(reply.payload)
-            self._reply(instance, request, outcome, reply.then_next)
+            request = said.answering(instance, reply.request_id)
+            self._reply(instance, request, said.outcome_of(instance, reply), reply.then_next)
         elif kind == messages.LOG:
-            self._on_log(instance, messages.unpack(body))
+            self._stories.printed(instance, *said.logged(messages.unpack(body)))
         elif kind == messages.NEXT:
             self._initialised(instance)
         elif kind == messages.TOO_LARGE:
             parts = messages.unpack(body)
-            request = self._answering(instance, parts[1] if len(parts) > 1 else None)
+            request = said.answering(instance, parts[1] if len(parts) > 1 else None)
             self._reply(instance, request, inv.response_too_large(MAX_PAYLOAD), parts[-1] is not False)
         elif messages.STREAM_START <= kind <= messages.STREAM_END:
             parts = messages.unpack(body)
-            request = self._answering(instance, parts[1] if len(parts) > 1 else None)
+            request = said.answering(instance, parts[1] if len(parts) > 1 else None)
             whole = streaming.take(instance, request, parts)
             if whole is not None:
                 self._reply(instance, request, *whole)
         elif kind == messages.INIT_ERROR:
-            self._on_init_error(instance, messages.unpack(body))
+            said.note_init_error(instance, messages.unpack(body))
         elif kind == messages.HELLO and not instance.said_hello:
-            parts = messages.unpack(body)
-            if len(parts) < 2 or parts[1] != messages.VERSION:
-                raise WireError(f"the worker speaks protocol {parts[1:2]}, not {messages.VERSION}")
-            instance.said_hello = True
+            said.greet(instance, body)
         else:
             raise WireError(f"{messages.NAMES[kind]} is not for a worker to send now")
-
-    def _answering(self, instance: Instance, request_id: object) -> Request:
-        request = instance.current
-        if request is None or instance.needs_init or request.request_id != request_id:
-            raise WireError("a reply to an invocation that is not running")
-        return request
 
     def _reply(self, instance: Instance, request: Request, outcome: Outcome, then_next: bool) -> None:
         """Settle; a worker that is not ready yet stays busy until its NEXT, under the same deadline."""
@@ -281,18 +273,6 @@ class Invoker:
         if instance.answered:
             self._timed[instance] = None
             self._sweep_soon()
-
-    def _on_log(self, instance: Instance, parts: list[object]) -> None:
-        if len(parts) != 5 or type(parts[2]) is not int or type(parts[4]) is not bytes:
-            raise WireError("LOG has 5 elements")
-        self._stories.printed(instance, parts[4].decode("utf-8", "replace"), parts[2] // 1000)
-
-    def _on_init_error(self, instance: Instance, parts: list[object]) -> None:
-        in_init = instance.state is State.INITIALISING or (instance.state is State.BUSY and instance.needs_init)
-        if not in_init or len(parts) != 3 or type(parts[1]) is not str or type(parts[2]) is not bytes:
-            raise WireError("INIT_ERROR outside init or malformed")
-        if instance.init_error is None:
-            instance.init_error = (parts[1], parts[2])
 
     def on_output(self, instance: Instance, text: str) -> None:
         """A line that reached fd 1 or 2 past the runtime."""
@@ -380,8 +360,15 @@ class Invoker:
     def on_lost(self, instance: Instance) -> None:
         self.provisioner.lost(instance)
 
+    def lane_worker(self, instance: Instance, channel: Channel, fd: int) -> LaneWorker | None:
+        """The compiled reader of a worker's channel, where there is one."""
+        return None if self.lanes is None else self.lanes.Worker(instance, channel, fd)
+
     def _ready(self, instance: Instance, now_s: float) -> None:
         """An instance is free: it takes the next request in line, idles, or goes: its version is history, or others wait for room."""
+        worker = instance.worker
+        if worker is not None:
+            worker.usable = not (instance.needs_init or instance.raw_used)
         pool = instance.pool
         request = pool.ready(instance, now_s)
         if request is not None:
@@ -543,7 +530,10 @@ class Invoker:
 
     def write_starts(self) -> None:
         """Before the logs are written: let what still runs be seen to have started."""
+        before_s = self._monotonic() - START_SHOWN_S
         for instance in self._timed:
+            if instance.flight is not None and instance.flight.started_s > before_s:
+                continue
             if instance.current is not None and not instance.current.start_logged:
                 self._stories.started(instance.current, instance)
 

@@ -23,7 +23,7 @@ _date_s = 0
 _date = b""
 
 
-def _date_header() -> bytes:
+def date_header() -> bytes:
     """``Date:`` line, made once a second."""
     global _date_s, _date  # noqa: PLW0603 - a one-entry cache of the wall clock
     now_s = int(time.time())
@@ -44,7 +44,7 @@ def invoked(request: Request, outcome: Outcome, *, keep_alive: bool) -> bytes:
         b"HTTP/1.1 200 OK\r\n%bContent-Type: application/json\r\nContent-Length: %d\r\nx-amzn-RequestId: %b\r\n"
         b"X-Amz-Executed-Version: %b\r\nX-Amzn-Trace-Id: %b\r\n%bConnection: %b\r\n\r\n"
     ) % (
-        _date_header(),
+        date_header(),
         len(outcome.payload),
         request.request_id.encode(),
         request.version.config.version.encode(),
@@ -63,7 +63,7 @@ def of_url(
     return b"".join(
         (
             f"HTTP/1.1 {status} {REASONS.get(status) or responses.get(status, 'Unknown')}\r\n".encode(),
-            _date_header(),
+            date_header(),
             lines.encode("utf-8", "replace"),
             f"{size}x-amzn-RequestId: {request_id}\r\n".encode(),
             b"X-Amzn-Trace-Id: %b\r\n" % trace if trace else b"",
@@ -78,7 +78,7 @@ def streamed(request: Request, *, keep_alive: bool) -> bytes:
         b"HTTP/1.1 200 OK\r\n%bContent-Type: application/vnd.amazon.eventstream\r\nTransfer-Encoding: chunked\r\nx-amzn-RequestId: %b\r\n"
         b"X-Amz-Executed-Version: %b\r\nX-Amzn-Trace-Id: %b\r\nConnection: %b\r\n\r\n"
     ) % (
-        _date_header(),
+        date_header(),
         request.request_id.encode(),
         request.version.config.version.encode(),
         request.trace_id,
@@ -91,7 +91,7 @@ def simple(status: int, content_type: bytes, body: bytes, *, keep_alive: bool, h
     connection = b"keep-alive" if keep_alive else b"close"
     head = (
         f"HTTP/1.1 {status} {REASONS.get(status, 'Unknown')}\r\n".encode()
-        + _date_header()
+        + date_header()
         + b"Content-Type: " + content_type + b"\r\nContent-Length: " + str(len(body)).encode()
         + b"\r\nConnection: " + connection + b"\r\n\r\n"
     )  # fmt: skip
@@ -102,7 +102,7 @@ def no_content(request_id: str, *, keep_alive: bool) -> bytes:
     """204 without a body."""
     connection = "keep-alive" if keep_alive else "close"
     return (
-        b"HTTP/1.1 204 No Content\r\n" + _date_header() + f"x-amzn-RequestId: {request_id}\r\nConnection: {connection}\r\n\r\n".encode()
+        b"HTTP/1.1 204 No Content\r\n" + date_header() + f"x-amzn-RequestId: {request_id}\r\nConnection: {connection}\r\n\r\n".encode()
     )
 
 
@@ -112,7 +112,7 @@ def error(e: AwsError, *, keep_alive: bool, request_id: str | None = None) -> by
     extra = "".join(f"{k}: {v}\r\n" for k, v in e.headers.items())
     return (
         f"HTTP/1.1 {e.status} {REASONS.get(e.status, 'Unknown')}\r\n".encode()
-        + _date_header()
+        + date_header()
         + (
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nx-amzn-RequestId: {request_id or new_request_id()}\r\n"
             f"x-amzn-ErrorType: {e.code}\r\n{extra}Connection: {'keep-alive' if keep_alive else 'close'}\r\n\r\n"

@@ -27,7 +27,7 @@ from engine.config import AuthMode, Settings
 from engine.errors import AwsError, RequestEntityTooLarge, UnrecognizedClient
 from engine.sandbox import layers
 from engine.sandbox.api import ExitCause, HolderFds, Sandbox, SandboxReport, ZygoteSpec
-from engine.supervisor import replies, routing
+from engine.supervisor import lanes, replies, routing
 from engine.supervisor.api import InvokeApi, Verifier
 from engine.supervisor.aws_endpoint import AwsEndpoint
 from engine.supervisor.binary import ClientConnection, LinkConnection
@@ -139,6 +139,7 @@ class Supervisor:
             self.catalogue, self._invoker, clock, region=settings.region, account_id=settings.account_id
         )
         self.urls = FunctionUrls(self.catalogue, self.api, guard, clock, region=settings.region, account_id=settings.account_id)
+        self._invoker.lanes = self.api.lanes = lanes.load(replies.date_header) if settings.compiled else None
         self._control = Child(loop, clock, "control", commands.control, lambda s: self._child_ended("control plane", s))
         self._embedded: Child | None = None
         self._commands = commands

@@ -57,6 +57,7 @@ class CognitoIdentity:
 
 
 _NO_FIELDS: "dict[str, Any]" = {}
+_NOBODY = CognitoIdentity(_NO_FIELDS)
 
 
 class Function:
@@ -99,7 +100,7 @@ class LambdaContext:
         if client_context:
             fields = _parsed(client_context, "Client Context")
             self.client_context = None if fields is None else ClientContext(fields)
-        self.identity = CognitoIdentity((identity and _parsed(identity, "Cognito Identity")) or _NO_FIELDS)
+        self.identity = _NOBODY if not identity else CognitoIdentity(_parsed(identity, "Cognito Identity") or _NO_FIELDS)
         self._epoch_deadline_time_in_ms = deadline_ms
 
     def get_remaining_time_in_millis(self) -> int:

@@ -54,7 +54,9 @@ class _Encoder:
 
     def encode(self, value: Any) -> str:
         """Raises what the value makes the encoder raise: TypeError, ValueError, RecursionError, or anything from user code."""
-        if type(value) not in _SCALARS and _needs_copy(value):
+        if type(value) is dict and _SCALARS.issuperset(map(type, value)) and _SCALARS.issuperset(map(type, value.values())):
+            pass  # by far the usual result, and there is nothing in it to misread
+        elif type(value) not in _SCALARS and _needs_copy(value):
             value = _plain(value, {})
         self._marked = False
         try:

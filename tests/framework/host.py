@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 
 import pytest
@@ -43,6 +44,10 @@ def _no_programs(*names: str) -> Callable[[], bool]:
     return lambda: not all(map(shutil.which, names))
 
 
+def _python_h() -> str:
+    return os.path.join(sysconfig.get_path("include"), "Python.h")
+
+
 # Reason (a pattern matching the whole of it) -> whether the host really lacks it, told the pattern's groups.
 REASONS: dict[str, Callable[..., bool]] = {
     "not Linux": lambda: sys.platform != "linux",
@@ -50,6 +55,7 @@ REASONS: dict[str, Callable[..., bool]] = {
     "root": lambda: os.geteuid() == 0,
     "no C compiler": lambda: not (shutil.which("gcc") or shutil.which("cc")),
     "no iproute2": lambda: not shutil.which("ip"),
+    "no compiler for extensions": lambda: not (shutil.which("gcc") or shutil.which("cc")) or not os.path.exists(_python_h()),
     "one core": lambda: len(os.sched_getaffinity(0)) < 2,
     "no hadolint wheel for this processor": lambda: platform.machine() != "x86_64",
     "no PostgreSQL": _no_postgres,
