@@ -92,14 +92,46 @@ class _Signer:
         chunks.check(form, body, fields.get(b"x-amz-decoded-content-length"), seed, sign)
 
 
+class Repeat:
+    """A header-signed request head that was verified together with a body of the hash ``payload``.
+
+    The signature covers nothing but the head and that hash, so the same head, byte for byte, is as good with any body of that hash,
+    for as long as the key is known and its date is near enough.
+    """
+
+    __slots__ = ("_credential", "_key", "_payload", "_since_s", "_until_s", "principal")
+
+    def __init__(self, claim: Claim, credential: Credential, payload: bytes, since_s: float, until_s: float) -> None:
+        self._key = claim.access_key
+        self._credential = credential
+        self._payload = payload
+        self._since_s = since_s
+        self._until_s = until_s
+        self.principal = credential.principal
+
+    def holds(self, keys: KeyRing, body: bytes, now_epoch_s: float) -> bool:
+        """Whether the same head with ``body`` is verified by what was; if not, it has to be looked at anew."""
+        expires_s = self._credential.expires_epoch_s
+        return (
+            self._since_s <= now_epoch_s <= self._until_s
+            and keys.get(self._key) is self._credential
+            and (expires_s is None or now_epoch_s < expires_s)
+            and hmac.compare_digest(hashlib.sha256(body).hexdigest().encode(), self._payload)
+        )
+
+
 class Verifier:
-    """Verifies requests against a key ring. For one thread: verification keeps what it learnt about keys."""
+    """Verifies requests against a key ring. For one thread: verification keeps what it learnt about keys.
+
+    ``repeat`` is what the last successful ``verify`` lets a caller keep, or None.
+    """
 
     def __init__(self, keys: KeyRing, *, skew_s: int = SKEW_S) -> None:
         """``skew_s``: how far a header-signed request's date may be from now, either way, in seconds."""
         self._keys = keys
         self._skew_s = skew_s
         self._signers: dict[bytes, _Signer] = {}
+        self.repeat: Repeat | None = None
 
     def verify(self, method: str, raw_path: str, raw_query: str, headers: Headers, body: bytes, now_epoch_s: float) -> Principal:
         """The caller who signed this request.
@@ -109,6 +141,7 @@ class Verifier:
         malformed, UnrecognizedClient for an unknown key or session token, ExpiredToken for an expired one, InvalidSignature
         when it is wrong, too old or leaves out headers that must be signed, and what ``check_chunks`` raises for chunked bodies.
         """
+        self.repeat = None
         fields = index(headers)
         authorization = fields.get(b"authorization")
         if authorization is None:
@@ -131,7 +164,14 @@ class Verifier:
             signer.check_chunks(payload, fields, body, stamp, signature)
         if usual:
             self._keep(start, signer)
+        if len(payload) == SIGNATURE_LENGTH:
+            signed_s = epoch(stamp)
+            self.repeat = Repeat(signer.claim, signer.credential, payload, signed_s - self._skew_s, signed_s + self._skew_s)
         return signer.credential.principal
+
+    def holds(self, repeat: Repeat, body: bytes, now_epoch_s: float) -> bool:
+        """As ``Repeat.holds``, for the keys of this verifier."""
+        return repeat.holds(self._keys, body, now_epoch_s)
 
     def _verify_presigned(
         self, method: str, raw_path: str, raw_query: str, fields: dict[bytes, bytes], body: bytes, now_epoch_s: float

@@ -17,6 +17,7 @@ import msgspec
 
 from engine.arn import FunctionRef, parse_function_name
 from engine.auth.principals import Principal
+from engine.auth.sigv4 import Repeat
 from engine.clock import Clock
 from engine.core import lineage
 from engine.errors import InvalidParameterValue, InvalidRequestContent, RecursiveInvocation, ServiceError, ValidationError
@@ -55,6 +56,13 @@ class Verifier(Protocol):
     ) -> Principal: ...
 
     def learn(self, access_key: str | None, then: Callable[[], None], /) -> bool: ...
+
+    @property
+    def repeat(self) -> Repeat | None:
+        """What the last successful ``verify`` lets a connection keep."""
+
+    def holds(self, repeat: Repeat, body: bytes, now_epoch_s: float) -> bool:
+        """Whether a head seen before is verified with this body too."""
 
 
 class Authorize(Protocol):

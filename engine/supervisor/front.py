@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import httptools
 
+from engine.auth.sigv4 import Repeat
 from engine.core.invocation import Outcome
 from engine.errors import AwsError, RequestEntityTooLarge, UnrecognizedClient
 from engine.supervisor import replies
@@ -23,6 +24,9 @@ from engine.supervisor.urls import MARK, Exchange, FunctionUrls
 FUNCTIONS = b"/2015-03-31/functions/"
 STREAMED = b"/2021-11-15/functions/"
 HOT_START = b"POST /2015-03-31/functions/"
+# A head seen before, the size of the request, its URL and options.
+Known = tuple[bytes, int, bytes, InvokeOptions]
+_NOTHING_KNOWN: Known = (b"", 0, b"", (None, None, None, None, None))
 MAX_FAST_HEAD = 8192
 MAX_BODY = 6 * 1024 * 1024
 MAX_HEAD = 1024 * 1024
@@ -90,7 +94,8 @@ class Connection(asyncio.Protocol):
         self._parser: Any = None
         self._fresh = True
         self._keep_alive = True
-        self._known: tuple[bytes, int, bytes, InvokeOptions] = (b"", 0, b"", (None, None, None, None, None))
+        self._known = _NOTHING_KNOWN
+        self._repeat: Repeat | None = None
         self.transport: asyncio.Transport
         self._held: list[bytes] = []
         self._answering = False
@@ -134,7 +139,7 @@ class Connection(asyncio.Protocol):
             self._held.append(data)
             self.transport.pause_reading()
             return
-        if self._fresh and data.startswith(HOT_START) and self._fast(data):
+        if self._fresh and data.startswith(HOT_START) and (self._once_more(data) or self._fast(data)):
             return
         self._fresh = False
         try:
@@ -145,6 +150,25 @@ class Connection(asyncio.Protocol):
             if not self._closing:
                 self._bad_request()
 
+    def _once_more(self, data: bytes) -> bool:
+        """Take a request with the very head that this client sent last, as load generators and plain HTTP clients do."""
+        known, size, url, options = self._known
+        if len(data) != size or not data.startswith(known):
+            return False
+        body = data[len(known) :]
+        caller = None
+        if self._repeat is not None:
+            verifier = self._services.verifier
+            if verifier is None or not verifier.holds(self._repeat, body, time.time()):
+                return False
+            caller = self._repeat.principal
+        self._answering = self._keep_alive = True
+        try:
+            self._services.api.invoke(url, options, body, self, caller, lane=True)
+        except AwsError as e:
+            self.answer(replies.error(e, keep_alive=True))
+        return True
+
     def _fast(self, data: bytes) -> bool:
         """Take a whole, plain Invoke request that came in one piece; False leaves everything to the full parser.
 
@@ -152,15 +176,6 @@ class Connection(asyncio.Protocol):
         coding, no expectation, no change of connection, HTTP/1.1. The engine is the last reader of such a request, so nothing
         behind it can be made to see another one.
         """
-        known, size, url, options = self._known
-        if known and len(data) == size and data.startswith(known):
-            # The very head that this client sent last: load generators and plain HTTP clients do that.
-            self._answering = self._keep_alive = True
-            try:
-                self._services.api.invoke(url, options, data[len(known) :], self, lane=True)
-            except AwsError as e:
-                self.answer(replies.error(e, keep_alive=True))
-            return True
         end = data.find(b"\r\n\r\n", 27, MAX_FAST_HEAD)
         line_end = data.find(b" HTTP/1.1\r\n", 27, end)
         if end < 0 or line_end < 0:
@@ -198,7 +213,11 @@ class Connection(asyncio.Protocol):
         options = (account, None, log_type, context, trace)
         try:
             if self._services.verifier is not None:
+                self._known = _NOTHING_KNOWN
                 self._signed(url, _split(data[line_end + 11 : end]), options, body, self, lane=True)
+                self._repeat = self._services.verifier.repeat
+                if self._repeat is not None:
+                    self._known = (data[: end + 4], len(data), url, options)
             else:
                 self._known = (data[: end + 4], len(data), url, options)
                 self._services.api.invoke(url, options, body, self, lane=True)

@@ -24,7 +24,7 @@ from engine.auth.canonical import Headers
 from engine.auth.identity import credential_of, root_of
 from engine.auth.policy import Identity, Kind, Policy, Request, evaluate, parse
 from engine.auth.principals import KeyRing, Principal
-from engine.auth.sigv4 import Verifier
+from engine.auth.sigv4 import Repeat, Verifier
 from engine.supervisor.ask import Connect, ask
 
 if TYPE_CHECKING:
@@ -77,9 +77,22 @@ class Guard:
         self, method: str, raw_path: str, raw_query: str, headers: Headers, body: bytes, now_epoch_s: float
     ) -> Principal:
         """As ``engine.auth.sigv4.Verifier.verify``. After UnrecognizedClient with an access key, ``learn`` it and try again."""
+        self._forget_in_time()
+        return self._verifier.verify(method, raw_path, raw_query, headers, body, now_epoch_s)
+
+    @property
+    def repeat(self) -> Repeat | None:
+        """As ``engine.auth.sigv4.Verifier.repeat``."""
+        return self._verifier.repeat
+
+    def holds(self, repeat: Repeat, body: bytes, now_epoch_s: float) -> bool:
+        """As ``engine.auth.sigv4.Verifier.holds``."""
+        self._forget_in_time()
+        return self._verifier.holds(repeat, body, now_epoch_s)
+
+    def _forget_in_time(self) -> None:
         if self._learnt and self._loop.time() - self._forgotten_s > FORGET_S:
             self.forget()
-        return self._verifier.verify(method, raw_path, raw_query, headers, body, now_epoch_s)
 
     # What the embedded IAM knows.
 

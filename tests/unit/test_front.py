@@ -409,6 +409,31 @@ def test_signatures_are_checked_when_asked_for(play: Callable[..., None]) -> Non
     play(scenario)
 
 
+def test_a_repeated_signed_head_is_good_for_its_own_body_only(play: Callable[..., None]) -> None:
+    def statuses(port: int, *bodies: bytes) -> list[int]:
+        headers = {**signed(port, bodies[0], "s3cret"), "Host": f"127.0.0.1:{port}"}
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        got = []
+        try:
+            for body in bodies:
+                connection.request("POST", PATH, body, headers)
+                answer = connection.getresponse()
+                answer.read()
+                got.append(answer.status)
+        finally:
+            connection.close()
+        return got
+
+    async def scenario(f: Front) -> None:
+        f.verifier = Verifier(KeyRing.of_secrets({"AKIAEXAMPLE": "s3cret"}, "000000000000"))
+        bodies = (b'{"a":1}', b'{"a":1}', b'{"a":2}', b'{"a":1}')
+        assert await asyncio.to_thread(statuses, f.port, *bodies) == [200, 200, 403, 200]
+        f.verifier = Verifier(KeyRing.of_secrets({"AKIAEXAMPLE": "s3cret"}, "000000000000"))
+        assert await asyncio.to_thread(statuses, f.port, b"1", b"1") == [200, 200]
+
+    play(scenario)
+
+
 def test_a_body_too_large_to_verify_is_refused_not_cut() -> None:
     seen: list[bytes] = []
     refused: list[bool] = []

@@ -346,6 +346,39 @@ def test_a_twelve_digit_signing_key_belongs_to_its_account(keys: KeyRing) -> Non
     assert "secret" not in repr(keys.get(KEY)).replace("secret=********", "")
 
 
+def test_a_repeated_head_holds_for_the_same_body_only(keys: KeyRing, verifier: Verifier) -> None:
+    signed = Signed(body=b'{"a": 1}')
+    signed.verify(verifier)
+    repeat = verifier.repeat
+    assert repeat is not None
+    assert repeat.principal.access_key_id == KEY
+    assert verifier.holds(repeat, b'{"a": 1}', signed.now)
+    assert not verifier.holds(repeat, b'{"a": 2}', signed.now)
+    assert verifier.holds(repeat, b'{"a": 1}', signed.now + SKEW_S)
+    assert not verifier.holds(repeat, b'{"a": 1}', signed.now + SKEW_S + 1)
+    assert not verifier.holds(repeat, b'{"a": 1}', signed.now - SKEW_S - 1)
+    keys.put(Credential(KEY, SECRET, ACCOUNT))
+    assert not verifier.holds(repeat, b'{"a": 1}', signed.now), "the key is another one now"
+
+
+def test_nothing_may_be_repeated_of_what_failed_or_has_no_hash(verifier: Verifier) -> None:
+    Signed().verify(verifier)
+    with pytest.raises(InvalidSignature):
+        Signed().replace("Signature=", "Signature=0").verify(verifier)
+    assert verifier.repeat is None
+    Signed({"X-Amz-Content-SHA256": "UNSIGNED-PAYLOAD"}).verify(verifier)
+    assert verifier.repeat is None
+
+
+def test_a_session_that_ends_ends_its_repeats(keys: KeyRing, verifier: Verifier) -> None:
+    signed = Signed(token="t")
+    keys.put(Credential(KEY, SECRET, ACCOUNT, "t", expires_epoch_s=signed.now + 10))
+    signed.verify(verifier)
+    assert verifier.repeat is not None
+    assert verifier.holds(verifier.repeat, signed.body, signed.now + 9)
+    assert not verifier.holds(verifier.repeat, signed.body, signed.now + 10)
+
+
 def test_memory_of_signers_is_bounded(keys: KeyRing, verifier: Verifier) -> None:
     signed = Signed()
     for number in range(1100):
