@@ -26,11 +26,13 @@ from engine.config import ENV_PREFIX, AuthMode, Settings
 from engine.core.runtimes import CUSTOM
 from engine.data_dir import held
 from engine.errors import ConfigurationError
+from engine.sandbox import toolchains
 from engine.sandbox.api import SandboxReport
 from engine.sandbox.interpreters import discover
 from engine.sandbox.link import BrokerLink
 from engine.supervisor.guard import Guard
-from engine.supervisor.supervisor import Commands, Interpreter, Supervisor
+from engine.supervisor.supervisor import Commands, Supervisor
+from engine.supervisor.zygotes import Interpreter
 
 log = structlog.get_logger("engine")
 
@@ -58,14 +60,17 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
     function_key = (settings.account_id, secrets.token_hex(20), secrets.token_hex(16))
     if settings.auth is not AuthMode.OFF:
         function_key = (f"ASIA{secrets.token_hex(8).upper()}", function_key[1], function_key[2])
-    runtimes = {k: Interpreter(str(v.path), v.version) for k, v in discover(settings.runtimes).items()}
+    pythons = {k: v for k, v in settings.runtimes.items() if k.startswith("python")}
+    runtimes = {k: Interpreter(str(v.path), v.version) for k, v in discover(pythons).items()}
     own = f"python3.{sys.version_info.minor}"
     if not runtimes:
         raise ConfigurationError("no Python interpreter (3.9 to 3.14) was found: install one or set LAMBDA_ENGINE_RUNTIMES")
     guard = _guard(loop, settings, function_key)
     first = own if own in runtimes else next(iter(runtimes))
     # Custom runtimes need nothing of the host but the agent, which is Python.
-    runtimes = {first: runtimes[first], **runtimes, **{name: Interpreter("", name.partition(".")[2]) for name in CUSTOM}}
+    others = {k: Interpreter(v.path, v.version, v.shows) for k, v in toolchains.discover(settings.runtimes).items()}
+    custom = {name: Interpreter("", name.partition(".")[2]) for name in CUSTOM}
+    runtimes = {first: runtimes[first], **runtimes, **others, **custom}
     commands = Commands(
         control=lambda: ([sys.executable, "-m", "engine.control_app"], child_environment(settings, port)),
         embedded=lambda at: embedded.command(settings, at, "" if guard is None else guard.token),

@@ -43,7 +43,7 @@ class ZygoteSpec:
     """What a zygote is: ``key`` names it, ``interpreter`` is exec'd, ``preload`` modules are imported before forking.
 
     ``entry``: the module of the bootstrap whose ``serve`` a worker runs. ``shows``: directories besides the interpreter's own that its
-    sandboxes can see.
+    sandboxes can see. ``command`` is handed to ``serve``: what a worker executes that does not stay Python; ``most`` bounds its stock.
     """
 
     key: str
@@ -52,6 +52,8 @@ class ZygoteSpec:
     preload: tuple[str, ...] = ()
     entry: str = "runtime_bootstrap.python.worker"
     shows: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    most: int = 512
 
 
 @dataclass(frozen=True, slots=True)

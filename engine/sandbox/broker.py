@@ -103,7 +103,7 @@ class Broker:
             self._tell(["vpc", *args])
 
     def _add_zygote(
-        self, key: str, runtime: str, interpreter: str, prefixes: list[str], preload: list[str], entry: str
+        self, key: str, runtime: str, interpreter: str, prefixes: list[str], preload: list[str], more: dict[str, Any]
     ) -> None:
         if key in self._zygotes:
             return
@@ -120,7 +120,7 @@ class Broker:
                 "prefixes": prefixes,
                 "preload": preload,
                 "runtime": runtime,
-                "entry": entry,
+                **more,
                 "nice": self._config["nice"],
                 "trial": False,
             }

@@ -194,7 +194,8 @@ class BrokerLink:
             self._loop.call_soon(self._listener.zygote_failed, spec.key, str(e))
             return
         prefixes += [path for path in spec.shows if path not in prefixes]
-        self._ask(["zygote", spec.key, spec.runtime, spec.interpreter, prefixes, list(spec.preload), spec.entry])
+        more = {"entry": spec.entry, "command": list(spec.command)}
+        self._ask(["zygote", spec.key, spec.runtime, spec.interpreter, prefixes, list(spec.preload), more])
 
     def make(self, holder_id: int, zygote_key: str, network: str = "", *, template: bool = False) -> None:
         """Make an empty sandbox in a network."""

@@ -8,6 +8,7 @@ process 1 and never execs again. Python 3.9, standard library.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import os
@@ -76,8 +77,9 @@ class Zygote:
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
         title = f"/var/lang/bin/python{sys.version_info[0]}.{sys.version_info[1]} /var/runtime/bootstrap.py" if python else "/var/rapid/init"
+        serve = functools.partial(entry.serve, command=tuple(plan["command"])) if plan["command"] else entry.serve
         self._build = holder.Build(
-            fences, namespaces and plan["network"] != "host", entry.serve, os.getpid(),
+            fences, namespaces and plan["network"] != "host", serve, os.getpid(),
             any(prefix.startswith("/opt/") for prefix in plan["prefixes"]),
         )  # fmt: skip
         _hide(title)

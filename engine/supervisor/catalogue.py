@@ -14,18 +14,15 @@ from engine.arn import FunctionRef, function_arn
 from engine.core.concurrency import REQUEST_RATE, SCALING_BURST, SCALING_PERIOD_S, Account, FunctionQuota, ScalingRate
 from engine.core.model import LATEST, AliasConfig, FunctionConfig, ProvisionedConfig, UrlConfig, VersionConfig
 from engine.core.pool import VersionPool
-from engine.core.runtimes import Family, compiles, family, speaks_frames
 from engine.core.stats import FunctionStats
 from engine.errors import ResourceConflict, ResourceNotFound, WireError
+from engine.supervisor import zygotes
 from engine.supervisor.logs import FunctionLog, LogStore
 
 if TYPE_CHECKING:
     from engine.supervisor.instance import Instance
     from engine.supervisor.provision import Provision
     from engine.supervisor.request import Request
-
-# The stock whose workers are the agent: for every runtime that wants the HTTP API, and ``agent:<runtime>`` where an interpreter must show.
-AGENT = "agent"
 
 
 class Version:
@@ -38,18 +35,11 @@ class Version:
         self.config = config
         self.pool: VersionPool[Instance, Request] = VersionPool()
         self.provisioned: Provision | None = None
-        self.zygote_key = zygote_key(config)
+        self.zygote_key = zygotes.key(config)
         self.base_env: dict[str, str] | None = None
         self.init_fields: dict[str, Any] | None = None
         # Members of INIT that this version has beyond the usual.
         self.init_more: dict[str, Any] = {"features": ["stream"]}
-
-
-def zygote_key(config: VersionConfig) -> str:
-    """Which stock of prepared sandboxes serves this configuration."""
-    if speaks_frames(config.runtime):
-        return "+".join((config.runtime, *(config.preload if compiles(config.runtime) else ())))
-    return AGENT if family(config.runtime) is Family.PROVIDED else f"{AGENT}:{config.runtime}"
 
 
 class Function:

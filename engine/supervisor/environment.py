@@ -45,6 +45,9 @@ def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
         "_AWS_XRAY_DAEMON_PORT": "2000",
         **_OF_FAMILY.get(family(config.runtime), {}),
     }
+    if family(config.runtime) is Family.NODEJS:
+        major = config.runtime.removeprefix("nodejs").partition(".")[0]
+        env["NODE_PATH"] = f"/opt/nodejs/node{major}/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:/var/runtime:/var/task"
     if home.endpoint_url is not None:
         env["AWS_ENDPOINT_URL"] = home.endpoint_url
     else:
@@ -95,7 +98,7 @@ def init_message(
         "LAMBDA_TASK_ROOT": task_root,
     }
     if opt_root != "/opt":
-        for name in ("PATH", "LD_LIBRARY_PATH"):
+        for name in ("PATH", "LD_LIBRARY_PATH", *(("NODE_PATH",) if "NODE_PATH" in env else ())):
             env[name] = ":".join(opt_root + p[4:] if p.startswith("/opt/") else p for p in env[name].split(":"))
     fields: dict[str, Any] = {
         "handler": config.handler,

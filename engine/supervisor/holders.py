@@ -98,7 +98,7 @@ class HolderPool:
             return
         if stock.ready:
             then(stock.ready.popleft(), "")
-            if self._timer is None and len(stock.ready) < self._size:
+            if self._timer is None and len(stock.ready) < min(self._size, stock.spec.most):
                 self._timer = self._loop.call_later(REFILL_DELAY_S, self._refill_all)
             return
         stock.wanted.append(then)
@@ -120,7 +120,7 @@ class HolderPool:
     def _refill(self, stock: _Stock) -> None:
         if self.closed or not stock.up:
             return
-        missing = self._size + len(stock.wanted) - len(stock.ready) - len(stock.making)
+        missing = min(self._size, stock.spec.most) + len(stock.wanted) - len(stock.ready) - len(stock.making)
         for _ in range(min(missing, MAX_MAKING - len(stock.making))):
             self._next_id += 1
             stock.making.add(self._next_id)

@@ -27,11 +27,11 @@ from engine.config import AuthMode, Settings
 from engine.errors import AwsError, RequestEntityTooLarge, UnrecognizedClient
 from engine.sandbox import layers
 from engine.sandbox.api import ExitCause, HolderFds, Sandbox, SandboxReport, ZygoteSpec
-from engine.supervisor import lanes, replies, routing
+from engine.supervisor import lanes, replies, routing, zygotes
 from engine.supervisor.api import InvokeApi, Verifier
 from engine.supervisor.aws_endpoint import AwsEndpoint
 from engine.supervisor.binary import ClientConnection, LinkConnection
-from engine.supervisor.catalogue import AGENT, Catalogue
+from engine.supervisor.catalogue import Catalogue
 from engine.supervisor.children import Child
 from engine.supervisor.environment import Home
 from engine.supervisor.front import Connection, Head, Passed
@@ -44,25 +44,16 @@ from engine.supervisor.refusals import refusal
 from engine.supervisor.role_credentials import RoleCredentials
 from engine.supervisor.status import Status
 from engine.supervisor.urls import FunctionUrls
+from engine.supervisor.zygotes import Interpreter
 
 log = structlog.get_logger("engine")
 
 # Inside an isolated sandbox the endpoint is always here, whatever port the engine itself listens on.
 INNER_ENDPOINT = "http://127.0.0.1:4566"
-AGENT_ENTRY = "runtime_bootstrap.agent.agent"
 FLUSH_S = 0.05
 # A restarted control plane imports for a second or two on a quiet machine, and much longer on a loaded one.
 CONTROL_WAIT_S = 20.0
 MAX_SIGNED_BODY = 128 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Interpreter:
-    """An installed runtime. ``shows``: what its sandboxes must see besides the system's own directories."""
-
-    path: str
-    version: str
-    shows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,18 +189,7 @@ class Supervisor:
         return self._function_key
 
     def _zygote_spec(self, key: str) -> ZygoteSpec | str:
-        runtime, *preload = key.split("+")
-        agent, _, served = runtime.partition(":")
-        if agent == AGENT:
-            own = next((r for k, r in self._runtimes.items() if k.startswith("python")), None)
-            shown = self._runtimes.get(served) if served else own
-            if own is None or shown is None:
-                return f"the runtime {served or 'python3'} is not installed on this host"
-            return ZygoteSpec(key, key, own.path, entry=AGENT_ENTRY, shows=shown.shows)
-        interpreter = self._runtimes.get(runtime)
-        if interpreter is None:
-            return f"the runtime {runtime} is not installed on this host"
-        return ZygoteSpec(key, runtime, interpreter.path, tuple(preload))
+        return zygotes.spec(key, self._runtimes)
 
     def endpoint_url(self) -> str:
         host, port = self._listeners[0].getsockname()[:2]

@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import json
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -124,6 +126,27 @@ def node() -> bytes:
     folder = _built("node", build)
     ric = _tree(folder / "node_modules/aws-lambda-ric", "node_modules/aws-lambda-ric/")
     return _zip({"bootstrap": _NODE.encode(), "index.mjs": folder / "index.mjs", **ric})
+
+
+@functools.cache
+def node_program(major: int) -> Path:
+    """A Node.js of that major version: the host's, or one from npm."""
+    own = shutil.which("node")
+    if own and subprocess.run([own, "--version"], capture_output=True, text=True, check=False).stdout.startswith(f"v{major}."):
+        return Path(own)
+    target = cache_dir() / f"node-{major}"
+    if not target.is_dir():
+        building = target.with_name(f"{target.name}.{os.getpid()}")
+        building.mkdir(parents=True)
+        machine = {"x86_64": "x64", "aarch64": "arm64"}[platform.machine()]
+        (building / "package.json").write_text(json.dumps({"private": True}))
+        _run(building, "npm", "install", "--no-audit", "--no-fund", f"node@npm:node-linux-{machine}@{major}")
+        try:
+            building.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    return target / "node_modules/node/bin/node"
 
 
 @functools.cache

@@ -62,7 +62,7 @@ REASONS: dict[str, Callable[..., bool]] = {
     "no IPv6 loopback": lambda: not os.path.exists("/proc/net/if_inet6"),
     "no Go compiler": _no_programs("go"),
     "no Rust 1.85 or newer": _no_rust,
-    "no Node.js": _no_programs("node"),
+    "no Node.js with npm": _no_programs("node", "npm"),
     "no Node.js with npm and cmake": _no_programs("node", "npm", "cmake", "c++", "make"),
     "no JDK with Maven": _no_programs("javac", "mvn"),
     r"no (python3\.\d+) on this host": _no_interpreter,

@@ -1,0 +1,75 @@
+"""Finding the interpreters of the managed runtimes that are not Python on this host: Node.js, and JDKs for Java functions."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+NODE_MAJORS = (20, 22, 24)
+_ASK_S = 10.0
+_VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """One usable program. ``shows``: the directory it is installed in, where that is not the system's own."""
+
+    runtime: str
+    path: str
+    version: str
+    shows: tuple[str, ...]
+
+
+def discover(overrides: Mapping[str, Path] | None = None) -> dict[str, Toolchain]:
+    """Runtime id (``nodejs22.x``) to program. The first place wins: overrides, PATH, version managers. An override that is not the version
+    it claims to be is left out.
+    """
+    chosen = {k: str(v) for k, v in (overrides or {}).items() if k.startswith("nodejs")}
+    paths = list(dict.fromkeys(os.path.realpath(p) for p in [*chosen.values(), *_nodes()]))
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        known = [t for t in pool.map(_node, paths) if t is not None]
+    found: dict[str, Toolchain] = {}
+    for toolchain in known:
+        override = chosen.get(toolchain.runtime)
+        if override is None or os.path.realpath(override) == toolchain.path:
+            found.setdefault(toolchain.runtime, toolchain)
+    return found
+
+
+def _nodes() -> Iterator[str]:
+    for name in ("node", *(f"node{major}" for major in NODE_MAJORS), "nodejs"):
+        path = shutil.which(name)
+        if path:
+            yield path
+    home = Path.home()
+    managers = (
+        (Path(os.environ.get("NVM_DIR", home / ".nvm")) / "versions/node", "*/bin/node"),
+        (Path(os.environ.get("FNM_DIR", home / ".local/share/fnm")) / "node-versions", "*/installation/bin/node"),
+        (Path("/opt"), "node*/bin/node"),
+        (Path("/usr/local"), "node*/bin/node"),
+    )
+    for base, pattern in managers:
+        try:
+            yield from sorted(map(str, base.glob(pattern)), reverse=True)
+        except OSError:
+            continue
+
+
+def _node(path: str) -> Toolchain | None:
+    try:
+        answer = subprocess.run(  # noqa: S603 - the candidates are the operator's own programs
+            [path, "--version"], capture_output=True, text=True, timeout=_ASK_S, check=True, stdin=subprocess.DEVNULL
+        ).stdout
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    match = _VERSION.fullmatch(answer)
+    if match is None or int(match[1]) not in NODE_MAJORS:
+        return None
+    prefix = os.path.dirname(os.path.dirname(path))
+    return Toolchain(f"nodejs{match[1]}.x", path, answer.strip()[1:], () if path.startswith("/usr/") else (prefix,))

@@ -1,0 +1,61 @@
+"""Which zygote serves which configuration, and what each zygote is.
+
+A key is ``<runtime>[+<preload>...]`` for runtimes whose workers are ours, ``agent[:<runtime>]`` for those that want the HTTP API (with an
+interpreter of the host's to be seen inside), and ``<runtime>+late`` for a Node.js that must not be started before its environment is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from engine.core.model import VersionConfig
+from engine.core.runtimes import Family, compiles, family, speaks_frames
+from engine.sandbox.api import ZygoteSpec
+
+AGENT = "agent"
+LATE = "late"
+_AGENT_ENTRY = "runtime_bootstrap.agent.agent"
+_NODE_ENTRY = "runtime_bootstrap.nodejs.launch"
+# A prepared Node.js is a process of its own with 40 MB that nothing else shares.
+_MOST_NODES = 3
+# Read by the interpreter itself, at the start of the process.
+_EARLY = ("NODE_OPTIONS", "AWS_LAMBDA_EXEC_WRAPPER", "NODE_EXTRA_CA_CERTS", "UV_THREADPOOL_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """An installed runtime. ``shows``: what its sandboxes must see besides the system's own directories."""
+
+    path: str
+    version: str
+    shows: tuple[str, ...] = ()
+
+
+def key(config: VersionConfig) -> str:
+    """Which stock of prepared sandboxes serves this configuration."""
+    kind = family(config.runtime)
+    if kind is Family.NODEJS:
+        return f"{config.runtime}+{LATE}" if any(name in config.env for name in _EARLY) else config.runtime
+    if speaks_frames(config.runtime):
+        return "+".join((config.runtime, *(config.preload if compiles(config.runtime) else ())))
+    return AGENT if kind is Family.PROVIDED else f"{AGENT}:{config.runtime}"
+
+
+def spec(zygote_key: str, runtimes: Mapping[str, Interpreter]) -> ZygoteSpec | str:
+    """What to start for a key, or why it cannot be."""
+    runtime, *more = zygote_key.split("+")
+    agent, _, served = runtime.partition(":")
+    wanted = served or runtime
+    own = next((r for k, r in runtimes.items() if k.startswith("python")), None)
+    interpreter = own if zygote_key == AGENT else runtimes.get(wanted)
+    if own is None or interpreter is None:
+        return f"the runtime {wanted} is not installed on this host"
+    if agent == AGENT:
+        return ZygoteSpec(zygote_key, runtime, own.path, entry=_AGENT_ENTRY, shows=interpreter.shows)
+    if family(runtime) is Family.NODEJS:
+        command = (interpreter.path, *more)
+        return ZygoteSpec(
+            zygote_key, runtime, own.path, entry=_NODE_ENTRY, shows=interpreter.shows, command=command, most=_MOST_NODES
+        )
+    return ZygoteSpec(zygote_key, runtime, interpreter.path, tuple(more))
