@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -240,7 +241,9 @@ exports.sync = awslambda.streamifyResponse((event, stream) => { stream.end(); })
 
 
 def streamed(node: tuple[Engine, int], name: str, event: Any) -> tuple[bytes, dict[str, Any]]:
-    events = list(node[0].client().invoke_with_response_stream(FunctionName=name, Payload=json.dumps(event))["EventStream"])
+    answer = node[0].client().invoke_with_response_stream(FunctionName=name, Payload=json.dumps(event))
+    with contextlib.closing(answer["EventStream"]) as opened:
+        events = list(opened)
     return b"".join(e["PayloadChunk"]["Payload"] for e in events[:-1]), events[-1]["InvokeComplete"]
 
 

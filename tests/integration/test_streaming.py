@@ -153,4 +153,6 @@ def test_errors_before_the_stream_are_ordinary_ones(shared: Engine, streamer: st
         client.invoke_with_response_stream(FunctionName="nobody")
     with pytest.raises(client.exceptions.InvalidRequestContentException):
         client.invoke_with_response_stream(FunctionName=streamer, Payload=b"{")
-    assert client.invoke_with_response_stream(FunctionName=streamer, InvocationType="DryRun")["StatusCode"] == 204
+    dry = client.invoke_with_response_stream(FunctionName=streamer, InvocationType="DryRun")
+    dry["EventStream"].close()
+    assert dry["StatusCode"] == 204
