@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], what: str, timeout_s: float = 30.0) -> T:
+def until(condition: Callable[[], T | None], what: str, timeout_s: float = 30.0) -> T:
     """What ``condition`` gives once it is true. Raises AssertionError naming ``what`` after ``timeout_s`` seconds."""
     deadline_s = time.monotonic() + timeout_s
     while not (value := condition()):

@@ -10,12 +10,19 @@ from typing import Any
 
 import pytest
 
+from tests.framework import wait
 from tests.framework.engine import Engine, engine
 
 TOO_LARGE = {
     "errorMessage": "Response payload size exceeded maximum allowed payload size (6291556 bytes).",
     "errorType": "Function.ResponseSizeTooLarge",
 }
+
+
+def log_with(running: Engine, name: str, pattern: str) -> re.Match[str]:
+    """Where the function's log, which is written a few times a second, matches ``pattern``."""
+    path = running.data_dir / "logs" / "000000000000" / f"{name}.log"
+    return wait.until(lambda: re.search(pattern, path.read_text()) if path.exists() else None, f"{pattern} in {path.name}")
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +133,7 @@ def test_a_timeout_loses_globals_and_keeps_tmp(shared: Engine) -> None:
     after = Failure(shared, name)
     assert after.raw == "[1, true]"
     assert "Init Duration" not in after.report, "a suppressed init counts as invocation"
-    log = (shared.data_dir / "logs" / "000000000000" / f"{name}.log").read_text()
-    assert f"REPORT RequestId: {failure.id}" in log
+    assert log_with(shared, name, rf"REPORT RequestId: {failure.id}")
 
 
 INIT = [
@@ -159,8 +165,8 @@ def test_init_errors(shared: Engine, name: str, code: str, handler: str, error_t
         assert re.search(rf"INIT_REPORT Init Duration: [\d.]+ ms\tPhase: invoke\tStatus: error\tError Type: {kept}\n", failure.tail)
         assert f"[ERROR] {error_type}" in failure.tail
         assert failure.report.endswith(f"\tStatus: error\tError Type: {kept}")
-    log = (shared.data_dir / "logs" / "000000000000" / f"init-{name}.log").read_text()
-    assert re.search(rf"INIT_REPORT Init Duration: [\d.]+ ms\tPhase: init\tStatus: error\tError Type: {kept}\n", log)
+    pattern = rf"INIT_REPORT Init Duration: [\d.]+ ms\tPhase: init\tStatus: error\tError Type: {kept}\n"
+    log = log_with(shared, f"init-{name}", pattern).string
     assert "LAMBDA_WARNING: Unhandled exception." in log
 
 
@@ -198,9 +204,7 @@ def test_an_init_beyond_its_limit_is_repeated_inside_the_invocation(impatient: E
     assert duration
     assert 1600 <= float(duration[1]) < 20_000
     assert "Init Duration" not in late.report
-    log = (impatient.data_dir / "logs" / "000000000000" / f"{name}.log").read_text()
-    shown = re.search(r"INIT_REPORT Init Duration: ([\d.]+) ms\tPhase: init\tStatus: timeout\n", log)
-    assert shown
+    shown = log_with(impatient, name, r"INIT_REPORT Init Duration: ([\d.]+) ms\tPhase: init\tStatus: timeout\n")
     assert 1000 <= float(shown[1]) < 1600
 
 
