@@ -119,6 +119,10 @@ class Settings(BaseSettings):
         default_factory=dict, description="Runtime id to interpreter, e.g. {'python3.12': '/usr/bin/python3.12'}."
     )
 
+    signing_profiles: dict[str, Path] = Field(
+        default_factory=dict, description="ARN of a signing profile version to a public key in PEM, for code signing configurations."
+    )
+
     account_concurrency: int = Field(1000, ge=1, description="Concurrent executions in the account.")
     request_rate: int = Field(
         10, ge=0, description="Requests per second for each unit of concurrency, as on Lambda; 0 sets no limit."

@@ -41,6 +41,7 @@ from engine.control.plane import Plane
 from engine.control.restore import restore
 from engine.control.roles import PATH as CREDENTIALS_PATH
 from engine.control.roles import CredentialsEndpoint, Roles
+from engine.control.signatures import Profiles
 from engine.control.sources import Sources
 from engine.errors import ConfigurationError, ServiceError
 from engine.eventing.dispatcher import Dispatcher
@@ -54,6 +55,7 @@ from engine.store.functions import SqlFunctionStore
 from engine.store.layers import SqlLayerStore
 from engine.store.memory import MemoryFunctionStore
 from engine.store.queue import SqlEventQueue
+from engine.store.signing import SqlSigningStore
 from engine.telemetry import logs, metrics, processes
 
 COLLECT_S = 60.0
@@ -113,6 +115,8 @@ def _plane(
     plane = Plane(
         store=store,
         layers=SqlLayerStore(database),
+        signing=SqlSigningStore(database),
+        profiles=Profiles(settings.signing_profiles),
         code=code,
         packages=packages,
         sources=Sources(settings),

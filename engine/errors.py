@@ -127,6 +127,35 @@ class ProvisionedConcurrencyConfigNotFound(_ClientAwsError):
     status = 404
 
 
+class UntypedResourceNotFound(ResourceNotFound):
+    """As its parent; the part of the service that finds this fault does not say whose it is."""
+
+    type_member = None
+
+
+class CodeSigningConfigNotFound(_ClientAwsError):
+    """A function is to have a code signing configuration that is not there."""
+
+    code = "CodeSigningConfigNotFoundException"
+    status = 404
+    message_key = "Message"
+    type_member = None
+
+
+class CodeVerificationFailed(_ClientAwsError):
+    """No signature that the configuration accepts, and it says Enforce."""
+
+    code = "CodeVerificationFailedException"
+    message_key = "Message"
+
+
+class InvalidCodeSignature(_ClientAwsError):
+    """The package is not what was signed; this blocks whatever the configuration says."""
+
+    code = "InvalidCodeSignatureException"
+    message_key = "Message"
+
+
 class ResourceConflict(_ClientAwsError):
     code = "ResourceConflictException"
     status = 409

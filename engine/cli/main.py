@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from engine import __version__
-from engine.cli import aws, backup, deploy, doctor, instances, invoke, listing, logs, serve, settings
+from engine.cli import aws, backup, deploy, doctor, instances, invoke, listing, logs, serve, settings, sign
 from engine.cli.output import CliError, complain
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("instances")(instances.instances)
 app.command("doctor")(doctor.doctor)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
+app.command("sign")(sign.sign)
 app.command("config")(settings.config)
 app.command("env")(aws.env)
 app.command(

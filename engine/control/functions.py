@@ -10,9 +10,9 @@ from typing import Any
 
 from engine import ids
 from engine.arn import FunctionRef
-from engine.control import configuration, function_layers, rules
+from engine.control import configuration, function_layers, rules, trust
 from engine.control.api import Caller, Registrar
-from engine.control.kinds import CONCURRENCY
+from engine.control.kinds import CODE_SIGNING, CONCURRENCY
 from engine.control.link import Hello
 from engine.control.listing import next_marker, page_size, position
 from engine.control.packages import Package
@@ -52,9 +52,12 @@ class FunctionOperations:
             async with (
                 function_layers.resolved(plane, ref.account, ref.region, params.get("Layers") or []) as layers,
                 plane.installed(data, params["Runtime"], hello) as package,
+                trust.kept(plane, params.get("CodeSigningConfigArn")),
             ):
-                await function_layers.ready(plane, package.sha256, [x.code_sha256 for x in layers], params["Runtime"], hello)
-                function = self._new(ref, params, architectures, package, layers, hello)
+                hashes = [layer.code_sha256 for layer in layers]
+                await function_layers.ready(plane, package.sha256, hashes, params["Runtime"], hello)
+                signed = await trust.check(plane, ref.account, ref.name, params.get("CodeSigningConfigArn"), data, hashes)
+                function = self._new(ref, params, architectures, package, layers, hello, signed)
                 answered = function.latest
                 if params.get("Publish"):
                     function, answered = publish(function, None)
@@ -88,11 +91,13 @@ class FunctionOperations:
         package: Package,
         layers: list[LayerVersion],
         hello: Hello,
+        signed: dict[str, str],
     ) -> Function:
         runtime = params["Runtime"]
         arn = configuration.runtime_version_arn(ref.region, runtime, hello.runtimes[runtime].version)
         config = configuration.new(params, ref.name, architectures, arn)
         function_layers.attach(config, layers, ref.region)
+        config.update(signed)
         now_ms = self._plane.clock.epoch_ms()
         latest = Version(
             version=LATEST,
@@ -106,7 +111,9 @@ class FunctionOperations:
             preload=package.preload,
             layers=tuple(layer.code_sha256 for layer in layers),
         )
-        return Function(ref.account, ref.name, now_ms, 1, params.get("Tags") or {}, {LATEST: latest})
+        function = Function(ref.account, ref.name, now_ms, 1, params.get("Tags") or {}, {LATEST: latest})
+        demanded = params.get("CodeSigningConfigArn")
+        return function.attach(CODE_SIGNING, "", {"CodeSigningConfigArn": demanded}) if demanded else function
 
     def _find(self, caller: Caller, params: dict[str, Any]) -> tuple[FunctionRef, Function, Version]:
         ref = locate(caller, params["FunctionName"], params.get("Qualifier"))

@@ -21,6 +21,8 @@ PROVISIONED = "provisioned-concurrency"
 RECURSION = "recursion"
 # {"UrlId", "AuthType", "CreationTime"[, "Cors", "InvokeMode", "LastModifiedTime"]}, of the function or of an alias.
 URL = "url"
+# {"CodeSigningConfigArn": arn}, of the function.
+CODE_SIGNING = "code-signing"
 
 
 def reserved_concurrency(function: Function) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine.control.account import AccountOperations
 from engine.control.aliases import AliasOperations
 from engine.control.api import Registrar
+from engine.control.code_signing import CodeSigningOperations
 from engine.control.concurrency import ConcurrencyOperations
 from engine.control.function_settings import FunctionSettingOperations
 from engine.control.functions import FunctionOperations
@@ -31,7 +32,9 @@ def register(registry: Registrar, plane: Plane) -> None:
     ConcurrencyOperations(plane).register(registry)
     ProvisionedOperations(plane).register(registry)
     AccountOperations(plane).register(registry)
-    TagOperations(plane).register(registry)
+    signing = CodeSigningOperations(plane)
+    signing.register(registry)
+    TagOperations(plane, {"code-signing-config": signing}).register(registry)
     FunctionSettingOperations(plane).register(registry)
     LayerOperations(plane).register(registry)
     LayerPermissionOperations(plane).register(registry)

@@ -18,9 +18,10 @@ from engine.control.code_links import CodeLinks
 from engine.control.link import ControlLink, Hello
 from engine.control.packages import Package, Packages
 from engine.control.roles import Roles
+from engine.control.signatures import Profiles
 from engine.control.sources import Sources
 from engine.errors import InvalidParameterValue, ResourceNotFound
-from engine.store.api import LATEST, CodeStore, Function, FunctionStore, LayerStore, Version
+from engine.store.api import LATEST, CodeStore, Function, FunctionStore, LayerStore, SigningStore, Version
 
 ONLY_FUNCTIONS = (
     "This operation is permitted on Lambda functions only. Aliases and versions do not support this operation. "
@@ -34,6 +35,8 @@ class Plane:
 
     store: FunctionStore
     layers: LayerStore
+    signing: SigningStore
+    profiles: Profiles
     code: CodeStore
     packages: Packages
     sources: Sources

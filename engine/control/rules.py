@@ -54,7 +54,7 @@ RESERVED_VARIABLES = frozenset(
 _OBEYED: Mapping[str, frozenset[str]] = {
     "CreateFunction": frozenset(
         {
-            "Architectures", "Code", "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "Layers",
+            "Architectures", "Code", "CodeSigningConfigArn", "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "Layers",
             "LoggingConfig", "MemorySize", "PackageType", "Publish", "Role", "Runtime", "Tags", "Timeout",
         }
     ),

@@ -15,7 +15,7 @@ from typing import Any
 
 from engine import ids
 from engine.arn import FunctionRef
-from engine.control import configuration, function_layers, rules
+from engine.control import configuration, function_layers, rules, trust
 from engine.control.api import Caller, Registrar
 from engine.control.link import Hello
 from engine.control.plane import Plane, locate_unqualified
@@ -53,6 +53,7 @@ class UpdateOperations:
             source = {name: params[name] for name in _CODE_MEMBERS if params.get(name) is not None}
             data = await plane.fetch(source, ref.account, hello)
             config = {**function.latest.config, "Architectures": architectures}
+            trust.show(config, await trust.check(plane, ref.account, ref.name, trust.demanded(function), data))
             if params.get("DryRun"):
                 return await self._dry_run(ref, function, config, data)
             added = len(data) * (2 if params.get("Publish") else 1) - function.latest.code_size
@@ -103,6 +104,7 @@ class UpdateOperations:
                 if params.get("Layers") is not None:
                     function_layers.attach(config, layers, ref.region)
                     latest = replace(latest, layers=tuple(layer.code_sha256 for layer in layers))
+                    await trust.check_layers(plane, ref.account, ref.name, trust.demanded(function), latest.layers)
                 await function_layers.ready(plane, latest.code_sha256, latest.layers, config["Runtime"], hello)
                 after = self._updated(function, latest, config)
                 return await self._apply(ref, function, after, publishing=False)

@@ -207,6 +207,31 @@ class FunctionStore(Protocol):
         ...
 
 
+class CodeSigningConfig(NamedTuple):
+    """A code signing configuration: the members of the API's document under their AWS names, and its tags."""
+
+    account: str
+    config_id: str
+    document: Mapping[str, Any]
+    tags: Mapping[str, str]
+
+
+class SigningStore(Protocol):
+    """Code signing configurations by account and id."""
+
+    def get(self, account: str, config_id: str) -> CodeSigningConfig | None: ...
+
+    def everything(self, account: str) -> list[CodeSigningConfig]:
+        """All of the account, by id."""
+        ...
+
+    async def put(self, config: CodeSigningConfig) -> None:
+        """Add or replace."""
+        ...
+
+    async def delete(self, account: str, config_id: str) -> None: ...
+
+
 class LayerStore(Protocol):
     """Layer versions by account, name and number. Reads block for a moment and may run in any thread; writes are awaited."""
 

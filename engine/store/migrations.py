@@ -55,6 +55,11 @@ _STEPS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (account, name, version))""",
         "CREATE INDEX layer_versions_by_code ON layer_versions (code_sha256)",
     ),
+    (
+        """CREATE TABLE code_signing_configs (
+            account VARCHAR NOT NULL, config_id VARCHAR NOT NULL, document JSON NOT NULL, tags JSON NOT NULL,
+            PRIMARY KEY (account, config_id))""",
+    ),
 )
 SCHEMA_VERSION = len(_STEPS)
 _KEY = "schema_version"

@@ -120,6 +120,16 @@ layer_versions = Table(
     Index("layer_versions_by_code", "code_sha256"),
 )
 
+# ``document``: the members of the API's CodeSigningConfig under their AWS names.
+code_signing_configs = Table(
+    "code_signing_configs",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("config_id", String, primary_key=True),
+    Column("document", JSON, nullable=False),
+    Column("tags", JSON, nullable=False),
+)
+
 # One row per package. ``released_ms``: since when no version refers to it; its files go a while later.
 code = Table(
     "code",

@@ -27,6 +27,7 @@ from engine.control.packages import Packages
 from engine.control.plane import Plane
 from engine.control.restore import restore
 from engine.control.roles import Roles
+from engine.control.signatures import Profiles
 from engine.control.sources import Sources
 from engine.http.app import build_app
 from engine.http.operations import Registry
@@ -36,6 +37,7 @@ from engine.store.database import Database
 from engine.store.functions import SqlFunctionStore
 from engine.store.layers import SqlLayerStore
 from engine.store.memory import MemoryFunctionStore
+from engine.store.signing import SqlSigningStore
 from tests.framework.engine import OWN_RUNTIME, ROLE, zip_of
 from tests.framework.link_peer import LinkPeer
 
@@ -54,8 +56,16 @@ def refused(call: Any, *args: Any, **members: Any) -> tuple[int, str, str]:
 class ControlServer:
     """Runs while in ``with``. ``peer`` is the supervisor's end, ``clock`` the plane's clock; ``about`` goes into the hello."""
 
-    def __init__(self, folder: Path, *, runtimes: dict[str, dict[str, str]] | None = None, push_timeout_s: float = 5.0, **about: Any) -> None:
-        self.settings = load_settings(data_dir=folder)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        runtimes: dict[str, dict[str, str]] | None = None,
+        push_timeout_s: float = 5.0,
+        settings: dict[str, Any] | None = None,
+        **about: Any,
+    ) -> None:
+        self.settings = load_settings(data_dir=folder, **(settings or {}))
         run_dir = self.settings.run_dir()
         run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.peer = LinkPeer(run_dir / "control.sock", RUNTIMES if runtimes is None else runtimes, **about)
@@ -101,6 +111,8 @@ class ControlServer:
             Plane(
                 store=self.store,
                 layers=SqlLayerStore(self.database),
+                signing=SqlSigningStore(self.database),
+                profiles=Profiles(self.settings.signing_profiles),
                 code=self.code,
                 packages=self.packages,
                 sources=Sources(self.settings),

@@ -50,7 +50,8 @@ def test_core_dependency_is_used(package):
 
 
 def test_imports_are_declared():
-    declared = {_package(r).partition("[")[0] for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["embedded"]}
+    extras = PROJECT["optional-dependencies"]
+    declared = {_package(r).partition("[")[0] for r in PROJECT["dependencies"] + extras["embedded"] + extras["signing"]}
     modules = {MODULES.get(p, p) for p in declared} | {m for m, by in BROUGHT.items() if by in declared}
     assert modules >= IMPORTED
 
