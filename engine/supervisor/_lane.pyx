@@ -12,7 +12,8 @@ Short work is held together: while as many of a lane's invocations run as there 
 them to end instead of waking another instance, which would only push the others from their core and out of its caches. It holds its
 lease of concurrency like any other. LOOK_S later, and as often as anything is held, the lane looks whether that was right: unless
 they end at a rate at which each takes less than HOLD_S, everything held gets an instance of its own at once, and the lane holds
-nothing for a while (REST_S, doubled each time it was wrong in a row, up to MOST_REST_S).
+nothing for a while (REST_S, doubled each time it was wrong in a row, up to MOST_REST_S). A function whose memory size buys less than a
+processor is never held together: one instance would have to do the work of several with its own share.
 
 Nothing depends on this module: without a compiler the engine runs the same path in Python.
 """
@@ -31,6 +32,7 @@ from engine.core.instance import State
 from engine.core.report import billed_ms
 from engine.errors import AwsError
 from engine.supervisor.api import check_json
+from engine.supervisor.fleet import MIB_PER_VCPU
 from engine.supervisor.request import Request
 
 cdef extern from "sys/socket.h" nogil:
@@ -318,6 +320,7 @@ cdef class Lane:
     cdef int late
     cdef double look_from_s
     cdef bint looking
+    cdef bint holds
     cdef double resting_until_s
     cdef double rest_s
 
@@ -340,6 +343,7 @@ cdef class Lane:
         self.version_text = version.config.version.encode()
         self.timeout_s = version.config.timeout_s
         self.timeout_ms = <long long>(self.timeout_s * 1000)
+        self.holds = not invoker.cpu_quota or version.config.memory_mib >= MIB_PER_VCPU
         self.held = deque()
         self.rest_s = REST_S
 
@@ -371,7 +375,7 @@ cdef class Lane:
         if self.account.admit(self.quota, now_s) is not None:
             return False
         self.invoker.in_flight += 1
-        if self.held or (self.busy >= PROCESSORS and now_s >= self.resting_until_s):
+        if self.held or (self.holds and self.busy >= PROCESSORS and now_s >= self.resting_until_s):
             self.held.append((caller, call_id, body, now_s))
             if not self.looking:
                 self._look_soon()

@@ -82,6 +82,7 @@ class Invoker:
         self._timed: dict[Instance, None] = {}
         self._finishing = Finishing(clock, self._fleet.spawn_deficit)
         self._sweeping = False
+        self.cpu_quota = cpu_quota
         self.in_flight = 0
         self.lanes: Lanes | None = None
         self.on_idle: Callable[[], None] | None = None
