@@ -14,6 +14,7 @@ import typer
 from engine.cli.options import Endpoint, Json
 from engine.cli.output import CliError, data, document, progress, say
 from engine.cli.session import Session, settings_of
+from engine.cli.stacks import deploy_template, is_template, pairs_of
 
 # Lambda takes 50 MB in the request itself; more has to come from S3.
 MAX_DIRECT = 50 * 1024 * 1024
@@ -166,17 +167,11 @@ def _default_runtime() -> str:
     return own_runtime()
 
 
-def _variables(pairs: list[str]) -> dict[str, str] | None:
-    if not pairs:
-        return None
-    for pair in pairs:
-        if "=" not in pair:
-            raise CliError(f"--env {pair}: write it as NAME=VALUE", 2)
-    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def deploy(
-    source: Annotated[Path, typer.Argument(metavar="DIR|ZIP", exists=True, help="The function's directory, or a finished zip.")],
+    source: Annotated[Path, typer.Argument(
+        metavar="DIR|ZIP|TEMPLATE", exists=True, help="A function's directory, a finished zip, or a CloudFormation, SAM or CDK template.")],
     name: Annotated[str | None, typer.Option("--name", help="Function name. Default: the directory's.")] = None,
     runtime: Annotated[str | None, typer.Option(help="python3.9 to python3.14. Default: what it has, else this Python's.")] = None,
     handler: Annotated[str | None, typer.Option(help="module.function. Default: found in the directory.")] = None,
@@ -184,11 +179,16 @@ def deploy(
     timeout: Annotated[int | None, typer.Option(help="Timeout in seconds.")] = None,
     role: Annotated[str | None, typer.Option(help="Execution role ARN.")] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Environment variable; repeatable.")] = None,
+    stack: Annotated[str | None, typer.Option("--stack", help="Of a template: the stack's name. Default: the template's.")] = None,
+    parameter: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of a template: a parameter; repeatable.")] = None,
     endpoint: Endpoint = None,
     as_json: Json = False,
 ) -> None:
-    """Create or update a function from a directory or a zip; requirements.txt is installed into the package."""
-    wishes = Wishes(runtime, handler, memory, timeout, role, _variables(env or []))
+    """Create or update a function from a directory or a zip (requirements.txt is installed into the package), or a template's stack."""
+    if is_template(source):
+        deploy_template(source, stack, parameter or [], endpoint, as_json)
+        return
+    wishes = Wishes(runtime, handler, memory, timeout, role, pairs_of("--env", env) if env else None)
     outcome = Deployment(Session(endpoint), name or source.absolute().stem, source, wishes).run()
     say(outcome.sentence())
     if as_json:

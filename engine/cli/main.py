@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from engine import __version__
-from engine.cli import aws, backup, deploy, doctor, instances, invoke, listing, logs, serve, settings, sign
+from engine.cli import aws, backup, deploy, doctor, instances, invoke, listing, logs, serve, settings, sign, stacks
 from engine.cli.output import CliError, complain
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("deploy")(deploy.deploy)
+app.command("delete")(stacks.delete)
 app.command("invoke")(invoke.invoke)
 app.command("logs")(logs.logs)
 app.command("list")(listing.list_functions)

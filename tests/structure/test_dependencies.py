@@ -14,7 +14,12 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SECTIONS = {"Core": PROJECT["dependencies"], **{f"Extra `{k}`": v for k, v in PROJECT["optional-dependencies"].items()}}
 # Where the module is not called like the package.
-MODULES = {"pydantic-settings": "pydantic_settings", "prometheus-client": "prometheus_client"}
+MODULES = {
+    "pydantic-settings": "pydantic_settings",
+    "prometheus-client": "prometheus_client",
+    "aws-sam-translator": "samtranslator",
+    "pyyaml": "yaml",
+}
 # Imported, and brought by a declared package that is about nothing else.
 BROUGHT = {"botocore": "boto3", "pydantic": "pydantic-settings", "werkzeug": "moto", "pydantic_core": "pydantic-settings"}
 # Not imported but shown to sandboxes, by this file.
@@ -51,7 +56,7 @@ def test_core_dependency_is_used(package):
 
 def test_imports_are_declared():
     extras = PROJECT["optional-dependencies"]
-    declared = {_package(r).partition("[")[0] for r in PROJECT["dependencies"] + extras["embedded"] + extras["signing"]}
+    declared = {_package(r).partition("[")[0] for r in PROJECT["dependencies"] + extras["embedded"] + extras["signing"] + extras["sam"]}
     modules = {MODULES.get(p, p) for p in declared} | {m for m, by in BROUGHT.items() if by in declared}
     assert modules >= IMPORTED
 
