@@ -74,6 +74,7 @@ class Catalogue:
             "auth_type": document["AuthType"],
             "cors": document.get("Cors"),
             "policy": policy,
+            "streamed": document.get("InvokeMode") == "RESPONSE_STREAM",
         }
 
     def _version(self, version: Version) -> dict[str, Any]:

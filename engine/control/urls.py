@@ -19,7 +19,7 @@ from engine.control.api import Caller, Registrar
 from engine.control.kinds import URL
 from engine.control.listing import page_of
 from engine.control.plane import Plane, locate
-from engine.errors import NotImplementedHere, ResourceConflict, ResourceNotFound
+from engine.errors import ResourceConflict, ResourceNotFound
 from engine.store.api import Function
 
 ID_LENGTH = 32
@@ -42,7 +42,7 @@ class UrlOperations:
 
     async def create(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = _locate(caller, params)
-        _check_mode(params)
+        rules.refuse_unsupported("FunctionUrlConfig", params)
         plane = self._plane
         await plane.link.ready()
         async with plane.changes.lock(ref.account, ref.name):
@@ -72,7 +72,7 @@ class UrlOperations:
 
     async def update(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = _locate(caller, params)
-        _check_mode(params)
+        rules.refuse_unsupported("FunctionUrlConfig", params)
         plane = self._plane
         await plane.link.ready()
         async with plane.changes.lock(ref.account, ref.name):
@@ -117,15 +117,6 @@ class UrlOperations:
 def _locate(caller: Caller, params: dict[str, Any]) -> FunctionRef:
     """The function or alias named. The service model lets no version through: those cannot have a URL."""
     return locate(caller, params["FunctionName"], params.get("Qualifier"))
-
-
-def _check_mode(params: dict[str, Any]) -> None:
-    rules.refuse_unsupported("FunctionUrlConfig", params)
-    if params.get("InvokeMode") == "RESPONSE_STREAM":
-        raise NotImplementedHere(
-            "Lambda Engine does not stream responses through function URLs yet (InvokeMode RESPONSE_STREAM). Nothing was changed: "
-            "leave InvokeMode out, or say BUFFERED."
-        )
 
 
 def _given(params: dict[str, Any]) -> dict[str, Any]:

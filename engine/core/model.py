@@ -68,7 +68,8 @@ class ProvisionedConfig:
 @dataclass(frozen=True, slots=True)
 class UrlConfig:
     """A function URL. ``qualifier``: the alias it invokes, None for the function itself. ``auth_type``: NONE or AWS_IAM. ``cors``: the
-    rules under AWS's names. ``policy``: the resource policy document that governs it, if there is one.
+    rules under AWS's names. ``policy``: the resource policy document that governs it, if there is one. ``streamed``: InvokeMode is
+    RESPONSE_STREAM.
     """
 
     url_id: str
@@ -76,6 +77,7 @@ class UrlConfig:
     auth_type: str
     cors: Mapping[str, Any] | None = None
     policy: Mapping[str, Any] | None = None
+    streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,13 +158,23 @@ def response(payload: bytes) -> UrlResponse:
     return UrlResponse(200, [("content-type", JSON_TYPE)], _encode(answer))
 
 
-def _described(answer: Mapping[str, Any]) -> UrlResponse:
+def prelude(data: bytes) -> UrlResponse:
+    """The status and headers that a streamed answer begins with; its body follows. Raises MalformedResponse."""
+    try:
+        answer = msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as e:
+        raise MalformedResponse(f"the prelude is not a JSON object: {e}") from None
+    described = {"statusCode": answer.get("statusCode", 200), "headers": answer.get("headers"), "cookies": answer.get("cookies")}
+    return _described(described, "application/octet-stream")
+
+
+def _described(answer: Mapping[str, Any], content_type: str = JSON_TYPE) -> UrlResponse:
     status = _status(answer["statusCode"])
     headers = _answered_headers(answer.get("headers") or {})
     for cookie in _list(answer.get("cookies")):
         headers.append(("set-cookie", _checked(cookie, "a cookie")))
     if not any(name.lower() == "content-type" for name, _ in headers):
-        headers.insert(0, ("content-type", JSON_TYPE))
+        headers.insert(0, ("content-type", content_type))
     body = answer.get("body")
     if body is None:
         return UrlResponse(status, headers, b"")

@@ -104,7 +104,7 @@ def parse_entry(entry: Any) -> FunctionConfig:
             for key, a in (entry.get("aliases") or {}).items()
         }
         urls = tuple(
-            UrlConfig(str(u["id"]), u.get("qualifier"), str(u["auth_type"]), u.get("cors"), u.get("policy"))
+            UrlConfig(str(u["id"]), u.get("qualifier"), str(u["auth_type"]), u.get("cors"), u.get("policy"), bool(u.get("streamed")))
             for u in entry.get("urls") or ()
         )
         reserved = entry.get("reserved")

@@ -15,14 +15,12 @@ from engine import ids
 from engine.auth.principals import Principal
 from engine.auth.sigv4 import claimed_access_key, credential_account
 from engine.clock import Clock
-from engine.core.invocation import Outcome, Status
 from engine.errors import AccessDenied, AwsError, RequestEntityTooLarge, ServiceError, TooManyRequests, UnrecognizedClient
 from engine.protocol import cors
-from engine.protocol.function_url import MalformedResponse, UrlContext, UrlRequest, UrlResponse, event, response
-from engine.supervisor import replies
+from engine.protocol.function_url import UrlContext, UrlRequest, UrlResponse, event
 from engine.supervisor.api import InvokeApi, Verifier, new_trace_id
 from engine.supervisor.catalogue import Catalogue, FunctionUrl
-from engine.supervisor.request import Request
+from engine.supervisor.url_replies import UrlReply, UrlStream
 
 if TYPE_CHECKING:
     from engine.supervisor.front import Connection, Head
@@ -86,7 +84,7 @@ class FunctionUrls:
 class Exchange:
     """One request to a function URL, known or not. ``target``: path and query as the function sees them."""
 
-    __slots__ = ("_connection", "_head", "_host", "_origin", "_owner", "_target", "_trace", "_url")
+    __slots__ = ("_connection", "_head", "_host", "_owner", "_target", "_url")
 
     def __init__(self, owner: FunctionUrls, url_id: bytes, host: bytes, target: bytes, head: Head, connection: Connection) -> None:
         self._owner = owner
@@ -95,8 +93,6 @@ class Exchange:
         self._target = target
         self._head = head
         self._connection = connection
-        self._origin: str | None = None
-        self._trace = b""
 
     def serve(self, body: bytes, *, too_large: bool, learnt: bool = False) -> None:
         """The request is complete: answer it, or start an invocation that will."""
@@ -108,7 +104,7 @@ class Exchange:
             verifier = None if learnt else self._owner.verifier
             access_key = e.access_key if isinstance(e, UnrecognizedClient) else None
             if verifier is None or not verifier.learn(access_key, lambda: self.serve(body, too_large=too_large, learnt=True)):
-                self._refuse(e, ids.request_id())
+                UrlReply(self._connection, self._head, None, b"").refuse(e, ids.request_id())
 
     def _serve(self, body: bytes) -> None:
         url, head = self._url, self._head
@@ -116,10 +112,10 @@ class Exchange:
             raise AccessDenied(None)
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers]
         rules, fields = url.config.cors, dict(headers)
-        self._origin = fields.get("origin")
         method = head.method.decode("latin-1")
         if rules and cors.is_preflight(method, fields):
-            self._answer(UrlResponse(200, cors.preflight(rules, fields), b""), ids.request_id())
+            answer = UrlResponse(200, cors.preflight(rules, fields), b"")
+            UrlReply(self._connection, head, rules, b"").send(answer, ids.request_id())
             return
         owner = self._owner
         principal = owner.authenticate(url, head, head.url, body)
@@ -127,7 +123,7 @@ class Exchange:
             # A credential for the engine, not for the function.
             headers = [(name, value) for name, value in headers if name != "authorization"]
         now_ms, request_id = owner.clock.epoch_ms(), ids.request_id()
-        self._trace = head.header(b"x-amzn-trace-id") or new_trace_id(now_ms // 1000)
+        trace = head.header(b"x-amzn-trace-id") or new_trace_id(now_ms // 1000)
         path, _, query = self._target.partition(b"?")
         document = event(
             UrlRequest(method, path.decode("latin-1"), query.decode("latin-1"), headers, body, head.peer),
@@ -136,61 +132,24 @@ class Exchange:
                 domain=self._host.partition(b":")[0].decode("latin-1"),
                 request_id=request_id,
                 epoch_ms=now_ms,
-                trace_id=self._trace.decode("latin-1"),
+                trace_id=trace.decode("latin-1"),
                 port=_port(self._host).decode("latin-1")[1:] or "80",
                 iam=None if principal is None else _identity(principal),
             ),
         )
         if len(document) > MAX_EVENT:
             raise _too_large()
+        reply = UrlReply(self._connection, head, rules, trace)
+        if url.config.streamed:
+            streamed = UrlStream(self._connection, head, rules, trace)
+            self._connection.replace_passed(streamed)
+            reply = streamed
         try:
-            owner.api.invoke_url(url, document, request_id, self._trace, self)
+            owner.api.invoke_url(url, document, request_id, trace, reply)
         except (TooManyRequests, ServiceError):
             raise
         except AwsError:
-            self._internal_error(request_id)
-
-    def answered(self, request: Request, outcome: Outcome) -> None:
-        """The function's answer as HTTP; 502 when it failed or is no HTTP response."""
-        if outcome.status is not Status.SUCCESS:
-            self._internal_error(request.request_id)
-            return
-        try:
-            answer = response(outcome.payload)
-        except MalformedResponse:
-            self._internal_error(request.request_id)
-            return
-        self._answer(answer, request.request_id)
-
-    def failed(self, request: Request, error: AwsError) -> None:
-        """It did not run: throttled, or the platform's fault."""
-        if isinstance(error, TooManyRequests):
-            self._refuse(error, request.request_id)
-        else:
-            self._internal_error(request.request_id)
-
-    def _refuse(self, error: AwsError, request_id: str) -> None:
-        head, end, body = replies.error(error, request_id=request_id, keep_alive=self._head.keep_alive).partition(b"\r\n\r\n")
-        self._connection.answer(head + end, b"" if self._head.method == b"HEAD" else body)
-
-    def _internal_error(self, request_id: str) -> None:
-        self._answer(UrlResponse(502, [("content-type", "application/json")], b"Internal Server Error"), request_id)
-
-    def _answer(self, answer: UrlResponse, request_id: str) -> None:
-        headers = answer.headers
-        rules = self._url.config.cors if self._url is not None else None
-        if rules and self._head.method != b"OPTIONS":
-            headers = cors.apply(rules, self._origin, headers)
-        bodiless = answer.status in (204, 304)
-        head = replies.of_url(
-            answer.status,
-            headers,
-            None if bodiless else len(answer.body),
-            request_id=request_id,
-            trace=self._trace,
-            keep_alive=self._head.keep_alive,
-        )
-        self._connection.answer(head, b"" if bodiless or self._head.method == b"HEAD" else answer.body)
+            reply.internal_error(request_id)
 
 
 def _too_large() -> RequestEntityTooLarge:

@@ -45,7 +45,7 @@ def test_a_url_has_a_life(control: ControlServer, name: str) -> None:
     expected = {"FunctionUrl": made["FunctionUrl"], "FunctionArn": ARN + name, "AuthType": "NONE", "CreationTime": made["CreationTime"]}
     assert plain(made) == expected, "InvokeMode was not set, so it is not shown"
     assert plain(client.get_function_url_config(FunctionName=name)) == {**expected, "InvokeMode": "BUFFERED"}
-    entry = {"id": match[1], "qualifier": None, "auth_type": "NONE", "cors": None, "policy": None}
+    entry = {"id": match[1], "qualifier": None, "auth_type": "NONE", "cors": None, "policy": None, "streamed": False}
     assert control.entry(name)["urls"] == [entry]
 
     control.clock.advance(5)
@@ -107,10 +107,10 @@ def test_what_has_no_url(control: ControlServer, name: str) -> None:
         "1 validation error detected: Value 'UNKNOWN' at 'invokeMode' failed to satisfy constraint: "
         "Member must satisfy enum value set: [RESPONSE_STREAM, BUFFERED]",
     )  # fmt: skip
-    streamed = refused(client.create_function_url_config, FunctionName=name, AuthType="NONE", InvokeMode="RESPONSE_STREAM")
-    assert streamed[:2] == (501, "NotImplementedException")
-    assert "RESPONSE_STREAM" in streamed[2]
     assert control.entry(name)["urls"] == []
+    made = client.create_function_url_config(FunctionName=name, AuthType="NONE", InvokeMode="RESPONSE_STREAM")
+    assert made["InvokeMode"] == "RESPONSE_STREAM"
+    assert control.entry(name)["urls"][0]["streamed"] is True
 
 
 @pytest.mark.parametrize(
