@@ -142,6 +142,11 @@ class Settings(BaseSettings):
         True, description="Limit CPU time by MemorySize as AWS does (1,769 MB buy one vCPU); false leaves shares only."
     )
     max_instances: int = Field(1000, ge=1, description="Instances the host may hold at once.")
+    snapshots: bool = Field(
+        False,
+        description="Copy instances from a template whose init ran once, as SnapStart does, for every Python version and $LATEST too; "
+        "AWS would not.",
+    )
     memory_budget_mib: int = Field(0, ge=0, description="What the MemorySize of all instances may add up to; 0: anything.")
     memory_reserve_mib: int = Field(
         256, ge=0, description="With less memory left on the machine than this, no instance starts before another one goes."

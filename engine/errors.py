@@ -166,6 +166,16 @@ class PreconditionFailed(_ClientAwsError):
     status = 412
 
 
+class SnapStartNotReady(_ClientAwsError):
+    code = "SnapStartNotReadyException"
+    status = 409
+
+
+class SnapStartTimeout(_ClientAwsError):
+    code = "SnapStartTimeoutException"
+    status = 408
+
+
 class CodeStorageExceeded(_ClientAwsError):
     code = "CodeStorageExceededException"
 

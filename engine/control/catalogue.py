@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from engine.control import instance_policy
+from engine.control import instance_policy, snap_start
 from engine.control.kinds import POLICY, URL, may_loop, provisioned_concurrency, reserved_concurrency, resource_policies
 from engine.store.api import LATEST, CodeStore, Function, Version
 
@@ -101,5 +101,6 @@ class Catalogue:
             "system_log_level": logging.get("SystemLogLevel"),
             "log_group": logging["LogGroup"],
             "tracing": config["TracingConfig"]["Mode"],
+            "snap_start": snap_start.of_version(version),
             "architecture": config["Architectures"][0],
         }

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from engine.arn import function_arn
+from engine.control import snap_start
 from engine.errors import InvalidParameterValue
 from engine.store.api import Function, Version
 
@@ -46,6 +47,9 @@ def merged(config: Mapping[str, Any], members: Mapping[str, Any]) -> dict[str, A
     if members.get("VpcConfig") is not None:
         # Only the empty one gets here; AWS then shows the lists it was given.
         result["VpcConfig"] = {"SubnetIds": [], "SecurityGroupIds": [], "VpcId": "", "Ipv6AllowedForDualStack": False}
+    if members.get("SnapStart") is not None:
+        result["SnapStart"] = {"ApplyOn": members["SnapStart"].get("ApplyOn") or "None", "OptimizationStatus": "Off"}
+    snap_start.check(result)
     if members.get("LoggingConfig") is not None:
         result["LoggingConfig"] = _logging(config["LoggingConfig"], members["LoggingConfig"])
     return result
@@ -96,6 +100,7 @@ def listed(name: str, version: Version, account: str, region: str, qualifier: st
         "FunctionName": name,
         "FunctionArn": function_arn(region, account, name, qualifier),
         **shown,
+        "SnapStart": snap_start.shown(version.config, version.version),
         "CodeSize": version.code_size,
         "CodeSha256": code_sha256(version.code_sha256),
         "LastModified": last_modified(version.last_modified_ms),

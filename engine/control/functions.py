@@ -10,7 +10,7 @@ from typing import Any
 
 from engine import ids
 from engine.arn import FunctionRef
-from engine.control import configuration, function_layers, rules, trust
+from engine.control import configuration, function_layers, rules, snap_start, trust
 from engine.control.api import Caller, Registrar
 from engine.control.kinds import CODE_SIGNING, CONCURRENCY
 from engine.control.link import Hello
@@ -125,8 +125,9 @@ class FunctionOperations:
     async def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref, function, version = self._find(caller, params)
         location = self._plane.links.url(caller.headers.get("host", "127.0.0.1"), version.code_sha256)
+        shown = configuration.shown(function, version, ref.region, ref.qualifier)
         answer: dict[str, Any] = {
-            "Configuration": configuration.shown(function, version, ref.region, ref.qualifier),
+            "Configuration": await snap_start.with_state(self._plane.link, function, version, shown),
             "Code": {"RepositoryType": "S3", "Location": location},
         }
         if function.tags:
@@ -138,7 +139,8 @@ class FunctionOperations:
 
     async def get_configuration(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref, function, version = self._find(caller, params)
-        return configuration.shown(function, version, ref.region, ref.qualifier)
+        shown = configuration.shown(function, version, ref.region, ref.qualifier)
+        return await snap_start.with_state(self._plane.link, function, version, shown)
 
     async def delete(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = locate(caller, params["FunctionName"], params.get("Qualifier"))

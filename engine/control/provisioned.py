@@ -14,6 +14,7 @@ from typing import Any
 
 from engine import ids
 from engine.arn import FunctionRef, function_arn
+from engine.control import snap_start
 from engine.control.aliases import find_alias
 from engine.control.api import Caller, Registrar
 from engine.control.concurrency import FLOOR, reserved_by_others
@@ -54,6 +55,7 @@ class ProvisionedOperations:
             function = await plane.read(ref)
             _check_qualifier(function, ref, qualifier)
             _check_free(function, qualifier)
+            _check_snap_start(function, qualifier)
             await self._check_room(function, qualifier, wanted)
             document = {_MEMBER: wanted, "LastModified": _text(plane.clock.epoch_ms()), "Revision": ids.revision_id()}
             await plane.changes.apply(function, function.attach(PROVISIONED, qualifier, document))
@@ -145,6 +147,13 @@ def _check_free(function: Function, qualifier: str) -> None:
         raise InvalidParameterValue("Alias with weights can not be used with Provisioned Concurrency")
     if alias.version in taken:
         raise ResourceConflict("Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version")
+
+
+def _check_snap_start(function: Function, qualifier: str) -> None:
+    """Raises InvalidParameterValue where a version starts from a snapshot: Lambda offers one or the other."""
+    alias = function.aliases.get(qualifier)
+    if snap_start.of_version(function.versions[qualifier if alias is None else alias.version]):
+        raise InvalidParameterValue("Provisioned Concurrency is not supported for SnapStart enabled functions.")
 
 
 def _text(epoch_ms: int) -> str:

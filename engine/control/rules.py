@@ -55,13 +55,13 @@ _OBEYED: Mapping[str, frozenset[str]] = {
     "CreateFunction": frozenset(
         {
             "Architectures", "Code", "CodeSigningConfigArn", "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "Layers",
-            "LoggingConfig", "MemorySize", "PackageType", "Publish", "Role", "Runtime", "Tags", "Timeout",
+            "LoggingConfig", "MemorySize", "PackageType", "Publish", "Role", "Runtime", "SnapStart", "Tags", "Timeout",
         }
     ),
     "UpdateFunctionConfiguration": frozenset(
         {
             "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "Layers", "LoggingConfig", "MemorySize",
-            "RevisionId", "Role", "Runtime", "Timeout",
+            "RevisionId", "Role", "Runtime", "SnapStart", "Timeout",
         }
     ),
     "UpdateFunctionCode": frozenset(
@@ -89,7 +89,6 @@ _NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
     "VpcConfig": lambda v: not (v.get("SubnetIds") or v.get("SecurityGroupIds") or v.get("Ipv6AllowedForDualStack")),
     "DeadLetterConfig": lambda v: not v.get("TargetArn"),
     "TracingConfig": lambda v: v.get("Mode") in (None, "PassThrough"),
-    "SnapStart": lambda v: v.get("ApplyOn") in (None, "None"),
     "ImageConfig": lambda v: not any(v.values()),
 }
 
@@ -106,9 +105,7 @@ def refuse_unsupported(operation: str, members: Mapping[str, Any]) -> None:
 
 
 def _detail(name: str, value: Any) -> str:
-    if name == "TracingConfig":
-        return f" with Mode {value['Mode']}"
-    return f" with ApplyOn {value['ApplyOn']}" if name == "SnapStart" else ""
+    return f" with Mode {value['Mode']}" if name == "TracingConfig" else ""
 
 
 def check_package_type(package_type: str | None, *, has_image: bool = False) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine import ids
-from engine.control import configuration, rules
+from engine.control import configuration, rules, snap_start
 from engine.control.api import Caller, Registrar
 from engine.control.listing import next_marker, page_size, position
 from engine.control.plane import Plane, locate, locate_unqualified, not_found
@@ -67,7 +67,8 @@ class VersionOperations:
             if after is not function:
                 await self._plane.check_storage(ref.account, version.code_size)
                 await self._plane.changes.apply(function, after)
-        return configuration.shown(after, version, ref.region, version.version)
+        shown = configuration.shown(after, version, ref.region, version.version)
+        return await snap_start.with_state(self._plane.link, after, version, shown)
 
     async def list_versions(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = locate(caller, params["FunctionName"])

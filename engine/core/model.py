@@ -37,6 +37,7 @@ class VersionConfig:
     system_log_level: str | None = None
     log_group: str = ""
     tracing: str = "PassThrough"
+    snap_start: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,11 +35,14 @@ class Report:
     max_memory_mib: int | None
     init_ms: float | None
     outcome: Outcome
+    restore_ms: float | None = None
 
     def text(self) -> str:
         """The REPORT line without newline."""
         used = "" if self.max_memory_mib is None else f"Max Memory Used: {self.max_memory_mib} MB\t"
         init = "" if self.init_ms is None else f"Init Duration: {self.init_ms:.2f} ms\t"
+        if self.restore_ms is not None:
+            init = f"Restore Duration: {self.restore_ms:.2f} ms\tBilled Restore Duration: {math.ceil(self.restore_ms)} ms\t"
         return (
             f"REPORT RequestId: {self.request_id}\tDuration: {self.duration_ms:.2f} ms\t"
             f"Billed Duration: {billed_ms(self.duration_ms, self.init_ms)} ms\tMemory Size: {self.memory_mib} MB\t{used}{init}"
@@ -64,6 +67,9 @@ class Report:
             metrics["maxMemoryUsedMB"] = self.max_memory_mib
         if self.init_ms is not None:
             metrics["initDurationMs"] = round(self.init_ms, 3)
+        if self.restore_ms is not None:
+            metrics["restoreDurationMs"] = round(self.restore_ms, 3)
+            metrics["billedRestoreDurationMs"] = math.ceil(self.restore_ms)
         record: dict[str, object] = {"requestId": self.request_id, "metrics": metrics}
         record["status"] = self.outcome.status.value if self.outcome.platform else "success"
         if self.outcome.platform and self.outcome.status is not Status.TIMEOUT:
@@ -112,6 +118,19 @@ def init_report_json(
     if error_type:
         record["errorType"] = error_type
     return event(at_ms, "platform.initReport", record)
+
+
+def restore_report_text(duration_ms: float, status: str, error_type: str | None) -> str:
+    """RESTORE_REPORT, written for every restored instance."""
+    tail = "" if status == "success" else f"\tStatus: {status}"
+    return f"RESTORE_REPORT Restore Duration: {duration_ms:.2f} ms{tail}" + (f"\tError Type: {error_type}" if error_type else "")
+
+
+def restore_report_json(at_ms: int, duration_ms: float, status: str, error_type: str | None) -> str:
+    record: dict[str, object] = {"status": status, "metrics": {"durationMs": round(duration_ms, 3)}}
+    if error_type:
+        record["errorType"] = error_type
+    return event(at_ms, "platform.restoreReport", record)
 
 
 def shown(level: str | None, at: str) -> bool:

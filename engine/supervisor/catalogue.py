@@ -15,7 +15,7 @@ from engine.core.concurrency import REQUEST_RATE, SCALING_BURST, SCALING_PERIOD_
 from engine.core.model import LATEST, AliasConfig, FunctionConfig, ProvisionedConfig, UrlConfig, VersionConfig
 from engine.core.pool import VersionPool
 from engine.core.stats import FunctionStats
-from engine.errors import ResourceConflict, ResourceNotFound, WireError
+from engine.errors import AwsError, ResourceConflict, ResourceNotFound, WireError
 from engine.supervisor import zygotes
 from engine.supervisor.logs import FunctionLog, LogStore
 
@@ -23,19 +23,27 @@ if TYPE_CHECKING:
     from engine.supervisor.instance import Instance
     from engine.supervisor.provision import Provision
     from engine.supervisor.request import Request
+    from engine.supervisor.templates import Template
 
 
 class Version:
-    """One generation of one version, with its pool of instances. ``provisioned`` is None while none are asked for."""
+    """One generation of one version, with its pool of instances. ``provisioned`` is None while none are asked for.
 
-    __slots__ = ("base_env", "config", "function", "init_fields", "init_more", "pool", "provisioned", "zygote_key")
+    ``stock_key``: where its sandboxes are taken from, its template's stock while there is one. ``refusal``: what invocations get instead.
+    """
+
+    __slots__ = (
+        "base_env", "config", "function", "init_fields", "init_more", "pool", "provisioned", "refusal", "stock_key", "template", "zygote_key",
+    )  # fmt: skip
 
     def __init__(self, function: Function, config: VersionConfig) -> None:
         self.function = function
         self.config = config
         self.pool: VersionPool[Instance, Request] = VersionPool()
         self.provisioned: Provision | None = None
-        self.zygote_key = zygotes.key(config)
+        self.zygote_key = self.stock_key = zygotes.key(config)
+        self.template: Template | None = None
+        self.refusal: AwsError | None = None
         self.base_env: dict[str, str] | None = None
         self.init_fields: dict[str, Any] | None = None
         # Members of INIT that this version has beyond the usual.
@@ -94,6 +102,7 @@ def parse_entry(entry: Any) -> FunctionConfig:
                 system_log_level=v.get("system_log_level"),
                 log_group=str(v.get("log_group") or f"/aws/lambda/{name}"),
                 tracing=str(v.get("tracing") or "PassThrough"),
+                snap_start=bool(v.get("snap_start")),
             )
             for key, v in entry["versions"].items()
         }
@@ -275,6 +284,8 @@ class Catalogue:
                         "The operation cannot be performed at this time. The function is currently in the following state: "
                         + version.config.state
                     )
+                if version.refusal is not None:
+                    raise version.refusal
                 return version, drawn
         arn = function_arn(ref.region, ref.account, ref.name, qualifier)
         raise ResourceNotFound(f"Function not found: {arn}")

@@ -36,14 +36,26 @@ class FleetOwner(InstanceEvents, Protocol):
     def on_unstartable(self, version: Version, why: str) -> None:
         """An on-demand instance that was spawned cannot be had."""
 
-    def on_unprovisioned(self, instance: Instance, why: str) -> None:
-        """A provisioned instance that was spawned cannot be had; it is lost next."""
-
-    def on_lost(self, instance: Instance) -> None:
-        """A provisioned instance is no more, for whatever reason."""
-
     def on_stopped(self, instance: Instance) -> None:
         """The instance runs nothing any more; deadlines on it are void."""
+
+
+class StandingEvents(Protocol):
+    """Who keeps provisioned instances and templates."""
+
+    def unstartable(self, instance: Instance, why: str) -> None:
+        """One that was spawned cannot be had; it is lost next."""
+
+    def lost(self, instance: Instance) -> None:
+        """One is no more, for whatever reason."""
+
+    def may_start(self, version: Version) -> bool:
+        """Whether an instance may be started; False when it waits for a template."""
+        ...
+
+    def make_room(self) -> bool:
+        """Nothing is idle on a full host: give up something else; whether there was anything."""
+        ...
 
 
 class Fleet:
@@ -57,6 +69,7 @@ class Fleet:
         self._room = room
         self._owner = owner
         self._cpu_quota = cpu_quota
+        self.standing: StandingEvents
         self._sandbox: Sandbox
         self._holders: HolderPool
         self._by_holder: dict[int, Instance] = {}
@@ -75,6 +88,8 @@ class Fleet:
     def spawn(self, version: Version) -> None:
         """One more instance for ``version``, now or when there is room."""
         self._versions[version] = None
+        if version.template is not None and not self.standing.may_start(version):
+            return
         if not self._make_room(version):
             self.starved[version] = None
             return
@@ -86,13 +101,41 @@ class Fleet:
         return self._begin(version, provision) if self._make_room(version) else None
 
     def _begin(self, version: Version, provision: Provision | None) -> Instance:
+        instance = self._new(version, provision, template=False)
+        self._holders.take(version.stock_key, lambda holder, why: self._adopt(instance, holder, why))
+        return instance
+
+    def _new(self, version: Version, provision: Provision | None, *, template: bool) -> Instance:
         day = report.iso_ms(self._clock.epoch_ms())[:10].replace("-", "/")
-        instance = Instance(self._loop, version, self._owner, self._clock.monotonic(), day, provision=provision)
+        now_s = self._clock.monotonic()
+        instance = Instance(self._loop, version, self._owner, now_s, day, provision=provision, template=template)
         self.instances.add(instance)
         self._room.take(version.config.memory_mib)
         instance.pool.started(instance)
-        self._holders.take(version.zygote_key, lambda holder, why: self._adopt(instance, holder, why))
         return instance
+
+    def begin_template(self, version: Version) -> Instance | None:
+        """An instance that others can be copied from; None when there is no room."""
+        if not self._make_room(version):
+            return None
+        instance = self._new(version, None, template=True)
+        self._holders.order(version.zygote_key, lambda holder, why: self._adopt(instance, holder, why))
+        return instance
+
+    def declare_template(self, key: str, instance: Instance) -> None:
+        """Have a stock of copies prepared from it."""
+        self._holders.use_template(key, instance.holder_id)
+
+    def end_template(self, key: str, instance: Instance | None) -> None:
+        """Nothing is copied from it any more. What was stays, and with it the sandbox around the template."""
+        if key:
+            self._holders.drop_template(key)
+        if instance is None or instance.state in (State.RETIRING, State.GONE):
+            return
+        if key and instance.holder_id:
+            self._retire(instance)
+        else:
+            self.retire(instance)
 
     def spawn_deficit(self, version: Version) -> None:
         """As many instances as the version's line is short of."""
@@ -102,7 +145,7 @@ class Fleet:
     def _make_room(self, version: Version) -> bool:
         """Whether one more instance fits, after the longest idle ones have made way for it."""
         while not self._room.fits(version.config.memory_mib):
-            if not self._evict():
+            if not self._evict() and not self.standing.make_room():
                 return False
         return True
 
@@ -123,10 +166,15 @@ class Fleet:
     def _adopt(self, instance: Instance, holder: Holder | None, why: str) -> None:
         version = instance.version
         if holder is None:
-            if instance.provisioned:
-                self._owner.on_unprovisioned(instance, why)
+            if instance.provisioned or instance.template:
+                self.standing.unstartable(instance, why)
+                self.lose(instance)
+                return
             self.lose(instance)
-            if not instance.provisioned:
+            if instance.restored:
+                # Its template ended: the next one is built again.
+                self.spawn_deficit(version)
+            else:
                 self._owner.on_unstartable(version, why)
             return
         if instance.state is not State.STARTING:
@@ -169,6 +217,11 @@ class Fleet:
         """Kill what the function started, keep its sandbox; a fresh worker will be there. For INITIALISING and BUSY only."""
         if instance.state not in (State.INITIALISING, State.BUSY):
             return
+        if instance.restored:
+            # What was copied cannot be had again in the same place.
+            self.retire(instance)
+            self.spawn_deficit(instance.version)
+            return
         instance.move(Event.RESET)
         instance.needs_init = True
         instance.init_ms = None
@@ -198,15 +251,18 @@ class Fleet:
         """Let the instance go; it is forgotten when its sandbox has ended. Idempotent."""
         if instance.state in (State.RETIRING, State.GONE):
             return
+        self._retire(instance)
+        if instance.holder_id:
+            self._sandbox.kill(instance.holder_id)
+        else:
+            self._forget(instance)
+
+    def _retire(self, instance: Instance) -> None:
         instance.pool.lost(instance)
         self._owner.on_stopped(instance)
         instance.move(Event.RETIRE)
         self._room.give_back(instance.version.config.memory_mib)
         instance.close()
-        if instance.holder_id:
-            self._sandbox.kill(instance.holder_id)
-        else:
-            self._forget(instance)
 
     def gone(self, holder_id: int) -> Instance | None:
         """A sandbox has ended; its instance if that was not our doing (``lose`` it then)."""
@@ -245,8 +301,8 @@ class Fleet:
     def _forget(self, instance: Instance) -> None:
         self.instances.discard(instance)
         instance.move(Event.GONE)
-        if instance.provisioned:
-            self._owner.on_lost(instance)
+        if instance.provisioned or instance.template:
+            self.standing.lost(instance)
         version = instance.version
         if version.pool.draining and version.pool.live == 0:
             self._versions.pop(version, None)

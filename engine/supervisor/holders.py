@@ -42,10 +42,14 @@ class Holder:
 
 
 class _Stock:
-    __slots__ = ("failed", "making", "ready", "spec", "up", "wanted", "zygote_pid")
+    __slots__ = ("failed", "making", "ordered", "ready", "spec", "template", "up", "wanted", "zygote_pid")
 
-    def __init__(self, spec: ZygoteSpec) -> None:
+    def __init__(self, spec: ZygoteSpec, *, template: bool = False) -> None:
         self.spec = spec
+        # Its sandboxes are copies of a template, not forks of a zygote.
+        self.template = template
+        # Who waits for a sandbox that can itself become a template; never from stock.
+        self.ordered: deque[Callable[[Holder | None, str], None]] = deque()
         self.ready: deque[Holder] = deque()
         self.making: set[int] = set()
         self.wanted: deque[Callable[[Holder | None, str], None]] = deque()
@@ -75,6 +79,7 @@ class HolderPool:
         self._timer: asyncio.TimerHandle | None = None
         self._soon = False
         self.closed = False
+        self._orders: dict[int, tuple[_Stock, Callable[[Holder | None, str], None]]] = {}
 
     def use(self, key: str) -> _Stock:
         """Make sure that the zygote ``key`` exists and its stock is kept."""
@@ -89,6 +94,44 @@ class HolderPool:
                 self._sandbox.add_zygote(spec)
             self._stocks[key] = stock
         return stock
+
+    def order(self, key: str, then: Callable[[Holder | None, str], None]) -> None:
+        """As ``take``, for a sandbox whose worker can be copied: made for the occasion."""
+        stock = self.use(key)
+        if stock.failed is not None:
+            then(None, stock.failed)
+            return
+        stock.ordered.append(then)
+        self._make_ordered(stock)
+
+    def _make_ordered(self, stock: _Stock) -> None:
+        while stock.ordered and stock.up and not self.closed:
+            self._next_id += 1
+            self._orders[self._next_id] = (stock, stock.ordered.popleft())
+            self._sandbox.make(self._next_id, stock.spec.key, template=True)
+
+    def use_template(self, key: str, holder_id: int) -> None:
+        """Keep a stock of copies of the worker in this sandbox, which waits to be copied."""
+        self._stocks[key] = _Stock(ZygoteSpec(key, key, ""), template=True)
+        self._sandbox.declare_template(key, holder_id)
+
+    def drop_template(self, key: str) -> None:
+        """Its copies in stock go; whoever waits for one is told."""
+        stock = self._stocks.pop(key, None)
+        if stock is None:
+            return
+        self._sandbox.drop_template(key)
+        for holder_id in [i for i, s in self._by_id.items() if s is stock]:
+            del self._by_id[holder_id]
+            self._sandbox.kill(holder_id)
+        for holder in stock.ready:
+            self._sandbox.kill(holder.holder_id)
+            holder.close_fds()
+        stock.ready.clear()
+        stock.up = False
+        wanted, stock.wanted = stock.wanted, deque()
+        for then in wanted:
+            then(None, "the template ended")
 
     def take(self, key: str, then: Callable[[Holder | None, str], None]) -> None:
         """Call ``then(holder, "")`` now or when one is ready; ``then(None, reason)`` when none can be had."""
@@ -133,6 +176,7 @@ class HolderPool:
             stock.zygote_pid = pid
             stock.failed = None
             stock.up = True
+            self._make_ordered(stock)
             self._refill(stock)
 
     def zygote_failed(self, key: str, reason: str) -> None:
@@ -146,11 +190,18 @@ class HolderPool:
             self._by_id.pop(holder_id, None)
         stock.making.clear()
         wanted, stock.wanted = stock.wanted, deque()
-        for then in wanted:
+        ordered, stock.ordered = stock.ordered, deque()
+        for holder_id in [i for i, (s, _) in self._orders.items() if s is stock]:
+            ordered.append(self._orders.pop(holder_id)[1])
+        for then in (*wanted, *ordered):
             then(None, reason)
 
     def holder_ready(self, holder: Holder) -> bool:
         """A holder was made; False when nobody ordered it (the caller kills it)."""
+        order = self._orders.pop(holder.holder_id, None)
+        if order is not None:
+            order[1](holder, "")
+            return True
         stock = self._by_id.get(holder.holder_id)
         if stock is None or self.closed:
             return False
@@ -165,6 +216,10 @@ class HolderPool:
 
     def holder_failed(self, holder_id: int, reason: str) -> None:
         """A holder could not be made: whoever is first in line is told, so that nobody waits for ever."""
+        order = self._orders.pop(holder_id, None)
+        if order is not None:
+            order[1](None, reason)
+            return
         stock = self._by_id.pop(holder_id, None)
         if stock is None:
             return
@@ -196,6 +251,11 @@ class HolderPool:
             stock.zygote_pid = None
             stock.up = False
         self._by_id.clear()
+        for stock, then in self._orders.values():
+            stock.ordered.append(then)
+        self._orders.clear()
+        for key in [k for k, s in self._stocks.items() if s.template]:
+            del self._stocks[key]
 
     def close(self) -> None:
         """Close the descriptors of everything that was never handed out."""

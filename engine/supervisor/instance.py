@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from engine.core.instance import Event, State, transition
+from engine.core.pool import VersionPool
 from engine.core.report import init_error_type
 from engine.errors import WireError
 from engine.ids import hex32
@@ -32,6 +33,7 @@ PEAK_AGE_MS = 50
 CPU_AGE_MS = 1000
 ON_DEMAND = "on-demand"
 PROVISIONED = "provisioned-concurrency"
+SNAP_START = "snap-start"
 
 
 class InstanceEvents(Protocol):
@@ -53,8 +55,8 @@ class Instance:
 
     __slots__ = (
         "_accepting", "_cpu_read_ms", "_current", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "answered", "born_s", "capped", "channel", "cpu_file", "cpu_s", "deadline_s", "endpoint", "flight", "freezer", "frozen", "holder_id", "init_error",
-        "init_failed_in_init", "init_ms", "init_started_s", "invocations", "kind", "leave_s", "leaving", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "provisioned", "raw_used",
-        "response", "said_hello", "state", "stream", "version",
+        "init_failed_in_init", "init_ms", "init_started_s", "invocations", "kind", "leave_s", "leaving", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "provisioned", "raw_used", "response", "restore_ms", "restored",
+        "said_hello", "snapshot", "state", "stream", "template", "version",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +68,7 @@ class Instance:
         day: str,
         *,
         provision: Provision | None = None,
+        template: bool = False,
     ) -> None:
         self._loop = loop
         self._events = events
@@ -76,8 +79,16 @@ class Instance:
         self.version = version
         self.pool = version.pool if provision is None else provision.pool
         self.provisioned = provision is not None
+        # Others are copied from it; it serves nobody, so the pool it is in is its own.
+        self.template = template
+        # It is such a copy.
+        self.restored = version.stock_key != version.zygote_key and not template
+        # Its runtime is to run the hooks of a snapshot.
+        self.snapshot = template or self.restored or version.config.snap_start
         # AWS_LAMBDA_INITIALIZATION_TYPE
-        self.kind = ON_DEMAND if provision is None else PROVISIONED
+        self.kind = SNAP_START if self.snapshot else ON_DEMAND if provision is None else PROVISIONED
+        if template:
+            self.pool = VersionPool()
         self.state = State.STARTING
         self.holder_id = 0
         self.pid = 0
@@ -100,6 +111,7 @@ class Instance:
         self.born_s = now_s
         self.init_started_s: float | None = None
         self.init_ms: float | None = None
+        self.restore_ms: float | None = None
         self.init_error: tuple[str, bytes] | None = None
         self.init_failed_in_init = False
         self.needs_init = False

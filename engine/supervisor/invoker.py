@@ -17,12 +17,12 @@ from functools import partial
 
 from engine.clock import Clock
 from engine.core import invocation as inv
-from engine.core import provisioning, report
+from engine.core import report
 from engine.core.concurrency import Throttle
 from engine.core.instance import Event, State
 from engine.core.invocation import Outcome, Status
 from engine.core.pool import Plan
-from engine.errors import AwsError, ServiceError, WireError
+from engine.errors import AwsError, ServiceError, SnapStartTimeout, WireError
 from engine.sandbox.api import Cause, ExitCause, HolderFds, Sandbox
 from engine.supervisor import streaming
 from engine.supervisor import worker_messages as said
@@ -34,10 +34,10 @@ from engine.supervisor.fleet import Fleet
 from engine.supervisor.holders import HolderPool
 from engine.supervisor.instance import Instance
 from engine.supervisor.lanes import Lanes, LaneWorker
-from engine.supervisor.provisioner import Provisioner
 from engine.supervisor.request import Request
 from engine.supervisor.room import Room
 from engine.supervisor.setting import Setting
+from engine.supervisor.standing import Standing
 from engine.supervisor.story import Story
 from engine.supervisor.throttling import throttled
 from engine.wire import messages
@@ -66,6 +66,7 @@ class Invoker:
         memory_budget_mib: int = 0,
         memory_reserve_mib: int = 0,
         max_age_s: float = 0.0,
+        snapshots: bool = False,
     ) -> None:
         self._loop = loop
         self._clock = clock
@@ -77,8 +78,11 @@ class Invoker:
         self.setting = Setting(home, isolated_paths=isolated_paths)
         self._room = Room(max_instances, memory_budget_mib, memory_reserve_mib)
         self._fleet = Fleet(loop, clock, self._room, self, cpu_quota=cpu_quota)
-        self.provisioner = Provisioner(loop, clock, self, host_wait_s)
-        self.on_rerouted: Callable[[], None] = lambda: None
+        self.standing = Standing(
+            loop, clock, self._fleet, lambda i: self._ready(i, self._monotonic()), host_wait_s=host_wait_s, snapshots=snapshots
+        )
+        self._fleet.standing = self.standing
+        self.provisioner = self.standing.provisioner
         self._timed: dict[Instance, None] = {}
         self._finishing = Finishing(clock, self._fleet.spawn_deficit)
         self._sweeping = False
@@ -161,15 +165,12 @@ class Invoker:
         roles = self.setting.roles
         if roles is not None and not roles.ready(instance.version, partial(self._on_credentials, instance)):
             return
-        instance.send(self.setting.init(instance))
+        instance.send(self.setting.first(instance))
         instance.listen()
         instance.move(Event.WORKER_READY)
         now_s = self._monotonic()
         instance.init_started_s = now_s
-        limit_s = self._init_timeout_s
-        if instance.provisioned:
-            limit_s = max(provisioning.INIT_TIMEOUT_S, float(instance.version.config.timeout_s))
-        instance.deadline_s = now_s + limit_s
+        instance.deadline_s = now_s + self.setting.limit_s(instance, self._init_timeout_s)
         self._timed[instance] = None
         self._sweep_soon()
 
@@ -244,7 +245,10 @@ class Invoker:
             request = said.answering(instance, reply.request_id)
             self._reply(instance, request, said.outcome_of(instance, reply), reply.then_next)
         elif kind == messages.LOG:
-            self._stories.printed(instance, *said.logged(messages.unpack(body)))
+            text, at_ms = said.logged(messages.unpack(body))
+            if instance.template:
+                self.standing.printed(instance, text)
+            self._stories.printed(instance, text, at_ms)
         elif kind == messages.NEXT:
             self._initialised(instance)
         elif kind == messages.TOO_LARGE:
@@ -257,10 +261,12 @@ class Invoker:
             whole = streaming.take(instance, request, parts)
             if whole is not None:
                 self._reply(instance, request, *whole)
-        elif kind == messages.INIT_ERROR:
+        elif kind in (messages.INIT_ERROR, messages.RESTORE_ERROR):
             said.note_init_error(instance, messages.unpack(body))
         elif kind == messages.HELLO and not instance.said_hello:
             said.greet(instance, body)
+        elif kind == messages.RESTORE_NEXT and instance.snapshot and instance.state is State.INITIALISING:
+            self._frozen(instance)
         else:
             raise WireError(f"{messages.NAMES[kind]} is not for a worker to send now")
 
@@ -274,6 +280,15 @@ class Invoker:
         if instance.answered:
             self._timed[instance] = None
             self._sweep_soon()
+
+    def _frozen(self, instance: Instance) -> None:
+        """Init is over and the before-snapshot hooks have run: a template waits to be copied, any other goes on as its own copy."""
+        if not instance.template:
+            instance.send(self.setting.restore(instance))
+            return
+        self._timed.pop(instance, None)
+        self._stories.init_over(instance, "init", "success", None, self._since_init_ms(instance))
+        self.standing.frozen(instance)
 
     def on_output(self, instance: Instance, text: str) -> None:
         """A line that reached fd 1 or 2 past the runtime."""
@@ -322,44 +337,20 @@ class Invoker:
         self._fleet.cold_start_over()
         instance.move(Event.INITIALISED)
         self._timed.pop(instance, None)
-        if instance.provisioned:
+        if instance.provisioned or instance.template:
             # Its init is nobody's waiting time: it is in no REPORT.
             self._stories.init_over(instance, "init", "success", None, took_s * 1000)
-            self.provisioner.initialised(instance)
+            self.standing.initialised(instance)
+        elif instance.restored:
+            instance.restore_ms = took_s * 1000
+            self._ready(instance, now_s)
+            self._stories.init_over(instance, "restore", "success", None, took_s * 1000)
         else:
             instance.init_ms = took_s * 1000
             self._ready(instance, now_s)
+            if instance.version.template is not None:
+                self.standing.templates.warmed(instance.version)
         self._fleet.limit_cpu(instance)
-
-    # Provisioned instances: what the provisioner and the fleet ask of each other.
-
-    def start_provisioned(self, version: Version) -> bool:
-        """One more of them, if there is room."""
-        if version.provisioned is None:
-            return True
-        instance = self._fleet.provision(version, version.provisioned)
-        if instance is None:
-            return False
-        if instance.state is not State.GONE:
-            self.provisioner.begun(instance)
-        return True
-
-    def serve(self, instance: Instance) -> None:
-        """A held one may work."""
-        if instance.state is State.IDLE:
-            self._ready(instance, self._monotonic())
-
-    def retire(self, instance: Instance) -> None:
-        self._fleet.retire(instance)
-
-    def rerouted(self) -> None:
-        self.on_rerouted()
-
-    def on_unprovisioned(self, instance: Instance, why: str) -> None:
-        self.provisioner.failed(instance, f"PLATFORM_ERROR: {why}")
-
-    def on_lost(self, instance: Instance) -> None:
-        self.provisioner.lost(instance)
 
     def lane_worker(self, instance: Instance, channel: Channel, fd: int) -> LaneWorker | None:
         """The compiled reader of a worker's channel, where there is one."""
@@ -466,13 +457,28 @@ class Invoker:
         """Init failed or timed out before any invocation: it is repeated inside the next one, if somebody waits for it."""
         self._stories.init_over(instance, "init", fault[0], fault[1], self._since_init_ms(instance))
         self._timed.pop(instance, None)
-        if instance.provisioned:
-            self.provisioner.failed(instance)
+        if instance.provisioned or instance.template:
+            self.standing.init_failed(instance, f"init: {fault[1] or fault[0]}")
             self._fleet.retire(instance)
+        elif instance.restored:
+            self._restore_failed(instance)
         elif instance.version.pool.waiting:
             self._fleet.reset(instance)
         else:
             self._fleet.retire(instance)
+
+    def _restore_failed(self, instance: Instance) -> None:
+        """A copy did not become ready, by its hooks' fault or for want of time. Whoever is first in line is told."""
+        version, error = instance.version, instance.init_error
+        self._fleet.retire(instance)
+        if version.pool.waiting:
+            request = version.pool.waiting.popleft()
+            if error is None:
+                self._refuse(request, SnapStartTimeout("The restore of the function's snapshot did not end in time."))
+            else:
+                outcome = Outcome(Status.ERROR, error[1], report.init_error_type(error[0]), platform=True)
+                self._finish(instance, request, outcome, self._monotonic())
+        self._fleet.spawn_deficit(version)
 
     def worker_reset(self, holder_id: int, fds: HolderFds, pid: int) -> None:
         """A fresh worker stands in the instance's sandbox."""
@@ -485,8 +491,8 @@ class Invoker:
         instance = self._fleet.of_holder(holder_id)
         if instance is None or instance.state in (State.RETIRING, State.GONE):
             return
-        if instance.provisioned:
-            self.on_unprovisioned(instance, reason)
+        if instance.provisioned or instance.template:
+            self.standing.unstartable(instance, reason)
             self._orphan(instance, reason)
             return
         self._orphan(instance, reason)
@@ -579,11 +585,13 @@ class Invoker:
 
     def drain(self, version: Version) -> None:
         """The version is history."""
+        self.standing.templates.forget(version)
         self._fleet.drain(version)
 
     def prepare(self, version: Version) -> None:
         """A version appeared."""
         self._fleet.prepare(version)
+        self.standing.appeared(version)
 
     def stop(self) -> None:
         """Let every instance go."""

@@ -6,11 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from engine.core import provisioning
 from engine.supervisor.environment import Home, base_env, init_message
 from engine.supervisor.role_credentials import RoleCredentials
+from engine.wire import messages
 
 if TYPE_CHECKING:
     from engine.supervisor.instance import Instance
+
+# After-restore hooks included; docs.aws.amazon.com/lambda/latest/dg/snapstart-runtime-hooks.html
+RESTORE_TIMEOUT_S = 10.0
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 class Setting:
@@ -22,6 +28,27 @@ class Setting:
         self.opt_root: Callable[[Sequence[str]], str] = lambda _layers: "/opt"
         self.roles: RoleCredentials | None = None
 
+    def first(self, instance: Instance) -> bytes:
+        """What a worker is told first: RESTORE in a copy, INIT in any other; with roles, their credentials must be there."""
+        return self.restore(instance) if instance.restored else self.init(instance)
+
+    def restore(self, instance: Instance) -> bytes:
+        """RESTORE for a copy, with the credentials of now."""
+        env = {}
+        if self.roles is not None:
+            fresh = base_env(instance.version.config, replace(self.home, credentials=self.roles.give(instance)))
+            env = {name: value for name, value in fresh.items() if name in _CREDENTIALS}
+        return messages.pack(messages.RESTORE, {"env": env, "log_stream": instance.stream})
+
+    @staticmethod
+    def limit_s(instance: Instance, init_timeout_s: float) -> float:
+        """How long a worker may take until it is ready for its first event."""
+        if instance.restored:
+            return RESTORE_TIMEOUT_S
+        if instance.provisioned or instance.template:
+            return max(provisioning.INIT_TIMEOUT_S, float(instance.version.config.timeout_s))
+        return init_timeout_s
+
     def init(self, instance: Instance) -> bytes:
         """INIT for an instance; with roles, their credentials must be there."""
         version = instance.version
@@ -32,6 +59,8 @@ class Setting:
         task_root = "/var/task" if self.isolated_paths else version.config.code_dir
         opt_root = self.opt_root(version.config.layers)
         more = dict(version.init_more)
+        if instance.snapshot:
+            more["features"] = [*more.get("features", ()), "restore"]
         if instance.current is not None:
             more["request_id"] = instance.current.request_id
         return init_message(

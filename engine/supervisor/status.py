@@ -120,6 +120,7 @@ class Status:
             },
             "in_flight": self._invoker.in_flight,
             "provisioned": self._invoker.provisioner.figures(),
+            "templates": self._invoker.standing.templates.figures(),
             "pool": self._holders.counts(),
             "pool_failures": self._holders.failures(),
             "processes": {**self._pids(), **{f"zygote {k}": p for k, p in self._holders.zygote_pids().items()}},

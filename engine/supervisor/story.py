@@ -40,7 +40,7 @@ class Ended:
     Memory is read then: a busy instance's peak is read once for many lines.
     """
 
-    __slots__ = ("_at_ms", "_duration_ms", "_init_ms", "_instance", "_outcome", "_request")
+    __slots__ = ("_at_ms", "_duration_ms", "_init_ms", "_instance", "_outcome", "_request", "_restore_ms")
 
     def __init__(
         self, instance: Instance, request: Request, duration_ms: float, init_ms: float | None, outcome: Outcome, at_ms: int
@@ -50,6 +50,7 @@ class Ended:
         self._request = (request.request_id, request.started_ms if not request.start_logged else -1)
         self._duration_ms = duration_ms
         self._init_ms = init_ms
+        self._restore_ms, instance.restore_ms = instance.restore_ms, None
         self._outcome = outcome
         self._at_ms = at_ms
 
@@ -59,7 +60,7 @@ class Ended:
         config = instance.version.config
         request_id = self._request[0]
         used = instance.peak_memory_mib(self._at_ms)
-        told = report.Report(request_id, self._duration_ms, config.memory_mib, used, self._init_ms, outcome)
+        told = report.Report(request_id, self._duration_ms, config.memory_mib, used, self._init_ms, outcome, self._restore_ms)
         if config.log_format != "JSON":
             return [report.end_text(request_id), told.text()]
         if not report.shown(config.system_log_level, "WARN" if outcome.platform else "INFO"):
@@ -74,7 +75,7 @@ class Ended:
             # By far the usual case: the function printed nothing.
             at = f"\n{self._at_ms}\t{instance.stream}\t"
             used = instance.peak_memory_mib(self._at_ms)
-            told = report.Report(request_id, self._duration_ms, config.memory_mib, used, self._init_ms, self._outcome)
+            told = report.Report(request_id, self._duration_ms, config.memory_mib, used, self._init_ms, self._outcome, self._restore_ms)
             return f"START RequestId: {request_id} Version: {config.version}{at}END RequestId: {request_id}{at}{told.text()}"
         rest = f"\n{self._at_ms}\t{instance.stream}\t".join(self.lines())
         if start_ms < 0:
@@ -137,9 +138,13 @@ class Story:
             self.started(instance.current, instance)
         at_ms = self._clock.epoch_ms()
         config = instance.version.config
-        if config.log_format == "JSON":
-            if not report.shown(config.system_log_level, "INFO" if status == "success" else "WARN"):
-                return
+        json = config.log_format == "JSON"
+        if json and not report.shown(config.system_log_level, "INFO" if status == "success" else "WARN"):
+            return
+        if instance.restored:
+            made = (took_ms, status, error_type)
+            line = report.restore_report_json(at_ms, *made) if json else report.restore_report_text(*made)
+        elif json:
             line = report.init_report_json(at_ms, took_ms, phase, status, error_type, instance.kind)
         else:
             line = report.init_report_text(took_ms, phase, status, error_type)

@@ -110,6 +110,7 @@ class Supervisor:
             memory_budget_mib=settings.memory_budget_mib,
             memory_reserve_mib=settings.memory_reserve_mib,
             max_age_s=settings.max_age_s,
+            snapshots=settings.snapshots,
             home=Home(settings.region, INNER_ENDPOINT, INNER_ENDPOINT, function_key),
             isolated_paths=True,
         )
@@ -125,7 +126,6 @@ class Supervisor:
             request_rate=settings.request_rate,
             scaling=(settings.scaling_burst, settings.scaling_period_s),
         )
-        self._invoker.on_rerouted = self.catalogue.rerouted
         self.api = InvokeApi(
             self.catalogue, self._invoker, clock, region=settings.region, account_id=settings.account_id
         )
@@ -165,6 +165,9 @@ class Supervisor:
             settings.region, None if settings.aws_endpoint == "aws" else endpoint, endpoint, self._credentials()
         )
         self._invoker.setting.isolated_paths = report.level != "process"
+        self._invoker.standing.on_rerouted = self.catalogue.rerouted
+        self._invoker.standing.rebuilding = lambda: not self.catalogue.loaded
+        self._invoker.standing.templates.possible = report.level != "process"
         if report.level == "process":
             self._invoker.setting.opt_root = functools.partial(layers.opt_root, str(settings.data_dir))
         if settings.assumes_roles():
@@ -364,7 +367,7 @@ class Supervisor:
         }
 
     def queries(self) -> dict[str, Callable[[], Any]]:
-        return {"stats": self._status.stats, "provisioned": self._invoker.provisioner.figures}
+        return {"stats": self._status.stats, "provisioned": self._invoker.provisioner.figures, "templates": self._invoker.standing.templates.figures}
 
     def identity(self, access_key: str, answer: Callable[[dict[str, Any] | None], None]) -> None:
         if self._guard is None:
@@ -446,8 +449,13 @@ class Supervisor:
 
     def zygote_ready(self, key: str, pid: int) -> None:
         self._holders.zygote_ready(key, pid)
+        self._invoker.standing.templates.ready(key)
 
     def zygote_failed(self, key: str, reason: str) -> None:
+        if key.startswith("template:"):
+            log.info("template ended", template=key, reason=reason)
+            self._invoker.standing.templates.lost(key)
+            return
         log.error("zygote failed", zygote=key, reason=reason)
         self._holders.zygote_failed(key, reason)
 

@@ -162,6 +162,20 @@ class Channel:
         """Init is done and the process may be copied."""
         self._send(_framed(bytes((0x91, RESTORE_NEXT))))
 
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def adopt(self, sock: socket.socket) -> None:
+        """This process is a copy, with a connection of its own."""
+        sock.setblocking(True)
+        sock.set_inheritable(False)
+        self._sock = sock
+        self._recv = sock.recv
+        self._send_once = sock.send
+        self._left = b""
+        self.request_id = None
+        self.foreign = False
+
     def init_error(self, error_type: str, document: bytes) -> None:
         self._send(_framed(b"\x93\x07" + _str8(error_type) + _bin32(document)))
 

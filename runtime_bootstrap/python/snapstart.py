@@ -10,6 +10,8 @@ import sys
 import types
 from typing import Any, Callable
 
+# Also read by the supervisor, which shows it with the version.
+SOCKETS = "SNAPSTART_WARNING %d open sockets at the time of the snapshot: they are at their end in every restored instance"
 _NAME = "snapshot_restore_py"
 _Hook = "tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]"
 

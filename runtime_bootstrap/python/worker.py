@@ -10,6 +10,7 @@ process on AWS ends it here with the same status: SystemExit in the handler, hal
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import signal
@@ -34,10 +35,12 @@ _AFTER_RESTORE_FAILED = 65
 class Worker:
     """One function in one process."""
 
-    def __init__(self, channel: Channel, init: "dict[str, Any]") -> None:
+    def __init__(self, channel: Channel, init: "dict[str, Any]", copies: Any = None) -> None:
         env: "dict[str, str]" = init["env"]
         self._channel = channel
         self._init = init
+        # In a template: what forks copies of this process (``findings``, ``wait_for_copy``).
+        self._copies = copies
         self._json = (env.get("AWS_LAMBDA_LOG_FORMAT") or init.get("log_format") or "").upper() == "JSON"
         self._level = env.get("AWS_LAMBDA_LOG_LEVEL") or init.get("log_level") or ""
         least = streams.LEVELS.get(self._level.upper(), 0) if self._json else 0
@@ -85,7 +88,7 @@ class Worker:
         except BaseException as e:
             self._refuse_to_start(e, "Runtime.BeforeSnapshotError", _BEFORE_SNAPSHOT_FAILED)
         self.settle_output()
-        self._channel.restore_next()
+        self._be_copied()
         message = message_of(self._channel.receive())
         if message[0] != RESTORE:
             raise Closed
@@ -100,6 +103,26 @@ class Worker:
             self._log_error(document)
             self._channel.restore_error("Runtime.AfterRestoreError", errors.encode(document))
             raise SystemExit(_AFTER_RESTORE_FAILED) from None
+
+    def _be_copied(self) -> None:
+        """Tell that init is over. In a template this returns in copies only; one that a fork would not leave whole is none: NEXT says so,
+        and nothing but its end follows.
+        """
+        copies = self._copies
+        if copies is None:
+            self._channel.restore_next()
+            return
+        threads, sockets = copies.findings(self._channel.fileno())
+        if sockets:
+            self._sink.log(snapstart.SOCKETS % len(sockets), 4)
+        if threads > 1:
+            self._channel.ready()
+            return
+        # What is collected here is not copied, and what stays is not touched by the collections of copies.
+        gc.collect()
+        gc.freeze()
+        self._channel.restore_next()
+        self._channel.adopt(copies.wait_for_copy())
 
     def _log_error(self, document: "dict[str, Any]") -> None:
         self.settle_output()
@@ -201,8 +224,9 @@ def _perform(sock: socket.socket, init: "dict[str, Any]") -> Worker:
     return worker
 
 
-def serve(sock: socket.socket, wait_ready: Callable[[], None]) -> None:
-    """Become the function that INIT names and serve its events. ``wait_ready`` returns when its code is in place.
+def serve(sock: socket.socket, wait_ready: Callable[[], None], copies: Any = None) -> None:
+    """Become the function that INIT names and serve its events. ``wait_ready`` returns when its code is in place; ``copies`` makes a
+    worker that can be copied (``engine.sandbox.copier``).
 
     Returns only when the channel ended before an INIT came; otherwise it ends the process.
     """
@@ -216,7 +240,7 @@ def serve(sock: socket.socket, wait_ready: Callable[[], None]) -> None:
     if message[0] != INIT:
         return
     wait_ready()
-    worker = Worker(channel, message[1])
+    worker = Worker(channel, message[1], copies)
     try:
         worker.initialise()
         worker.loop()

@@ -136,7 +136,7 @@ REFUSALS: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("layers", {"Layers": ["arn:aws:lambda:us-east-1:000000000000:layer:l:1"]}, 400, "InvalidParameterValueException", "Layer version arn:aws:lambda:us-east-1:000000000000:layer:l:1 does not exist."),
     ("dlq", {"DeadLetterConfig": {"TargetArn": "arn:aws:sqs:us-east-1:000000000000:q"}}, 501, "NotImplementedException", "DeadLetterConfig"),
     ("tracing", {"TracingConfig": {"Mode": "Active"}}, 501, "NotImplementedException", "TracingConfig with Mode Active"),
-    ("snapstart", {"SnapStart": {"ApplyOn": "PublishedVersions"}}, 501, "NotImplementedException", "SnapStart with ApplyOn PublishedVersions"),
+    ("snapstart", {"SnapStart": {"ApplyOn": "PublishedVersions"}, "EphemeralStorage": {"Size": 1024}}, 400, "InvalidParameterValueException", "SnapStart"),
     ("key", {"KMSKeyArn": "arn:aws:kms:us-east-1:000000000000:key/x"}, 501, "NotImplementedException", "KMSKeyArn"),
     ("other name", {"FunctionName": "arn:aws:lambda:us-east-1:111111111111:function:x"}, 403, "AccessDeniedException", ""),
     ("qualified", {"FunctionName": "x:1"}, 400, "InvalidParameterValueException", "without a qualifier"),

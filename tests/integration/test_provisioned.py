@@ -14,10 +14,14 @@ from tests.framework.engine import Engine, zip_of
 from tests.framework.frame_server import until
 
 SOURCE = """
-import os, time, uuid
+import json, os, time, urllib.request, uuid
 ME = uuid.uuid4().hex
 def f(event, context):
-    time.sleep(event.get("s", 0))
+    # Runs until its function has the tag "go": held without guessing how long anything takes.
+    arn = ":".join(context.invoked_function_arn.split(":")[:7])
+    url = os.environ["AWS_ENDPOINT_URL"] + "/2017-03-31/tags/" + arn.replace(":", "%3A")
+    while event["hold"] and "go" not in json.load(urllib.request.urlopen(url))["Tags"]:
+        time.sleep(0.02)
     return [os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"], ME, context.function_version]
 """
 ALLOCATED = ("RequestedProvisionedConcurrentExecutions", "AllocatedProvisionedConcurrentExecutions", "AvailableProvisionedConcurrentExecutions")
@@ -32,8 +36,8 @@ def wait_ready(client: Any, name: str, qualifier: str) -> None:
     until(lambda: config(client, name, qualifier)[0] == "READY", 60)
 
 
-def invoke(client: Any, name: str, qualifier: str, seconds: float = 0.0) -> list[str]:
-    payload = json.dumps({"s": seconds})
+def invoke(client: Any, name: str, qualifier: str, hold: bool = False) -> list[str]:
+    payload = json.dumps({"hold": hold})
     return list(json.loads(client.invoke(FunctionName=name, Qualifier=qualifier, Payload=payload)["Payload"].read()))
 
 
@@ -51,7 +55,12 @@ def test_an_alias_never_goes_cold_below_its_capacity_and_spills_over_above(share
 
     assert {invoke(client, "pc", "live")[0] for _ in range(5)} == {"provisioned-concurrency"}
     with ThreadPoolExecutor(4) as pool:
-        seen = [f.result() for f in [pool.submit(invoke, client, "pc", "live", 1.5) for _ in range(4)]]
+        running = [pool.submit(invoke, client, "pc", "live", True) for _ in range(4)]
+        try:
+            until(lambda: [f["in_flight"] for f in shared.state()["functions"] if f["name"] == "pc"] == [4], 60)
+        finally:
+            client.tag_resource(Resource="arn:aws:lambda:us-east-1:000000000000:function:pc", Tags={"go": ""})
+        seen = [f.result() for f in running]
     assert sorted(kind for kind, _, _ in seen) == ["on-demand"] * 2 + ["provisioned-concurrency"] * 2
     text = shared.get("/metrics")[1].decode()
     assert 'lambda_engine_provisioned_concurrency_invocations_total{function="pc",kind="provisioned"} 7.0' in text

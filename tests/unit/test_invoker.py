@@ -85,7 +85,7 @@ class Rig(SandboxListener):
             region="us-east-1", logs=self.logs, on_drain=self.invoker.drain, on_new=self.invoker.prepare,
             on_change=self.invoker.provisioner.configure, on_delete=self.invoker.provisioner.forget, **limits,
         )  # fmt: skip
-        self.invoker.on_rerouted = self.catalogue.rerouted
+        self.invoker.standing.on_rerouted = self.catalogue.rerouted
         self.api = InvokeApi(self.catalogue, self.invoker, self.clock, region="us-east-1", account_id=ACCOUNT)
 
     def put(self, *args: Any, **kwargs: Any) -> None:

@@ -1,0 +1,147 @@
+"""SnapStart in a real engine: init once, copies in sandboxes of their own, and everything that must not be the same in two of them."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from engine.sandbox.interpreters import discover
+from tests.framework.control import refused
+from tests.framework.engine import Engine
+from tests.framework.frame_server import until
+
+RUNTIME = next((r for r in ("python3.12", "python3.13", "python3.14") if r in discover()), None)
+pytestmark = pytest.mark.skipif(RUNTIME is None, reason="SnapStart needs an interpreter of Python 3.12 or later")
+
+SOURCE = """
+import os, random, secrets, ssl, tempfile, time, uuid
+from snapshot_restore_py import register_after_restore, register_before_snapshot
+INIT = uuid.uuid4().hex
+SEEN = []
+register_before_snapshot(SEEN.append, "before")
+register_after_restore(SEEN.append, "after")
+try:
+    import numpy
+except ImportError:
+    numpy = None
+def f(event, context):
+    time.sleep(event.get("s", 0))
+    unique = [random.random(), secrets.token_hex(8), str(uuid.uuid4()), tempfile.mktemp(), ssl.RAND_bytes(8).hex()]
+    if numpy is not None:
+        unique.append(float(numpy.random.rand()))
+    return {"init": INIT, "seen": SEEN, "kind": os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"], "unique": unique,
+            "tmp": os.listdir("/tmp"), "pid": os.getpid(), "group": os.environ.get("AWS_LAMBDA_LOG_GROUP_NAME"),
+            "stream": context.log_stream_name, "made": open("/tmp/made", "w").write("x")}
+"""
+
+
+def state(client: Any, name: str, qualifier: str = "1") -> str:
+    return str(client.get_function_configuration(FunctionName=name, Qualifier=qualifier)["State"])
+
+
+def publish(engine: Engine, name: str, source: str, **settings: Any) -> Any:
+    """A function whose version 1 starts from a snapshot; the client, once that is over."""
+    client = engine.client()
+    engine.deploy(name, {"m.py": source}, Runtime=RUNTIME, SnapStart={"ApplyOn": "PublishedVersions"}, **settings)
+    client.publish_version(FunctionName=name)
+    until(lambda: state(client, name) != "Pending", 60)
+    return client
+
+
+def call(client: Any, name: str, qualifier: str = "1", **event: Any) -> Any:
+    answer = client.invoke(FunctionName=name, Qualifier=qualifier, Payload=json.dumps(event), LogType="Tail")
+    return json.loads(answer["Payload"].read())
+
+
+def test_versions_are_restored_and_differ_in_what_must_differ(shared: Engine) -> None:
+    client = publish(shared, "snap", SOURCE)
+    assert state(client, "snap") == "Active"
+    shown = client.get_function_configuration(FunctionName="snap", Qualifier="1")["SnapStart"]
+    assert shown == {"ApplyOn": "PublishedVersions", "OptimizationStatus": "On"}
+    assert client.get_function_configuration(FunctionName="snap")["SnapStart"]["OptimizationStatus"] == "Off"
+    with ThreadPoolExecutor(4) as pool:
+        seen = list(pool.map(lambda _: call(client, "snap", s=1.0), range(4)))
+    assert {s["kind"] for s in seen} == {"snap-start"}
+    assert {s["init"] for s in seen} == {seen[0]["init"]}, "init ran once"
+    assert all(s["seen"] == ["before", "after"] for s in seen)
+    assert all(s["tmp"] == [] for s in seen), "a /tmp each"
+    assert len({s["stream"] for s in seen}) == 4
+    for values in zip(*(s["unique"] for s in seen), strict=True):
+        assert len(set(values)) == 4, values
+    latest = call(client, "snap", "$LATEST")
+    assert (latest["kind"], latest["seen"]) == ("on-demand", [])
+    assert latest["init"] != seen[0]["init"]
+    log = (shared.data_dir / "logs" / "000000000000" / "snap.log").read_text()
+    assert "RESTORE_REPORT Restore Duration: " in log
+    assert "\tRestore Duration: " in log
+    assert "\tBilled Restore Duration: " in log
+
+
+def test_init_that_fails_fails_the_version(shared: Engine) -> None:
+    client = publish(shared, "snap-bad", "raise RuntimeError('no')\n")
+    assert state(client, "snap-bad") == "Failed"
+    assert refused(client.invoke, FunctionName="snap-bad", Qualifier="1")[:2] == (409, "ResourceConflictException")
+
+
+def test_a_version_is_pending_while_its_snapshot_is_made(shared: Engine) -> None:
+    client = shared.client()
+    shared.deploy("snap-slow", {"m.py": "import time\ntime.sleep(2)\ndef f(e, c): return 1\n"}, Runtime=RUNTIME, SnapStart={"ApplyOn": "PublishedVersions"})
+    assert client.publish_version(FunctionName="snap-slow")["State"] == "Pending"
+    assert refused(client.invoke, FunctionName="snap-slow", Qualifier="1") == (
+        409,
+        "SnapStartNotReadyException",
+        "Lambda is initializing your function. It will be ready to invoke once your function state becomes ACTIVE.",
+    )
+    until(lambda: state(client, "snap-slow") == "Active", 60)
+    assert call(client, "snap-slow") == 1
+
+
+def test_threads_leave_the_version_without_a_template_and_say_so(shared: Engine) -> None:
+    source = "import threading, time\nthreading.Thread(target=time.sleep, args=(9e5,), daemon=True).start()\n" + SOURCE
+    client = publish(shared, "snap-threads", source)
+    shown = client.get_function_configuration(FunctionName="snap-threads", Qualifier="1")
+    assert (shown["State"], shown["StateReason"]) == ("Active", "SnapStart: its init leaves threads running, which a copy would not have")
+    answer = call(client, "snap-threads")
+    assert (answer["kind"], answer["seen"]) == ("snap-start", ["before", "after"])
+
+
+def test_sockets_are_a_warning_and_dead_in_copies(shared: Engine) -> None:
+    source = "import socket\nA, B = socket.socketpair()\ndef f(e, c): return A.recv(1).hex()\n"
+    client = publish(shared, "snap-sockets", source)
+    shown = client.get_function_configuration(FunctionName="snap-sockets", Qualifier="1")
+    assert shown["StateReason"].startswith("SnapStart: 2 open sockets")
+    assert call(client, "snap-sockets") == ""
+
+
+def test_a_hook_that_fails_after_the_restore_is_told_to_the_caller(shared: Engine) -> None:
+    source = "from snapshot_restore_py import register_after_restore\n@register_after_restore\ndef h(): raise OSError('no')\ndef f(e, c): pass\n"
+    client = publish(shared, "snap-hook", source)
+    answer = client.invoke(FunctionName="snap-hook", Qualifier="1")
+    assert answer["FunctionError"] == "Unhandled"
+    assert json.loads(answer["Payload"].read())["errorMessage"] == "no"
+
+
+def test_crashes_and_timeouts_of_copies_are_replaced_by_fresh_copies(shared: Engine) -> None:
+    client = publish(shared, "snap-crash", "import os, time\ndef f(e, c):\n    if e.get('s'): time.sleep(9)\n    if e.get('x'): os._exit(3)\n    return 1\n", Timeout=1)
+    assert "exit status 3" in str(call(client, "snap-crash", x=1))
+    assert call(client, "snap-crash") == 1
+    assert "Task timed out after 1.00 seconds" in str(call(client, "snap-crash", s=1))
+    assert call(client, "snap-crash") == 1
+
+
+def test_what_cannot_have_it(shared: Engine) -> None:
+    client = shared.client()
+    snap = {"SnapStart": {"ApplyOn": "PublishedVersions"}}
+    shared.deploy("snap-rules", {"m.py": SOURCE}, Runtime=RUNTIME, Publish=True)
+    tmp = refused(client.update_function_configuration, FunctionName="snap-rules", EphemeralStorage={"Size": 1024}, **snap)
+    assert tmp[:2] == (400, "InvalidParameterValueException")
+    if "python3.11" in discover():
+        old = refused(client.update_function_configuration, FunctionName="snap-rules", Runtime="python3.11", **snap)
+        assert old == (400, "InvalidParameterValueException", "python3.11 is not supported for SnapStart enabled functions.")
+    client.update_function_configuration(FunctionName="snap-rules", **snap)
+    number = client.publish_version(FunctionName="snap-rules")["Version"]
+    put = client.put_provisioned_concurrency_config
+    assert refused(put, FunctionName="snap-rules", Qualifier=number, ProvisionedConcurrentExecutions=1)[0] == 400
