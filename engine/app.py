@@ -12,6 +12,8 @@ import resource
 import secrets
 import socket
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -30,6 +32,7 @@ from engine.sandbox import toolchains
 from engine.sandbox.api import SandboxReport
 from engine.sandbox.interpreters import discover
 from engine.sandbox.link import BrokerLink
+from engine.sandbox.renounce import renounce
 from engine.supervisor.guard import Guard
 from engine.supervisor.supervisor import Commands, Supervisor
 from engine.supervisor.zygotes import Interpreter
@@ -89,6 +92,10 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
     link = BrokerLink(loop, settings, supervisor)
     try:
         report = await link.start()
+        rights = _renounce(settings)
+        if rights is not None:
+            report.mechanisms["supervisor"] = rights
+            link.renounced = supervisor.fail
         for warning in risks(settings, report):
             log.warning(warning)
         supervisor.attach(link, report, lambda: {"broker": link.broker_pid} if link.broker_pid else {})
@@ -100,6 +107,21 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
         return await supervisor.run(first)
     finally:
         await link.close()
+
+
+def _renounce(settings: Settings) -> str | None:
+    """From here on only the broker and its keeper are root, if anybody was."""
+    temporary = Path(tempfile.gettempdir())
+    writable = [settings.run_dir(), temporary, Path("/dev/shm")]  # noqa: S108 - not used: allowed
+    if settings.port_file is not None:
+        settings.port_file.touch()
+        writable.append(settings.port_file)
+    owner = settings.data_dir.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        ours = [settings.run_dir(), *settings.run_dir().iterdir(), *settings.data_dir.glob("engine.*")]
+        for path in (*ours, *([settings.port_file] if settings.port_file else [])):
+            os.chown(path, owner.st_uid, owner.st_gid)
+    return renounce(settings.data_dir, writable, [Path(sys.executable), Path(__file__).parent])
 
 
 def risks(settings: Settings, report: SandboxReport) -> list[str]:

@@ -219,7 +219,9 @@ class Settings(BaseSettings):
         if len(os.fsencode(inside)) <= 80:
             return inside
         digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"lambda-engine-{os.getuid()}-{digest}"
+        # Its owner's, not this process's: parts of the engine may have become that user.
+        owner = self.data_dir.stat().st_uid if self.data_dir.exists() else os.getuid()
+        return Path(tempfile.gettempdir()) / f"lambda-engine-{owner}-{digest}"
 
     def database(self) -> Path | str:
         """Where the store's rows are: a file of SQLite, or a URL with its password."""

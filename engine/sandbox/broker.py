@@ -223,6 +223,8 @@ def main(supervisor_fd: int) -> None:
 def _told_to_try_again(sock: socket.socket, status: int) -> bool:
     """Report the loss; whatever the supervisor still had to say to the lost broker is dropped."""
     how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit status {os.WEXITSTATUS(status)}"
+    # The broker shared this socket and had set it not to block.
+    sock.setblocking(True)
     with contextlib.suppress(OSError, packets.PacketError):
         packets.send(sock, ["lost", f"the broker ended ({how})"])
         while True:

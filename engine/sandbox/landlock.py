@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
+_OF_FILES = _READ_FILE | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV
 # Rights the kernel handles, by ABI version (1: 13 of them, 2: rename across directories, 3: truncate, 5: device ioctls).
 _HANDLED = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 # ABI 6: abstract Unix sockets and signals stay inside.
@@ -31,7 +32,7 @@ def version() -> int:
 
 
 def restrict(writable: Sequence[str], devices: Sequence[str]) -> None:
-    """Confine this process: all of ``/`` to read, ``writable`` directories to do anything, ``devices`` to read and write.
+    """Confine this process: all of ``/`` to read, ``writable`` directories and files to do anything, ``devices`` to read and write.
 
     Paths that do not exist are skipped. Needs no_new_privs. Raises OSError.
     """
@@ -42,9 +43,9 @@ def restrict(writable: Sequence[str], devices: Sequence[str]) -> None:
     try:
         _allow(ruleset, "/", _READ)
         for path in writable:
-            _allow(ruleset, path, handled)
+            _allow(ruleset, path, handled if os.path.isdir(path) else handled & _OF_FILES)
         for path in devices:
-            _allow(ruleset, path, (_READ_FILE | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV) & handled)
+            _allow(ruleset, path, handled & _OF_FILES)
         kernel.landlock_restrict(ruleset)
     finally:
         os.close(ruleset)

@@ -16,20 +16,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from engine.sandbox import cgroups, kernel, landlock, packets, seccomp, zygote
+from engine.sandbox import cgroups, hints, kernel, landlock, packets, seccomp, zygote
 
 _TRIAL_S = 10.0
 # Above every range distributions and container engines hand out, below 2**31, which some file systems cannot store.
 _FIRST_ID = 2_000_000_000
 _IDS = 2 * 65536
-
-_FIX = {
-    "full": "run the engine as root with CAP_SYS_ADMIN (in a container: --privileged, or a host process), on Linux 5.12 or later",
-    "user": (
-        "allow unprivileged user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1, "
-        "kernel.apparmor_restrict_unprivileged_userns=0) and an unmasked /proc, on Linux 5.12 or later"
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -57,7 +49,7 @@ class Refusal:
     reason: str
 
     def __str__(self) -> str:
-        return f"sandbox level {self.level} is not available: {self.step}: {self.reason}; to fix it: {_FIX[self.level]}"
+        return f"sandbox level {self.level} is not available: {self.step}: {self.reason}; to fix it: {hints.fix(self.level)}"
 
 
 def choose(config: dict[str, Any]) -> tuple[Level | None, dict[str, Any], str]:

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,8 @@ class BrokerLink:
         self._serving = False
         self._broker_pid: int | None = None
         self.zygote_pids: dict[str, int] = {}
+        # Set when this process could not start another keeper any more; told why that would be needed.
+        self.renounced: Callable[[str], None] | None = None
 
     @property
     def report(self) -> SandboxReport:
@@ -182,8 +185,10 @@ class BrokerLink:
             try:
                 await self._loop.run_in_executor(None, process.wait, _CLOSE_S)
             except subprocess.TimeoutExpired:
-                process.kill()
-                await self._loop.run_in_executor(None, process.wait)
+                with contextlib.suppress(PermissionError):
+                    # Without root's powers only its socket's end tells it, which it has been.
+                    process.kill()
+                    await self._loop.run_in_executor(None, process.wait)
 
     def add_zygote(self, spec: ZygoteSpec) -> None:
         """Start a zygote, or start it again after ``zygote_failed``. A lost broker's zygotes come back by themselves."""
@@ -349,7 +354,9 @@ class BrokerLink:
     def _lost(self, reason: str) -> None:
         self._drop_socket()
         self._listener.broker_lost(reason)
-        if not self._closing:
+        if self.renounced is not None and not self._closing:
+            self.renounced(f"the keeper of the sandbox broker is lost ({reason}), and starting another one takes root's powers")
+        elif not self._closing:
             self._restart = self._loop.call_later(_RESTART_S, self._begin_restart)
 
     def _begin_restart(self) -> None:

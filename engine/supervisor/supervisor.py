@@ -89,6 +89,7 @@ class Supervisor:
         self._function_key = function_key
         self._run_dir = settings.run_dir()
         self._started_s = clock.monotonic()
+        self._exit_status = 0
         self._connections: set[Connection] = set()
         self._clients: set[asyncio.Protocol] = set()
         self._servers: list[asyncio.Server] = []
@@ -214,7 +215,13 @@ class Supervisor:
         await self._stopping.wait()
         await self._drain()
         await self._close()
-        return 0
+        return self._exit_status
+
+    def fail(self, reason: str) -> None:
+        """End the engine with status 1: it cannot go on, and whoever started it can start it again."""
+        log.error("the engine ends", reason=reason)
+        self._exit_status = 1
+        self._stopping.set()
 
     def _tell_port(self) -> None:
         if self.settings.port_file is not None:

@@ -22,6 +22,7 @@ import boto3
 from botocore.config import Config
 
 ROLE = "arn:aws:iam::000000000000:role/lambda"
+SYSTEM_PYTHON = "/usr/bin/python3"
 OWN_RUNTIME = f"python3.{sys.version_info.minor}"
 
 
@@ -38,10 +39,11 @@ def zip_of(files: Mapping[str, str | bytes], *, executable: bool = False) -> byt
 
 
 class Engine:
-    """One running engine. ``settings`` are the engine's, by their names."""
+    """One running engine. ``settings`` are the engine's, by their names. ``uid``: whom it runs as, if not who runs the tests."""
 
-    def __init__(self, data_dir: Path, **settings: Any) -> None:
+    def __init__(self, data_dir: Path, *, uid: int | None = None, **settings: Any) -> None:
         self.data_dir = data_dir
+        self.uid = uid
         # Functions of the default size get a fourteenth of a core; what that does is tested where it is the subject.
         self.settings = {"port": 0, "pool_size": 2, "cpu_quota": False, **settings}
         self.process: subprocess.Popen[bytes] | None = None
@@ -57,9 +59,13 @@ class Engine:
         ports = self.data_dir.parent / f"{self.data_dir.name}.port"
         ports.unlink(missing_ok=True)
         env["LAMBDA_ENGINE_PORT_FILE"] = str(ports)
+        python = sys.executable
+        who: dict[str, Any] = {}
+        if self.uid is not None:
+            python, who = self._as_user(env)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "engine.cli.main", "serve"], env=env, stdout=log, stderr=log, start_new_session=True
+                [python, "-m", "engine.cli.main", "serve"], env=env, stdout=log, stderr=log, start_new_session=True, **who
             )
         deadline_s = time.monotonic() + timeout_s
         while True:
@@ -72,6 +78,16 @@ class Engine:
             if time.monotonic() > deadline_s:
                 raise AssertionError(f"the engine is not ready: {self.ready_text()}\n{self.log.read_text()[-4000:]}")
             time.sleep(0.02)
+
+    def _as_user(self, env: dict[str, str]) -> tuple[str, dict[str, Any]]:
+        """The system's interpreter with this one's packages, since root's home is closed to others; and whom to become."""
+        assert self.uid is not None
+        home = self.data_dir.parent
+        os.chown(home, self.uid, self.uid)
+        env["HOME"] = str(home)
+        packages = [str(Path(__file__).parent.parent.parent), *(p for p in sys.path if "site-packages" in p)]
+        env["PYTHONPATH"] = os.pathsep.join(packages)
+        return SYSTEM_PYTHON, {"user": self.uid, "group": self.uid, "extra_groups": [], "cwd": "/"}
 
     def ready_text(self) -> str:
         return self.get("/readyz")[1].decode() if self.url else "no port yet"
@@ -123,10 +139,10 @@ class Engine:
 
 
 @contextlib.contextmanager
-def engine(**settings: Any) -> Iterator[Engine]:
+def engine(*, uid: int | None = None, **settings: Any) -> Iterator[Engine]:
     """A ready engine in a temporary directory, stopped at the end."""
     with tempfile.TemporaryDirectory(prefix="le-") as folder:
-        running = Engine(Path(folder) / "data", **settings)
+        running = Engine(Path(folder) / "data", uid=uid, **settings)
         try:
             yield running.start()
         finally:

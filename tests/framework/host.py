@@ -48,6 +48,16 @@ def _python_h() -> str:
     return os.path.join(sysconfig.get_path("include"), "Python.h")
 
 
+def _other_system_python() -> bool:
+    """Whether /usr/bin/python3, which everybody may run, is not the version that the engine's packages were built for."""
+    ask = ["/usr/bin/python3", "-c", "import sys; print(*sys.version_info[:2])"]
+    try:
+        shown = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        return True
+    return shown != [str(n) for n in sys.version_info[:2]]
+
+
 # Reason (a pattern matching the whole of it) -> whether the host really lacks it, told the pattern's groups.
 REASONS: dict[str, Callable[..., bool]] = {
     "not Linux": lambda: sys.platform != "linux",
@@ -56,6 +66,7 @@ REASONS: dict[str, Callable[..., bool]] = {
     "no C compiler": lambda: not (shutil.which("gcc") or shutil.which("cc")),
     "no iproute2": lambda: not shutil.which("ip"),
     "no compiler for extensions": lambda: not (shutil.which("gcc") or shutil.which("cc")) or not os.path.exists(_python_h()),
+    "no system Python of the engine's own version": _other_system_python,
     "one core": lambda: len(os.sched_getaffinity(0)) < 2,
     "no hadolint wheel for this processor": lambda: platform.machine() != "x86_64",
     "no PostgreSQL": _no_postgres,

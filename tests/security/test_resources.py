@@ -15,6 +15,7 @@ from tests.security.siege import Siege
 pytestmark = pytest.mark.root
 
 
+@pytest.mark.full_only
 def test_a_fork_bomb_stays_inside(siege: Siege) -> None:
     source = """
 children = []
@@ -36,6 +37,7 @@ for pid in children: os.waitpid(pid, 0)
 
 
 @pytest.mark.slow
+@pytest.mark.full_only
 def test_a_spreading_fork_bomb_ends_with_the_invocation(siege: Siege) -> None:
     name = siege.attacker("spreading", Timeout=2)
     done = siege.attack("while True:\n    try: os.fork()\n    except OSError: pass", name)
@@ -44,6 +46,7 @@ def test_a_spreading_fork_bomb_ends_with_the_invocation(siege: Siege) -> None:
     assert siege.attack("result = len([p for p in os.listdir('/proc') if p.isdigit()])", name).result == 2
 
 
+@pytest.mark.full_only
 def test_a_thread_bomb_stays_inside(siege: Siege) -> None:
     source = """
 threading.stack_size(65536)
@@ -88,6 +91,7 @@ time.sleep(0.2)
     assert siege.descriptors() <= before + 8
 
 
+@pytest.mark.full_only
 @pytest.mark.parametrize(
     "bomb",
     [
@@ -108,6 +112,7 @@ def test_memory_bombs_are_killed_and_counted(siege: Siege, bomb: str, request: p
 
 
 @pytest.mark.slow
+@pytest.mark.full_only
 def test_page_cache_is_not_held_against_a_function_nor_the_host(siege: Siege) -> None:
     """Reading more than MemorySize through the cache works: the cache gives way."""
     name = siege.attacker("reader", MemorySize=128, Timeout=60)
@@ -168,6 +173,7 @@ result = [code, size]
     assert size <= 64
 
 
+@pytest.mark.full_only
 def test_cpu_hogs_do_not_starve_others(siege: Siege) -> None:
     """Four hogs of a fourteenth of a core each: the victim answers as usual, and each hog gets no more than it has bought."""
     hogs = [siege.attacker(f"hog-{n}", MemorySize=128, Timeout=30) for n in range(4)]

@@ -1,0 +1,83 @@
+"""Levels under the restrictions that containers and distributions put on a process, imposed on a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+ROOT = Path(__file__).parent.parent.parent
+
+# The capabilities Docker leaves by default: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw,
+# sys_chroot, mknod, audit_write, setfcap. The filter stands for the container engine's, which refuses the same calls (mount, unshare,
+# clone with namespaces).
+_WITHOUT = """
+import ctypes, os, platform, struct, sys
+from engine.sandbox import kernel, seccomp
+kept = {0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31}
+libc = ctypes.CDLL(None)
+for n in range(64):
+    if n not in kept: libc.prctl(24, n, 0, 0, 0)
+mask = sum(1 << n for n in kept)
+assert libc.capset(struct.pack('Ii', 0x20080522, 0), struct.pack('6I', mask, mask, 0, 0, 0, 0)) == 0
+if sys.argv.pop(1) == 'filtered':
+    kernel.no_new_privileges()
+    kernel.install_filter(seccomp.program(platform.machine()))
+os.execv(sys.executable, [sys.executable, '-m', 'engine.cli.main', *sys.argv[1:]])
+"""
+
+
+def doctor(tmp_path: Path, how: str, *, level: str = "auto", unshare: str = "") -> tuple[int, list[dict[str, Any]], str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("LAMBDA_ENGINE_")}
+    env |= {"LAMBDA_ENGINE_DATA_DIR": str(tmp_path), "LAMBDA_ENGINE_SANDBOX": level, "LAMBDA_ENGINE_PORT": "0"}
+    argv = [sys.executable, "-c", _WITHOUT, how, "doctor", "--json"]
+    if unshare:
+        argv = ["unshare", "-m", "sh", "-c", f'{unshare} && exec "$@"', "sh", *argv]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=110, check=False, cwd=ROOT)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def said(findings: list[dict[str, Any]], subject: str) -> list[str]:
+    return [f["text"] for f in findings if f["subject"] == subject]
+
+
+def test_a_container_with_default_privileges_gets_process_and_is_told_loudly(tmp_path: Path) -> None:
+    status, findings, _ = doctor(tmp_path, "filtered")
+    assert status == 0
+    assert "level process" in said(findings, "sandbox")[0]
+    assert "NOT ISOLATED" in said(findings, "sandbox")[0]
+    advice = said(findings, "advice")
+    assert any("level full is not available" in line for line in advice)
+    assert any("level user is not available" in line for line in advice)
+
+
+def test_a_container_with_default_privileges_refuses_what_was_asked_for_by_name(tmp_path: Path) -> None:
+    status, findings, _ = doctor(tmp_path, "filtered", level="user")
+    assert status == 1
+    (text,) = [f["text"] for f in findings if f["verdict"] == "problem" and f["subject"] == "sandbox"]
+    assert "to fix it: " in text
+
+
+def test_with_user_namespaces_allowed_it_gets_user(tmp_path: Path) -> None:
+    """As documented: --security-opt seccomp=unconfined and its like, without --privileged."""
+    status, findings, _ = doctor(tmp_path, "unfiltered")
+    assert status == 0
+    assert "level user" in said(findings, "sandbox")[0]
+    assert said(findings, "freeze")
+    assert said(findings, "cpu quota")
+
+
+def test_a_masked_proc_is_named(tmp_path: Path) -> None:
+    status, findings, _ = doctor(tmp_path, "unfiltered", level="user", unshare="mount -t tmpfs -o ro none /proc/irq")
+    assert status == 1
+    (text,) = [f["text"] for f in findings if f["verdict"] == "problem" and f["subject"] == "sandbox"]
+    assert "unmask /proc" in text
+    assert "/proc/irq" in text
