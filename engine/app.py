@@ -64,7 +64,7 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
     if settings.auth is not AuthMode.OFF:
         function_key = (f"ASIA{secrets.token_hex(8).upper()}", function_key[1], function_key[2])
     pythons = {k: v for k, v in settings.runtimes.items() if k.startswith("python")}
-    runtimes = {k: Interpreter(str(v.path), v.version) for k, v in discover(pythons).items()}
+    runtimes = {k: Interpreter(str(v.path), v.version, v.prefixes) for k, v in discover(pythons).items()}
     own = f"python3.{sys.version_info.minor}"
     if not runtimes:
         raise ConfigurationError("no Python interpreter (3.9 to 3.14) was found: install one or set LAMBDA_ENGINE_RUNTIMES")

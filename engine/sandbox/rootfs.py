@@ -115,6 +115,8 @@ def _make_etc(etc: str, share_network: bool, resolver: str) -> None:
     if share_network:
         with contextlib.suppress(OSError, UnicodeDecodeError), open("/etc/hosts") as f:
             hosts = f.read()
+    # Where extensions listen for telemetry, by AWS's name for it.
+    hosts += "127.0.0.1 sandbox.localdomain sandbox\n"
     home = f"/home/{WORKER_USER}"
     texts = {
         "hosts": hosts,

@@ -33,7 +33,7 @@ class Version:
     """
 
     __slots__ = (
-        "base_env", "config", "function", "init_fields", "init_more", "pool", "provisioned", "refusal", "stock_key", "template", "zygote_key",
+        "base_env", "config", "extensions", "function", "init_fields", "init_more", "pool", "provisioned", "refusal", "stock_key", "template", "zygote_key",
     )  # fmt: skip
 
     def __init__(self, function: Function, config: VersionConfig) -> None:
@@ -41,13 +41,14 @@ class Version:
         self.config = config
         self.pool: VersionPool[Instance, Request] = VersionPool()
         self.provisioned: Provision | None = None
-        self.zygote_key = self.stock_key = zygotes.key(config)
+        self.extensions = zygotes.has_extensions(config)
+        self.zygote_key = self.stock_key = zygotes.key(config, behind_agent=self.extensions)
         self.template: Template | None = None
         self.refusal: AwsError | None = None
         self.base_env: dict[str, str] | None = None
         self.init_fields: dict[str, Any] | None = None
         # Members of INIT that this version has beyond the usual.
-        self.init_more: dict[str, Any] = {"features": ["stream"]}
+        self.init_more: dict[str, Any] = {"features": ["stream"], "account_id": config.account}
 
 
 class Function:

@@ -18,6 +18,7 @@ from engine.core.instance import Event, State
 from engine.sandbox.api import HolderFds, Sandbox, SpecialiseSpec
 from engine.sandbox.group import CPU_PERIOD_US
 from engine.supervisor.catalogue import Version
+from engine.supervisor.farewell import Farewell
 from engine.supervisor.holders import Holder, HolderPool
 from engine.supervisor.instance import Instance, InstanceEvents
 from engine.supervisor.provision import Provision
@@ -68,6 +69,7 @@ class Fleet:
         self._clock = clock
         self._room = room
         self._owner = owner
+        self.farewell = Farewell(loop, clock)
         self._cpu_quota = cpu_quota
         self.standing: StandingEvents
         self._sandbox: Sandbox
@@ -213,7 +215,7 @@ class Fleet:
                     if now_s - since_s >= after_s:
                         instance.freeze()
 
-    def reset(self, instance: Instance) -> None:
+    def reset(self, instance: Instance, reason: str = "failure") -> None:
         """Kill what the function started, keep its sandbox; a fresh worker will be there. For INITIALISING and BUSY only."""
         if instance.state not in (State.INITIALISING, State.BUSY):
             return
@@ -222,10 +224,10 @@ class Fleet:
             self.retire(instance)
             self.spawn_deficit(instance.version)
             return
+        was = instance.state
         instance.move(Event.RESET)
         instance.needs_init = True
         instance.init_ms = None
-        instance.detach_worker()
         # An init that is repeated counts as invocation, in speed too.
         self.limit_cpu(instance)
         self._owner.on_stopped(instance)
@@ -234,6 +236,12 @@ class Fleet:
         if pool.draining and not pool.waiting:
             self.retire(instance)
         else:
+            self.farewell.say(instance, reason, lambda: self._renew(instance), was=was)
+
+    def _renew(self, instance: Instance) -> None:
+        """Its worker has had its time: a fresh one takes its place."""
+        if instance.state is State.STARTING:
+            instance.detach_worker()
             self._sandbox.reset(instance.holder_id)
 
     def readopt(self, holder_id: int, fds: HolderFds, pid: int) -> Instance | None:
@@ -251,10 +259,12 @@ class Fleet:
         """Let the instance go; it is forgotten when its sandbox has ended. Idempotent."""
         if instance.state in (State.RETIRING, State.GONE):
             return
+        was = instance.state
         self._retire(instance)
         if instance.holder_id:
-            self._sandbox.kill(instance.holder_id)
+            self.farewell.say(instance, "spindown", lambda: self._end(instance), was=was)
         else:
+            instance.close()
             self._forget(instance)
 
     def _retire(self, instance: Instance) -> None:
@@ -262,7 +272,10 @@ class Fleet:
         self._owner.on_stopped(instance)
         instance.move(Event.RETIRE)
         self._room.give_back(instance.version.config.memory_mib)
+
+    def _end(self, instance: Instance) -> None:
         instance.close()
+        self._sandbox.kill(instance.holder_id)
 
     def gone(self, holder_id: int) -> Instance | None:
         """A sandbox has ended; its instance if that was not our doing (``lose`` it then)."""

@@ -426,7 +426,7 @@ class Invoker:
     def worker_exited(self, holder_id: int, cause: ExitCause) -> None:
         """The worker ended by itself (or was killed by the kernel)."""
         instance = self._fleet.of_holder(holder_id)
-        if instance is None or instance.state in (State.STARTING, State.RETIRING, State.GONE):
+        if instance is None or self._fleet.farewell.over(instance) or instance.state in (State.STARTING, State.RETIRING, State.GONE):
             return
         instance.drain()
         if instance.state is State.INITIALISING:
@@ -557,7 +557,7 @@ class Invoker:
         if instance.state is State.INITIALISING:
             self._init_failed(instance, ("timeout", None))
         elif instance.answered:
-            self._fleet.reset(instance)
+            self._fleet.reset(instance, "timeout")
         elif instance.state is State.BUSY and instance.current is not None:
             request = instance.current
             instance.drain()
@@ -567,7 +567,7 @@ class Invoker:
             if instance.needs_init:
                 self._stories.init_over(instance, "invoke", "timeout", None, self._since_init_ms(instance))
             self._settle(instance, request, outcome, ready=False)
-            self._fleet.reset(instance)
+            self._fleet.reset(instance, "timeout")
 
     def freeze_idle(self, after_s: float) -> None:
         """Stop instances that have been idle for ``after_s``; their next invocation lets them go on."""
@@ -596,3 +596,8 @@ class Invoker:
     def stop(self) -> None:
         """Let every instance go."""
         self._fleet.stop()
+
+    @property
+    def ending(self) -> int:
+        """How many instances still have time to end."""
+        return self._fleet.farewell.pending

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine.core import provisioning
+from engine.core.runtimes import speaks_frames
+from engine.supervisor import zygotes
 from engine.supervisor.environment import Home, base_env, init_message
 from engine.supervisor.role_credentials import RoleCredentials
+from engine.supervisor.zygotes import Interpreter
 from engine.wire import messages
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ class Setting:
         self.isolated_paths = isolated_paths
         self.opt_root: Callable[[Sequence[str]], str] = lambda _layers: "/opt"
         self.roles: RoleCredentials | None = None
+        self.runtimes: Mapping[str, Interpreter] = {}
 
     def first(self, instance: Instance) -> bytes:
         """What a worker is told first: RESTORE in a copy, INIT in any other; with roles, their credentials must be there."""
@@ -61,6 +65,10 @@ class Setting:
         more = dict(version.init_more)
         if instance.snapshot:
             more["features"] = [*more.get("features", ()), "restore"]
+        command = zygotes.command(version.config, self.runtimes, version.zygote_key)
+        if command:
+            more["command"] = command
+            more["native"] = speaks_frames(version.config.runtime)
         if instance.current is not None:
             more["request_id"] = instance.current.request_id
         return init_message(

@@ -174,6 +174,7 @@ class Supervisor:
         if settings.assumes_roles():
             self._invoker.setting.roles = RoleCredentials(self._loop, self._clock, self._connect_control, self._function_key[2])
         self._holders = HolderPool(self._loop, sandbox, settings.pool_size, self._zygote_spec)
+        self._invoker.setting.runtimes = self._runtimes
         self._invoker.wire(sandbox, self._holders)
         self._status = Status(
             clock=self._clock,
@@ -299,6 +300,8 @@ class Supervisor:
             timer.cancel()
         self._holders.closed = True
         self._invoker.stop()
+        while self._invoker.ending and not self._now.is_set():
+            await asyncio.sleep(0.01)
         self._holders.close()
         await asyncio.gather(
             self._control.stop(5.0), *([self._embedded.stop(5.0)] if self._embedded is not None else [])

@@ -6,6 +6,7 @@ interpreter of the host's to be seen inside), and ``<runtime>+late`` for a Node.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ _MOST_NODES = 3
 # Read by the interpreter itself, at the start of the process.
 _EARLY = ("NODE_OPTIONS", "AWS_LAMBDA_EXEC_WRAPPER", "NODE_EXTRA_CA_CERTS", "UV_THREADPOOL_SIZE")
 
+_NODE_FLAGS = ("--expose-gc", "--max-http-header-size=81920")
+
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
@@ -32,14 +35,34 @@ class Interpreter:
     shows: tuple[str, ...] = ()
 
 
-def key(config: VersionConfig) -> str:
-    """Which stock of prepared sandboxes serves this configuration."""
+def has_extensions(config: VersionConfig) -> bool:
+    """Whether a layer brings external extensions."""
+    return any(os.path.isdir(os.path.join(layer, "extensions")) for layer in config.layers)
+
+
+def key(config: VersionConfig, *, behind_agent: bool = False) -> str:
+    """Which stock of prepared sandboxes serves this configuration. ``behind_agent``: also a worker of ours has the agent beside it."""
     kind = family(config.runtime)
+    if speaks_frames(config.runtime) and (behind_agent or (kind is Family.PYTHON and "AWS_LAMBDA_EXEC_WRAPPER" in config.env)):
+        return f"{AGENT}:{config.runtime}"
     if kind is Family.NODEJS:
         return f"{config.runtime}+{LATE}" if any(name in config.env for name in _EARLY) else config.runtime
     if speaks_frames(config.runtime):
         return "+".join((config.runtime, *(config.preload if compiles(config.runtime) else ())))
     return AGENT if kind is Family.PROVIDED else f"{AGENT}:{config.runtime}"
+
+
+def command(config: VersionConfig, runtimes: Mapping[str, Interpreter], zygote_key: str) -> list[str]:
+    """What the agent runs; empty where there is no agent, or where the function brings its own program."""
+    interpreter = runtimes.get(config.runtime)
+    if interpreter is None or not zygote_key.startswith(f"{AGENT}:"):
+        return []
+    kind = family(config.runtime)
+    if kind is Family.PYTHON:
+        return [interpreter.path, "-I", "-S", "{runtime}/runtime_bootstrap/python", "--fd", "3", "--path", "{runtime}", "--env", "own"]
+    if kind is Family.NODEJS:
+        return [interpreter.path, *_NODE_FLAGS, "{runtime}/runtime_bootstrap/nodejs/index.js", LATE]
+    return []
 
 
 def spec(zygote_key: str, runtimes: Mapping[str, Interpreter]) -> ZygoteSpec | str:

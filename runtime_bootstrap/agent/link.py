@@ -39,9 +39,9 @@ class Invoke:
 
 
 class Link:
-    """Frames to and from the supervisor. ``on_frame(parts)`` gets every message; the end of the stream ends the process."""
+    """Frames to and from the supervisor. ``on_frame(parts, body)`` gets every message; the end of the stream ends the process."""
 
-    def __init__(self, loop: Loop, sock: socket.socket, on_frame: "Callable[[list[Any]], Any]") -> None:
+    def __init__(self, loop: Loop, sock: socket.socket, on_frame: "Callable[[list[Any], bytes], Any]") -> None:
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
@@ -77,7 +77,7 @@ class Link:
                 break
             body = data[at + 4 : end]
             at = end
-            self._on_frame(_message(body))
+            self._on_frame(_message(body), body)
         self._in = data[at:]
 
     @property

@@ -16,10 +16,22 @@ _DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM)
 class Process:
     """A running program. ``on_exit(wait status)`` comes once."""
 
-    def __init__(self, loop: Loop, argv: "list[str]", env: "dict[str, str]", output: int, on_exit: "Callable[[int], Any]", keep: "tuple[int, ...]" = ()) -> None:
-        """Start it with its output on the descriptor ``output`` and the descriptors ``keep`` inherited. Raises OSError as execve does."""
+    def __init__(
+        self,
+        loop: Loop,
+        argv: "list[str]",
+        env: "dict[str, str]",
+        output: int,
+        on_exit: "Callable[[int], Any]",
+        keep: "Optional[dict[int, int]]" = None,
+    ) -> None:
+        """Start it with its output on the descriptor ``output`` (-1: ours), and with our descriptors ``keep`` under new numbers.
+
+        Raises OSError as execve does.
+        """
         actions: "list[tuple[Any, ...]]" = [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)] if output >= 0 else []
-        actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep]
+        # No descriptor of ours below 16 is in the way: 3 is the channel, which ends at exec, and the others come after it.
+        actions += [(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in (keep or {}).items()]
         self.pid = os.posix_spawn(argv[0], argv, env, file_actions=actions, setpgroup=0, setsigmask=[], setsigdef=_DEFAULTS)
         self._loop = loop
         self._on_exit = on_exit

@@ -73,6 +73,9 @@ class Events:
     def runtime_init_error(self, error_type: str, document: bytes) -> None:
         """``init/error``."""
 
+    def runtime_logged(self, data: bytes) -> None:
+        """A worker that speaks frames has sent a log event."""
+
     def runtime_streaming(self, invoke: Invoke) -> None:
         """The first bytes of an answer in pieces go out."""
 
@@ -124,7 +127,7 @@ class Runtime:
         polls.append(exchange)
         self._polls = polls
 
-    def begin(self, invoke: Invoke) -> None:
+    def begin(self, invoke: Invoke, body: bytes) -> None:
         """An event for the runtime. The supervisor sends one only when the runtime waits for it."""
         self.invoke = invoke
         while self._polls:

@@ -56,7 +56,7 @@ async function initialise(about) {
   });
   process.on('beforeExit', () => idle && idle());
   try {
-    handler = await handlers.load(root, init.handler);
+    handler = await handlers.load(root, (late && process.env._HANDLER) || init.handler);
     const major = Number(process.versions.node.split('.')[0]);
     if (major >= CALLBACKS_REMOVED && handler.length >= 3 && !streams.isStreaming(handler)) {
       throw new errors.faults.CallbackHandlerDeprecated(REMOVED);

@@ -1,6 +1,7 @@
-"""``python -I -S runtime_bootstrap/python --fd N [--path DIR]``: a worker without a sandbox, on an inherited socket.
+"""``python -I -S runtime_bootstrap/python --fd N [--path DIR] [--env own]``: a worker in a process of its own, on an inherited socket.
 
-``--path`` names the runtime's directory for the function's search path, where a sandbox has /var/runtime.
+``--path`` names the runtime's directory for the function's search path, where a sandbox has /var/runtime. With
+``--env own`` the process's environment is the function's, whatever a wrapper before it has made of it, and not INIT's.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def main() -> None:
     sys.path[:] = [options["--path"], *own] if "--path" in options else own
     del sys.modules["__main__"]
     sys.modules["__main__"] = type(sys)("__main__")
-    worker.serve(socket.socket(fileno=int(options["--fd"])), lambda: None)
+    worker.serve(socket.socket(fileno=int(options["--fd"])), lambda: None, own_env="--env" in options)
 
 
 main()

@@ -224,12 +224,13 @@ def _perform(sock: socket.socket, init: "dict[str, Any]") -> Worker:
     return worker
 
 
-def serve(sock: socket.socket, wait_ready: Callable[[], None], copies: Any = None) -> None:
+def serve(sock: socket.socket, wait_ready: Callable[[], None], copies: Any = None, *, own_env: bool = False) -> None:
     """Become the function that INIT names and serve its events. ``wait_ready`` returns when its code is in place; ``copies`` makes a
     worker that can be copied (``engine.sandbox.copier``).
 
-    Returns only when the channel ended before an INIT came; otherwise it ends the process.
+    ``own_env``: the process's environment is the function's, not INIT's. Returns only when the channel ended before an INIT came; otherwise it ends the process.
     """
+    env = dict(os.environ) if own_env else None
     rehearsal.rehearse(_perform)
     channel = Channel(sock)
     channel.hello(_TAG, _VERSION)
@@ -240,6 +241,8 @@ def serve(sock: socket.socket, wait_ready: Callable[[], None], copies: Any = Non
     if message[0] != INIT:
         return
     wait_ready()
+    if env is not None:
+        message[1].update(env=env, handler=env.get("_HANDLER") or message[1]["handler"])
     worker = Worker(channel, message[1], copies)
     try:
         worker.initialise()

@@ -7,12 +7,9 @@ lets in only what its own children send.
 from __future__ import annotations
 
 import base64
-import http.client
 import json
 import os
 import socket
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,97 +17,15 @@ from typing import Any
 import pytest
 
 from engine.wire import messages as m
-from tests.framework.agent import AgentProcess, agent
+from tests.framework.agent import BASE, ID, Connection, Rig, agent, rigged
 
-ID = "11111111-2222-4333-8444-555555555555"
 OTHER = "99999999-2222-4333-8444-555555555555"
-BASE = "/2018-06-01/runtime"
-# Takes connections on a Unix socket and carries each to the API.
-FORWARD = """
-import ctypes, os, socket, sys, threading
-ctypes.CDLL(None).prctl(1, 9)
-host, port = os.environ["AWS_LAMBDA_RUNTIME_API"].split(":")
-listener = socket.socket(socket.AF_UNIX); listener.bind(sys.argv[1]); listener.listen()
-def copy(a, b):
-    try:
-        while data := a.recv(1 << 18): b.sendall(data)
-    except OSError: pass
-    try: b.shutdown(socket.SHUT_WR)
-    except OSError: pass
-while True:
-    client, _ = listener.accept()
-    api = socket.create_connection((host, int(port)))
-    threading.Thread(target=copy, args=(client, api), daemon=True).start()
-    threading.Thread(target=copy, args=(api, client), daemon=True).start()
-"""
-
-
-class Connection(http.client.HTTPConnection):
-    """HTTP to the agent, through the forwarder."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("api", timeout=30)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(30)
-        deadline_s = time.monotonic() + 30
-        while True:
-            try:
-                self.sock.connect(str(self.path))
-            except OSError:
-                if time.monotonic() > deadline_s:
-                    raise
-                time.sleep(0.01)
-            else:
-                return
-
-
-class Rig:
-    """The agent and one client of its API."""
-
-    def __init__(self, process: AgentProcess, path: Path) -> None:
-        self.agent = process
-        self.path = path
-        self.http = Connection(path)
-
-    def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        self.http.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
-        answer = self.http.getresponse()
-        return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
-
-    def ask_next(self) -> None:
-        self.http.request("GET", f"{BASE}/invocation/next")
-
-    def event(self) -> tuple[dict[str, str], bytes]:
-        answer = self.http.getresponse()
-        assert answer.status == 200
-        return {k.lower(): v for k, v in answer.getheaders()}, answer.read()
-
-    def running(self, payload: bytes = b"{}", **options: Any) -> tuple[dict[str, str], bytes]:
-        """As far as a delivered event."""
-        self.ask_next()
-        assert self.agent.receive() == [m.NEXT]
-        self.agent.invoke(ID, payload, **options)
-        return self.event()
-
-    def refused(self, status: int, error_type: str, answer: tuple[int, dict[str, str], bytes]) -> str:
-        assert answer[0] == status
-        assert answer[1]["content-type"] == "application/json"
-        body = json.loads(answer[2])
-        assert body["errorType"] == error_type
-        return str(body["errorMessage"])
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    path = tmp_path / "s"
-    command = [os.path.realpath(sys.executable), "-I", "-S", "-c", FORWARD, str(path)]
-    with agent(tmp_path, command=command) as process:
-        rig = Rig(process, path)
-        yield rig
-        rig.http.close()
+    with rigged(tmp_path) as running:
+        yield running
 
 
 def test_an_event_has_its_headers(rig: Rig) -> None:
