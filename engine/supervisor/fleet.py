@@ -136,6 +136,7 @@ class Fleet:
             return
         if key and instance.holder_id:
             self._retire(instance)
+            instance.close()
         else:
             self.retire(instance)
 

@@ -85,6 +85,7 @@ class Invoker:
         self.provisioner = self.standing.provisioner
         self._timed: dict[Instance, None] = {}
         self._finishing = Finishing(clock, self._fleet.spawn_deficit)
+        self.farewell = self._fleet.farewell
         self._sweeping = False
         self.cpu_quota = cpu_quota
         self.in_flight = 0
@@ -426,7 +427,7 @@ class Invoker:
     def worker_exited(self, holder_id: int, cause: ExitCause) -> None:
         """The worker ended by itself (or was killed by the kernel)."""
         instance = self._fleet.of_holder(holder_id)
-        if instance is None or self._fleet.farewell.over(instance) or instance.state in (State.STARTING, State.RETIRING, State.GONE):
+        if instance is None or self.farewell.over(instance) or instance.state in (State.STARTING, State.RETIRING, State.GONE):
             return
         instance.drain()
         if instance.state is State.INITIALISING:
@@ -596,8 +597,3 @@ class Invoker:
     def stop(self) -> None:
         """Let every instance go."""
         self._fleet.stop()
-
-    @property
-    def ending(self) -> int:
-        """How many instances still have time to end."""
-        return self._fleet.farewell.pending

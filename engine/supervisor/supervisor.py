@@ -300,7 +300,7 @@ class Supervisor:
             timer.cancel()
         self._holders.closed = True
         self._invoker.stop()
-        while self._invoker.ending and not self._now.is_set():
+        while self._invoker.farewell.pending and not self._now.is_set():
             await asyncio.sleep(0.01)
         self._holders.close()
         await asyncio.gather(
