@@ -105,7 +105,7 @@ class ControlServer:
         self.link = ControlLink(self.settings.run_dir() / "control.sock", snapshot, push_timeout_s=self._push_timeout_s)
         self.changes = Changes(self.store, self.catalogue, self.link, self.clock)
         links = CodeLinks(self.database.secret("code-links"), self.code, self.clock)
-        registry = Registry(load())
+        self.registry = registry = Registry(load())
         operations.register(
             registry,
             Plane(
