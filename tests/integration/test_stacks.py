@@ -295,6 +295,36 @@ def test_a_failed_update_is_continued_by_the_next(shared: Engine, tmp_path: Path
     shared.client().delete_function(FunctionName="again-two")
 
 
+def test_resources_beside_lambda_that_cloudformation_does_not_know(shared: Engine, tmp_path: Path) -> None:
+    folder = tmp_path / "beside"
+    folder.mkdir()
+    everybody = {"Statement": [{"Effect": "Allow", "Principal": "*", "Action": "*", "Resource": "*"}]}
+    template = plain(
+        F=function(),
+        Bucket={"Type": "AWS::S3::Bucket", "Properties": {}},
+        Queue={"Type": "AWS::SQS::Queue", "Properties": {}},
+        Topic={"Type": "AWS::SNS::Topic", "Properties": {}},
+        BucketPolicy={"Type": "AWS::S3::BucketPolicy", "Properties": {"Bucket": {"Ref": "Bucket"}, "PolicyDocument": everybody}},
+        QueuePolicy={"Type": "AWS::SQS::QueuePolicy", "Properties": {"Queues": [{"Ref": "Queue"}], "PolicyDocument": everybody}},
+        TopicPolicy={"Type": "AWS::SNS::TopicPolicy", "Properties": {"Topics": [{"Ref": "Topic"}], "PolicyDocument": everybody}},
+        Sub={
+            "Type": "AWS::SNS::Subscription",
+            "Properties": {"TopicArn": {"Ref": "Topic"}, "Protocol": "sqs", "Endpoint": {"Fn::GetAtt": ["Queue", "Arn"]}, "FilterPolicy": {"a": ["b"]}},
+        },
+    )
+    template["Outputs"] = {n: {"Value": {"Ref": n}} for n in ("Bucket", "Queue", "Topic", "Sub")}
+    project = Project(folder, shared, template, "t.json")
+    made = project.deploy().outputs
+    assert json.loads(shared.client("s3").get_bucket_policy(Bucket=made["Bucket"])["Policy"]) == everybody
+    queue = shared.client("sqs").get_queue_attributes(QueueUrl=made["Queue"], AttributeNames=["Policy"])["Attributes"]
+    assert json.loads(queue["Policy"]) == everybody
+    sns = shared.client("sns")
+    assert json.loads(sns.get_topic_attributes(TopicArn=made["Topic"])["Attributes"]["Policy"]) == everybody
+    assert sns.get_subscription_attributes(SubscriptionArn=made["Sub"])["Attributes"]["FilterPolicy"] == '{"a": ["b"]}'
+    assert project.stack().delete()
+    assert made["Topic"] not in [t["TopicArn"] for t in sns.list_topics()["Topics"]]
+
+
 @pytest.mark.parametrize(
     ("template", "words"),
     [

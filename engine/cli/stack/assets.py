@@ -1,4 +1,4 @@
-"""Packages that a template names by S3 object and that lie on this disk: SAM's local code, CDK's assets."""
+"""Packages that a template names by S3 object and that lie on this disk: SAM's local code, CDK's assets, Serverless's artifacts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ class Assets:
         self._local = local
         self._runtimes = runtimes
         self._cdk = _cdk_assets(template)
+        self._folder = template.resolve().parent
         self._made: dict[Path, bytes] = {}
 
     def __call__(self, bucket: str, key: str) -> bytes | None:
         """The package, None for an object that is really in S3."""
         if bucket == BUCKET and key in self._local:
             return self._package(self._local[key], self._runtimes.get(key.partition("/")[0]))
-        found = self._cdk.get(key)
+        found = self._cdk.get(key) or self._serverless(key)
         return None if found is None else self._package(found, None)
+
+    def _serverless(self, key: str) -> Path | None:
+        """What ``serverless package`` left beside its template, called as it will be called in S3."""
+        beside = self._folder / key.rpartition("/")[2]
+        return beside if self._folder.name == ".serverless" and key.startswith("serverless/") and beside.is_file() else None
 
     def _package(self, path: Path, runtime: str | None) -> bytes:
         if path not in self._made:

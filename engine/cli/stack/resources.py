@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.cli.output import CliError
-
 WAIT = {"Delay": 0.2, "MaxAttempts": 600}
 Properties = Mapping[str, Any]
 # Put beside the name of a package that lies on this disk, so that another content is another property.
@@ -54,12 +52,13 @@ class Code:
 
 
 class Handler:
-    """One resource type. ``client`` is boto3's of Lambda. ``exclusive``: the old one must go before a new one can come."""
+    """One resource type. ``clients`` gives boto3's client of a service. ``exclusive``: the old one must go before a new one can come."""
 
     exclusive = False
 
-    def __init__(self, client: Any, code: Code) -> None:
-        self.client = client
+    def __init__(self, clients: Callable[[str], Any], code: Code) -> None:
+        self.clients = clients
+        self.client = clients("lambda")
         self.code = code
 
     def create(self, name: str, properties: Properties) -> Made:
@@ -74,9 +73,14 @@ class Handler:
 
     def missing(self, call: Callable[..., Any], **arguments: Any) -> None:
         """Delete what may be gone already."""
+        self.forgiving(call, self.client.exceptions.ResourceNotFoundException, **arguments)
+
+    @staticmethod
+    def forgiving(call: Callable[..., Any], forgiven: type[Exception], **arguments: Any) -> None:
+        """Call, and be content with a certain error."""
         try:
             call(**arguments)
-        except self.client.exceptions.ResourceNotFoundException:
+        except forgiven:
             return
 
 
@@ -340,11 +344,3 @@ HANDLERS: Mapping[str, type[Handler]] = {
 }
 # Asks for nothing: it tells AWS which CDK made the template.
 IGNORED = frozenset({"AWS::CDK::Metadata"})
-
-
-def handler_of(kind: str) -> type[Handler]:
-    """Raises CliError for a Lambda resource that is not supported."""
-    found = HANDLERS.get(kind)
-    if found is None:
-        raise CliError(f"Lambda Engine does not deploy resources of type {kind}; it does {', '.join(sorted(HANDLERS))}", 2)
-    return found

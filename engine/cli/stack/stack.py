@@ -1,8 +1,8 @@
 """A stack: made, changed and taken away as its template says.
 
 Theory of operation. The template is evaluated as far as it goes. Names of functions and ARNs of functions and aliases are known before
-anything is made; so first the companion (everything that is not Lambda's) is deployed, with those filled in, and then Lambda's resources in
-the order of their references. Each step is written to the state file, so that a deployment that fails half way is continued by the
+anything is made; so first the companion (everything that is not Lambda's) is deployed, with those filled in, and then Lambda's resources (and
+the few others made here) in the order of their references. Each step is written to the state file, so that a deployment that fails half way is continued by the
 next one; a stack that fails while it is first made is taken away again. What a new template leaves out goes last.
 """
 
@@ -18,14 +18,23 @@ from engine.cli.output import CliError
 from engine.cli.session import Session
 from engine.cli.stack import sam
 from engine.cli.stack.assets import Assets
+from engine.cli.stack.beside import BESIDE
 from engine.cli.stack.companion import Companion
-from engine.cli.stack.resources import DIGEST, IGNORED, Code, Handler, Made, Replace, handler_of
+from engine.cli.stack.resources import DIGEST, HANDLERS, IGNORED, Code, Handler, Made, Replace
 from engine.cli.stack.state import Standing, State, StateFile
 from engine.cli.stack.template import Evaluator, parameters_of, read, references
 
 MAX_NAME = 64
 _RETAINED = ("Retain", "RetainExceptOnCreate")
 Say = Callable[[str], None]
+
+
+def handler_of(kind: str) -> type[Handler]:
+    """Raises CliError for a Lambda resource that is not supported."""
+    found = HANDLERS.get(kind) or BESIDE.get(kind)
+    if found is None:
+        raise CliError(f"Lambda Engine does not deploy resources of type {kind}; it does {', '.join(sorted(HANDLERS))}", 2)
+    return found
 
 
 class Stack:
@@ -75,7 +84,7 @@ class Stack:
             self._file.write(state)
         code = Code(plan.assets)
         for logical in plan.order:
-            self._one(plan, state, logical, handler_of(plan.ours[logical]["Type"])(self._client, code))
+            self._one(plan, state, logical, handler_of(plan.ours[logical]["Type"])(self._session.client, code))
             self._file.write(state)
         for logical in [name for name in reversed(state.resources) if name not in plan.ours]:
             self._drop(state, logical)
@@ -118,7 +127,7 @@ class Stack:
     def _drop(self, state: State, logical: str) -> None:
         standing = state.resources[logical]
         if not standing.retain:
-            handler_of(standing.type)(self._client, Code(lambda _bucket, _key: None)).delete(standing.made(), standing.properties)
+            handler_of(standing.type)(self._session.client, Code(lambda _bucket, _key: None)).delete(standing.made(), standing.properties)
         del state.resources[logical]
         self._say(f"{'kept' if standing.retain else 'deleted'} {logical} ({standing.type})")
         self._file.write(state)
@@ -165,7 +174,7 @@ class _Plan:
         self._before = Evaluator(template, values, pseudo, self._known_before)
         self._after = Evaluator(template, values, pseudo, self._known_after)
         active = {k: r for k, r in template["Resources"].items() if self._is_active(r)}
-        self.ours = {k: r for k, r in active.items() if r["Type"].startswith("AWS::Lambda::")}
+        self.ours = {k: r for k, r in active.items() if r["Type"].startswith("AWS::Lambda::") or r["Type"] in BESIDE}
         self.others = {k: r for k, r in active.items() if k not in self.ours}
         for about in self.ours.values():
             handler_of(about["Type"])
