@@ -87,7 +87,7 @@ def test_a_store_killed_while_it_writes_holds_whole_states(tmp_path: Path) -> No
         database.close()
 
 
-QUICK = ("change a function", "deploy a package", "collect a package")
+QUICK = ("change a function", "collect a package")
 
 
 def killed_everywhere(*writes: str) -> dict[str, int]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
+import re
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from engine.control.archive import MAX_UNZIPPED
+from engine.store.api import LayerVersion
+from engine.store.layers import SqlLayerStore
 from tests.framework.control import ControlServer, refused
 from tests.framework.engine import OWN_RUNTIME, zip_of
 from tests.integration.test_control_api import UUID
@@ -237,19 +243,20 @@ def test_a_shared_layer_is_open_to_those_its_policy_names(control: ControlServer
 
 def test_a_policy_has_a_greatest_size(control: ControlServer, name: str) -> None:
     publish(control, name)
-    client = control.client()
-    answer = (0, "", "")
-    for n in range(200):
-        try:
-            client.add_layer_version_permission(
-                LayerName=name, VersionNumber=1, StatementId=f"{n:03}" + "s" * 90, Action="lambda:GetLayerVersion", Principal="*"
-            )
-        except client.exceptions.PolicyLengthExceededException as e:
-            answer = (n, e.response["Error"]["Code"], e.response["Error"]["Message"])
-            break
-    assert answer[0] > 50
-    assert answer[2].startswith("The final policy size (20")
-    assert answer[2].endswith(") is bigger than the limit (20480)")
+    long = {"StatementId": "s" * 100, "Action": "lambda:GetLayerVersion", "Principal": "*"}
+    control.client().add_layer_version_permission(LayerName=name, VersionNumber=1, **long)
+    store = SqlLayerStore(control.database)
+
+    def fill(layer: LayerVersion | None) -> LayerVersion:
+        return replace(layer, policy=tuple({**layer.policy[0], "Sid": f"{n:03}" + "s" * 90} for n in range(70)))
+
+    asyncio.run(store.amend("000000000000", name, 1, fill))
+    with pytest.raises(ClientError) as caught:
+        for n in range(50):
+            control.client().add_layer_version_permission(LayerName=name, VersionNumber=1, **{**long, "StatementId": f"t{n}"})
+    error = caught.value.response["Error"]
+    assert error["Code"] == "PolicyLengthExceededException"
+    assert re.fullmatch(r"The final policy size \(20[4-6]\d\d\) is bigger than the limit \(20480\)", error["Message"])
 
 
 def test_a_deleted_layer_stays_with_the_functions_that_have_it_and_goes_with_them(control: ControlServer, name: str) -> None:

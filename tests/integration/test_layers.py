@@ -156,3 +156,19 @@ def test_the_whole_life_of_a_layer_by_the_command_line(shared: Engine, tmp_path:
     run("delete-layer-version", "--layer-name", "said", "--version-number", "1")
     with pytest.raises(ClientError, match="ResourceNotFoundException"):
         shared.client().get_layer_version_by_arn(Arn=arn)
+
+
+BOOTSTRAP = """#!/bin/sh
+base="http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime/invocation"
+while true; do
+  id=$(curl -sS -D - -o /tmp/event "$base/next" | tr -d '\\r' | sed -n 's/^[Ll]ambda-[Rr]untime-[Aa]ws-[Rr]equest-[Ii]d: //p')
+  curl -sS -o /dev/null --data "\\"$(cat /var/task/word) $(cat /opt/other)\\"" "$base/$id/response"
+done
+"""
+
+
+def test_a_runtime_can_come_from_a_layer(shared: Engine) -> None:
+    runtime = publish(shared, "runtime", layer_of({"bootstrap": (BOOTSTRAP, 0o755)}), CompatibleRuntimes=["provided.al2023"])
+    other = publish(shared, "other", zip_of({"other": "layer"}))
+    shared.deploy("layer-runtime", {"word": "code"}, Runtime="provided.al2023", Layers=[runtime, other])
+    assert call(shared, "layer-runtime") == "code layer"
