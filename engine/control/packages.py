@@ -102,7 +102,7 @@ class Packages:
         try:
             archive.extract(data, scratch)
             done = runtime is not None and interpreter is not None and self._compile(scratch, runtime, interpreter, root)
-            tree = self._code.publish(sha256, scratch)
+            tree = self._code.publish(sha256, scratch, data)
         except BaseException:
             remove_tree(scratch)
             raise

@@ -315,8 +315,10 @@ class CodeStore(Protocol):
         """A new empty directory on the same file system as the trees, for a tree being built."""
         ...
 
-    def publish(self, sha256: str, scratch: Path) -> Path:
-        """Make a finished scratch directory the package's tree, at once and durably; an existing tree stays."""
+    def publish(self, sha256: str, scratch: Path, data: bytes | None = None) -> Path:
+        """Make a finished scratch directory the package's tree, at once and durably; an existing tree stays. ``data``: the upload, to be
+        stored as ``add`` does.
+        """
         ...
 
     def compiled(self, sha256: str, runtime: str) -> Path:

@@ -71,27 +71,39 @@ class DiskCodeStore:
                     del self._held[sha256]
 
     def add(self, sha256: str, data: bytes) -> None:
+        if self._write_blob(sha256, data, flush=True):
+            _fsync_directory(self._blobs)
+
+    def _write_blob(self, sha256: str, data: bytes, *, flush: bool) -> bool:
+        """Whether it had to be written. Without ``flush`` a flush of the file system must follow before anything relies on it."""
         path = self.blob(sha256)
         if path.exists():
-            return
+            return False
         fd, temporary = tempfile.mkstemp(dir=self._blobs, prefix=_BUILDING)
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if flush:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.rename(temporary, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
-        _fsync_directory(self._blobs)
+        return True
 
     def scratch(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self._trees, prefix=_BUILDING))
 
-    def publish(self, sha256: str, scratch: Path) -> Path:
+    def publish(self, sha256: str, scratch: Path, data: bytes | None = None) -> Path:
         tree = self.tree(sha256)
+        # One flush for both: it is most of what a deployment waits for. A tree that is found has been flushed, and its upload with it; a
+        # rename that a crash undoes costs an unpacking.
+        if data is not None:
+            self._write_blob(sha256, data, flush=False)
+            if self._blobs.stat().st_dev != self._trees.stat().st_dev:
+                _flush_file_system(self._blobs)
         _flush_file_system(scratch)
         try:
             os.rename(scratch, tree)
@@ -99,8 +111,6 @@ class DiskCodeStore:
             if not tree.is_dir():
                 raise
             remove_tree(scratch)
-        else:
-            _fsync_directory(self._trees)
         return tree
 
     def collect(self) -> list[str]:

@@ -417,6 +417,18 @@ def test_adding_or_publishing_the_same_package_twice_keeps_the_first(code: DiskC
     assert not scratch.exists()
 
 
+def test_publishing_with_the_upload_keeps_both_or_neither(code: DiskCodeStore, tmp_path: Path) -> None:
+    scratch = code.scratch()
+    assert code.publish(A, scratch, b"zip") == code.tree(A)
+    assert code.blob(A).read_bytes() == b"zip"
+    another = code.scratch()
+    with pytest.raises(TypeError):
+        code.publish(B, another, "not bytes")  # type: ignore[arg-type]
+    assert not code.blob(B).exists()
+    assert not code.tree(B).exists()
+    assert [p.name for p in (tmp_path / "blobs").iterdir()] == [f"{A}.zip"]
+
+
 def test_a_blob_that_cannot_be_written_leaves_no_remains(code: DiskCodeStore, tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         code.add(A, "not bytes")  # type: ignore[arg-type]
