@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 import uvloop
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from engine.auth.identity import root_of
 from engine.auth.principals import Credential, KeyRing
@@ -169,11 +169,17 @@ def child_environment(settings: Settings, port: int) -> dict[str, str]:
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
         if isinstance(value, dict):
-            plain = {k: v.get_secret_value() if isinstance(v, SecretStr) else str(v) for k, v in value.items()}
-            value = json.dumps(plain)
+            value = json.dumps({k: _plain(v) for k, v in value.items()})
         env[f"{ENV_PREFIX}{name.upper()}"] = str(value)
     env[f"{ENV_PREFIX}PORT"] = str(port)
     return env
+
+
+def _plain(value: Any) -> Any:
+    """A member of a setting as JSON has it."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return value.model_dump() if isinstance(value, BaseModel) else str(value)
 
 
 def _bind(settings: Settings) -> socket.socket:

@@ -7,13 +7,14 @@ where it came from, secrets masked. Imports pydantic: keep it out of ``engine.co
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -62,6 +63,77 @@ class RoleCredentials(StrEnum):
     AUTO = "auto"
     ASSUME = "assume"
     ENGINE = "engine"
+
+
+class GroupRule(BaseModel):
+    """What a security group allows: ``peers`` are CIDR blocks and groups; ``ports`` is ``5432``, ``8000-8010`` or empty for all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    protocol: str = Field("all", pattern="^(all|tcp|udp|icmp)$")
+    ports: str = Field("", pattern=r"^(\d{1,5}(-\d{1,5})?)?$")
+    peers: list[str] = Field(min_length=1)
+
+    @field_validator("peers")
+    @classmethod
+    def _peers(cls, value: list[str]) -> list[str]:
+        for peer in value:
+            if not peer.startswith("sg-"):
+                ipaddress.IPv4Network(peer)
+        return value
+
+    @model_validator(mode="after")
+    def _ports(self) -> GroupRule:
+        low, high = self.span()
+        if self.ports and (self.protocol not in ("tcp", "udp") or not low <= high <= 65535):
+            raise ValueError(f"ports {self.ports!r} cannot be had with protocol {self.protocol}")
+        return self
+
+    def span(self) -> tuple[int, int]:
+        """First and last port, -1 for all."""
+        low, _, high = self.ports.partition("-")
+        return (int(low), int(high or low)) if low else (-1, -1)
+
+
+class SecurityGroupSettings(BaseModel):
+    """A security group: nothing comes in and everything may go out, as with a new one on AWS."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ingress: list[GroupRule] = Field(default_factory=list)
+    egress: list[GroupRule] = Field(default_factory=lambda: [GroupRule(protocol="all", peers=["0.0.0.0/0"])])
+
+
+class VpcSettings(BaseModel):
+    """A VPC of this engine's own, beside those that EC2 knows: ``subnets`` by id, ``security_groups`` by id."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cidr: str
+    subnets: dict[str, str] = Field(default_factory=dict)
+    security_groups: dict[str, SecurityGroupSettings] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _whole(self) -> VpcSettings:
+        block = _block(self.cidr)
+        for name, cidr in self.subnets.items():
+            if not name.startswith("subnet-") or not _block(cidr).subnet_of(block):
+                raise ValueError(f"{name}={cidr}: a subnet is called subnet-... and lies within {block}")
+        for name, group in self.security_groups.items():
+            if not name.startswith("sg-"):
+                raise ValueError(f"{name}: a security group is called sg-...")
+            peers = [p for rule in (*group.ingress, *group.egress) for p in rule.peers if p.startswith("sg-")]
+            if unknown := sorted(set(peers) - self.security_groups.keys()):
+                raise ValueError(f"{name} refers to {', '.join(unknown)}, which this VPC does not have")
+        return self
+
+
+def _block(cidr: str) -> ipaddress.IPv4Network:
+    """A block of a size AWS allows. Raises ValueError."""
+    block = ipaddress.IPv4Network(cidr)
+    if not 16 <= block.prefixlen <= 28:
+        raise ValueError(f"{cidr}: VPCs and subnets have between 16 and 65536 addresses (/28 to /16)")
+    return block
 
 
 def default_data_dir() -> Path:
@@ -114,6 +186,10 @@ class Settings(BaseSettings):
         description="Functions without a VPC reach: isolated: only the engine's endpoint; nat: also the outside, through the host "
         "(sandbox level full); host: everything the host does; auto: nat where possible, else isolated.",
     )
+    vpcs: dict[str, VpcSettings] = Field(
+        default_factory=dict, description="VPCs beside those of EC2, by id; see docs/network.md (JSON in the environment)."
+    )
+    vpc_refresh_s: float = Field(5.0, gt=0, description="How often changes of security groups and subnets are fetched from EC2.")
     pool_size: int = Field(8, ge=0, le=512, description="Prepared empty sandboxes kept per runtime in use.")
     runtimes: dict[str, Path] = Field(
         default_factory=dict, description="Runtime id to interpreter, e.g. {'python3.12': '/usr/bin/python3.12'}."
@@ -178,6 +254,18 @@ class Settings(BaseSettings):
         if value in ("embedded", "aws") or value.startswith(("http://", "https://")):
             return value
         raise ValueError("must be 'embedded', 'aws' or an http(s) URL")
+
+    @field_validator("vpcs")
+    @classmethod
+    def _vpc_names(cls, value: dict[str, VpcSettings]) -> dict[str, VpcSettings]:
+        owners: dict[str, str] = {}
+        for vpc, settings in value.items():
+            if not vpc.startswith("vpc-"):
+                raise ValueError(f"{vpc}: a VPC is called vpc-...")
+            for name in (*settings.subnets, *settings.security_groups):
+                if owners.setdefault(name, vpc) != vpc:
+                    raise ValueError(f"{name} is in {owners[name]} and in {vpc}")
+        return value
 
     @model_validator(mode="after")
     def _safe(self) -> Settings:

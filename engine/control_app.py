@@ -43,9 +43,11 @@ from engine.control.roles import PATH as CREDENTIALS_PATH
 from engine.control.roles import CredentialsEndpoint, Roles
 from engine.control.signatures import Profiles
 from engine.control.sources import Sources
+from engine.control.vpcs import Vpcs
 from engine.errors import ConfigurationError, ServiceError
 from engine.eventing.dispatcher import Dispatcher
 from engine.eventing.intake import Intake
+from engine.http import vpcs
 from engine.http.app import build_app
 from engine.http.operations import Registry
 from engine.protocol.model import load as load_model
@@ -56,6 +58,7 @@ from engine.store.layers import SqlLayerStore
 from engine.store.memory import MemoryFunctionStore
 from engine.store.queue import SqlEventQueue
 from engine.store.signing import SqlSigningStore
+from engine.store.vpcs import SqlVpcStore
 from engine.telemetry import logs, metrics, processes
 
 COLLECT_S = 60.0
@@ -107,10 +110,11 @@ def _plane(
         if not catalogue.loaded:
             with _no_collection():
                 restore(store, packages, catalogue, greeted[0])
-        return catalogue.entries()
+        return [*plane.vpcs.entries(), *catalogue.entries()]
 
     link = ControlLink(settings.run_dir() / "control.sock", snapshot, on_hello)
     changes = Changes(store, catalogue, link, clock)
+    sources = Sources(settings)
     links = CodeLinks(database.secret("code-links"), code, clock)
     plane = Plane(
         store=store,
@@ -119,12 +123,13 @@ def _plane(
         profiles=Profiles(settings.signing_profiles),
         code=code,
         packages=packages,
-        sources=Sources(settings),
+        sources=sources,
         changes=changes,
         link=link,
         links=links,
         clock=clock,
         roles=Roles(settings, clock, link.ready),
+        vpcs=Vpcs(settings, SqlVpcStore(database), link, sources, catalogue, clock),
         account_concurrency=settings.account_concurrency,
     )
     return plane, catalogue
@@ -160,13 +165,16 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         authorize=Access(plane.store, clock).authorize if enforce else None,
         metrics=figures.render,
         code=plane.links.source,
-        extra_routes={CREDENTIALS_PATH: CredentialsEndpoint(plane.roles, link.ready)},
+        extra_routes={
+            CREDENTIALS_PATH: CredentialsEndpoint(plane.roles, link.ready),
+            vpcs.PATH: vpcs.VpcRoutes(plane.vpcs, settings.account_id),
+        },
     )
     await asyncio.to_thread(code.sweep)
     link.start()
     dispatcher.start()
     try:
-        async with _helpers(_collect(code), _watch(parent)):
+        async with _helpers(_collect(code), _watch(parent), plane.vpcs.run()):
             with _listening(settings.run_dir() / "http.sock") as listener:
                 await _until_signal(app, listener)
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.control import instance_policy, snap_start
 from engine.control.kinds import POLICY, URL, may_loop, provisioned_concurrency, reserved_concurrency, resource_policies
+from engine.control.vpc_documents import network
 from engine.store.api import LATEST, CodeStore, Function, Version
 
 
@@ -103,4 +104,5 @@ class Catalogue:
             "tracing": config["TracingConfig"]["Mode"],
             "snap_start": snap_start.of_version(version),
             "architecture": config["Architectures"][0],
+            "network": network(config.get("VpcConfig")),
         }

@@ -38,15 +38,14 @@ def new(members: Mapping[str, Any], name: str, architectures: list[str], runtime
 
 def merged(config: Mapping[str, Any], members: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` with the members of a request: a member that is present replaces the former one whole, but LoggingConfig, whose
-    parts are kept one by one. Raises InvalidParameterValue.
+    parts are kept one by one. A VpcConfig has been resolved. Raises InvalidParameterValue.
     """
     result = dict(config)
     result.update({name: members[name] for name in _PLAIN if members.get(name) is not None})
     if members.get("Environment") is not None:
         result["Environment"] = {"Variables": dict(members["Environment"].get("Variables") or {})}
     if members.get("VpcConfig") is not None:
-        # Only the empty one gets here; AWS then shows the lists it was given.
-        result["VpcConfig"] = {"SubnetIds": [], "SecurityGroupIds": [], "VpcId": "", "Ipv6AllowedForDualStack": False}
+        result["VpcConfig"] = dict(members["VpcConfig"])
     if members.get("SnapStart") is not None:
         result["SnapStart"] = {"ApplyOn": members["SnapStart"].get("ApplyOn") or "None", "OptimizationStatus": "Off"}
     snap_start.check(result)

@@ -47,6 +47,7 @@ class FunctionOperations:
         await plane.roles.check(params["Role"], ref.account)
         async with plane.changes.lock(ref.account, ref.name):
             await self._check_free(ref)
+            params = await plane.vpcs.placed(params, ref.account, hello)
             data = await plane.fetch(params["Code"], ref.account, hello)
             await plane.check_storage(ref.account, len(data) * (2 if params.get("Publish") else 1))
             async with (

@@ -52,6 +52,7 @@ class Hello:
     function_key: tuple[str, str, str]
     region: str
     account_id: str
+    no_vpc: str = ""
 
 
 class LinkRefused(ServiceError):
@@ -125,6 +126,13 @@ class ControlLink:
         """Make the supervisor forget a function. Raises as ``put`` does."""
         await self._push("delete", {"account": account, "name": name})
 
+    async def vpc(self, name: str, document: Mapping[str, Any] | None) -> str:
+        """Have a VPC as the document says, or no longer; returns once it is. The answer has a line for each attachment that failed,
+        ``id: reason``. Raises ServiceError when the supervisor cannot be reached in time (the next snapshot brings it then).
+        """
+        parts = await self._until_answered(lambda c: c.ask(m.CATALOGUE, "vpc", {"vpc": name, "document": document}))
+        return str(parts[2] or "")
+
     async def query(self, what: str) -> Any:
         """The supervisor's answer, for example to ``stats``. Raises ServiceError when it does not come in time."""
         parts = await self._until_answered(lambda c: c.ask(m.QUERY, what))
@@ -197,10 +205,10 @@ class ControlLink:
         entries = await asyncio.to_thread(lambda: list(self._snapshot()))
         acks = [connection.ask(m.CATALOGUE, "begin", None)]
         for entry in entries:
-            acks.append(connection.ask(m.CATALOGUE, "put", entry))
+            acks.append(connection.ask(m.CATALOGUE, "vpc" if "vpc" in entry else "put", entry))
             await connection.drain()
         acks.append(connection.ask(m.CATALOGUE, "commit", None))
-        names = ("begin", *(f"{e['account']}:{e['name']}" for e in entries), "commit")
+        names = ("begin", *(e.get("vpc") or f"{e['account']}:{e['name']}" for e in entries), "commit")
         for name, parts in zip(names, await asyncio.gather(*acks), strict=True):
             if parts[2] is not None:
                 # One function the supervisor will not have must not keep the others from running.
@@ -287,6 +295,7 @@ def _read_hello(about: Mapping[str, Any]) -> Hello:
             (str(key[0]), str(key[1]), str(key[2])),
             str(about["region"]),
             str(about["account_id"]),
+            str(about.get("no_vpc", "")),
         )
     except (KeyError, TypeError, AttributeError, IndexError) as e:
         raise WireError(f"the supervisor's hello is not usable: {type(e).__name__}: {e}") from e

@@ -20,6 +20,7 @@ from engine.control.packages import Package, Packages
 from engine.control.roles import Roles
 from engine.control.signatures import Profiles
 from engine.control.sources import Sources
+from engine.control.vpcs import Vpcs
 from engine.errors import InvalidParameterValue, ResourceNotFound
 from engine.store.api import LATEST, CodeStore, Function, FunctionStore, LayerStore, SigningStore, Version
 
@@ -45,6 +46,7 @@ class Plane:
     links: CodeLinks
     clock: Clock
     roles: Roles
+    vpcs: Vpcs
     account_concurrency: int = 1000
 
     async def find(self, ref: FunctionRef) -> Function | None:

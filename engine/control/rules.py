@@ -55,13 +55,13 @@ _OBEYED: Mapping[str, frozenset[str]] = {
     "CreateFunction": frozenset(
         {
             "Architectures", "Code", "CodeSigningConfigArn", "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "Layers",
-            "LoggingConfig", "MemorySize", "PackageType", "Publish", "Role", "Runtime", "SnapStart", "Tags", "Timeout",
+            "LoggingConfig", "MemorySize", "PackageType", "Publish", "Role", "Runtime", "SnapStart", "Tags", "Timeout", "VpcConfig",
         }
     ),
     "UpdateFunctionConfiguration": frozenset(
         {
             "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "Layers", "LoggingConfig", "MemorySize",
-            "RevisionId", "Role", "Runtime", "SnapStart", "Timeout",
+            "RevisionId", "Role", "Runtime", "SnapStart", "Timeout", "VpcConfig",
         }
     ),
     "UpdateFunctionCode": frozenset(
@@ -86,7 +86,6 @@ def _empty(value: Any) -> bool:
 
 # Values that ask for nothing: clients send them to clear a member, or because their own defaults do.
 _NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
-    "VpcConfig": lambda v: not (v.get("SubnetIds") or v.get("SecurityGroupIds") or v.get("Ipv6AllowedForDualStack")),
     "DeadLetterConfig": lambda v: not v.get("TargetArn"),
     "TracingConfig": lambda v: v.get("Mode") in (None, "PassThrough"),
     "ImageConfig": lambda v: not any(v.values()),

@@ -50,7 +50,7 @@ class Sources:
 
         arguments = {"Bucket": bucket, "Key": key, **({"VersionId": version} if version else {})}
         try:
-            answer = self._aws(account, hello).client("s3").get_object(**arguments)
+            answer = self.aws(account, hello).client("s3").get_object(**arguments)
             if answer["ContentLength"] > MAX_UNZIPPED:
                 raise InvalidParameterValue(f"Unzipped size must be smaller than {MAX_UNZIPPED} bytes")
             data: bytes = answer["Body"].read()
@@ -63,7 +63,7 @@ class Sources:
             raise ServiceError(f"S3 could not be asked for s3://{bucket}/{key}: {e}") from e
         return data
 
-    def _aws(self, account: str, hello: Hello) -> AwsClients:
+    def aws(self, account: str, hello: Hello) -> AwsClients:
         """Clients that act in the caller's account: with authentication off an access key of 12 digits names it."""
         from engine.aws.clients import for_settings  # noqa: PLC0415 - imports boto3
 

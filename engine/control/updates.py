@@ -98,6 +98,7 @@ class UpdateOperations:
             hello = await plane.link.ready()
             if params.get("Role"):
                 await plane.roles.check(params["Role"], ref.account)
+            params = await plane.vpcs.placed(params, ref.account, hello)
             config = configuration.merged(latest.config, params)
             await self._prepare_runtime(ref, latest, config, hello, chosen=bool(params.get("Runtime")))
             async with function_layers.resolved(plane, ref.account, ref.region, params.get("Layers") or []) as layers:

@@ -14,7 +14,7 @@ class VersionConfig:
     """One invocable configuration: ``$LATEST`` or a published version.
 
     ``generation`` changes whenever anything an instance was started with changes; instances of another generation are
-    drained. Times in seconds, sizes in MiB.
+    drained. ``network``: ``vpc/subnet,subnet/group,group`` of a function in a VPC, else empty. Times in seconds, sizes in MiB.
     """
 
     account: str
@@ -38,6 +38,7 @@ class VersionConfig:
     log_group: str = ""
     tracing: str = "PassThrough"
     snap_start: bool = False
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from engine.sandbox.freezer import Freezer
+from engine.sandbox.wishes import VpcDone
 
 
 class Cause(StrEnum):
@@ -147,6 +148,9 @@ class Sandbox(Protocol):
 
     def drop_template(self, key: str) -> None:
         """End a template; its copies go on."""
+
+    def vpc(self, name: str, document: dict[str, Any] | None, then: VpcDone) -> None:
+        """Keep a VPC as the document says, from now on also for sandboxes that are there; None: no longer."""
 
     def specialise(self, holder_id: int, spec: SpecialiseSpec) -> None: ...
 

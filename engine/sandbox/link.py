@@ -25,6 +25,7 @@ from engine.sandbox import packets
 from engine.sandbox.api import Cause, ExitCause, HolderFds, SandboxListener, SandboxReport, SpecialiseSpec, ZygoteSpec
 from engine.sandbox.freezer import GroupFreezer, SignalFreezer
 from engine.sandbox.interpreters import prefixes_of
+from engine.sandbox.wishes import VpcDone, Wishes
 
 _ENGINE_ROOT = Path(__file__).resolve().parent.parent.parent
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from engine.sandbox.broker import main; main(int(sys.argv[2]))"
@@ -96,6 +97,7 @@ class BrokerLink:
         self._sock: socket.socket | None = None
         self._outbox: deque[bytes] = deque()
         self._specs: dict[str, ZygoteSpec] = {}
+        self._wishes = Wishes()
         self._report: SandboxReport | None = None
         self._restart: asyncio.TimerHandle | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -226,6 +228,14 @@ class BrokerLink:
             },
         ])  # fmt: skip
 
+    def vpc(self, name: str, document: dict[str, Any] | None, then: VpcDone) -> None:
+        """Keep a VPC as the document says (see ``vpcs``), or no longer."""
+        order = self._wishes.order(name, document, then)
+        if self._sock is None or not self._serving:
+            self._wishes.lost()
+        else:
+            self._ask(order)
+
     def initialised(self, holder_id: int) -> None:
         """From now on the CPU quota holds."""
         self._ask(["initialised", holder_id])
@@ -298,6 +308,8 @@ class BrokerLink:
         elif kind == "zygote_failed":
             self.zygote_pids.pop(args[0], None)
             listener.zygote_failed(args[0], args[1])
+        elif kind == "vpc":
+            self._wishes.answered(args[0], args[1], args[2])
         elif kind == "lost":
             self._forget()
             listener.broker_lost(args[0])
@@ -328,6 +340,7 @@ class BrokerLink:
         self._serving = False
         self._broker_pid = None
         self._outbox.clear()
+        self._wishes.lost()
         self.zygote_pids.clear()
         if self._sock is not None:
             self._loop.remove_writer(self._sock.fileno())
@@ -341,6 +354,8 @@ class BrokerLink:
                 self._lost(e.strerror or str(e))
 
     def _add_zygotes_again(self) -> None:
+        for order in self._wishes.again():
+            self._ask(order)
         for spec in list(self._specs.values()):
             self.add_zygote(spec)
 

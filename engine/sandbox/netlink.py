@@ -21,7 +21,7 @@ _UP, _NOARP = 1, 0x80
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 5, 18, 28
 _INFO_KIND, _INFO_DATA, _VETH_PEER, _MACVLAN_MODE, _MACVLAN_PRIVATE = 1, 2, 1, 1, 1
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
-_TABLE_MAIN, _PROTO_STATIC, _SCOPE_UNIVERSE, _SCOPE_LINK, _UNICAST, _ONLINK = 254, 4, 0, 253, 1, 4
+_TABLE_MAIN, _PROTO_STATIC, _SCOPE_UNIVERSE, _SCOPE_LINK, _UNICAST, _BLACKHOLE, _ONLINK = 254, 4, 0, 253, 1, 6, 4
 _NUD_PERMANENT = 0x80
 _NESTED = 0x8000
 LOOPBACK = 1
@@ -204,6 +204,12 @@ def route(index: int, ip: bytes, bits: int, *, via: bytes = b"", exclusive: bool
     body = head + (attribute(_RTA_DST, ip) if bits else b"") + (attribute(_RTA_GATEWAY, via) if via else b"")
     body += attribute(_RTA_OIF, _number(index))
     return _new(f"route to {socket.inet_ntoa(ip)}/{bits}", _NEWROUTE, body, EXCLUSIVE if exclusive else REPLACE)
+
+
+def blackhole() -> Message:
+    """Discard without a word whatever has no other route."""
+    head = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, _TABLE_MAIN, _PROTO_STATIC, _SCOPE_UNIVERSE, _BLACKHOLE, 0)
+    return _new("route to nowhere", _NEWROUTE, head, REPLACE)
 
 
 def neighbour(index: int, ip: bytes, mac: bytes) -> Message:

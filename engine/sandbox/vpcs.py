@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.sandbox import kernel, security_groups
-from engine.sandbox.netlink import LOOPBACK, Netlink, address, delete, move, route, up, veth
+from engine.sandbox.netlink import LOOPBACK, Netlink, address, blackhole, delete, move, route, up, veth
 from engine.sandbox.spaces import Chunks, Gateway, Space
 
 _NETNS = "/run/netns"
@@ -57,6 +57,8 @@ class Vpc:
 
     def __init__(self) -> None:
         self.space = Space()
+        # On AWS nobody answers for an address that nobody has.
+        self.space.routes.ask([blackhole()])
         self._home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._chunks = Chunks()
         self._document: dict[str, Any] = {"cidrs": [], "subnets": {}, "groups": {}, "servers": {}}

@@ -60,6 +60,7 @@ _STEPS: tuple[tuple[str, ...], ...] = (
             account VARCHAR NOT NULL, config_id VARCHAR NOT NULL, document JSON NOT NULL, tags JSON NOT NULL,
             PRIMARY KEY (account, config_id))""",
     ),
+    ("CREATE TABLE vpcs (vpc VARCHAR NOT NULL PRIMARY KEY, document JSON NOT NULL)",),
 )
 SCHEMA_VERSION = len(_STEPS)
 _KEY = "schema_version"

@@ -130,6 +130,14 @@ code_signing_configs = Table(
     Column("tags", JSON, nullable=False),
 )
 
+# VPCs as they were last known, attached servers included; see engine.control.vpc_documents.
+vpcs = Table(
+    "vpcs",
+    metadata,
+    Column("vpc", String, primary_key=True),
+    Column("document", JSON, nullable=False),
+)
+
 # One row per package. ``released_ms``: since when no version refers to it; its files go a while later.
 code = Table(
     "code",

@@ -21,6 +21,7 @@ from engine import __version__
 from engine.core.invocation import Outcome
 from engine.errors import AwsError, RequestEntityTooLarge, WireError
 from engine.ids import request_id
+from engine.sandbox.wishes import VpcDone
 from engine.supervisor.api import InvokeApi
 from engine.supervisor.catalogue import Catalogue, parse_entry
 from engine.supervisor.lanes import LaneCalls
@@ -211,6 +212,10 @@ class LinkServices(Protocol):
 
     def link_hello(self) -> dict[str, Any]: ...
 
+    def vpc(self, name: str, document: dict[str, Any] | None, then: VpcDone) -> None:
+        """Keep a VPC as the document says, or no longer."""
+        ...
+
     def queries(self) -> Mapping[str, Callable[[], Any]]:
         """What may be asked for, by name."""
         ...
@@ -256,6 +261,9 @@ class LinkConnection(_FrameConnection):
         catalogue = self._services.catalogue
         problem: str | None = None
         try:
+            if op == "vpc":
+                self._services.vpc(str(value["vpc"]), value["document"], partial(self._vpc_done, seq))
+                return
             if op == "begin":
                 catalogue.begin()
             elif op == "put":
@@ -272,6 +280,12 @@ class LinkConnection(_FrameConnection):
         except (WireError, KeyError, TypeError) as e:
             problem = f"{type(e).__name__}: {e}"
         self.send(messages.pack(messages.ACK, seq, problem))
+
+    def _vpc_done(self, seq: int, problems: dict[str, str], reason: str) -> None:
+        """The broker has answered, perhaps after this connection ended."""
+        lines = [reason] if reason else [f"{name}: {why}" for name, why in problems.items()]
+        if not self.transport.is_closing():
+            self.send(messages.pack(messages.ACK, seq, "\n".join(lines) or None))
 
     def close(self) -> None:
         self.transport.abort()

@@ -104,6 +104,7 @@ def parse_entry(entry: Any) -> FunctionConfig:
                 log_group=str(v.get("log_group") or f"/aws/lambda/{name}"),
                 tracing=str(v.get("tracing") or "PassThrough"),
                 snap_start=bool(v.get("snap_start")),
+                network=str(v.get("network") or ""),
             )
             for key, v in entry["versions"].items()
         }

@@ -367,7 +367,7 @@ class Fleet:
     def prepare(self, version: Version) -> None:
         """A version appeared: have its zygote and stock ready before the first request."""
         if version.config.state == "Active":
-            self._holders.use(version.zygote_key)
+            self._holders.use(version.stock_key)
 
     def stop(self) -> None:
         """Retire everything; the broker's end does the rest."""

@@ -1,7 +1,10 @@
-"""The stock of prepared sandboxes, per zygote: made ahead of need, handed out in microseconds, replenished off the critical path.
+"""The stock of prepared sandboxes, per zygote and network: made ahead of need, handed out in microseconds, replenished off the critical path.
 
 Level-triggered: ``_refill`` compares what there is and what is asked for with what should be, and orders the difference; events only
 wake it. A request for a holder that is not there waits in line and is served by the next one made.
+
+The key of a stock is its zygote's, followed by ``@`` and the network for functions in a VPC. Such stocks are smaller, are given up when no
+version wants them (``retain``), and after a failure make holders only for whoever waits: what is wrong with a network stays wrong.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from engine.sandbox.api import HolderFds, Sandbox, ZygoteSpec
@@ -20,6 +23,8 @@ MAX_MAKING = 8
 # making one costs about as much as the cold start itself, and on few cores it would be the first to suffer.
 REFILL_DELAY_S = 0.1
 SETTLED_DELAY_S = 0.002
+# Holders kept per zygote and network: one network serves few functions, and there may be many.
+NETWORK_SIZE = 2
 
 
 @dataclass(slots=True)
@@ -42,10 +47,12 @@ class Holder:
 
 
 class _Stock:
-    __slots__ = ("failed", "making", "ordered", "ready", "spec", "template", "up", "wanted", "zygote_pid")
+    __slots__ = ("failed", "making", "network", "ordered", "paused", "ready", "spec", "template", "up", "wanted", "zygote_pid")
 
-    def __init__(self, spec: ZygoteSpec, *, template: bool = False) -> None:
+    def __init__(self, spec: ZygoteSpec, network: str = "", *, template: bool = False) -> None:
         self.spec = spec
+        self.network = network
+        self.paused = False
         # Its sandboxes are copies of a template, not forks of a zygote.
         self.template = template
         # Who waits for a sandbox that can itself become a template; never from stock.
@@ -82,17 +89,23 @@ class HolderPool:
         self._orders: dict[int, tuple[_Stock, Callable[[Holder | None, str], None]]] = {}
 
     def use(self, key: str) -> _Stock:
-        """Make sure that the zygote ``key`` exists and its stock is kept."""
+        """Make sure that the zygote of ``key`` exists and the stock is kept."""
         stock = self._stocks.get(key)
         if stock is None:
             spec = self._spec_of(key)
+            zygote, _, network = key.partition("@")
             if isinstance(spec, str):
-                stock = _Stock(ZygoteSpec(key, key, ""))
+                stock = _Stock(ZygoteSpec(zygote, zygote, ""), network)
                 stock.failed = spec
             else:
-                stock = _Stock(spec)
-                self._sandbox.add_zygote(spec)
+                stock = _Stock(spec, network)
+                sibling = next(self._of_zygote(spec.key), None)
+                if sibling is None:
+                    self._sandbox.add_zygote(spec)
+                else:
+                    stock.up, stock.zygote_pid, stock.failed = sibling.up, sibling.zygote_pid, sibling.failed
             self._stocks[key] = stock
+            self._refill(stock)
         return stock
 
     def order(self, key: str, then: Callable[[Holder | None, str], None]) -> None:
@@ -108,7 +121,7 @@ class HolderPool:
         while stock.ordered and stock.up and not self.closed:
             self._next_id += 1
             self._orders[self._next_id] = (stock, stock.ordered.popleft())
-            self._sandbox.make(self._next_id, stock.spec.key, template=True)
+            self._sandbox.make(self._next_id, stock.spec.key, stock.network, template=True)
 
     def use_template(self, key: str, holder_id: int) -> None:
         """Keep a stock of copies of the worker in this sandbox, which waits to be copied."""
@@ -132,6 +145,20 @@ class HolderPool:
         wanted, stock.wanted = stock.wanted, deque()
         for then in wanted:
             then(None, "the template ended")
+
+    def _of_zygote(self, zygote: str) -> Iterator[_Stock]:
+        return (stock for stock in self._stocks.values() if stock.spec.key == zygote)
+
+    def retain(self, wanted: Collection[str]) -> None:
+        """Give up the stocks of networks that are not among the keys ``wanted``."""
+        for key, stock in list(self._stocks.items()):
+            if stock.network and key not in wanted and not stock.wanted and not stock.ordered:
+                del self._stocks[key]
+                for holder_id in [h for h, s in self._by_id.items() if s is stock]:
+                    del self._by_id[holder_id]
+                    self._sandbox.kill(holder_id)
+                for holder in stock.ready:
+                    holder.close_fds()
 
     def take(self, key: str, then: Callable[[Holder | None, str], None]) -> None:
         """Call ``then(holder, "")`` now or when one is ready; ``then(None, reason)`` when none can be had."""
@@ -163,16 +190,16 @@ class HolderPool:
     def _refill(self, stock: _Stock) -> None:
         if self.closed or not stock.up:
             return
-        missing = min(self._size, stock.spec.most) + len(stock.wanted) - len(stock.ready) - len(stock.making)
+        size = min(self._size, stock.spec.most, NETWORK_SIZE if stock.network else self._size)
+        missing = (0 if stock.paused else size) + len(stock.wanted) - len(stock.ready) - len(stock.making)
         for _ in range(min(missing, MAX_MAKING - len(stock.making))):
             self._next_id += 1
             stock.making.add(self._next_id)
             self._by_id[self._next_id] = stock
-            self._sandbox.make(self._next_id, stock.spec.key)
+            self._sandbox.make(self._next_id, stock.spec.key, stock.network)
 
     def zygote_ready(self, key: str, pid: int) -> None:
-        stock = self._stocks.get(key)
-        if stock is not None:
+        for stock in list(self._of_zygote(key)):
             stock.zygote_pid = pid
             stock.failed = None
             stock.up = True
@@ -181,20 +208,18 @@ class HolderPool:
 
     def zygote_failed(self, key: str, reason: str) -> None:
         """Nobody in line can be served; the next ``take`` is told the same until a zygote is ready again."""
-        stock = self._stocks.get(key)
-        if stock is None:
-            return
-        stock.failed = reason
-        stock.up = False
-        for holder_id in stock.making:
-            self._by_id.pop(holder_id, None)
-        stock.making.clear()
-        wanted, stock.wanted = stock.wanted, deque()
-        ordered, stock.ordered = stock.ordered, deque()
-        for holder_id in [i for i, (s, _) in self._orders.items() if s is stock]:
-            ordered.append(self._orders.pop(holder_id)[1])
-        for then in (*wanted, *ordered):
-            then(None, reason)
+        for stock in list(self._of_zygote(key)):
+            stock.failed = reason
+            stock.up = False
+            for holder_id in stock.making:
+                self._by_id.pop(holder_id, None)
+            stock.making.clear()
+            wanted, stock.wanted = stock.wanted, deque()
+            ordered, stock.ordered = stock.ordered, deque()
+            for holder_id in [i for i, (s, _) in self._orders.items() if s is stock]:
+                ordered.append(self._orders.pop(holder_id)[1])
+            for then in (*wanted, *ordered):
+                then(None, reason)
 
     def holder_ready(self, holder: Holder) -> bool:
         """A holder was made; False when nobody ordered it (the caller kills it)."""
@@ -206,6 +231,7 @@ class HolderPool:
         if stock is None or self.closed:
             return False
         stock.making.discard(holder.holder_id)
+        stock.paused = False
         if stock.wanted:
             del self._by_id[holder.holder_id]
             stock.wanted.popleft()(holder, "")
@@ -224,6 +250,7 @@ class HolderPool:
         if stock is None:
             return
         stock.making.discard(holder_id)
+        stock.paused = bool(stock.network)
         if stock.wanted:
             stock.wanted.popleft()(None, reason)
         if self._timer is None:
@@ -278,4 +305,4 @@ class HolderPool:
         return {k: s.failed for k, s in self._stocks.items() if s.failed}
 
     def zygote_pids(self) -> dict[str, int]:
-        return {k: s.zygote_pid for k, s in self._stocks.items() if s.zygote_pid}
+        return {s.spec.key: s.zygote_pid for s in self._stocks.values() if s.zygote_pid}

@@ -27,6 +27,7 @@ from engine.config import AuthMode, Settings
 from engine.errors import AwsError, RequestEntityTooLarge, UnrecognizedClient
 from engine.sandbox import layers
 from engine.sandbox.api import ExitCause, HolderFds, Sandbox, SandboxReport, ZygoteSpec
+from engine.sandbox.wishes import VpcDone
 from engine.supervisor import lanes, replies, routing, zygotes
 from engine.supervisor.api import InvokeApi, Verifier
 from engine.supervisor.aws_endpoint import AwsEndpoint
@@ -67,6 +68,9 @@ class Commands:
 
 class Supervisor:
     """One engine. ``run`` returns the exit status."""
+
+    # The catalogue's revision for which stocks of networks were last compared.
+    _retained = 0
 
     def __init__(
         self,
@@ -194,7 +198,10 @@ class Supervisor:
         return self._function_key
 
     def _zygote_spec(self, key: str) -> ZygoteSpec | str:
-        return zygotes.spec(key, self._runtimes)
+        zygote, _, network = key.partition("@")
+        if network and self._status.report.no_vpc:
+            return self._status.report.no_vpc
+        return zygotes.spec(zygote, self._runtimes)
 
     def endpoint_url(self) -> str:
         host, port = self._listeners[0].getsockname()[:2]
@@ -326,6 +333,9 @@ class Supervisor:
 
     def _tick(self) -> None:
         self._invoker.tick()
+        if self._retained != self.catalogue.revision:
+            self._retained = self.catalogue.revision
+            self._holders.retain({v.zygote_key for _, f in self.catalogue.functions() for v in f.versions.values()})
         self._later(1.0, self._tick)
 
     def _freeze(self) -> None:
@@ -374,7 +384,11 @@ class Supervisor:
             "function_key": list(self._function_key),
             "region": self.settings.region,
             "account_id": self.settings.account_id,
+            "no_vpc": self._status.report.no_vpc,
         }
+
+    def vpc(self, name: str, document: dict[str, Any] | None, then: VpcDone) -> None:
+        self._sandbox.vpc(name, document, then)
 
     def queries(self) -> dict[str, Callable[[], Any]]:
         return {"stats": self._status.stats, "provisioned": self._invoker.provisioner.figures, "templates": self._invoker.standing.templates.figures}

@@ -41,7 +41,15 @@ def has_extensions(config: VersionConfig) -> bool:
 
 
 def key(config: VersionConfig, *, behind_agent: bool = False) -> str:
-    """Which stock of prepared sandboxes serves this configuration. ``behind_agent``: also a worker of ours has the agent beside it."""
+    """Which stock of prepared sandboxes serves this configuration. ``behind_agent``: also a worker of ours has the agent beside it.
+
+    That of a function in a VPC ends in ``@`` and its network.
+    """
+    zygote = _zygote(config, behind_agent=behind_agent)
+    return f"{zygote}@{config.network}" if config.network else zygote
+
+
+def _zygote(config: VersionConfig, *, behind_agent: bool) -> str:
     kind = family(config.runtime)
     if speaks_frames(config.runtime) and (behind_agent or (kind is Family.PYTHON and "AWS_LAMBDA_EXEC_WRAPPER" in config.env)):
         return f"{AGENT}:{config.runtime}"

@@ -25,11 +25,13 @@ CATALOGUE_BEGIN: Final = 0x130
 CATALOGUE_PUT: Final = 0x131
 CATALOGUE_DELETE: Final = 0x132
 CATALOGUE_COMMIT: Final = 0x133
+CATALOGUE_VPC: Final = 0x134
 _OPS: Final = {
     "begin": CATALOGUE_BEGIN,
     "put": CATALOGUE_PUT,
     "delete": CATALOGUE_DELETE,
     "commit": CATALOGUE_COMMIT,
+    "vpc": CATALOGUE_VPC,
 }
 _NAMES: Final = {**m.NAMES, **{kind: f"CATALOGUE {op}" for op, kind in _OPS.items()}}
 
@@ -156,9 +158,14 @@ CONTROL_LINK: Final = Role(
         {
             "connected": {m.CLIENT_HELLO: "greeted"},
             "greeted": {m.SERVER_HELLO: "open"},
-            "open": {CATALOGUE_BEGIN: "replacing", CATALOGUE_PUT: "open", CATALOGUE_DELETE: "open", **_LINK},
+            "open": {
+                CATALOGUE_BEGIN: "replacing",
+                **dict.fromkeys((CATALOGUE_PUT, CATALOGUE_DELETE, CATALOGUE_VPC), "open"),
+                **_LINK,
+            },
             "replacing": {
                 CATALOGUE_PUT: "replacing",
+                CATALOGUE_VPC: "replacing",
                 CATALOGUE_COMMIT: "open",
                 CATALOGUE_BEGIN: "replacing",
                 **dict.fromkeys(_LINK, "replacing"),

@@ -29,6 +29,8 @@ from engine.control.restore import restore
 from engine.control.roles import Roles
 from engine.control.signatures import Profiles
 from engine.control.sources import Sources
+from engine.control.vpcs import Vpcs
+from engine.http import vpcs
 from engine.http.app import build_app
 from engine.http.operations import Registry
 from engine.protocol.model import load
@@ -38,6 +40,7 @@ from engine.store.functions import SqlFunctionStore
 from engine.store.layers import SqlLayerStore
 from engine.store.memory import MemoryFunctionStore
 from engine.store.signing import SqlSigningStore
+from engine.store.vpcs import SqlVpcStore
 from tests.framework.engine import OWN_RUNTIME, ROLE, zip_of
 from tests.framework.link_peer import LinkPeer
 
@@ -100,11 +103,13 @@ class ControlServer:
         def snapshot() -> list[dict[str, Any]]:
             if not self.catalogue.loaded:
                 restore(self.store, self.packages, self.catalogue, self.link.hello)
-            return self.catalogue.entries()
+            return [*self.vpcs.entries(), *self.catalogue.entries()]
 
         self.link = ControlLink(self.settings.run_dir() / "control.sock", snapshot, push_timeout_s=self._push_timeout_s)
         self.changes = Changes(self.store, self.catalogue, self.link, self.clock)
         links = CodeLinks(self.database.secret("code-links"), self.code, self.clock)
+        sources = Sources(self.settings)
+        self.vpcs = Vpcs(self.settings, SqlVpcStore(self.database), self.link, sources, self.catalogue, self.clock)
         self.registry = registry = Registry(load())
         operations.register(
             registry,
@@ -115,16 +120,18 @@ class ControlServer:
                 profiles=Profiles(self.settings.signing_profiles),
                 code=self.code,
                 packages=self.packages,
-                sources=Sources(self.settings),
+                sources=sources,
                 changes=self.changes,
                 link=self.link,
                 links=links,
                 clock=self.clock,
                 roles=Roles(self.settings, self.clock, self.link.ready),
+                vpcs=self.vpcs,
                 account_concurrency=self.settings.account_concurrency,
             ),
         )
-        self._app = build_app(registry, self.settings, code=links.source)
+        routes = {vpcs.PATH: vpcs.VpcRoutes(self.vpcs, self.settings.account_id)}
+        self._app = build_app(registry, self.settings, code=links.source, extra_routes=routes)
         self.link.start()
         await self.link.ready(10)
         self._server = uvicorn.Server(uvicorn.Config(self._app, lifespan="off", log_config=None, access_log=False, ws="none"))

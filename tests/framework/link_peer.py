@@ -38,6 +38,7 @@ class LinkPeer:
         self.version = m.VERSION
         self.catalogue: dict[tuple[str, str], dict[str, Any]] | None = None
         self.log: list[tuple[str, str]] = []
+        self.vpcs: dict[str, dict[str, Any] | None] = {}
         self.refusal: Callable[[str, Any], str | None] = lambda _op, _value: None
         self.mute = False
         self.drop_next = False
@@ -130,12 +131,14 @@ class LinkPeer:
 
     def _change(self, parts: list[Any], pending: Any, writer: asyncio.StreamWriter) -> Any:
         _, seq, op, value = parts
-        self.log.append((op, value["name"] if value else ""))
+        self.log.append((op, (value.get("name") or value["vpc"]) if value else ""))
         problem = self.refusal(op, value)
         if op == "begin":
             pending = {}
         elif op == "commit":
             self.catalogue, pending = pending, None
+        elif op == "vpc":
+            self.vpcs[value["vpc"]] = value["document"]
         elif problem is None:
             target = pending if pending is not None else self.catalogue
             assert target is not None

@@ -43,6 +43,9 @@ class Host:
     def __enter__(self) -> Self:
         ip("netns", "add", self.name)
         self.ip("link", "set", "lo", "up")
+        with self.inside():
+            # A new namespace takes over what the first one has at the moment.
+            kernel.write_file("/proc/sys/net/ipv4/ip_forward", b"0")
         return self
 
     def __exit__(self, *_exc: object) -> None:

@@ -133,6 +133,9 @@ class ScriptedSandbox:
             return
         self.loop.call_soon(lambda: self.listener.holder_ready(holder_id, self._fds(holder_id), os.getpid()))
 
+    def vpc(self, name: str, document: dict[str, Any] | None, then: Callable[[dict[str, str], str], None]) -> None:
+        self.loop.call_soon(then, {}, "")
+
     def specialise(self, holder_id: int, spec: SpecialiseSpec) -> None:
         self.specialised[holder_id] = spec
 

@@ -158,6 +158,17 @@ class Rig:
         self.link.specialise(box.id, SpecialiseSpec(**spec))
         return box
 
+    def vpc(self, name: str, document: dict[str, Any] | None) -> dict[str, str]:
+        """Have a VPC made; what could not be attached."""
+        done: list[tuple[dict[str, str], str]] = []
+        self.link.vpc(name, document, lambda problems, reason: done.append((problems, reason)))
+        end = time.monotonic() + DEADLINE_S
+        while not done and time.monotonic() < end:
+            self.turn(0.002)
+        problems, reason = done[0]
+        assert not reason, reason
+        return problems
+
     def code(self, name: str, files: dict[str, str]) -> Path:
         """A code directory with these files."""
         directory = self.settings.data_dir / "code" / name

@@ -13,6 +13,7 @@ import pytest
 
 from engine.client import AsyncClient
 from engine.client.errors import ApiError, ServerRefused
+from engine.sandbox.wishes import VpcDone
 from engine.supervisor.binary import ClientConnection, LinkConnection
 from engine.wire import messages
 from engine.wire.frames import MAX_CONTROL_FRAME, FrameDecoder
@@ -33,6 +34,10 @@ class Server:
 
     def link_hello(self) -> dict[str, Any]:
         return {"runtimes": {"python3.11": {"interpreter": "/x", "version": "3.11.7"}}}
+
+    def vpc(self, name: str, document: dict[str, Any] | None, then: VpcDone) -> None:
+        problems = {"eniattach-1": "there is no interface x (ip link)"} if document else {}
+        asyncio.get_running_loop().call_later(0.01, then, problems, "" if name == "vpc-1" else "no such thing\nhere")
 
     def queries(self) -> dict[str, Callable[[], Any]]:
         return {"stats": self._stats}
@@ -222,6 +227,10 @@ def test_the_link_feeds_the_catalogue_and_answers_queries(play: Callable[..., No
             bad = link.ask(messages.CATALOGUE, 4, "put", {"name": "half"})
             assert bad[:2] == [messages.ACK, 4]
             assert "account" in bad[2]
+            doc = {"vpc": "vpc-1", "document": {"cidrs": []}}
+            assert link.ask(messages.CATALOGUE, 8, "vpc", doc) == [messages.ACK, 8, "eniattach-1: there is no interface x (ip link)"]
+            assert link.ask(messages.CATALOGUE, 9, "vpc", {"vpc": "vpc-1", "document": None}) == [messages.ACK, 9, None]
+            assert link.ask(messages.CATALOGUE, 10, "vpc", {"vpc": "vpc-2", "document": None}) == [messages.ACK, 10, "no such thing\nhere"]
             assert "unknown operation" in link.ask(messages.CATALOGUE, 5, "jump", None)[2]
             kind, seq, raw = link.ask(messages.QUERY, 6, "stats")
             assert (kind, seq, msgspec.msgpack.decode(raw)) == (messages.ANSWER, 6, {"uptime_s": 1.5})

@@ -67,7 +67,6 @@ def test_reserved_variables_are_named_and_predefined_ones_may_be_set() -> None:
 
 NEUTRAL: list[dict[str, Any]] = [
     {"VpcConfig": {}},
-    {"VpcConfig": {"SubnetIds": [], "SecurityGroupIds": [], "Ipv6AllowedForDualStack": False}},
     {"DeadLetterConfig": {}},
     {"DeadLetterConfig": {"TargetArn": ""}},
     {"KMSKeyArn": ""},
@@ -89,14 +88,12 @@ def test_members_that_ask_for_nothing_pass(members: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "members",
     [
-        {"VpcConfig": {"Ipv6AllowedForDualStack": True}},
         {"ImageConfig": {"Command": ["x"]}},
         {"DurableConfig": {"ExecutionTimeout": 1}},
         {"TenancyConfig": {"TenantIsolationMode": "PER_TENANT"}},
         {"CapacityProviderConfig": {"x": {}}},
         {"PublishTo": "LATEST_PUBLISHED"},
         {"FileSystemConfigs": [{"Arn": "x"}]},
-        {"CodeSigningConfigArn": "arn:x"},
         {"SomethingNewOfNextYear": {"A": 1}},
     ],
 )

@@ -1,0 +1,104 @@
+"""What a VPC is to the sandbox's broker, from the settings or from what EC2 describes. Pure.
+
+A document: ``cidrs``; ``subnets``, id to block; ``groups``, id to {"in", "out"}, lists of rules; ``servers``, attached ones by id. A rule:
+``protocol`` (IANA's number, -1 all), ``from`` and ``to`` (ports, or ICMP type and code; -1 all), ``cidrs`` and ``groups`` it is about.
+Source: docs.aws.amazon.com/AWSEC2/latest/APIReference/API_IpPermission.html.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from engine.config import GroupRule, VpcSettings
+
+PROTOCOLS = {"all": -1, "-1": -1, "tcp": 6, "udp": 17, "icmp": 1}
+# The network, its router, its name server, one for later; and the last one.
+RESERVED_FIRST = 4
+
+
+def from_settings(vpc: VpcSettings) -> dict[str, Any]:
+    """The document of a VPC that the engine's configuration describes."""
+    return {
+        "source": "settings",
+        "cidrs": [vpc.cidr],
+        "subnets": dict(vpc.subnets),
+        "groups": {
+            name: {"in": [_set_rule(r) for r in group.ingress], "out": [_set_rule(r) for r in group.egress]}
+            for name, group in vpc.security_groups.items()
+        },
+        "servers": {},
+    }
+
+
+def _set_rule(rule: GroupRule) -> dict[str, Any]:
+    low, high = rule.span()
+    return {
+        "protocol": PROTOCOLS[rule.protocol],
+        "from": low,
+        "to": high,
+        "cidrs": [p for p in rule.peers if not p.startswith("sg-")],
+        "groups": [p for p in rule.peers if p.startswith("sg-")],
+    }
+
+
+def from_ec2(
+    account: str, vpc: Mapping[str, Any], subnets: Iterable[Mapping[str, Any]], groups: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The document of a VPC that EC2 describes. Addresses of version 6 and prefix lists are left out: they allow nothing here."""
+    blocks = [a["CidrBlock"] for a in vpc.get("CidrBlockAssociationSet") or () if _associated(a)]
+    return {
+        "source": "ec2",
+        "account": account,
+        "cidrs": blocks or [vpc["CidrBlock"]],
+        "subnets": {s["SubnetId"]: s["CidrBlock"] for s in subnets},
+        "groups": {
+            g["GroupId"]: {
+                "in": [_permission(p) for p in g.get("IpPermissions") or ()],
+                "out": [_permission(p) for p in g.get("IpPermissionsEgress") or ()],
+            }
+            for g in groups
+        },
+        "servers": {},
+    }
+
+
+def _associated(block: Mapping[str, Any]) -> bool:
+    return bool((block.get("CidrBlockState") or {}).get("State", "associated") == "associated")
+
+
+def _permission(permission: Mapping[str, Any]) -> dict[str, Any]:
+    protocol = str(permission.get("IpProtocol", "-1"))
+    return {
+        "protocol": PROTOCOLS[protocol] if protocol in PROTOCOLS else int(protocol),
+        "from": int(permission.get("FromPort", -1)),
+        "to": int(permission.get("ToPort", -1)),
+        "cidrs": [r["CidrIp"] for r in permission.get("IpRanges") or ()],
+        "groups": [p["GroupId"] for p in permission.get("UserIdGroupPairs") or () if p.get("GroupId")],
+    }
+
+
+def network(vpc_config: Mapping[str, Any] | None) -> str:
+    """How a sandbox's network is named: the same for the same subnets and groups in any order, empty outside a VPC."""
+    if not vpc_config or not vpc_config.get("SubnetIds"):
+        return ""
+    subnets, groups = (",".join(sorted(set(vpc_config[k]))) for k in ("SubnetIds", "SecurityGroupIds"))
+    return f"{vpc_config['VpcId']}/{subnets}/{groups}"
+
+
+def bad_address(document: Mapping[str, Any], subnet: str, ip: str) -> str:
+    """Why a server cannot have this address in this subnet, or an empty text."""
+    try:
+        address = ipaddress.IPv4Address(ip)
+    except ValueError:
+        return f"{ip} is not an IPv4 address"
+    block = ipaddress.IPv4Network(document["subnets"][subnet])
+    if address not in block:
+        return f"{ip} is not in {subnet}, which is {block}"
+    offset = int(address) - int(block.network_address)
+    if offset < RESERVED_FIRST or address == block.broadcast_address:
+        return f"{ip} is reserved: the first {RESERVED_FIRST} addresses and the last one of a subnet are"
+    if any(s["ip"] == ip for s in document["servers"].values()):
+        return f"{ip} is taken by another attached server"
+    return ""

@@ -1,0 +1,296 @@
+"""VPCs as functions use them: names resolved and judged, what is known kept, the broker told, changes followed.
+
+Theory of operation. VPCs come from the settings or from EC2. Whatever a function or an attached server refers to is kept in the store as a
+document, so that a start needs nobody's answer, and is sent to the supervisor (in the snapshot at each connect, and when it changes).
+``refresh`` asks EC2 again and again for the VPCs in use and sends what differs: a change of a group's rules holds for running instances
+within ``vpc_refresh_s``. What EC2 does not know any more, as the embedded one after a restart, stays as it was. A VPC that nobody
+uses is forgotten.
+Source: docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html and recorded refusals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from engine.clock import Clock
+from engine.config import Settings
+from engine.control import vpc_documents
+from engine.control.catalogue import Catalogue
+from engine.control.link import ControlLink, Hello
+from engine.control.sources import Sources
+from engine.errors import InvalidParameterValue, NotImplementedHere, ServiceError
+from engine.store.vpcs import SqlVpcStore
+
+# A VPC that was just named is not forgotten before the function that named it is stored.
+_GRACE_S = 120.0
+EMPTY: Mapping[str, Any] = {"SubnetIds": [], "SecurityGroupIds": [], "VpcId": "", "Ipv6AllowedForDualStack": False}
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+class AttachmentRefused(Exception):
+    """A server cannot be attached or detached; the text says why."""
+
+
+class Vpcs:
+    """For one event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: SqlVpcStore,
+        link: ControlLink,
+        sources: Sources,
+        catalogue: Catalogue,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._link = link
+        self._sources = sources
+        self._catalogue = catalogue
+        self._clock = clock
+        self._documents = store.everything()
+        self._named_s: dict[str, float] = {}
+        self._lock = asyncio.Lock()
+        self._own = {name: vpc_documents.from_settings(vpc) for name, vpc in settings.vpcs.items()}
+        for name, document in self._documents.items():
+            if name in self._own:
+                self._documents[name] = {**self._own[name], "servers": document["servers"]}
+
+    def entries(self) -> list[dict[str, Any]]:
+        """What the supervisor has to know, for a snapshot."""
+        return [{"vpc": name, "document": document} for name, document in self._documents.items()]
+
+    # Functions.
+
+    async def placed(self, members: dict[str, Any], account: str, hello: Hello) -> dict[str, Any]:
+        """A request's members with their VpcConfig resolved, if there is one. Raises as ``resolve``."""
+        if members.get("VpcConfig") is None:
+            return members
+        return {**members, "VpcConfig": await self.resolve(members["VpcConfig"], account, hello)}
+
+    async def resolve(self, wanted: Mapping[str, Any], account: str, hello: Hello) -> dict[str, Any]:
+        """A request's VpcConfig as it is kept and shown, its VPC ready. Raises InvalidParameterValue with AWS's words, NotImplementedHere
+        where VPCs cannot be had, ServiceError when EC2 or the supervisor cannot be reached.
+        """
+        subnets, groups = list(wanted.get("SubnetIds") or ()), list(wanted.get("SecurityGroupIds") or ())
+        if bool(subnets) != bool(groups):
+            raise InvalidParameterValue("SubnetIds and SecurityIds must coexist or be both empty list.")
+        if wanted.get("Ipv6AllowedForDualStack"):
+            raise NotImplementedHere("Lambda Engine's VPCs speak IPv4 only: leave Ipv6AllowedForDualStack out.")
+        if not subnets:
+            return dict(EMPTY)
+        if hello.no_vpc:
+            raise NotImplementedHere(f"Lambda Engine does not support VpcConfig here: {hello.no_vpc}. Nothing was changed.")
+        vpc = await self._find(subnets, groups, account, hello)
+        return {"SubnetIds": subnets, "SecurityGroupIds": groups, "VpcId": vpc, "Ipv6AllowedForDualStack": False}
+
+    async def _find(self, subnets: list[str], groups: list[str], account: str, hello: Hello) -> str:
+        """The VPC in which all of these are; it is kept and the broker has it."""
+        if any(name in document["subnets"] for document in self._own.values() for name in subnets):
+            vpc = self._find_own(subnets, groups)
+            document = self._own[vpc]
+        else:
+            vpc, document = await asyncio.to_thread(self._find_in_ec2, subnets, groups, account, hello)
+        async with self._lock:
+            self._named_s[vpc] = self._clock.monotonic()
+            await self._keep(vpc, document)
+        return vpc
+
+    def _find_own(self, subnets: list[str], groups: list[str]) -> str:
+        homes = {name: vpc for vpc, d in self._own.items() for name in (*d["subnets"], *d["groups"])}
+        for name in subnets:
+            if name not in homes:
+                raise _refused("DescribeSubnets", "InvalidSubnetID.NotFound", f"The subnet ID '{name}' does not exist")
+        for name in groups:
+            if name not in homes:
+                raise _refused("DescribeSecurityGroups", "InvalidGroup.NotFound", f"The security group '{name}' does not exist")
+        return _one_vpc([homes[s] for s in subnets], [homes[g] for g in groups])
+
+    def _find_in_ec2(self, subnets: list[str], groups: list[str], account: str, hello: Hello) -> tuple[str, dict[str, Any]]:
+        from engine.aws import ec2  # noqa: PLC0415 - imports boto3
+
+        aws = self._sources.aws(account, hello)
+        found_subnets = _asking("DescribeSubnets", lambda: ec2.subnets(aws, subnets))
+        found_groups = _asking("DescribeSecurityGroups", lambda: ec2.groups(aws, groups))
+        vpc = _one_vpc([s["VpcId"] for s in found_subnets], [g.get("VpcId", "") for g in found_groups])
+        return vpc, vpc_documents.from_ec2(account, *_asking("DescribeVpcs", lambda: ec2.vpc(aws, vpc)))
+
+    async def _keep(self, vpc: str, document: Mapping[str, Any]) -> str:
+        """Store a document, keeping who is attached, and tell the supervisor if it differs; what could not be attached."""
+        former = self._documents.get(vpc)
+        after = {**document, "servers": document["servers"] or (former or {}).get("servers", {})}
+        if after == former:
+            return ""
+        return await self._replace(vpc, after)
+
+    async def _replace(self, vpc: str, document: dict[str, Any] | None) -> str:
+        await self._store.save(vpc, document)
+        if document is None:
+            self._documents.pop(vpc, None)
+        else:
+            self._documents[vpc] = document
+        return await self._link.vpc(vpc, document)
+
+    # Attached servers.
+
+    def attachments(self) -> list[dict[str, Any]]:
+        """Every attached server, with its id and its VPC."""
+        return [
+            {"id": name, "vpc": vpc, **server}
+            for vpc, document in self._documents.items()
+            for name, server in document["servers"].items()
+        ]
+
+    async def attach(self, server: Mapping[str, Any], account: str) -> str:
+        """Attach a server to its subnet; the attachment's id. Raises AttachmentRefused, AwsError."""
+        hello = await self._link.ready()
+        if hello.no_vpc:
+            raise AttachmentRefused(hello.no_vpc)
+        subnet, groups = str(server["subnet"]), [str(g) for g in server["groups"]]
+        vpc = next((v for v, d in {**self._own, **self._documents}.items() if subnet in d["subnets"]), None)
+        if vpc is None or set(groups) - {**self._own, **self._documents}[vpc]["groups"].keys():
+            vpc = await self._look_up(subnet, groups, account, hello)
+        async with self._lock:
+            document = self._documents.get(vpc) or self._own[vpc]
+            problem = vpc_documents.bad_address(document, subnet, str(server["ip"]))
+            if problem:
+                raise AttachmentRefused(problem)
+            name = f"server-{secrets.token_hex(8)}"
+            after = {**document, "servers": {**document["servers"], name: dict(server)}}
+            answer = await self._replace(vpc, after)
+            if problem := _line_about(name, answer):
+                await self._replace(vpc, document)
+                raise AttachmentRefused(problem)
+        return name
+
+    async def _look_up(self, subnet: str, groups: list[str], account: str, hello: Hello) -> str:
+        """The VPC of a subnet that is not known yet, or whose groups are not."""
+
+        def ask() -> tuple[str, dict[str, Any]]:
+            from engine.aws import ec2  # noqa: PLC0415 - imports boto3
+
+            aws = self._sources.aws(account, hello)
+            found = _asking("DescribeSubnets", lambda: ec2.subnets(aws, [subnet]))
+            if groups:
+                inside = _asking("DescribeSecurityGroups", lambda: ec2.groups(aws, groups))
+                _one_vpc([found[0]["VpcId"]], [g.get("VpcId", "") for g in inside])
+            vpc = str(found[0]["VpcId"])
+            return vpc, vpc_documents.from_ec2(account, *_asking("DescribeVpcs", lambda: ec2.vpc(aws, vpc)))
+
+        vpc, document = await asyncio.to_thread(ask)
+        async with self._lock:
+            self._named_s[vpc] = self._clock.monotonic()
+            await self._keep(vpc, document)
+        return vpc
+
+    async def detach(self, name: str) -> None:
+        """Undo an attachment. Raises AttachmentRefused when there is none of this id."""
+        async with self._lock:
+            for vpc, document in self._documents.items():
+                if name in document["servers"]:
+                    servers = {k: v for k, v in document["servers"].items() if k != name}
+                    await self._replace(vpc, {**document, "servers": servers})
+                    return
+        raise AttachmentRefused(f"there is no attachment {name}: 'lambda-engine vpc list' shows them")
+
+    # Changes.
+
+    async def run(self) -> None:
+        """Follow EC2 and forget what nobody uses, until cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.vpc_refresh_s)
+            try:
+                await self.refresh()
+            except ServiceError as e:
+                _log.warning("VPCs were not refreshed: %s", e)
+
+    async def refresh(self) -> None:
+        """Once. Raises ServiceError when the supervisor or EC2 cannot be reached."""
+        await self._forget_unused()
+        asked = {vpc: str(d["account"]) for vpc, d in self._documents.items() if d["source"] == "ec2"}
+        if not asked or not await self._ec2_is_up():
+            return
+        hello = await self._link.ready()
+        for vpc, account in asked.items():
+            document = await asyncio.to_thread(self._described, vpc, account, hello)
+            async with self._lock:
+                if document is not None and vpc in self._documents:
+                    await self._keep(vpc, document)
+
+    async def _ec2_is_up(self) -> bool:
+        """The embedded EC2 is not started only to be asked: it would know nothing."""
+        if self._settings.aws_endpoint != "embedded":
+            return True
+        return "embedded-aws" in (await self._link.query("stats")).get("processes", {})
+
+    def _described(self, vpc: str, account: str, hello: Hello) -> dict[str, Any] | None:
+        """What EC2 says of a VPC now; None when it does not know it any more."""
+        from engine.aws import ec2  # noqa: PLC0415 - imports boto3
+
+        try:
+            aws = self._sources.aws(account, hello)
+            return vpc_documents.from_ec2(account, *_asking("DescribeVpcs", lambda: ec2.vpc(aws, vpc)))
+        except InvalidParameterValue as e:
+            _log.debug("%s stays as it was: %s", vpc, e)
+            return None
+
+    async def _forget_unused(self) -> None:
+        used = {v["network"].partition("/")[0] for e in self._catalogue.entries() for v in e["versions"].values()}
+        now_s = self._clock.monotonic()
+        async with self._lock:
+            for vpc, document in list(self._documents.items()):
+                fresh = now_s - self._named_s.get(vpc, -_GRACE_S) < _GRACE_S
+                if self._catalogue.loaded and vpc not in used and not document["servers"] and not fresh:
+                    await self._replace(vpc, None)
+
+
+def _one_vpc(of_subnets: list[str], of_groups: list[str]) -> str:
+    """The VPC of them all. Raises InvalidParameterValue."""
+    if len(set(of_subnets)) != 1:
+        raise InvalidParameterValue("Subnets are required to be in the same VPC.")
+    if set(of_groups) - set(of_subnets):
+        raise InvalidParameterValue("Security Groups are required to be in the same VPC.")
+    return of_subnets[0]
+
+
+def _refused(operation: str, code: object, message: object) -> InvalidParameterValue:
+    return InvalidParameterValue(f"Error occurred while {operation}. EC2 Error Code: {code}. EC2 Error Message: {message}")
+
+
+def _asking(operation: str, ask: Callable[[], _T]) -> _T:
+    """EC2's answer. Raises InvalidParameterValue with what EC2 says, ServiceError when it cannot be asked."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - a third of a second that few starts need
+
+    try:
+        return ask()
+    except ClientError as e:
+        error = e.response.get("Error", {})
+        raise _refused(operation, error.get("Code"), _as_aws_says(str(error.get("Code")), str(error.get("Message")))) from e
+    except BotoCoreError as e:
+        raise ServiceError(f"EC2 could not be asked ({operation}): {e}") from e
+
+
+def _as_aws_says(code: str, message: str) -> str:
+    """EC2's sentence about a missing group, which the embedded one prints as a set."""
+    missing = re.search(r"sg-[0-9a-zA-Z]+", message)
+    if code == "InvalidGroup.NotFound" and missing:
+        return f"The security group '{missing[0]}' does not exist"
+    return message
+
+
+def _line_about(name: str, answer: str) -> str:
+    """Why an attachment was not made, from the supervisor's answer; a line about none of them is about all."""
+    for line in answer.splitlines():
+        subject, separator, reason = line.partition(": ")
+        if subject == name:
+            return reason
+        if not separator or not subject.startswith("server-"):
+            return line
+    return ""

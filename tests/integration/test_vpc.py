@@ -1,0 +1,238 @@
+"""VpcConfig from the API to the packet: EC2 of the embedded AWS, servers attached by the command line, functions of different groups."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.framework.engine import Engine, engine
+from tests.framework.host import require
+from tests.framework.networks import Host
+
+pytestmark = pytest.mark.root
+# The event is an address; the answer is what its web server says, or how it fails.
+CODE = """
+import socket
+def f(event, context):
+    try:
+        with socket.create_connection((event["host"], event["port"]), event.get("timeout", 20)) as s:
+            s.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+            return s.makefile().read().rpartition("\\n")[2]
+    except OSError as e:
+        return type(e).__name__
+"""
+OWN = {
+    "vpc-own": {
+        "cidr": "10.9.0.0/16",
+        "subnets": {"subnet-own": "10.9.1.0/24", "subnet-own2": "10.9.2.0/24"},
+        "security_groups": {"sg-own": {}, "sg-web": {"ingress": [{"protocol": "tcp", "ports": "80", "peers": ["sg-own"]}]}},
+    },
+    "vpc-else": {"cidr": "10.9.0.0/16", "subnets": {"subnet-else": "10.9.1.0/24"}, "security_groups": {"sg-else": {}}},
+}
+
+
+class Lab:
+    """An engine, a VPC in its EC2, and a database server in it."""
+
+    def __init__(self, running: Engine, database: Host) -> None:
+        self.engine = running
+        self.database = database
+        self.ec2 = running.client("ec2")
+        self.aws = running.client()
+        self.vpc = self.ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+        self.subnet = self.ec2.create_subnet(VpcId=self.vpc, CidrBlock="10.0.1.0/24")["Subnet"]["SubnetId"]
+        self.app, self.stranger, self.db = (self.group(name) for name in ("app", "stranger", "db"))
+        self.let_in(self.app)
+
+    def group(self, name: str, vpc: str | None = None) -> str:
+        made = self.ec2.create_security_group(GroupName=name, Description=name, VpcId=vpc or self.vpc)
+        return str(made["GroupId"])
+
+    def let_in(self, group: str) -> None:
+        rule = {"IpProtocol": "tcp", "FromPort": 5432, "ToPort": 5432, "UserIdGroupPairs": [{"GroupId": group}]}
+        self.ec2.authorize_security_group_ingress(GroupId=self.db, IpPermissions=[rule])
+
+    def shut_out(self, group: str) -> None:
+        rule = {"IpProtocol": "tcp", "FromPort": 5432, "ToPort": 5432, "UserIdGroupPairs": [{"GroupId": group}]}
+        self.ec2.revoke_security_group_ingress(GroupId=self.db, IpPermissions=[rule])
+
+    def deploy(self, name: str, subnet: str, *groups: str) -> dict[str, Any]:
+        config = {"SubnetIds": [subnet], "SecurityGroupIds": list(groups)}
+        return self.engine.deploy(name, {"m.py": CODE}, VpcConfig=config, Timeout=30)
+
+    def get(self, name: str, host: str, port: int, timeout: float = 20.0) -> str:
+        event = json.dumps({"host": host, "port": port, "timeout": timeout})
+        return str(json.loads(self.aws.invoke(FunctionName=name, Payload=event)["Payload"].read()))
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "engine.cli.main", "vpc", *words, "--data-dir", str(self.engine.data_dir)]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+    def attach(self, *words: str) -> str:
+        done = self.command("attach", *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    require("no iproute2")
+    settings = {"vpcs": OWN, "vpc_refresh_s": 0.2, "sandbox": "full"}
+    with Host() as database, engine(**settings) as running:
+        database.serve("database", 5432)
+        made = Lab(running, database)
+        made.attach(
+            "--subnet", made.subnet, "--ip", "10.0.1.10", "--netns", database.name, "--security-group", made.db, "--name", "db.internal"
+        )
+        yield made
+
+
+def refused(call: Any, *args: Any, **members: Any) -> tuple[str, str]:
+    with pytest.raises(ClientError) as caught:
+        call(*args, **members)
+    error = caught.value.response["Error"]
+    return error["Code"], error["Message"]
+
+
+def test_one_group_reaches_the_database_another_does_not(lab: Lab) -> None:
+    answer = lab.deploy("app", lab.subnet, lab.app)
+    assert answer["VpcConfig"] == {
+        "SubnetIds": [lab.subnet],
+        "SecurityGroupIds": [lab.app],
+        "VpcId": lab.vpc,
+        "Ipv6AllowedForDualStack": False,
+    }
+    assert lab.aws.get_function_configuration(FunctionName="app")["VpcConfig"] == answer["VpcConfig"]
+    lab.deploy("stranger", lab.subnet, lab.stranger)
+    assert lab.get("app", "db.internal", 5432) == "database for 10.0.1.254"
+    assert lab.get("stranger", "db.internal", 5432, 0.5) == "TimeoutError"
+
+
+def test_a_function_in_a_vpc_has_the_engine_as_its_aws(lab: Lab) -> None:
+    code = "import boto3\ndef f(e, c): return boto3.client('ec2').describe_vpcs(VpcIds=[e])['Vpcs'][0]['CidrBlock']"
+    config = {"SubnetIds": [lab.subnet], "SecurityGroupIds": [lab.app]}
+    lab.engine.deploy("inner", {"m.py": code}, VpcConfig=config, Timeout=60)
+    answer = lab.aws.invoke(FunctionName="inner", Payload=json.dumps(lab.vpc))
+    assert json.loads(answer["Payload"].read()) == "10.0.0.0/16"
+
+
+def test_a_changed_rule_holds_for_a_running_instance(lab: Lab) -> None:
+    lab.deploy("late", lab.subnet, lab.group("late"))
+    late = lab.aws.get_function_configuration(FunctionName="late")["VpcConfig"]["SecurityGroupIds"][0]
+    assert lab.get("late", "10.0.1.10", 5432, 0.5) == "TimeoutError"
+    lab.let_in(late)
+    deadline_s = time.monotonic() + 30
+    while lab.get("late", "10.0.1.10", 5432, 0.5) == "TimeoutError":
+        assert time.monotonic() < deadline_s
+    lab.shut_out(late)
+    while lab.get("late", "10.0.1.10", 5432, 0.5) != "TimeoutError":
+        assert time.monotonic() < deadline_s
+    states = [i for i in lab.engine.state()["instances"] if i["function"] == "late"]
+    assert len(states) == 1, "all of it on the first instance"
+
+
+def test_vpcs_of_the_settings_and_two_of_them_apart(lab: Lab) -> None:
+    with Host() as web, Host() as twin:
+        web.serve("web", 80)
+        twin.serve("twin", 80)
+        one = lab.attach("--subnet", "subnet-own", "--ip", "10.9.1.10", "--netns", web.name, "--security-group", "sg-web")
+        two = lab.attach("--subnet", "subnet-else", "--ip", "10.9.1.11", "--netns", twin.name)
+        lab.deploy("own", "subnet-own2", "sg-own")
+        lab.deploy("else", "subnet-else", "sg-else")
+        assert lab.get("own", "10.9.1.10", 80) == "web for 10.9.2.254"
+        assert lab.get("else", "10.9.1.11", 80) == "twin for 10.9.1.254"
+        assert lab.get("own", "10.9.1.11", 80, 0.5) == "TimeoutError"
+        assert lab.get("else", "10.9.1.10", 80, 0.5) == "TimeoutError"
+        listed = json.loads(lab.command("list", "--json").stdout)
+        assert {s["id"]: (s["vpc"], s["ip"]) for s in listed if s["id"] in (one, two)} == {
+            one: ("vpc-own", "10.9.1.10"),
+            two: ("vpc-else", "10.9.1.11"),
+        }
+        for name in (one, two):
+            assert lab.command("detach", name).returncode == 0
+        assert lab.get("own", "10.9.1.10", 80, 0.5) == "TimeoutError"
+        assert "there is no attachment" in lab.command("detach", one).stderr
+
+
+def test_leaving_a_vpc_and_coming_back(lab: Lab) -> None:
+    lab.deploy("mover", lab.subnet, lab.app)
+    left = lab.aws.update_function_configuration(FunctionName="mover", VpcConfig={"SubnetIds": [], "SecurityGroupIds": []})
+    assert left["VpcConfig"] == {"SubnetIds": [], "SecurityGroupIds": [], "VpcId": "", "Ipv6AllowedForDualStack": False}
+    assert lab.get("mover", "10.0.1.10", 5432, 0.5) != "database for 10.0.1.254"
+    config = {"SubnetIds": [lab.subnet], "SecurityGroupIds": [lab.app]}
+    assert lab.aws.update_function_configuration(FunctionName="mover", VpcConfig=config)["VpcConfig"]["VpcId"] == lab.vpc
+    assert lab.get("mover", "10.0.1.10", 5432) == "database for 10.0.1.254"
+
+
+def test_what_aws_refuses_in_its_words(lab: Lab) -> None:
+    other = lab.ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    elsewhere = lab.ec2.create_subnet(VpcId=other, CidrBlock="10.0.2.0/24")["Subnet"]["SubnetId"]
+    foreign = lab.group("foreign", other)
+    start = "Error occurred while "
+    for subnets, groups, message in (
+        (["subnet-0123"], [lab.app], f"{start}DescribeSubnets. EC2 Error Code: InvalidSubnetID.NotFound. EC2 Error Message: The subnet ID 'subnet-0123' does not exist"),
+        ([lab.subnet], ["sg-0123"], f"{start}DescribeSecurityGroups. EC2 Error Code: InvalidGroup.NotFound. EC2 Error Message: The security group 'sg-0123' does not exist"),
+        (["subnet-own", "subnet-none"], ["sg-own"], f"{start}DescribeSubnets. EC2 Error Code: InvalidSubnetID.NotFound. EC2 Error Message: The subnet ID 'subnet-none' does not exist"),
+        (["subnet-own"], ["sg-none"], f"{start}DescribeSecurityGroups. EC2 Error Code: InvalidGroup.NotFound. EC2 Error Message: The security group 'sg-none' does not exist"),
+        ([lab.subnet], [], "SubnetIds and SecurityIds must coexist or be both empty list."),
+        ([], [lab.app], "SubnetIds and SecurityIds must coexist or be both empty list."),
+        ([lab.subnet, elsewhere], [lab.app], "Subnets are required to be in the same VPC."),
+        ([lab.subnet], [foreign], "Security Groups are required to be in the same VPC."),
+        (["subnet-own", "subnet-else"], ["sg-own"], "Subnets are required to be in the same VPC."),
+        (["subnet-own"], ["sg-else"], "Security Groups are required to be in the same VPC."),
+    ):  # fmt: skip
+        config = {"SubnetIds": subnets, "SecurityGroupIds": groups}
+        code, text = refused(lab.engine.deploy, "no", {"m.py": CODE}, VpcConfig=config)
+        assert (code, text) == ("InvalidParameterValueException", message)
+
+
+def test_attachments_that_are_refused(lab: Lab) -> None:
+    for words, reason in (
+        (["--ip", "10.0.1.3"], "10.0.1.3 is reserved"),
+        (["--ip", "10.0.1.255"], "10.0.1.255 is reserved"),
+        (["--ip", "10.0.2.9"], "10.0.2.9 is not in"),
+        (["--ip", "x"], "x is not an IPv4 address"),
+        (["--ip", "10.0.1.10"], "10.0.1.10 is taken by another attached server"),
+    ):
+        done = lab.command("attach", "--subnet", lab.subnet, "--netns", lab.database.name, *words)
+        assert done.returncode == 1
+        assert reason in done.stderr
+    done = lab.command("attach", "--subnet", lab.subnet, "--ip", "10.0.1.20", "--netns", "le-none")
+    assert "there is no network namespace le-none" in done.stderr
+    done = lab.command("attach", "--subnet", "subnet-0123", "--ip", "10.0.1.20", "--netns", lab.database.name)
+    assert "The subnet ID 'subnet-0123' does not exist" in done.stderr
+    done = lab.command("attach", "--subnet", lab.subnet, "--ip", "10.0.1.20")
+    assert "one of the two" in done.stderr
+    assert [s["ip"] for s in json.loads(lab.command("list", "--json").stdout)] == ["10.0.1.10"]
+
+
+def test_nobody_attaches_through_the_port(lab: Lab) -> None:
+    """A function reaches the port."""
+    status, body = lab.engine.get("/_engine/vpc")
+    assert status == 403
+    assert "by its user" in body.decode()
+
+
+def test_functions_and_servers_are_there_again_after_a_restart(lab: Lab) -> None:
+    """The embedded EC2 has forgotten its VPCs by then."""
+    lab.engine.stop()
+    lab.engine.start()
+    lab.aws = lab.engine.client()
+    assert lab.get("app", "db.internal", 5432) == "database for 10.0.1.254"
+    assert lab.get("stranger", "10.0.1.10", 5432, 0.5) == "TimeoutError"
+
+
+@pytest.mark.parametrize(("level", "network"), [("process", "auto"), ("full", "host")])
+def test_where_vpcs_cannot_be_had_they_are_refused(level: str, network: str) -> None:
+    with engine(sandbox=level, network=network, vpcs=OWN) as running:
+        config = {"SubnetIds": ["subnet-own"], "SecurityGroupIds": ["sg-own"]}
+        code, message = refused(running.deploy, "no", {"m.py": CODE}, VpcConfig=config)
+        assert code == "NotImplementedException"
+        assert f"level {level}" in message or "network=host" in message

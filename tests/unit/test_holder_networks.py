@@ -1,0 +1,110 @@
+"""Stocks of sandboxes in networks: made there, small, given up, and not made in vain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from engine.sandbox.api import ZygoteSpec
+from engine.supervisor.holders import NETWORK_SIZE, Holder, HolderPool
+
+PLACE = "vpc-1/subnet-a/sg-a"
+
+
+class Orders:
+    """What the pool asks of the sandbox."""
+
+    def __init__(self) -> None:
+        self.zygotes: list[str] = []
+        self.made: list[tuple[int, str, str]] = []
+        self.killed: list[int] = []
+
+    def add_zygote(self, spec: ZygoteSpec) -> None:
+        self.zygotes.append(spec.key)
+
+    def make(self, holder_id: int, zygote_key: str, network: str = "", **_: Any) -> None:
+        self.made.append((holder_id, zygote_key, network))
+
+    def kill(self, holder_id: int) -> None:
+        self.killed.append(holder_id)
+
+
+class NoFds:
+    """Stands for a holder's descriptors."""
+
+    def close(self) -> None: ...
+
+
+def run(test: Callable[[HolderPool, Orders], None]) -> None:
+    async def main() -> None:
+        orders = Orders()
+        spec_of = lambda key: ZygoteSpec(key.partition("@")[0], "python3.12", "/bin/true")  # noqa: E731
+        pool = HolderPool(asyncio.get_running_loop(), orders, 4, spec_of)  # type: ignore[arg-type]
+        test(pool, orders)
+        pool.close()
+
+    asyncio.run(main())
+
+
+class Ready(Holder):
+    """A holder without descriptors."""
+
+    def close_fds(self) -> None: ...
+
+
+def ready(pool: HolderPool, holder_id: int) -> bool:
+    return pool.holder_ready(Ready(holder_id, "", NoFds(), 1))  # type: ignore[arg-type]
+
+
+def test_a_network_has_its_own_small_stock_from_the_same_zygote() -> None:
+    def test(pool: HolderPool, orders: Orders) -> None:
+        pool.use("p")
+        pool.zygote_ready("p", 1)
+        pool.use(f"p@{PLACE}")
+        assert orders.zygotes == ["p"]
+        assert [m[1:] for m in orders.made] == [("p", "")] * 4 + [("p", PLACE)] * NETWORK_SIZE
+        got: list[Holder | None] = []
+        pool.take(f"p@{PLACE}", lambda holder, _: got.append(holder))
+        assert not got
+        assert ready(pool, 1), "another network's does not do"
+        assert not got
+        assert ready(pool, 5)
+        assert [h.holder_id for h in got if h] == [5]
+
+    run(test)
+
+
+def test_a_stock_that_no_version_wants_is_given_up() -> None:
+    def test(pool: HolderPool, orders: Orders) -> None:
+        pool.use("p")
+        pool.use(f"p@{PLACE}")
+        pool.zygote_ready("p", 1)
+        mine = {i for i, _, network in orders.made if network}
+        assert ready(pool, min(mine))
+        pool.retain({f"p@{PLACE}"})
+        assert not orders.killed
+        pool.retain(set())
+        assert set(orders.killed) == mine
+        assert list(pool.counts()) == ["p"], "stocks without a network are kept"
+        assert not ready(pool, max(mine)), "what was being made is not wanted any more"
+
+    run(test)
+
+
+def test_a_network_that_cannot_be_had_is_tried_again_only_for_who_waits() -> None:
+    def test(pool: HolderPool, orders: Orders) -> None:
+        pool.use(f"p@{PLACE}")
+        pool.zygote_ready("p", 1)
+        for holder_id in range(1, NETWORK_SIZE + 1):
+            pool.holder_failed(holder_id, "no such subnet")
+        orders.made.clear()
+        pool._refill_all()
+        assert not orders.made
+        reasons: list[str] = []
+        pool.take(f"p@{PLACE}", lambda _, reason: reasons.append(reason))
+        assert len(orders.made) == 1
+        pool.holder_failed(orders.made[0][0], "no such subnet")
+        assert reasons == ["no such subnet"]
+
+    run(test)
