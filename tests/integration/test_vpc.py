@@ -84,8 +84,7 @@ class Lab:
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     require("no iproute2")
-    settings = {"vpcs": OWN, "vpc_refresh_s": 0.2, "sandbox": "full"}
-    with Host() as database, engine(**settings) as running:
+    with Host() as database, engine(vpcs=OWN, vpc_refresh_s=0.2, sandbox="full") as running:
         database.serve("database", 5432)
         made = Lab(running, database)
         made.attach(
