@@ -168,11 +168,13 @@ class PreconditionFailed(_ClientAwsError):
 
 class SnapStartNotReady(_ClientAwsError):
     code = "SnapStartNotReadyException"
+    message_key = "Message"
     status = 409
 
 
 class SnapStartTimeout(_ClientAwsError):
     code = "SnapStartTimeoutException"
+    message_key = "Message"
     status = 408
 
 
