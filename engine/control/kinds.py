@@ -19,7 +19,7 @@ CONCURRENCY = "concurrency"
 PROVISIONED = "provisioned-concurrency"
 # {"RecursiveLoop": "Allow"}, of the function; absent means Terminate.
 RECURSION = "recursion"
-# {"UrlId", "AuthType", "CreationTime"[, "Cors", "InvokeMode", "LastModifiedTime"]}, of the function or of an alias.
+# {"UrlId", "AuthType", "CreationTime", "LastModifiedTime"[, "Cors", "InvokeMode"]}, of the function or of an alias.
 URL = "url"
 # {"CodeSigningConfigArn": arn}, of the function.
 CODE_SIGNING = "code-signing"

@@ -56,7 +56,8 @@ class UrlOperations:
                 )
             document = {
                 "UrlId": "".join(secrets.choice(_ID_LETTERS) for _ in range(ID_LENGTH)),
-                "CreationTime": self._now(),
+                "CreationTime": (now := self._now()),
+                "LastModifiedTime": now,
                 **_given(params),
             }
             await plane.changes.apply(function, function.attach(URL, ref.qualifier or "", document))

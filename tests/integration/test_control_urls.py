@@ -44,14 +44,16 @@ def test_a_url_has_a_life(control: ControlServer, name: str) -> None:
     assert TIME.fullmatch(made["CreationTime"])
     expected = {"FunctionUrl": made["FunctionUrl"], "FunctionArn": ARN + name, "AuthType": "NONE", "CreationTime": made["CreationTime"]}
     assert plain(made) == expected, "InvokeMode was not set, so it is not shown"
-    assert plain(client.get_function_url_config(FunctionName=name)) == {**expected, "InvokeMode": "BUFFERED"}
+    shown = {**expected, "InvokeMode": "BUFFERED", "LastModifiedTime": made["CreationTime"]}
+    assert plain(client.get_function_url_config(FunctionName=name)) == shown
+    assert client.list_function_url_configs(FunctionName=name)["FunctionUrlConfigs"] == [shown]
     entry = {"id": match[1], "qualifier": None, "auth_type": "NONE", "cors": None, "policy": None, "streamed": False}
     assert control.entry(name)["urls"] == [entry]
 
     control.clock.advance(5)
     cors = {"AllowOrigins": ["https://a.example"], "AllowMethods": ["GET"], "MaxAge": 60}
     updated = plain(client.update_function_url_config(FunctionName=name, AuthType="AWS_IAM", Cors=cors))
-    assert TIME.fullmatch(updated.pop("LastModifiedTime"))
+    assert updated.pop("LastModifiedTime") > made["CreationTime"]
     assert updated == {**expected, "AuthType": "AWS_IAM", "Cors": cors}
     assert control.entry(name)["urls"] == [{**entry, "auth_type": "AWS_IAM", "cors": cors}]
     assert plain(client.update_function_url_config(FunctionName=name, InvokeMode="BUFFERED"))["Cors"] == cors
