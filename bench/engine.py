@@ -97,8 +97,8 @@ class Engine:
         client = self.client()
         if not self.runtime:
             self.runtime = self._pick_runtime()
-        given = {"Timeout": 60, "MemorySize": ONE_VCPU, "Handler": "app.handler", **settings}
-        client.create_function(FunctionName=name, Runtime=self.runtime, Role=ROLE, Code={"ZipFile": package}, **given)
+        given = {"Timeout": 60, "MemorySize": ONE_VCPU, "Handler": "app.handler", "Runtime": self.runtime, **settings}
+        client.create_function(FunctionName=name, Role=ROLE, Code={"ZipFile": package}, **given)
         self._names.add(name)
         client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
 
@@ -107,9 +107,9 @@ class Engine:
         client = self.client()
         if not self.runtime:
             self.runtime = self._pick_runtime()
-        given = {"Timeout": 60, "MemorySize": ONE_VCPU, "Handler": "app.handler", **settings}
+        given = {"Timeout": 60, "MemorySize": ONE_VCPU, "Handler": "app.handler", "Runtime": self.runtime, **settings}
         for name in names:
-            client.create_function(FunctionName=name, Runtime=self.runtime, Role=ROLE, Code={"ZipFile": package}, **given)
+            client.create_function(FunctionName=name, Role=ROLE, Code={"ZipFile": package}, **given)
             self._names.add(name)
         client.get_waiter("function_active_v2").wait(FunctionName=names[-1], WaiterConfig={"Delay": 1, "MaxAttempts": 60})
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from bench.context import Context
 from bench.rows import Row
-from bench.scenarios import burst, cold, density, limit, many, open_loop, peers, warm
+from bench.scenarios import burst, cold, density, limit, many, open_loop, peers, runtimes, warm
 
 Scenario = Callable[[Context], list[Row]]
 
@@ -18,6 +18,7 @@ SCENARIOS: dict[str, Scenario] = {
     "burst": burst.run,
     "many": many.run,
     "density": density.run,
+    "runtimes": runtimes.run,
     "peers": peers.run,
 }
 
@@ -25,5 +26,6 @@ SCENARIOS: dict[str, Scenario] = {
 def describe() -> str:
     """One line per scenario."""
     modules = {"limit": limit, "warm": warm, "open": open_loop, "cold": cold, "burst": burst, "many": many, "density": density}
+    modules["runtimes"] = runtimes
     modules["peers"] = peers
     return "\n".join(f"  {name:8} {(module.__doc__ or '').splitlines()[0]}" for name, module in modules.items())
