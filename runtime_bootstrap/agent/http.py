@@ -43,18 +43,30 @@ class Sink:
 class Exchange:
     """A request on its connection, to be answered exactly once with ``reply``."""
 
-    __slots__ = ("answered", "connection", "headers", "keep_alive", "method", "path")
+    __slots__ = ("_lower", "_raw", "answered", "connection", "keep_alive", "method", "path")
 
-    def __init__(self, connection: "Connection", method: bytes, path: bytes, headers: "dict[bytes, bytes]", keep_alive: bool) -> None:
+    def __init__(self, connection: "Connection", method: bytes, path: bytes, raw: bytes) -> None:
         self.connection = connection
         self.method = method
         self.path = path
-        self.headers = headers
-        self.keep_alive = keep_alive
+        # Few headers are ever asked for: they are searched for, not taken apart one by one.
+        self._raw = raw
+        self._lower = raw.lower()
+        self.keep_alive = True
         self.answered = False
 
+    def value(self, name: bytes) -> Optional[bytes]:
+        """A header by its name in lower case; None when it is absent."""
+        at = self._lower.find(b"\r\n%b:" % name)
+        if at < 0:
+            return None
+        start = at + len(name) + 3
+        end = self._lower.find(b"\r\n", start)
+        return self._raw[start : end if end >= 0 else None].strip()
+
     def header(self, name: bytes) -> str:
-        return self.headers.get(name, b"").decode("latin-1")
+        """As text, "" when it is absent."""
+        return (self.value(name) or b"").decode("latin-1")
 
     def reply(self, status: int, body: bytes, kind: str = "application/json", more: bytes = b"") -> None:
         """Answer. ``more`` is whole header lines. Nothing when the connection is gone."""
@@ -147,27 +159,23 @@ class Connection:
             if len(data) > _MAX_HEAD:
                 raise Malformed
             return False
-        lines = data[:end].split(b"\r\n")
-        parts = lines[0].split(b" ")
+        line_end = data.find(b"\r\n", 0, end)
+        parts = (data[:end] if line_end < 0 else data[:line_end]).split(b" ")
         if len(parts) != 3 or not parts[2].startswith(b"HTTP/1."):
             raise Malformed
-        headers: "dict[bytes, bytes]" = {}
-        for line in lines[1:]:
-            name, colon, value = line.partition(b":")
-            if not colon:
-                raise Malformed
-            headers[name.strip().lower()] = value.strip()
+        exchange = self._exchange = Exchange(self, parts[0], parts[1], b"" if line_end < 0 else data[line_end:end])
         self._in = data[end + 4 :]
-        connection = headers.get(b"connection", b"").lower()
-        keep_alive = connection != b"close" if parts[2] != b"HTTP/1.0" else connection == b"keep-alive"
-        exchange = self._exchange = Exchange(self, parts[0], parts[1], headers, keep_alive)
-        self._chunked = headers.get(b"transfer-encoding", b"").lower() == b"chunked"
-        length = headers.get(b"content-length", b"0")
+        connection = exchange.value(b"connection")
+        if connection is not None or parts[2] == b"HTTP/1.0":
+            wanted = (connection or b"").lower()
+            exchange.keep_alive = wanted != b"close" if parts[2] != b"HTTP/1.0" else wanted == b"keep-alive"
+        self._chunked = (exchange.value(b"transfer-encoding") or b"").lower() == b"chunked"
+        length = exchange.value(b"content-length") or b"0"
         if not length.isdigit():
             raise Malformed
         self._left = 0 if self._chunked else int(length)
         self._trailers = None
-        if headers.get(b"expect", b"").lower() == b"100-continue":
+        if (exchange.value(b"expect") or b"").lower() == b"100-continue":
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
         self._start_body(exchange)
         return True

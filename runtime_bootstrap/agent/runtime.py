@@ -162,7 +162,7 @@ class Runtime:
         invoke = self._answering(exchange, exchange.path[len(INVOCATION) : -len(b"/response")], "InvocationResponse")
         if invoke is None:
             return _DISCARD
-        mode = exchange.headers.get(_MODE)
+        mode = exchange.value(_MODE)
         if mode is None:
             self.state = "InvocationResponse"
             return _Buffered(self, exchange, invoke)
