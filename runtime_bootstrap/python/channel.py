@@ -206,6 +206,19 @@ class Channel:
     def error(self, request_id: str, error_type: str, document: bytes) -> None:
         self._send(_framed(b"\x95\x06" + _str8(request_id) + b"\xc3" + _str8(error_type) + _bin32(document)))
 
+    def stream_start(self, request_id: str, content_type: Optional[str], prelude: Optional[bytes]) -> None:
+        """An answer in pieces begins."""
+        kind = b"\xc0" if content_type is None else _str8(content_type)
+        self._send(_framed(b"\x94\x0d" + _str8(request_id) + kind + (b"\xc0" if prelude is None else _bin32(prelude))))
+
+    def stream_chunk(self, request_id: str, data: bytes) -> None:
+        self._send(b"%b\x93\x0e\xd9\x24%b\xc6%b" % ((45 + len(data)).to_bytes(4, "big"), request_id.encode(), len(data).to_bytes(4, "big")), data)
+
+    def stream_end(self, request_id: str, error_type: Optional[str], document: Optional[bytes]) -> None:
+        """The last of it, which also means NEXT."""
+        kind = b"\xc0" if error_type is None else _str8(error_type)
+        self._send(_framed(b"\x95\x0f" + _str8(request_id) + b"\xc3" + kind + (b"\xc0" if document is None else _bin32(document))))
+
     def log(self, events: "list[bytes]", level: int) -> None:
         """Log events, each at most MAX_PAYLOAD bytes, sent at once and in order."""
         request_id = self.request_id

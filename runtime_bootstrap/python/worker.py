@@ -20,7 +20,7 @@ import threading
 import tokenize  # noqa: F401 - linecache wants it for the first stack trace
 from typing import Any, Callable, NoReturn, Optional
 
-from runtime_bootstrap.python import environment, errors, handler, logs, marshal, rehearsal, snapstart, streams
+from runtime_bootstrap.python import environment, errors, handler, logs, marshal, rehearsal, snapstart, streaming, streams
 from runtime_bootstrap.python.channel import INIT, RESTORE, SHUTDOWN, Channel, Closed, Frame, event_of, message_of
 from runtime_bootstrap.python.context import Function, LambdaContext
 from runtime_bootstrap.python.faults import Fault
@@ -58,9 +58,12 @@ class Worker:
         logs.install(self._sink, self._json, self._level)
         environment.renew_randomness()
         snapstart.provide()
+        streaming.provide()
         try:
             environment.enter(init.get("task_root") or "/var/task", init.get("opt_root") or "/opt", init["env"])
             self._handler = handler.load(init["handler"])
+            if streaming.is_streaming(self._handler):
+                self._invoke = self._stream  # type: ignore[method-assign]
         except Exception as e:
             self._refuse_to_start(e, None, 1)
         if self._channel.foreign:
@@ -173,6 +176,31 @@ class Worker:
         payload = answer.encode() if isinstance(answer, str) else answer
         self.settle_output()
         channel.respond(request_id, payload, content_type)
+        channel.request_id = None
+
+    def _stream(self, frame: Frame) -> None:
+        """An event for a handler that streams its answer."""
+        request_id, deadline_ms, arn, trace_id, client, identity, tenant, payload = event_of(frame)
+        channel, sink = self._channel, self._sink
+        sink.request_id = channel.request_id = request_id
+        sink.tenant_id = tenant
+        self._trace.set(trace_id)
+        stream = streaming.ResponseStream(channel, request_id)
+        try:
+            context = LambdaContext(self._function, request_id, deadline_ms, arn, client, identity, tenant)
+            self._handler(marshal.event_from(payload), stream, context)  # type: ignore[misc,call-arg]
+        except Exception as e:
+            if channel.foreign or not stream.started:
+                self._fail(request_id, e)
+                return
+            document = errors.document(e, request_id)
+            self._log_error(document)
+            stream.finish(document["errorType"], errors.encode(document))
+        else:
+            if channel.foreign:
+                raise SystemExit(0)
+            self.settle_output()
+            stream.finish()
         channel.request_id = None
 
     def _fail(self, request_id: str, error: Exception) -> None:

@@ -156,3 +156,46 @@ def test_errors_before_the_stream_are_ordinary_ones(shared: Engine, streamer: st
     dry = client.invoke_with_response_stream(FunctionName=streamer, InvocationType="DryRun")
     dry["EventStream"].close()
     assert dry["StatusCode"] == 204
+
+
+PYTHON = """
+import awslambda, os, time
+@awslambda.streamify_response
+def f(event, stream, context):
+    print('streaming')
+    if event.get('early'): raise KeyError('early')
+    if event.get('http'): stream = awslambda.HttpResponseStream.from_stream(stream, {'statusCode': 201, 'headers': {'a': 'b'}})
+    for piece in event.get('pieces', ()):
+        stream.write(piece)
+        if event.get('gate'): time.sleep(30)
+    if event.get('size'): stream.write(bytes(event['size']))
+    if event.get('fail'): raise ValueError('half ' + context.aws_request_id)
+"""
+
+
+def test_python_functions_stream_too(shared: Engine) -> None:
+    shared.deploy("python-stream", {"m.py": PYTHON}, Timeout=20, MemorySize=512)
+    answer = stream(shared, "python-stream", {"pieces": ["one", "two"]}, LogType="Tail")
+    payload, complete = read(answer)
+    assert payload == b"onetwo"
+    assert "streaming" in base64.b64decode(complete["LogResult"]).decode()
+    assert read(stream(shared, "python-stream", {}))[0] == b""
+    payload, complete = read(stream(shared, "python-stream", {"early": 1}))
+    assert (payload, complete["ErrorCode"]) == (b"", "KeyError")
+    payload, complete = read(stream(shared, "python-stream", {"pieces": ["x"], "fail": 1}))
+    assert (payload, complete["ErrorCode"]) == (b"x", "ValueError")
+    assert json.loads(complete["ErrorDetails"])["errorMessage"].startswith("half ")
+    payload, _ = read(stream(shared, "python-stream", {"http": 1, "pieces": ["x"]}))
+    assert payload == b'{"statusCode": 201, "headers": {"a": "b"}}' + bytes(8) + b"x"
+    assert len(read(stream(shared, "python-stream", {"size": 20 << 20}))[0]) == 20 << 20
+    answer = shared.client().invoke(FunctionName="python-stream", Payload=b'{"pieces":["q"]}')
+    assert answer["Payload"].read() == b"q"
+
+
+def test_the_first_piece_of_a_python_function_does_not_wait_for_the_last(shared: Engine) -> None:
+    shared.deploy("python-gate", {"m.py": PYTHON}, Timeout=2)
+    answer = stream(shared, "python-gate", {"pieces": ["first"], "gate": 1})
+    with contextlib.closing(answer["EventStream"]) as opened:
+        events = iter(opened)
+        assert next(events) == {"PayloadChunk": {"Payload": b"first"}}
+        assert next(events)["InvokeComplete"]["ErrorCode"] == "Sandbox.Timedout"
