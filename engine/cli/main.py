@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from engine import __version__
-from engine.cli import aws, backup, deploy, doctor, instances, invoke, listing, logs, serve, settings, sign, stacks, vpc
+from engine.cli import aws, backup, deploy, doctor, instances, invoke, listing, logs, serve, settings, sign, simulate, stacks, vpc
 from engine.cli.output import CliError, complain
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("logs")(logs.logs)
 app.command("list")(listing.list_functions)
 app.command("instances")(instances.instances)
 app.add_typer(vpc.app, name="vpc")
+app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)

@@ -43,7 +43,7 @@ def invoke(client: Any, name: str, qualifier: str, hold: bool = False) -> list[s
 
 def test_an_alias_never_goes_cold_below_its_capacity_and_spills_over_above(shared: Engine) -> None:
     client = shared.client()
-    shared.deploy("pc", {"m.py": SOURCE}, Publish=True)
+    shared.deploy("pc", {"m.py": SOURCE}, Publish=True, Timeout=100)
     client.create_alias(FunctionName="pc", Name="live", FunctionVersion="1")
     put = client.put_provisioned_concurrency_config(FunctionName="pc", Qualifier="live", ProvisionedConcurrentExecutions=2)
     assert put["ResponseMetadata"]["HTTPStatusCode"] == 202
