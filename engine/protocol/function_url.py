@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -81,7 +82,7 @@ def event(request: UrlRequest, context: UrlContext) -> bytes:
         "requestId": context.request_id,
         "routeKey": "$default",
         "stage": "$default",
-        "time": f"{datetime.fromtimestamp(context.epoch_ms // 1000, UTC):%d/%b/%Y:%H:%M:%S +0000}",
+        "time": _clf_time(context.epoch_ms // 1000),
         "timeEpoch": context.epoch_ms,
     }
     if context.iam is not None:
@@ -102,6 +103,12 @@ def event(request: UrlRequest, context: UrlContext) -> bytes:
     if request.body:
         document["body"], document["isBase64Encoded"] = _body(request.body, headers.get("content-type", ""))
     return _encode(document)
+
+
+@functools.lru_cache(maxsize=1)
+def _clf_time(epoch_s: int) -> str:
+    """``12/Mar/2020:19:03:58 +0000``; a second's requests share it."""
+    return f"{datetime.fromtimestamp(epoch_s, UTC):%d/%b/%Y:%H:%M:%S +0000}"
 
 
 def _headers(request: UrlRequest, context: UrlContext) -> tuple[dict[str, str], list[str]]:

@@ -129,6 +129,13 @@ def node() -> bytes:
 
 
 @functools.cache
+def express() -> bytes:
+    """An Express application for the managed Node.js runtime."""
+    folder = _built("express", lambda building: _run(building, "npm", "install", "--no-audit", "--no-fund"))
+    return _zip({"index.js": folder / "index.js", **_tree(folder / "node_modules", "node_modules/")})
+
+
+@functools.cache
 def node_program(major: int) -> Path:
     """A Node.js of that major version: the host's, or one from npm."""
     own = shutil.which("node")
