@@ -103,7 +103,9 @@ def _sqlite(path: Path, *, writes: bool, pool_size: int) -> Engine:
     def _connected(connection: Any, _record: Any) -> None:
         # The driver's own idea of when a transaction begins would break savepoints.
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"journal_size_limit={WAL_LIMIT}"):
+        # Temporary files, which statements inside savepoints need, would be outside of the directories the control plane may write to.
+        pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY", f"journal_size_limit={WAL_LIMIT}")
+        for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
         if not writes:
             connection.execute("PRAGMA query_only=ON")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import sqlite3
 import stat
 import sys
@@ -227,6 +228,35 @@ def test_waiting_writes_share_one_commit(database: Database) -> None:
     assert writer.commits - before <= 2
     with database.reading.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM t")).scalar_one() == 30
+
+
+def test_changes_that_share_a_commit_need_no_file_beside_the_database(tmp_path: Path) -> None:
+    """Deleting functions several at a time failed where the process may not write to the directory for temporary files."""
+    database = Database(tmp_path / "engine.db")
+    store = SqlFunctionStore(database)
+    made = [function(f"f{n}", version(), version("1", text="x" * 2000)) for n in range(60)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def scenario() -> None:
+        for one in made:
+            await store.save(None, one, 0)
+        gate = threading.Event()
+        blocked = database.writer.submit(lambda _c: gate.wait(5))
+        waiting = asyncio.gather(*(store.save(one, None, 1) for one in made), return_exceptions=True)
+        await asyncio.sleep(0)
+        # No new file can be opened; those that are open stay usable.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            gate.set()
+            outcomes = await waiting
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert blocked.result(5)
+        assert outcomes == [None] * 60
+
+    asyncio.run(scenario())
+    assert list(store.everything()) == []
+    database.close()
 
 
 def test_a_job_that_raises_undoes_its_own_statements_only(database: Database) -> None:
