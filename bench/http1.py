@@ -30,6 +30,8 @@ def find(buffer: bytes | bytearray, at: int) -> Reply | None:
         return None
     length = _LENGTH.search(buffer, at, head_end + 2)
     if length is None:
+        if buffer[at + 9 : at + 12] == b"204":
+            return Reply(head_end + 4 - at, 204, head_end + 4)
         raise ValueError(f"an answer without Content-Length: {bytes(buffer[at:head_end])!r}")
     body_at = head_end + 4
     size = body_at - at + int(length[1])

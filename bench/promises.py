@@ -152,6 +152,37 @@ def _refill(results: Results) -> Got | None:
     return Got(f"p50 {alone.p50_us:.0f} → {beside.p50_us:.0f} µs, p99 {alone.p99_us:.0f} → {beside.p99_us:.0f} µs", None)
 
 
+def _operations(target: float) -> Callable[[Results], Got | None]:
+    def measure(results: Results) -> Got | None:
+        rows = [r for r in results.some("control") if "cpu_ms_per_operation" in r.extra]
+        if not rows:
+            return None
+        text = "; ".join(f"{r.case} {r.rate:,.0f}/s ({r.extra['cpu_ms_per_operation']} ms of CPU)" for r in rows)
+        return Got(f"{text}{_clean(rows)}", min(r.rate for r in rows) >= target)
+
+    return measure
+
+
+def _undisturbed(results: Results) -> Got | None:
+    rows = {r.case.split(",")[0]: r for r in results.some("control", case="warm calls")}
+    if len(rows) != 2:
+        return None
+    alone, beside = rows["warm calls alone"], rows["warm calls beside operations"]
+    text = f"p50 {alone.p50_us:.0f} → {beside.p50_us:.0f} µs, p99 {alone.p99_us:.0f} → {beside.p99_us:.0f} µs"
+    return Got(text + _clean([alone, beside]), beside.p99_us <= 1.2 * alone.p99_us)
+
+
+def _start(target_s: float) -> Callable[[Results], Got | None]:
+    def measure(results: Results) -> Got | None:
+        rows = results.some("control", case="start with")
+        if not rows:
+            return None
+        text = "; ".join(f"{r.seconds:.2f} s with {r.case.split()[2]} ({r.extra['cpu_s']} s of CPU)" for r in rows)
+        return Got(text, rows[-1].seconds < target_s)
+
+    return measure
+
+
 def _nothing(_results: Results) -> Got | None:
     return None
 
@@ -168,6 +199,9 @@ PROMISES: tuple[Promise, ...] = (
     Promise("100 concurrent first invocations, all answered", "< 0.8 s", "burst", _burst(100, 0.8)),
     Promise("500 concurrent first invocations, all answered", "told", "burst", _burst(500, None)),
     Promise("Ahead of every peer that hands work to a separate process (throughput and p50)", "all", "warm, peers", _ahead),
+    Promise("Control-plane operations on 1,000 functions, 8 at once", "≥ 200/s each", "control", _operations(200)),
+    Promise("200 control-plane operations/s do not delay warm invocations", "p99 ≤ 1.2×", "control", _undisturbed),
+    Promise("Start with 10,000 functions in the store", "< 2 s", "control", _start(2)),
     Promise("Proportional memory of an idle small Python instance", "≤ 8 MB", "density", _density),
     Promise("Refilling the pool does not delay warm invocations", "told", "cold", _refill),
     Promise("Ten minutes of mixed load with random worker kills: each request answered once, nothing left behind", "exact", "tests/chaos", _nothing, "proved by the chaos tests, not timed here"),
