@@ -167,7 +167,9 @@ class HolderPool:
             then(None, stock.failed)
             return
         if stock.ready:
-            then(stock.ready.popleft(), "")
+            holder = stock.ready.popleft()
+            self._by_id.pop(holder.holder_id, None)
+            then(holder, "")
             if self._timer is None and len(stock.ready) < min(self._size, stock.spec.most):
                 self._timer = self._loop.call_later(REFILL_DELAY_S, self._refill_all)
             return

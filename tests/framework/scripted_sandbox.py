@@ -62,6 +62,9 @@ class ScriptedWorker:
                 self.sandbox.inits += 1
                 self.sandbox.told.append(messages.unpack(body)[1])
                 self.sandbox.on_init(self)
+            elif kind == messages.RESTORE:
+                self.sandbox.restores += 1
+                self.sandbox.on_restore(self)
             elif kind == messages.INVOKE:
                 self.sandbox.on_invoke(self, messages.decode_invoke(body))
 
@@ -94,10 +97,12 @@ class ScriptedSandbox:
         self.freezes: list[str] = []
         self.on_thaw: Callable[[ScriptedWorker], None] = lambda _worker: None
         self.inits = 0
+        self.restores = 0
         self.told: list[Any] = []
         self.refuse: str | None = None
         self.zygote_fails: str | None = None
         self.on_init: Callable[[ScriptedWorker], None] = lambda w: w.send(messages.pack(messages.NEXT))
+        self.on_restore: Callable[[ScriptedWorker], None] = lambda w: w.send(messages.pack(messages.NEXT))
         self.on_invoke: Behaviour = lambda w, e: w.respond(e, e.payload)
 
     def _fds(self, holder_id: int) -> HolderFds:

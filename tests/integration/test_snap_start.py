@@ -10,7 +10,7 @@ import pytest
 
 from engine.sandbox.interpreters import discover
 from tests.framework.control import refused
-from tests.framework.engine import Engine
+from tests.framework.engine import Engine, engine
 from tests.framework.frame_server import until
 
 RUNTIME = next((r for r in ("python3.12", "python3.13", "python3.14") if r in discover()), None)
@@ -145,3 +145,55 @@ def test_what_cannot_have_it(shared: Engine) -> None:
     number = client.publish_version(FunctionName="snap-rules")["Version"]
     put = client.put_provisioned_concurrency_config
     assert refused(put, FunctionName="snap-rules", Qualifier=number, ProvisionedConcurrentExecutions=1)[0] == 400
+
+
+@pytest.mark.slow
+def test_the_switch_gives_latest_a_template_from_its_second_cold_start_on() -> None:
+    with engine(snapshots=True, keep_alive_s=1) as running:
+        client = running.client()
+        running.deploy("any", {"m.py": SOURCE}, Runtime=RUNTIME)
+        first = call(client, "any", "$LATEST")
+        assert (first["kind"], first["seen"]) == ("on-demand", [])
+        until(lambda: [t["stage"] for t in running.state()["templates"]] == ["ready"], 60)
+        until(lambda: not [i for i in running.state()["instances"] if i["invocations"]], 60)
+        with ThreadPoolExecutor(3) as pool:
+            seen = list(pool.map(lambda _: call(client, "any", "$LATEST", s=1.0), range(3)))
+        assert {s["kind"] for s in seen} == {"snap-start"}
+        assert {s["init"] for s in seen} == {seen[0]["init"]} != {first["init"]}
+        running.deploy("plain", {"m.py": SOURCE}, Runtime=RUNTIME)
+        client.update_function_configuration(FunctionName="any", Timeout=9)
+        assert call(client, "any", "$LATEST")["kind"] == "on-demand", "another generation, another template"
+
+
+@pytest.mark.slow
+def test_a_restart_builds_the_template_again_and_a_level_without_namespaces_does_without() -> None:
+    with engine() as running:
+        client = publish(running, "again", SOURCE)
+        before = call(client, "again")
+        running.stop()
+        running.start()
+        client = running.client()
+        assert state(client, "again") == "Active"
+        after = call(client, "again")
+        assert (after["kind"], after["init"] != before["init"]) == ("snap-start", True)
+        running.stop()
+        running.settings["sandbox"] = "process"
+        running.start()
+        client = running.client()
+        plain = call(client, "again")
+        assert (plain["kind"], plain["seen"]) == ("snap-start", ["before", "after"])
+        assert "no namespaces" in client.get_function_configuration(FunctionName="again", Qualifier="1")["StateReason"]
+
+
+@pytest.mark.slow
+def test_a_template_gives_way_on_a_full_host_and_its_copies_go_on() -> None:
+    with engine(max_instances=2, pool_size=2) as running:
+        client = publish(running, "tight", SOURCE, Timeout=60)
+        running.deploy("other", {"m.py": "def f(e, c): return 7\n"})
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(call, client, "tight", s=4.0)
+            until(lambda: [i["function"] for i in running.state()["instances"] if i["state"] == "busy"] == ["tight"], 60)
+            assert call(client, "other", "$LATEST") == 7
+            assert [t["stage"] for t in running.state()["templates"]] == ["absent"]
+            kept = held.result(60)
+        assert call(client, "tight")["pid"] == kept["pid"], "the same copy is still there"

@@ -122,9 +122,13 @@ class Rig(SandboxListener):
     # SandboxListener
     def zygote_ready(self, key: str, pid: int) -> None:
         self.holders.zygote_ready(key, pid)
+        self.invoker.standing.templates.ready(key)
 
     def zygote_failed(self, key: str, reason: str) -> None:
-        self.holders.zygote_failed(key, reason)
+        if key.startswith("template:"):
+            self.invoker.standing.templates.lost(key)
+        else:
+            self.holders.zygote_failed(key, reason)
 
     def holder_ready(self, holder_id: int, fds: HolderFds, pid: int) -> None:
         holder = Holder(holder_id, "", fds, pid)
