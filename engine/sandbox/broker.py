@@ -132,8 +132,14 @@ class Broker:
         kind, args = packet.kind, packet.args
         if kind == "made":
             self._holders.made(args[0], args[1], packet.fds.pop())
+        elif kind == "ended":
+            self._holders.ended(args[0], args[1])
         elif kind == "exited":
             self._holders.exited(args[0], args[1])
+        elif kind == "swept":
+            self._holders.swept(args[0])
+        elif kind == "refused":
+            self._holders.refused(args[0], args[1], args[2])
         elif kind == "make_failed":
             self._holders.make_failed(args[0], args[1], args[2])
         elif kind == "ready":

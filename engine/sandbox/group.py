@@ -166,6 +166,13 @@ class Group:
             return None
         return f"{directory}/{'cpuacct.usage' if version == 1 else 'cpu.stat'}"
 
+    def empty(self) -> bool:
+        """Whether no process is in here; False where that cannot be seen."""
+        for directory in self.directories()[:1]:
+            with contextlib.suppress(OSError):
+                return not read(os.path.join(directory, "cgroup.procs"))
+        return False
+
     def remove(self) -> bool:
         """Remove the directories; False while a process is still leaving one of them."""
         gone = True

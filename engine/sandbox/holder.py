@@ -1,4 +1,6 @@
-"""Inside one sandbox: the trusted init, and the worker it forks.
+"""Inside one sandbox with an init of its own: the trusted init, and the worker it forks.
+
+These are sandboxes of templates (``templates``) and those without namespaces; ordinary ones have an init that does nothing (``nest``).
 
 Theory of operation. The zygote forks the init straight into its namespaces. The init joins the control groups, takes its user
 ids, mounts /proc, /tmp and /dev/shm, opens the endpoint listener and forks the *worker*, which locks itself down completely and
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 ENDPOINT_PORT = 4566
 _INODES_PER_MIB = 64
 DEFAULT_TMP_MIB = 512
-_SHM = "size=64m,nr_inodes=1024,mode=1777"
+SHM = "size=64m,nr_inodes=1024,mode=1777"
 _MAX_PID = 32000
 
 
@@ -124,7 +126,7 @@ class Init:
         self._step = "mount /tmp"
         kernel.mount("tmp", "/tmp", "tmpfs", safe, f"{tmp_options(DEFAULT_TMP_MIB)},mode=1777")
         self._step = "mount /dev/shm"
-        kernel.mount("shm", "/dev/shm", "tmpfs", safe | kernel.MS_NOEXEC, _SHM)
+        kernel.mount("shm", "/dev/shm", "tmpfs", safe | kernel.MS_NOEXEC, SHM)
 
     def _open_network(self) -> None:
         """Bring the loopback interface up and hand a listener on it to the broker."""
@@ -206,12 +208,6 @@ class Init:
                 self._spawn(channel, output)
                 if self._memory_limit:
                     self._limit_memory()
-            elif packet.kind == "mark":
-                self._step = "memory mark"
-                event, usage, control = packet.fds
-                with contextlib.suppress(OSError):
-                    os.write(control, b"%d %d %d" % (event, usage, packet.args[0]))
-                packets.send(self._control, ["marked"])
             elif packet.kind in ("freeze", "thaw"):
                 self._signal_all(signal.SIGSTOP if packet.kind == "freeze" else signal.SIGCONT)
             elif packet.kind == "kill":
@@ -373,13 +369,13 @@ def _become_worker(build: Build, control: socket.socket, channel: int, output: i
         control.close()
         lockdown.renew_entropy()
         gc.enable()
-        _run(build, socket.socket(fileno=_CHANNEL), _ORDERS if orders >= 0 else -1)
+        run_worker(build, socket.socket(fileno=CHANNEL), _ORDERS if orders >= 0 else -1)
     except BaseException:  # the process must not return into the zygote's loop
         traceback.print_exc()
         os._exit(1)
 
 
-_CHANNEL, _GO, _CONTROL, _ORDERS = 3, 4, 5, 6
+CHANNEL, GO, _CONTROL, _ORDERS = 3, 4, 5, 6
 
 
 def _arrange(control: socket.socket, channel: int, output: int, go: int, orders: int) -> socket.socket:
@@ -398,7 +394,7 @@ def _arrange(control: socket.socket, channel: int, output: int, go: int, orders:
     # Out of the way first: any of them may sit on a number that is wanted below.
     moved = {
         number: fcntl.fcntl(fd, fcntl.F_DUPFD, 64)
-        for number, fd in ((_CHANNEL, channel), (_GO, go), (_CONTROL, control.detach()), (_ORDERS, orders))
+        for number, fd in ((CHANNEL, channel), (GO, go), (_CONTROL, control.detach()), (_ORDERS, orders))
         if fd >= 0
     }
     null = os.open("/dev/null", os.O_RDWR)
@@ -416,15 +412,15 @@ def _wait_ready() -> None:
     """Block until the code is in place, then stand in its directory. Ends the process when the sandbox is going away."""
     path = b""
     while not path.endswith(b"\n"):
-        piece = os.read(_GO, 4096)
+        piece = os.read(GO, 4096)
         if not piece:
             os._exit(0)
         path += piece
-    os.close(_GO)
+    os.close(GO)
     os.chdir(path[:-1])
 
 
-def _run(build: Build, channel: socket.socket, orders: int) -> None:
+def run_worker(build: Build, channel: socket.socket, orders: int) -> None:
     """The bootstrap's loop, then the interpreter's own end: exit functions, flushed streams, the status it asked for."""
     import atexit  # noqa: PLC0415 - only needed here
 

@@ -1,9 +1,14 @@
 """The broker's table of holders: from request to removed, every descriptor, process and control group accounted for.
 
 A holder is *waiting* (for its zygote), *making*, *ready* or *dying*. Two things make it ready, in any order: the zygote names its
-init, and its worker, locked down, says so on the control socket (the kernel names the worker's process number). It is over when
-its init has been reaped, by the zygote or, if that died first, by the broker as subreaper; then what it held is given back
-and ``holder_gone`` is told last. Control groups are removed off the path of everything else.
+init, and its worker, locked down, says so on the control socket (the kernel names the worker's process number). Specialising it
+is done from outside (``furnish``); then the worker is told and its control socket closed. When a worker ends, what it left behind is
+killed before its end is told: *swept*, by a fork of the zygote in the sandbox, unless its control group is empty anyway; a reset
+is a sweep and a fresh worker. A holder is over when its init has been reaped, by the zygote or, if that died first, by
+the broker as subreaper; then what it held is given back and ``holder_gone`` is told last. Control groups are removed off the
+path of everything else.
+
+Sandboxes of templates and those without namespaces are not visited: their inits (``holder``) are asked to do all this themselves.
 """
 
 from __future__ import annotations
@@ -16,11 +21,11 @@ import socket
 from collections import deque
 from typing import Any, Protocol
 
-from engine.sandbox import kernel, layers, packets
+from engine.sandbox import packets
 from engine.sandbox.group import Group
 from engine.sandbox.levels import Level
-from engine.sandbox.memory import MemoryWatch
 from engine.sandbox.network import NetworkProcess
+from engine.sandbox.outfit import Outfitter
 from engine.sandbox.peers import Loop, Peer
 from engine.sandbox.pods import Pods
 from engine.sandbox.record import Holder
@@ -31,10 +36,7 @@ _IN_FLIGHT = 8
 _REMOVE_EVERY_S = 0.01
 _REMOVE_AT_ONCE = 8
 _FORCE_AFTER_S = 2.0
-# Charged to every sandbox besides the function: its init and the page tables of both.
-_OVERHEAD = 1 << 20
 _PIDS, _FIRST_PID = 31700, 300
-_ATTRIBUTES = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
 
 
 class Tell(Protocol):
@@ -53,8 +55,6 @@ class Holders:
         self._level = level
         self._tell = tell
         self._network = network
-        self._data_dir = data_dir
-        self._data_fd = os.open(data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._holders: dict[int, Holder] = {}
         self._waiting: dict[str, deque[Holder]] = {}
         self._making: dict[str, int] = {}
@@ -62,6 +62,7 @@ class Holders:
         self._next_slot = 0
         self._next_pid = random.SystemRandom().randrange(_PIDS)
         self._removals: deque[tuple[int, Group]] = deque()
+        self._outfitter = Outfitter(loop, level, data_dir, self._holders, self.refused)
         self._pods = Pods(self._holders, tell, fail=self._fail, kill=self.kill, announce=self._announce, finish=self._finish)
 
     def busy(self) -> bool:
@@ -77,6 +78,7 @@ class Holders:
         if isinstance(zygote, Template):
             network = zygote.network
         holder = Holder(holder_id, zygote, network=network, is_template=template)
+        holder.visited = self._level.namespaces and not template and not isinstance(zygote, Template)
         holder.wired = not network and self._level.network != "nat"
         self._holders[holder_id] = holder
         self._waiting.setdefault(zygote.key, deque()).append(holder)
@@ -103,6 +105,13 @@ class Holders:
         if isinstance(holder.zygote, Template):
             self._start_pod(holder, holder.group)
             return
+        holder.slot = self._slots.pop() if self._slots else self._take_slot()
+        self._order(holder, "make", self._level.first_id + 2 * holder.slot)
+        self._making[holder.zygote.key] = self._making.get(holder.zygote.key, 0) + 1
+
+    def _order(self, holder: Holder, kind: str, *first_id: int) -> None:
+        """Have the zygote fork a worker: its channel, output, control socket and groups are made here."""
+        assert holder.group is not None  # noqa: S101 - made before
         joins, into = holder.group.open_joins()
         lent = list(joins)
         try:
@@ -110,20 +119,20 @@ class Holders:
             lent.append(theirs.detach())
             packets.want_credentials(ours)
             lent += self._connect(holder)
-            holder.slot = self._slots.pop() if self._slots else self._take_slot()
+            if holder.control is not None:
+                holder.control.close()
             holder.control = Peer(
                 self._loop, ours, lambda p: self._on_control(holder, p), lambda _r: self._on_control_lost(holder)
             )
             self._next_pid = (self._next_pid + 7919) % _PIDS
-            request = [holder.id, self._next_pid + _FIRST_PID, self._level.first_id + 2 * holder.slot, into, holder.is_template]
+            request = [kind, holder.id, self._next_pid + _FIRST_PID, *first_id, into, holder.is_template]
             if holder.is_template:
                 holder.orders, orders = packets.pair()
                 holder.orders.setblocking(False)
                 holder.orders.shutdown(socket.SHUT_RD)
                 lent.append(orders.detach())
             given = lent[len(joins) :]
-            holder.zygote.send(["make", *request], [*given, *joins])
-            self._making[holder.zygote.key] = self._making.get(holder.zygote.key, 0) + 1
+            holder.zygote.send(request, [*given, *joins])
         finally:
             for fd in lent:
                 os.close(fd)
@@ -235,6 +244,9 @@ class Holders:
             holder.close_fds("endpoint")
             holder.endpoint = packet.fds.pop()
         elif kind == "worker":
+            if packet.fds:
+                holder.close_fds("endpoint")
+                holder.endpoint = packet.fds.pop()
             holder.worker_pid = packet.pid
             holder.worker_alive = True
             self._announce(holder)
@@ -252,15 +264,12 @@ class Holders:
             pod = self._pods.of_copy(holder, int(args[0]))
             if pod is not None and pod.worker_alive:
                 self._worker_exited(pod, int(args[1]))
-        elif kind == "marked":
-            if holder.watch is not None:
-                holder.watch.marked()
-        elif kind == "failed":
+        elif kind == "failed" and not holder.dying:
             self._fail(holder, str(args[0]), str(args[1]))
             self.kill(holder.id)
 
     def _on_control_lost(self, holder: Holder) -> None:
-        """Its init is gone. Normally the reaping says so; not when the zygote died before it could name the init."""
+        """Its init, or worker, is gone. Normally the reaping says so; not when the zygote died before it could name the init."""
         if not holder.init_pid and holder.zygote.key not in self._making:
             self._finish(holder)
 
@@ -269,7 +278,8 @@ class Holders:
             return
         fds = [holder.channel, holder.output]
         if holder.announced:
-            self._watch(holder)
+            self._outfitter.watch_soon(holder)
+            self._outfitter.release(holder)
             self._tell(["worker_reset", holder.id, holder.worker_pid], fds)
         else:
             holder.announced = True
@@ -298,96 +308,24 @@ class Holders:
     def specialise(self, holder_id: int, spec: dict[str, Any]) -> None:
         """Give a ready holder its code and limits. Ignored for one that is gone or going."""
         holder = self._holders.get(holder_id)
-        if holder is None or holder.dying or holder.control is None:
-            return
-        memory = int(spec["memory_mib"]) << 20
-        what = {
-            "hostname": str(spec["hostname"])[:64],
-            "tmp_mib": int(spec["tmp_mib"]),
-            "data_limit": 0 if self._level.groups.mechanisms["memory"].startswith("cgroup") else memory,
-            "task_root": "/var/task" if self._level.namespaces else str(spec["code_dir"]),
-        }
-        mounts: list[int] = []
-        step = "open the code"
-        try:
-            if self._level.namespaces:
-                for path in (spec["code_dir"], *spec["layers"]):
-                    mounts.append(self._open_code(str(path)))
-            else:
-                layers.materialise(self._data_dir, [str(p) for p in spec["layers"]])
-            holder.control.send(["specialise", what], mounts)
-            step = "write the limits"
-            holder.cpu_quota_us = int(spec["cpu_quota_us"])
-            self._limit(holder, memory + _OVERHEAD, int(spec["tmp_mib"]) << 20, int(spec["pids"]), int(spec["cpu_shares"]))
-        except (OSError, ValueError) as e:
-            self._fail(holder, step, str(e))
-            self.kill(holder.id)
-        finally:
-            for fd in mounts:
-                os.close(fd)
+        if holder is not None and not holder.dying and holder.control is not None:
+            self._outfitter.specialise(holder, spec)
 
     def initialised(self, holder_id: int) -> None:
-        """The init phase, which runs at full speed, is over: the CPU quota holds from now on."""
+        """The init phase is over."""
         holder = self._holders.get(holder_id)
-        if holder is None or holder.dying or holder.group is None or holder.cpu_quota_us <= 0:
-            return
-        try:
-            holder.group.cap_cpu(holder.cpu_quota_us)
-        except OSError as e:
-            self._fail(holder, "write the CPU quota", str(e))
-            self.kill(holder.id)
+        if holder is not None and not holder.dying:
+            self._outfitter.initialised(holder)
 
     def freeze(self, holder_id: int, frozen: bool) -> None:
         """Stop or continue everything in a sandbox by signals: where there is no freezer for the supervisor to use itself."""
         holder = self._holders.get(holder_id)
-        if holder is not None and not holder.dying and holder.control is not None:
+        if holder is None or holder.dying or holder.control is None:
+            return
+        if holder.visited:
+            holder.zygote.send(["signal", holder.id, int(signal.SIGSTOP if frozen else signal.SIGCONT)])
+        else:
             holder.control.send(["freeze" if frozen else "thaw"])
-
-    def _limit(self, holder: Holder, memory: int, tmp: int, pids: int, shares: int) -> None:
-        group = holder.group
-        if group is None:
-            return
-        # One more process than the function's: the init.
-        group.limit(memory + tmp, pids + 1, shares)
-        holder.memory = (memory, memory + tmp)
-        self._watch(holder)
-
-    def _watch(self, holder: Holder) -> None:
-        group, control = holder.group, holder.control
-        if group is None or control is None or "memory" not in group.places or holder.memory == (0, 0):
-            return
-        if holder.watch is not None:
-            holder.watch.close()
-        tmp = f"/proc/{holder.init_pid}/root/tmp"
-        with contextlib.suppress(OSError):
-            holder.watch = MemoryWatch(self._loop, group, holder.memory, tmp, control.send, lambda: self._over(holder))
-
-    @staticmethod
-    def _over(holder: Holder) -> None:
-        """The function has passed its MemorySize: what the kernel would do. Done at once from here, for a process can take many
-        MiB while its init is being woken up; the init then ends what was started meanwhile.
-        """
-        if holder.control is not None and holder.worker_alive and not holder.dying:
-            holder.over_limit = True
-            if holder.group is not None:
-                holder.group.kill_all_but(holder.init_pid)
-            holder.control.send(["kill"])
-
-    def _open_code(self, path: str) -> int:
-        """A detached, read-only mount of a directory that must lie under the data directory."""
-        if not path.startswith(self._data_dir + "/"):
-            raise ValueError(f"{path} is not under {self._data_dir}")
-        fd = kernel.open_beneath(self._data_fd, path[len(self._data_dir) + 1 :], os.O_PATH | os.O_DIRECTORY)
-        try:
-            mount = kernel.open_tree("", recursive=False, at=fd)
-        finally:
-            os.close(fd)
-        try:
-            kernel.set_mount(mount, _ATTRIBUTES, recursive=False)
-        except OSError:
-            os.close(mount)
-            raise
-        return mount
 
     def reset(self, holder_id: int) -> None:
         """Fresh worker in the same sandbox."""
@@ -398,19 +336,55 @@ class Holders:
             # What was copied cannot be had again in the same place.
             self.kill(holder_id)
             return
-        try:
-            theirs = self._connect(holder)
-        except OSError as e:
-            self._fail(holder, "connect a fresh worker", str(e))
-            self.kill(holder.id)
-            return
         if holder.watch is not None:
             # What it has to say is about the former worker; its order to kill would meet the fresh one.
             holder.watch.close()
             holder.watch = None
+        if holder.visited:
+            holder.fresh_wanted = True
+            self._sweep(holder)
+            return
+        try:
+            theirs = self._connect(holder)
+        except OSError as e:
+            self.refused(holder.id, "connect a fresh worker", str(e))
+            return
         holder.control.send(["reset"], theirs)
         for fd in theirs:
             os.close(fd)
+
+    def _sweep(self, holder: Holder) -> None:
+        """Kill what runs in the sandbox besides its init; ``swept`` follows."""
+        if holder.sweeping:
+            return
+        holder.sweeping = True
+        if not holder.worker_alive and holder.group is not None and holder.group.empty():
+            self.swept(holder.id)
+        else:
+            holder.zygote.send(["sweep", holder.id])
+
+    def swept(self, holder_id: int) -> None:
+        """Nothing runs in the sandbox any more: tell how the worker ended, and go on with a reset."""
+        holder = self._holders.get(holder_id)
+        if holder is None or holder.dying:
+            return
+        holder.sweeping = False
+        if holder.ended is not None:
+            self._tell(["worker_exited", holder.id, *self._cause(holder, holder.ended)])
+            holder.ended = None
+        if holder.fresh_wanted:
+            holder.fresh_wanted = False
+            try:
+                self._order(holder, "fresh")
+            except OSError as e:
+                self.refused(holder.id, "connect a fresh worker", str(e))
+
+    def refused(self, holder_id: int, step: str, reason: str) -> None:
+        """Something could not be done with a sandbox: it is of no use any more."""
+        holder = self._holders.get(holder_id)
+        if holder is not None:
+            self._fail(holder, step, reason)
+            self.kill(holder.id)
 
     def kill(self, holder_id: int) -> None:
         """End a holder in any state."""
@@ -439,6 +413,20 @@ class Holders:
         if holder.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(holder.pidfd, signal.SIGKILL)
+
+    def ended(self, holder_id: int, status: int) -> None:
+        """The zygote has reaped a worker: what it left behind goes before its end is told."""
+        holder = self._holders.get(holder_id)
+        if holder is None or holder.dying:
+            return
+        if holder.control is not None:
+            holder.control.drain()
+        if not holder.worker_alive:
+            self._worker_exited(holder, status)
+            return
+        holder.worker_alive = False
+        holder.ended = status
+        self._sweep(holder)
 
     def _worker_exited(self, holder: Holder, status: int) -> None:
         was_ready, holder.worker_alive = holder.worker_alive, False
@@ -478,6 +466,9 @@ class Holders:
         if holder is not None:
             if holder.control is not None:
                 holder.control.drain()
+            if holder.ended is not None:
+                holder.fresh_wanted = False
+                self.swept(holder.id)
             if holder.worker_alive:
                 self._worker_exited(holder, status)
             elif not holder.announced and not holder.dying:
@@ -550,8 +541,8 @@ class Holders:
         """Remove what is left; the broker ends."""
         for _, group in self._removals:
             group.remove()
+        self._outfitter.close()
         self._level.groups.close()
-        os.close(self._data_fd)
 
 
 def _last_words(output: int) -> str:

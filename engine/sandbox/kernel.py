@@ -12,10 +12,10 @@ import os
 import platform
 import signal
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _libc = C.CDLL(None, use_errno=True)
 # PyDLL keeps the interpreter lock across the call: the child must wake up holding it.
@@ -26,9 +26,11 @@ _locked.syscall.restype = C.c_long
 MACHINE = platform.machine()
 _PIVOT_ROOT = 41 if MACHINE == "aarch64" else 155
 _SECCOMP = 277 if MACHINE == "aarch64" else 317
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _OPEN_TREE, _MOVE_MOUNT, _CLONE3, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 435, 436, 437, 442
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 
+CLONE_PARENT = 0x00008000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -45,7 +47,7 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 2, 8
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_CAPBSET_DROP = 1, 4, 15, 24
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 1, 4, 15, 23, 24
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_GET_TID_ADDRESS, _PR_CAP_AMBIENT = 36, 38, 40, 47
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -61,6 +63,25 @@ def _call(what: str, number: int, *args: Any) -> int:
     if result < 0:
         raise _fail(what)
     return result
+
+
+class Step(NamedTuple):
+    """A call prepared in the zygote for the processes it forks: nothing is built or looked up when it is made."""
+
+    name: str
+    call: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+
+
+def perform(steps: Iterable[Step]) -> None:
+    """Make the calls. Raises OSError whose text begins with the name of the one that failed."""
+    for name, call, args in steps:
+        try:
+            failed = call(*args) == -1
+        except OSError as e:
+            raise OSError(e.errno, f"{name}: {e.strerror}") from e
+        if failed:
+            raise _fail(name)
 
 
 def _raw(path: str | None) -> bytes | None:
@@ -84,14 +105,22 @@ def _tid_address() -> int:
     return pointer.value or 0
 
 
-def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
-    """Fork with namespaces: (0, -1) in the child, (pid, pidfd) in the parent. ``cgroup_fd`` is a v2 directory to start in.
+def clone3(flags: int, cgroup_fd: int = -1, number: int = 0) -> tuple[int, int]:
+    """Fork with namespaces: (0, -1) in the child, (pid, pidfd) in the parent.
 
-    Python's fork hooks do not run, on either side: with one thread there is nothing to repair, and they would touch many pages
-    for nothing. What the child must not share (random state, thread bookkeeping) is renewed when it forks again by ``os.fork``.
+    ``cgroup_fd`` is a v2 directory to start in, ``number`` the process number wanted in the child's pid namespace.
+
+    Python's fork hooks do not run, on either side: with one thread there is nothing to repair, and they would touch 250 pages
+    for nothing, a millisecond on a virtual machine. What the child must not share (random state, thread bookkeeping) is renewed
+    by ``lockdown.renew_entropy``, or when it forks again by ``os.fork``.
     """
     pidfd = C.c_int(-1)
-    args = _CloneArgs(flags=flags | _CLONE_PIDFD, pidfd=C.addressof(pidfd), exit_signal=signal.SIGCHLD)
+    wanted = C.c_int(number)
+    # A sibling's end is signalled as this process's own would be.
+    ends_with = 0 if flags & CLONE_PARENT else signal.SIGCHLD
+    args = _CloneArgs(flags=flags | _CLONE_PIDFD, pidfd=C.addressof(pidfd), exit_signal=ends_with)
+    if number:
+        args.set_tid, args.set_tid_size = C.addressof(wanted), 1
     tid = _tid_address()
     if tid:
         # libc keeps its own copy of the thread id; the kernel writes the child's there.
@@ -122,6 +151,21 @@ def mount(source: str | None, target: str, fstype: str | None, flags: int, optio
     """mount(2)."""
     if _libc.mount(_raw(source), _raw(target), _raw(fstype), C.c_ulong(flags), options.encode() or None) != 0:
         raise _fail(f"mount {fstype or 'remount'} on {target}")
+
+
+def mount_step(source: str, target: str, fstype: str, flags: int, options: str = "") -> Step:
+    """``mount`` as a step."""
+    args = (_raw(source), _raw(target), _raw(fstype), C.c_ulong(flags), options.encode() or None)
+    return Step(f"mount {fstype} on {target}", _libc.mount, args)
+
+
+def become_steps(name: str, uid: int, gid: int) -> tuple[Step, ...]:
+    """Another user and group, and no others, for good."""
+    return (
+        Step(name, _libc.setgroups, (C.c_size_t(0), None)),
+        Step(name, _libc.setresgid, (gid, gid, gid)),
+        Step(name, _libc.setresuid, (uid, uid, uid)),
+    )
 
 
 def umount(target: str, flags: int = MNT_DETACH) -> None:
@@ -158,6 +202,19 @@ def move_mount(fd: int, target: str) -> None:
     _call(f"move_mount to {target}", _MOVE_MOUNT, fd, b"", _AT_FDCWD, _raw(target), 4)
 
 
+def overlay(layers: Sequence[int]) -> int:
+    """A detached overlay of open directories, the later ones covering the earlier ones."""
+    context = _call("fsopen overlay", _FSOPEN, b"overlay", 1)
+    try:
+        lower = ":".join(f"/proc/self/fd/{fd}" for fd in reversed(layers)).encode()
+        _call("fsconfig source", _FSCONFIG, context, 1, b"source", b"layers", 0)
+        _call("fsconfig lowerdir", _FSCONFIG, context, 1, b"lowerdir", lower, 0)
+        _call("fsconfig create", _FSCONFIG, context, 6, C.c_void_p(None), C.c_void_p(None), 0)
+        return _call("fsmount", _FSMOUNT, context, 1, 0)
+    finally:
+        os.close(context)
+
+
 def bind(source: str, target: str, attributes: int = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV) -> None:
     """Show ``source`` (a directory or file with what is mounted below it) at ``target``."""
     fd = open_tree(source)
@@ -183,60 +240,80 @@ def close_from(first: int, keep: Sequence[int] = ()) -> None:
         at = fd + 1
 
 
-def _prctl(what: str, option: int, *args: object) -> None:
+def prctl_step(what: str, option: int, *args: object) -> Step:
+    """prctl(2) as a step."""
     filled: list[Any] = [C.c_ulong(a) if isinstance(a, int) else a for a in args]
     filled += [C.c_ulong(0)] * (4 - len(filled))
-    if _libc.prctl(C.c_int(option), *filled) != 0:
-        raise _fail(what)
+    return Step(f"prctl {what}", _libc.prctl, (C.c_int(option), *filled))
+
+
+def _prctl(what: str, option: int, *args: object) -> None:
+    perform((prctl_step(what, option, *args),))
+
+
+# SIGKILL when the parent ends. A change of user id forgets it: take it afterwards.
+DIE_WITH_PARENT = prctl_step("pdeathsig", _PR_SET_PDEATHSIG, int(signal.SIGKILL))
+# exec can never grant anything from here on.
+NO_NEW_PRIVILEGES = prctl_step("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)
+# /proc/self belongs to the process's own user again, which a change of user takes away.
+DUMPABLE = prctl_step("dumpable", _PR_SET_DUMPABLE, 1)
+# Give up every effective, permitted, inheritable and ambient capability.
+DROP_CAPABILITIES = (
+    prctl_step("ambient", _PR_CAP_AMBIENT, 4),
+    Step("capset", _libc.capset, (struct.pack("Ii", _CAPABILITY_VERSION_3, 0), b"\0" * 24)),
+)
+UNBLOCK_SIGNALS = Step("sigprocmask", _libc.sigprocmask, (C.c_int(signal.SIG_SETMASK), b"\0" * 128, None))
 
 
 def die_with_parent() -> None:
-    """SIGKILL when the parent ends. A change of user id forgets it: call afterwards."""
-    _prctl("prctl pdeathsig", _PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    """Take ``DIE_WITH_PARENT``."""
+    perform((DIE_WITH_PARENT,))
 
 
 def set_dumpable(on: bool) -> None:
     """Whether /proc/self belongs to the process's own user."""
-    _prctl("prctl dumpable", _PR_SET_DUMPABLE, int(on))
+    _prctl("dumpable", _PR_SET_DUMPABLE, int(on))
 
 
 def set_name(name: str) -> None:
     """The thread name ``ps`` and ``top`` show (15 bytes)."""
-    _prctl("prctl name", _PR_SET_NAME, name.encode()[:15])
+    _prctl("name", _PR_SET_NAME, name.encode()[:15])
 
 
 def become_subreaper() -> None:
     """Orphans among our descendants become our children."""
-    _prctl("prctl subreaper", _PR_SET_CHILD_SUBREAPER, 1)
+    _prctl("subreaper", _PR_SET_CHILD_SUBREAPER, 1)
 
 
 def no_new_privileges() -> None:
-    """exec can never grant anything from here on."""
-    _prctl("prctl no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)
-
-
-def drop_bounding_set() -> None:
-    """Empty the capability bounding set (needs CAP_SETPCAP)."""
-    for capability in range(64):
-        if _libc.prctl(_PR_CAPBSET_DROP, C.c_ulong(capability), C.c_ulong(0), C.c_ulong(0), C.c_ulong(0)) != 0:
-            if C.get_errno() == 22:  # EINVAL: past the last capability of this kernel
-                return
-            raise _fail("prctl capbset_drop")
+    """Take ``NO_NEW_PRIVILEGES``."""
+    perform((NO_NEW_PRIVILEGES,))
 
 
 def drop_capabilities() -> None:
-    """Give up every effective, permitted, inheritable and ambient capability."""
-    _prctl("prctl ambient", _PR_CAP_AMBIENT, 4)
-    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    if _libc.capset(header, b"\0" * 24) != 0:
-        raise _fail("capset")
+    """Take ``DROP_CAPABILITIES``."""
+    perform(DROP_CAPABILITIES)
 
 
-def install_filter(program: bytes) -> None:
+def bounding_set_steps() -> tuple[Step, ...]:
+    """Empty the capability bounding set (needs CAP_SETPCAP), capability by capability as far as this kernel knows them."""
+    known = 0
+    while _libc.prctl(_PR_CAPBSET_READ, C.c_ulong(known), C.c_ulong(0), C.c_ulong(0), C.c_ulong(0)) >= 0:
+        known += 1
+    return tuple(prctl_step("capbset_drop", _PR_CAPBSET_DROP, capability) for capability in range(known))
+
+
+def drop_bounding_set() -> None:
+    """Take ``bounding_set_steps``."""
+    perform(bounding_set_steps())
+
+
+def filter_step(program: bytes) -> Step:
     """Install a seccomp filter (packed ``sock_filter`` records); needs no_new_privs."""
     records = C.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxQ", len(program) // 8, C.addressof(records))
-    _call("seccomp", _SECCOMP, 1, 0, header)
+    # ``records`` rides along: the kernel reads it through the address in the header.
+    return Step("seccomp", _libc.syscall, (C.c_long(_SECCOMP), C.c_long(1), C.c_long(0), header, records))
 
 
 def landlock_create(attributes: bytes, flags: int = 0) -> int:

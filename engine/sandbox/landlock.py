@@ -7,6 +7,7 @@ Python 3.9, standard library.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from engine.sandbox import kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
@@ -24,6 +25,7 @@ _OF_FILES = _READ_FILE | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV
 _HANDLED = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 # ABI 6: abstract Unix sockets and signals stay inside.
 _SCOPED = 3
+_HIGH = 64
 
 
 def version() -> int:
@@ -31,32 +33,66 @@ def version() -> int:
     return kernel.landlock_create(b"", 1)
 
 
-def restrict(writable: Sequence[str], devices: Sequence[str]) -> None:
-    """Confine this process: all of ``/`` to read, ``writable`` directories and files to do anything, ``devices`` to read and write.
+class Ruleset:
+    """All of ``/`` to read, ``writable`` directories and files to do anything, ``devices`` to read and write. Paths that do not exist are skipped.
 
-    Paths that do not exist are skipped. Needs no_new_privs. Raises OSError.
+    ``writable`` are looked up by the process that is confined, where something of its own is mounted there; the others
+    here, and their descriptors must still be open then. Raises OSError.
     """
-    abi = version()
-    handled = _HANDLED[max(v for v in _HANDLED if v <= abi)]
-    attributes = struct.pack("QQQ", handled, 0, _SCOPED if abi >= 6 else 0)
-    ruleset = kernel.landlock_create(attributes if abi >= 6 else attributes[: 16 if abi >= 4 else 8])
-    try:
-        _allow(ruleset, "/", _READ)
-        for path in writable:
-            _allow(ruleset, path, handled if os.path.isdir(path) else handled & _OF_FILES)
-        for path in devices:
-            _allow(ruleset, path, handled & _OF_FILES)
-        kernel.landlock_restrict(ruleset)
-    finally:
-        os.close(ruleset)
+
+    def __init__(self, writable: Sequence[str], devices: Sequence[str]) -> None:
+        abi = version()
+        handled = _HANDLED[max(v for v in _HANDLED if v <= abi)]
+        packed = struct.pack("QQQ", handled, 0, _SCOPED if abi >= 6 else 0)
+        self._attributes = packed if abi >= 6 else packed[: 16 if abi >= 4 else 8]
+        self._writable = [(path, handled if os.path.isdir(path) else handled & _OF_FILES) for path in writable]
+        wanted = (("/", _READ), *((device, handled & _OF_FILES) for device in devices))
+        self._opened = [(_out_of_the_way(fd), access) for path, access in wanted if (fd := _open(path)) >= 0]
+
+    def restrict(self) -> None:
+        """Confine this process. Needs no_new_privs. Raises OSError."""
+        ruleset = kernel.landlock_create(self._attributes)
+        try:
+            for fd, access in self._opened:
+                kernel.landlock_allow(ruleset, access, fd)
+            for path, access in self._writable:
+                fd = _open(path)
+                if fd >= 0:
+                    kernel.landlock_allow(ruleset, access, fd)
+                    os.close(fd)
+            kernel.landlock_restrict(ruleset)
+        finally:
+            os.close(ruleset)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        for fd, _ in self._opened:
+            os.close(fd)
 
 
-def _allow(ruleset: int, path: str, access: int) -> None:
+def prepare(writable: Sequence[str], devices: Sequence[str]) -> Callable[[], None]:
+    """A function that confines its process, for forks of this one."""
+    return Ruleset(writable, devices).restrict
+
+
+def restrict(writable: Sequence[str], devices: Sequence[str]) -> None:
+    """Confine this process."""
+    ruleset = Ruleset(writable, devices)
+    ruleset.restrict()
+    ruleset.close()
+
+
+def _open(path: str) -> int:
+    """-1 when it is not there."""
     try:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
-        return
+        return -1
+
+
+def _out_of_the_way(fd: int) -> int:
+    """The same under a number that no worker uses for something else."""
     try:
-        kernel.landlock_allow(ruleset, access, fd)
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH)
     finally:
         os.close(fd)

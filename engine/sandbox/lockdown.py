@@ -15,6 +15,8 @@ from typing import NamedTuple
 from engine.sandbox import kernel, landlock, rootfs
 
 NICE = 10
+# Descriptors below are the worker's: 0 to 2, the channel, and two to talk to the engine with until it has a function.
+KEPT = 6
 # As recorded in AWS Lambda, but no core files: the host's core handler would run outside every fence.
 _LIMITS = (
     (resource.RLIMIT_NOFILE, 1024),
@@ -23,6 +25,7 @@ _LIMITS = (
     (resource.RLIMIT_NICE, 0),
     (resource.RLIMIT_RTPRIO, 0),
 )
+_WRITABLE = (("/tmp", "/dev/shm"), rootfs.DEVICE_PATHS)
 # RLIMIT_NPROC counts processes and threads of the sandbox's own user; the init is one of them at level user.
 _PROCESSES = 1024 + 8
 
@@ -44,42 +47,73 @@ class Fences(NamedTuple):
         return self._replace(filter=self.template_filter, landlock=False)
 
 
-def set_limits(namespaces: bool) -> None:
-    """Resource limits of the worker; never above what the host allows."""
+def steps(fences: Fences) -> tuple[kernel.Step, ...]:
+    """Everything from the fork on, to be prepared in the zygote. Descriptors from ``KEPT`` on are closed on the way, the zygote's too."""
+    fence = (kernel.Step("landlock", landlock.prepare(*_WRITABLE)),) if fences.landlock else ()
+    return (
+        kernel.UNBLOCK_SIGNALS,
+        kernel.Step("own session", os.setsid),
+        kernel.Step("priority", os.setpriority, (os.PRIO_PROCESS, 0, NICE)),
+        *_privileges(fences),
+        *fence,
+        kernel.Step("close descriptors", kernel.close_from, (KEPT,)),
+        kernel.filter_step(fences.filter),
+    )
+
+
+def _privileges(fences: Fences) -> tuple[kernel.Step, ...]:
+    """What needs privilege, and giving it up. Limits never exceed what the host allows here."""
+    limits = _limits(fences.namespaces)
+    if not fences.namespaces:
+        return (*limits, kernel.NO_NEW_PRIVILEGES)
+    become = kernel.become_steps("become the worker's user", rootfs.WORKER_UID, rootfs.WORKER_GID) if fences.own_uid else ()
+    return (
+        *limits,
+        *kernel.bounding_set_steps(),
+        *become,
+        kernel.DIE_WITH_PARENT,
+        *kernel.DROP_CAPABILITIES,
+        kernel.NO_NEW_PRIVILEGES,
+        kernel.DUMPABLE,
+        kernel.Step("oom_score_adj", kernel.write_file, ("/proc/self/oom_score_adj", b"1000")),
+    )
+
+
+def _limits(namespaces: bool) -> list[kernel.Step]:
+    found = []
     for name, value in (*_LIMITS, (resource.RLIMIT_NPROC, _PROCESSES)) if namespaces else _LIMITS:
         _, ceiling = resource.getrlimit(name)
         allowed = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
-        resource.setrlimit(name, (allowed, allowed))
+        found.append(kernel.Step("resource limit", resource.setrlimit, (name, (allowed, allowed))))
+    return found
 
 
 def lock_down(fences: Fences) -> None:
-    """Become the unprivileged worker. Raises OSError naming the step; the process must then exit."""
-    set_limits(fences.namespaces)
-    if not fences.namespaces:
-        kernel.no_new_privileges()
-        return
-    kernel.drop_bounding_set()
-    if fences.own_uid:
-        os.setgroups([])
-        os.setresgid(rootfs.WORKER_GID, rootfs.WORKER_GID, rootfs.WORKER_GID)
-        os.setresuid(rootfs.WORKER_UID, rootfs.WORKER_UID, rootfs.WORKER_UID)
-    kernel.drop_capabilities()
-    kernel.no_new_privileges()
-    # The change of user made /proc/self root's.
-    kernel.set_dumpable(True)
-    kernel.write_file("/proc/self/oom_score_adj", b"1000")
-    restrict(fences)
+    """Become the unprivileged worker, in one that an init forked. Raises OSError naming the step; the process must then exit."""
+    kernel.perform(_privileges(fences))
+    if fences.namespaces:
+        restrict(fences)
 
 
 def restrict(fences: Fences) -> None:
     """The two filters, which need no privilege. Raises OSError."""
     if fences.landlock:
-        landlock.restrict(("/tmp", "/dev/shm"), rootfs.DEVICE_PATHS)
-    kernel.install_filter(fences.filter)
+        landlock.restrict(*_WRITABLE)
+    kernel.perform((kernel.filter_step(fences.filter),))
 
 
 def renew_entropy() -> None:
-    """Make sure no two forks of one zygote share OpenSSL's random state (it only notices a changed pid)."""
-    ssl = sys.modules.get("ssl")
+    """What a fork copied and must not be the same in two workers: Python's hooks for forks have not run.
+
+    OpenSSL notices only a changed process number by itself.
+    """
+    modules = sys.modules
+    ssl = modules.get("ssl")
     if ssl is not None:
         ssl.RAND_add(os.urandom(48), 48.0)
+    random = modules.get("random")
+    if random is not None:
+        random._inst.seed()
+    threading = modules.get("threading")
+    if threading is not None:
+        threading.main_thread()._set_native_id()

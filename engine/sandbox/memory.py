@@ -5,8 +5,8 @@ MemorySize plus the size of /tmp, and this watch enforces MemorySize itself: the
 (v1: thresholds on an eventfd; v2: ``memory.high``), and what is neither /tmp nor reclaimable cache is compared with the limit.
 Over it, the function is killed and reported as out of memory; otherwise the mark moves up.
 
-Setting a mark on v1 waits for an RCU grace period, many milliseconds in which the broker would serve nobody: the sandbox's own init,
-which has nothing else to do, makes that call with descriptors lent to it.
+Setting a mark on v1 waits for an RCU grace period, many milliseconds in which the broker would serve nobody: its ``marker``
+makes that call with descriptors lent to it.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class MemoryWatch:
         group: Group,
         limits: tuple[int, int],
         tmp: str,
-        lend: Callable[[list[object], list[int]], None],
+        lend: Callable[[int, list[int]], None],
         on_exceeded: Callable[[], None],
     ) -> None:
-        """``limits``: MemorySize and the hard limit in bytes. ``tmp``: a path to the sandbox's /tmp. ``lend`` sends the init a message.
+        """``limits``: MemorySize and the hard limit in bytes. ``tmp``: a path to the sandbox's /tmp. ``lend`` has a mark set.
 
         Raises OSError where it cannot be had.
         """
@@ -79,13 +79,13 @@ class MemoryWatch:
         lent = [self._fd, os.open(f"{self._directory}/memory.usage_in_bytes", os.O_RDONLY | os.O_CLOEXEC)]
         try:
             lent.append(os.open(f"{self._directory}/cgroup.event_control", os.O_WRONLY | os.O_CLOEXEC))
-            self._lend(["mark", self._mark], lent)
+            self._lend(self._mark, lent)
         finally:
             for fd in lent[1:]:
                 os.close(fd)
 
     def marked(self) -> None:
-        """The init has set the mark: look whether it was passed meanwhile, for then the kernel stays silent."""
+        """The mark has been set: look whether it was passed meanwhile, for then the kernel stays silent."""
         if self._fd >= 0:
             self._judge()
 

@@ -95,9 +95,12 @@ class Peer:
 
     def send(self, message: Sequence[object], fds: Sequence[int] = ()) -> None:
         """Send now or soon. ``fds`` stay the caller's: copies are kept when it has to wait. Nothing when closed."""
+        self.send_raw(packets.encode(message), fds)
+
+    def send_raw(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """``send`` for what is encoded already."""
         if self.closed:
             return
-        data = packets.encode(message)
         if self._queue or not self._try(data, fds):
             self._queue.append((data, [os.dup(fd) for fd in fds]))
 

@@ -37,6 +37,14 @@ class Holder:
     wired: bool = True
     memory: tuple[int, int] = (0, 0)
     cpu_quota_us: int = 0
+    # Its init does nothing: what is to be done inside is done from outside.
+    visited: bool = False
+    task_root: bytes = b""
+    data_limit: int = 0
+    sweeping: bool = False
+    fresh_wanted: bool = False
+    # How its worker ended, until that has been told.
+    ended: int | None = None
     # Of a template: the socket its orders go through. Of a copy: its process number inside, and what the copy will be given.
     orders: socket.socket | None = None
     inner_pid: int = 0

@@ -14,6 +14,8 @@ class Source(Protocol):
     key: str
     ready: bool
     failure: str
+    # The interpreter itself lives where layers belong.
+    opt_taken: bool
 
     def send(self, message: list[object], fds: list[int] | None = None) -> None:
         """Ask it for something."""
@@ -31,6 +33,7 @@ class Template:
         self.holder_id = holder_id
         self.ready = True
         self.failure = ""
+        self.opt_taken = False
         self._send = send
         self._orders = orders
 

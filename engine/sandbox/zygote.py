@@ -8,25 +8,31 @@ process 1 and never execs again. Python 3.9, standard library.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import gc
 import importlib
 import os
 import platform
+import random
 import select
 import signal
 import socket
 import sys
 import sysconfig
+import time
 from typing import TYPE_CHECKING, Any
 
-from engine.sandbox import holder, kernel, lockdown, packets, rootfs, seccomp, templates
+from engine.sandbox import holder, init, kernel, lockdown, nest, packets, rootfs, seccomp, templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CONTROL_FD = 3
 _RUNTIME = "/var/runtime"
+_SWEEP_S = 0.0005
+_TRIES = 8
+_FIRST_PID, _LAST_PID = 300, 32000
 _PYTHON = "runtime_bootstrap.python.worker"
 # What nearly every function imports anyway, besides what the bootstrap needs.
 _COMMON = (
@@ -42,15 +48,23 @@ class Zygote:
     def __init__(self, control: socket.socket, plan: dict[str, Any]) -> None:
         self._control = control
         self._plan = plan
-        self._children: dict[int, int] = {}
+        # Process number -> (what its end is called, holder id).
+        self._children: dict[int, tuple[str, int]] = {}
+        self._inits: dict[int, int] = {}
+        self._own_pids = -1
         self._build: holder.Build | None = None
+        self._nest: nest.Plan
+        self._spawn_init: init.Spawn
 
     def prepare(self) -> None:
         """Enter the root file system, import, freeze. Raises OSError and ImportError."""
         plan = self._plan
         namespaces = plan["level"] != "process"
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # Workers have Python's handler for SIGINT. It must not run here, least of all in an init, which shares this memory.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         gc.disable()
         os.nice(plan["nice"])
         fences = lockdown.Fences(
@@ -68,6 +82,7 @@ class Zygote:
             runtime_dir = _RUNTIME
         if plan["trial"]:
             self._build = holder.Build(fences, plan["network"] != "host", _nothing, os.getpid())
+            self._prepare_nests(self._build)
             return
         _take_library_path(runtime_dir)
         entry = importlib.import_module(plan["entry"])
@@ -82,9 +97,16 @@ class Zygote:
             fences, namespaces and plan["network"] != "host", serve, os.getpid(),
             any(prefix.startswith("/opt/") for prefix in plan["prefixes"]),
         )  # fmt: skip
+        self._prepare_nests(self._build)
         _hide(title)
         gc.collect()
         gc.freeze()
+
+    def _prepare_nests(self, build: holder.Build) -> None:
+        if build.fences.namespaces:
+            self._own_pids = _way_back()
+            self._spawn_init = init.spawner()
+            self._nest = nest.plan(build)
 
     def serve(self) -> None:
         """Fork on request, report ends. Returns when the broker's socket ends."""
@@ -104,11 +126,26 @@ class Zygote:
                 if packet is None:
                     return
                 try:
-                    self._make(packet)
+                    self._obey(packet)
                 except OSError as e:
-                    packets.send(self._control, ["make_failed", packet.args[0], "fork the sandbox", str(e)])
+                    kind = "make_failed" if packet.kind == "make" else "refused"
+                    packets.send(self._control, [kind, packet.args[0], "fork the sandbox", str(e)])
                 finally:
                     packet.close()
+
+    def _obey(self, packet: packets.Packet) -> None:
+        if packet.kind == "make":
+            self._make(packet)
+        elif packet.kind == "fresh":
+            self._fresh(packet)
+        elif packet.kind == "sweep":
+            self._signal_all(packet.args[0], signal.SIGKILL, "swept")
+        elif packet.kind == "signal":
+            self._signal_all(packet.args[0], packet.args[1], "")
+
+    def _own_nest(self, template: bool) -> bool:
+        """Whether a sandbox is an ordinary one, whose init does nothing."""
+        return self._build is not None and self._build.fences.namespaces and not template
 
     def _make(self, packet: packets.Packet) -> None:
         """["make", holder id, worker pid, first host id, v2 directory given, template] + control, channel, output, cgroup fds.
@@ -116,6 +153,9 @@ class Zygote:
         For a template the fourth descriptor is its socket for orders.
         """
         holder_id, pid_hint, first_id, into_cgroup, template = packet.args
+        if self._own_nest(template):
+            self._make_nest(packet)
+            return
         control, channel, output, *joins = packet.fds
         orders = joins.pop(0) if template else -1
         cgroup_fd = joins.pop() if into_cgroup else -1
@@ -131,7 +171,7 @@ class Zygote:
             if pid == 0:
                 _become_init(build, pid_hint, control, channel, output, joins, mapped, orders)
             try:
-                self._children[pid] = holder_id
+                self._children[pid] = ("exited", holder_id)
                 packets.send(self._control, ["made", holder_id, pid], [pidfd])
                 if build.fences.namespaces:
                     _map_ids(pid, first_id, build.fences.own_uid)
@@ -143,6 +183,122 @@ class Zygote:
                 if fd >= 0:
                     os.close(fd)
 
+    def _make_nest(self, packet: packets.Packet) -> None:
+        """``_make`` for an ordinary sandbox: an init to hold the namespaces, and the worker."""
+        holder_id, number, first_id, into_cgroup, _ = packet.args
+        pid, pidfd = self._spawn_init(self._nest.joined | kernel.CLONE_NEWPID)
+        try:
+            self._children[pid] = ("exited", holder_id)
+            self._inits[holder_id] = pid
+            _map_ids(pid, first_id, self._nest.build.fences.own_uid)
+            self._enter(holder_id, pidfd, number, packet.fds, into_cgroup, fresh=False)
+            packets.send(self._control, ["made", holder_id, pid], [pidfd])
+        except OSError:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            raise
+        finally:
+            os.close(pidfd)
+
+    def _fresh(self, packet: packets.Packet) -> None:
+        """["fresh", holder id, worker pid, v2 directory given, False] + the same: another worker in a sandbox that has lost its own."""
+        holder_id, number, into_cgroup, _ = packet.args
+        pidfd = self._pidfd_of(holder_id)
+        if pidfd >= 0:
+            try:
+                self._enter(holder_id, pidfd, number, packet.fds, into_cgroup, fresh=True)
+            finally:
+                os.close(pidfd)
+
+    def _pidfd_of(self, holder_id: int) -> int:
+        """Of a sandbox's init; -1 when it has ended."""
+        pid = self._inits.get(holder_id)
+        return -1 if pid is None else os.pidfd_open(pid)
+
+    def _enter(self, holder_id: int, pidfd: int, number: int, fds: list[int], into_cgroup: bool, *, fresh: bool) -> None:
+        """Fork a worker into a sandbox."""
+        control, channel, output, *joins = fds
+        cgroup_fd = joins.pop() if into_cgroup else -1
+        pid = self._fork_into(pidfd, cgroup_fd, number)
+        if pid == 0:
+            nest.enter(self._nest, pidfd, control, channel, output, joins, fresh)
+        self._children[pid] = ("ended", holder_id)
+
+    def _fork_into(self, pidfd: int, cgroup_fd: int = -1, number: int = 0) -> int:
+        """Fork into the pid namespace of an init.
+
+        ``number`` is the child's there, unless it is taken or this process's own: OpenSSL tells parent and child apart by it.
+        """
+        if self._own_pids < 0:
+            return self._fork_by_another(pidfd, cgroup_fd, number)
+        kernel.setns(pidfd, kernel.CLONE_NEWPID)
+        pid = -1
+        try:
+            pid = self._fork_as(0, cgroup_fd, number)
+        finally:
+            if pid != 0:
+                kernel.setns(self._own_pids, kernel.CLONE_NEWPID)
+        return pid
+
+    def _fork_by_another(self, pidfd: int, cgroup_fd: int, number: int) -> int:
+        """The same where there is no way back: a fork goes there and makes this process a child."""
+        read_end, write_end = os.pipe()
+        try:
+            between, fd = kernel.clone3(0)
+            if between == 0:
+                self._go_between(pidfd, cgroup_fd, number, write_end)
+                return 0
+            os.close(fd)
+            os.waitpid(between, 0)
+            os.close(write_end)
+            write_end = -1
+            said = os.read(read_end, 32)
+            if not said:
+                raise OSError(errno.EAGAIN, "cannot fork in the sandbox")
+            return int(said)
+        finally:
+            for fd in (read_end, write_end):
+                if fd >= 0:
+                    os.close(fd)
+
+    def _go_between(self, pidfd: int, cgroup_fd: int, number: int, write_end: int) -> None:
+        """In the fork of ``_fork_by_another``: returns in its sibling only."""
+        pid = -1
+        try:
+            kernel.setns(pidfd, kernel.CLONE_NEWPID)
+            pid = self._fork_as(kernel.CLONE_PARENT, cgroup_fd, number)
+            if pid:
+                os.write(write_end, b"%d" % pid)
+        finally:
+            if pid:
+                os._exit(0)
+
+    def _fork_as(self, flags: int, cgroup_fd: int, number: int) -> int:
+        for _ in range(_TRIES):
+            if number != self._nest.build.zygote_pid:
+                with contextlib.suppress(FileExistsError):
+                    pid, pidfd = kernel.clone3(flags, cgroup_fd, number)
+                    if pid:
+                        os.close(pidfd)
+                    return pid
+            number = random.SystemRandom().randrange(_FIRST_PID, _LAST_PID)
+        raise OSError(errno.EEXIST, "no free process number")
+
+    def _signal_all(self, holder_id: int, number: int, then: str) -> None:
+        """["sweep", holder id] and ["signal", holder id, number]: by a fork inside, to every process of a sandbox but its init.
+
+        A sweep goes on until none is left; then "swept" is told.
+        """
+        pidfd = self._pidfd_of(holder_id)
+        if pidfd < 0:
+            return
+        try:
+            pid = self._fork_into(pidfd)
+            if pid == 0:
+                _signal_all(number)
+            self._children[pid] = (then, holder_id)
+        finally:
+            os.close(pidfd)
+
     def _reap(self) -> None:
         while True:
             try:
@@ -151,9 +307,36 @@ class Zygote:
                 return
             if pid == 0:
                 return
-            holder_id = self._children.pop(pid, None)
-            if holder_id is not None:
-                packets.send(self._control, ["exited", holder_id, status])
+            kind, holder_id = self._children.pop(pid, ("", 0))
+            if kind == "exited":
+                self._inits.pop(holder_id, None)
+            if kind:
+                packets.send(self._control, [kind, holder_id, status])
+
+
+def _way_back() -> int:
+    """This process's own pid namespace, -1 when it may not return to it: it does not own it at level user."""
+    fd = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        kernel.setns(fd, kernel.CLONE_NEWPID)
+    except PermissionError:
+        os.close(fd)
+        return -1
+    return fd
+
+
+def _signal_all(number: int) -> None:
+    """Signal everything in this pid namespace but process 1 and this one; with SIGKILL until nothing is left. Never returns."""
+    try:
+        kernel.die_with_parent()
+        os.kill(-1, number)
+        while number == signal.SIGKILL:
+            time.sleep(_SWEEP_S)
+            os.kill(-1, number)
+    except ProcessLookupError:
+        pass
+    finally:
+        os._exit(0)
 
 
 def _nothing(_channel: socket.socket, wait_ready: Callable[[], None]) -> None:

@@ -1,0 +1,108 @@
+"""Process 1 of a sandbox: it holds the namespaces, reaps orphans, and ends everything when it is killed. It does nothing else.
+
+Theory of operation. A pid namespace needs a first process, which must be out of the function's reach and must not be the function,
+or signals would not work on it as usual. It has nothing to decide, so it needs no memory of its own either: a copy of the zygote's
+costs as much to make and to remove as the worker's. On x86-64 it is therefore cloned *into* the zygote's memory
+(``CLONE_VM``) and executes a few instructions of ours there: die with the parent, ignore SIGCHLD (so that the kernel reaps orphans),
+take a name, close all descriptors, sleep for ever. It writes to no memory. Elsewhere, and where the host forbids making memory
+executable, it is a plain fork that does the same in Python.
+
+A function cannot reach that memory through it: tracing it and its files in /proc are refused, since it has other ids and the function
+no capability. The one who forks must have blocked every signal that has a handler. Python 3.9, standard library.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+import mmap
+import os
+import platform
+import signal
+import struct
+from collections.abc import Callable
+
+from engine.sandbox import kernel
+
+NAME = "sandbox-init"
+_PAGE = 4096
+_CLONE_VM, _CLONE_PIDFD = 0x100, 0x1000
+# clone(2) calls this with the address of ``_ARGUMENT`` in rdi.
+_CODE = {
+    "x86_64": bytes.fromhex(
+        "4889fb"  # mov rbx, rdi
+        "bf01000000 be09000000 b89d000000 0f05"  # prctl(PR_SET_PDEATHSIG, SIGKILL)
+        "bf11000000 4889de 31d2 41ba08000000 b80d000000 0f05"  # rt_sigaction(SIGCHLD, rbx, NULL, 8)
+        "bf0f000000 488d7320 b89d000000 0f05"  # prctl(PR_SET_NAME, rbx + 32)
+        "31ff beffffffff 31d2 b8b4010000 0f05"  # close_range(0, 0xffffffff, 0)
+        "b822000000 0f05"  # pause()
+        "ebf7"  # the same again
+    ),
+}
+# The kernel's struct sigaction for SIG_IGN, and the name.
+_ARGUMENT = struct.pack("QQQQ16s", 1, 0, 0, 0, NAME.encode())
+
+_libc = C.CDLL(None, use_errno=True)
+
+# flags -> (process number, pidfd)
+Spawn = Callable[[int], "tuple[int, int]"]
+
+
+def spawner(machine: str = platform.machine()) -> Spawn:
+    """How inits are made here. Call it once, in the process that is going to make them."""
+    code = _CODE.get(machine)
+    return (code and _sharing(code)) or _copying
+
+
+def _sharing(code: bytes) -> Spawn | None:
+    """Inits in the memory of this process; None when the host does not let it make memory executable."""
+    text = mmap.mmap(-1, _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    text.write(code)
+    data = mmap.mmap(-1, _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    data.write(_ARGUMENT)
+    entry, argument = (C.addressof(C.c_char.from_buffer(m)) for m in (text, data))
+    if _libc.mprotect(C.c_void_p(entry), C.c_size_t(_PAGE), C.c_int(mmap.PROT_READ | mmap.PROT_EXEC)) != 0:
+        return None
+    # libc starts the child with the same two words on this stack each time; afterwards nobody looks at it again.
+    stack = argument + _PAGE
+
+    def spawn(flags: int) -> tuple[int, int]:
+        pidfd = C.c_int(-1)
+        pid = int(
+            _libc.clone(
+                C.c_void_p(entry),
+                C.c_void_p(stack),
+                C.c_int(flags | _CLONE_VM | _CLONE_PIDFD | signal.SIGCHLD),
+                C.c_void_p(argument),
+                C.byref(pidfd),
+                None,
+                None,
+            )
+        )
+        if pid < 0:
+            code = C.get_errno()
+            raise OSError(code, f"clone: {os.strerror(code)}")
+        return pid, pidfd.value
+
+    spawn.memory = (text, data)  # type: ignore[attr-defined]
+    return spawn
+
+
+def _copying(flags: int) -> tuple[int, int]:
+    """An init that is a copy of this process."""
+    pid, pidfd = kernel.clone3(flags)
+    if pid == 0:
+        _be_init()
+    return pid, pidfd
+
+
+def _be_init() -> None:
+    """What ``_CODE`` does. Never returns."""
+    try:
+        kernel.die_with_parent()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        kernel.set_name(NAME)
+        kernel.close_from(0)
+        while True:
+            signal.pause()
+    finally:
+        os._exit(1)

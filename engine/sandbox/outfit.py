@@ -1,0 +1,176 @@
+"""What turns an empty sandbox into a function's: code and layers, limits, and the watch over its memory.
+
+Code is opened here, by the broker, as detached read-only mounts of directories that must lie under the data directory. Ordinary sandboxes are
+visited to attach them (``furnish``), others have an init that does it. The worker is told when everything is in place; the limits
+are written while it wakes up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from engine.sandbox import kernel, layers
+from engine.sandbox.furnish import FurnishError, Visitor
+from engine.sandbox.levels import Level
+from engine.sandbox.marker import Marker
+from engine.sandbox.memory import MemoryWatch
+from engine.sandbox.peers import Loop
+from engine.sandbox.record import Holder
+
+# Many instances live shorter than this; and it is off the path of the first invocation. The hard limit stands from the beginning.
+_WATCH_AFTER_S = 0.05
+# Charged to every sandbox besides the function: page tables, the kernel's own, and an init if it has memory.
+_OVERHEAD = 1 << 20
+_ATTRIBUTES = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+
+
+class Fail(Protocol):
+    """Tell that something could not be done with a sandbox, and end it."""
+
+    def __call__(self, holder_id: int, step: str, reason: str) -> None: ...
+
+
+class Outfitter:
+    """``holders`` is the broker's table, which belongs to somebody else. ``sweep`` kills what runs in a sandbox."""
+
+    def __init__(self, loop: Loop, level: Level, data_dir: str, holders: Mapping[int, Holder], fail: Fail) -> None:
+        self._loop = loop
+        self._level = level
+        self._holders = holders
+        self._fail = fail
+        self._data_dir = data_dir
+        self._data_fd = os.open(data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._visitor = Visitor() if level.namespaces else None
+        self._marker = Marker(loop, self._marked)
+        if level.groups.mechanisms["memory"] == "cgroup v1":
+            self._marker.start()
+
+    def close(self) -> None:
+        """Give descriptors and the helper back."""
+        self._marker.close()
+        if self._visitor is not None:
+            self._visitor.close()
+        os.close(self._data_fd)
+
+    def specialise(self, holder: Holder, spec: dict[str, Any]) -> None:
+        """Give a ready holder its code and limits."""
+        assert holder.control is not None  # noqa: S101 - it is ready
+        memory = int(spec["memory_mib"]) << 20
+        holder.data_limit = 0 if self._level.groups.mechanisms["memory"].startswith("cgroup") else memory
+        step = "open the code"
+        try:
+            if not self._level.namespaces:
+                layers.materialise(self._data_dir, [str(p) for p in spec["layers"]])
+            self._furnish(holder, spec)
+            step = "write the limits"
+            holder.cpu_quota_us = int(spec["cpu_quota_us"])
+            self._limit(holder, memory + _OVERHEAD, int(spec["tmp_mib"]) << 20, int(spec["pids"]), int(spec["cpu_shares"]))
+        except (OSError, ValueError) as e:
+            self._fail(holder.id, e.step if isinstance(e, FurnishError) else step, str(e))
+
+    def _furnish(self, holder: Holder, spec: dict[str, Any]) -> None:
+        """Bring code and layers into the sandbox, or have its init do it."""
+        assert holder.control is not None  # noqa: S101 - the caller's matter
+        mounts: list[int] = []
+        hostname, tmp_mib = str(spec["hostname"])[:64], int(spec["tmp_mib"])
+        try:
+            if self._level.namespaces:
+                for path in (spec["code_dir"], *spec["layers"]):
+                    mounts.append(self._open_code(str(path)))
+            if self._visitor is not None and holder.visited:
+                if len(mounts) > 1 and holder.zygote.opt_taken:
+                    raise FurnishError(
+                        "mount the layers",
+                        "the interpreter itself is installed under /opt, where layers belong; use one installed elsewhere",
+                    )
+                if len(mounts) > 2:
+                    mounts.insert(1, kernel.overlay(mounts[1:]))
+                    kernel.set_mount(mounts[1], _ATTRIBUTES, recursive=False)
+                self._visitor.furnish(holder.pidfd, mounts, tmp_mib, hostname)
+                holder.task_root = b"/var/task\n"
+                self.release(holder)
+            else:
+                root = "/var/task" if self._level.namespaces else str(spec["code_dir"])
+                what = {"hostname": hostname, "tmp_mib": tmp_mib, "data_limit": holder.data_limit, "task_root": root}
+                holder.control.send(["specialise", what], mounts)
+        finally:
+            for fd in mounts:
+                os.close(fd)
+
+    def release(self, holder: Holder) -> None:
+        """Tell the worker where its code is, and hear no more from it: what speaks on its socket later is no worker of ours."""
+        if holder.task_root and holder.control is not None and not holder.control.closed:
+            if holder.data_limit:
+                with contextlib.suppress(OSError):
+                    resource.prlimit(holder.worker_pid, resource.RLIMIT_DATA, (holder.data_limit, holder.data_limit))
+            holder.control.send_raw(holder.task_root)
+            holder.control.close()
+
+    def initialised(self, holder: Holder) -> None:
+        """The init phase, which runs at full speed, is over: the CPU quota holds from now on."""
+        if holder.group is None or holder.cpu_quota_us <= 0:
+            return
+        try:
+            holder.group.cap_cpu(holder.cpu_quota_us)
+        except OSError as e:
+            self._fail(holder.id, "write the CPU quota", str(e))
+
+    def _limit(self, holder: Holder, memory: int, tmp: int, pids: int, shares: int) -> None:
+        group = holder.group
+        if group is None:
+            return
+        # One more process than the function's where there is an init with memory.
+        group.limit(memory + tmp, pids + (not holder.visited), shares)
+        holder.memory = (memory, memory + tmp)
+        self.watch_soon(holder)
+
+    def watch_soon(self, holder: Holder) -> None:
+        if holder.group is not None and "memory" in holder.group.places and holder.memory != (0, 0):
+            self._loop.later(_WATCH_AFTER_S, lambda: self._watch(holder))
+
+    def _watch(self, holder: Holder) -> None:
+        if holder.dying or holder.group is None:
+            return
+        if holder.watch is not None:
+            holder.watch.close()
+        tmp = f"/proc/{holder.init_pid}/root/tmp"
+        with contextlib.suppress(OSError):
+            holder.watch = MemoryWatch(
+                self._loop, holder.group, holder.memory, tmp, lambda *what: self._marker.mark(holder.id, *what), lambda: self._over(holder)
+            )
+
+    def _marked(self, holder_id: int) -> None:
+        holder = self._holders.get(holder_id)
+        if holder is not None and holder.watch is not None:
+            holder.watch.marked()
+
+    def _over(self, holder: Holder) -> None:
+        """The function has passed its MemorySize: what the kernel would do. Done at once from here, for a process can take many
+        MiB while somebody in its sandbox is being woken up, who then ends what was started meanwhile.
+        """
+        if holder.control is not None and holder.worker_alive and not holder.dying:
+            holder.over_limit = True
+            if holder.group is not None:
+                holder.group.kill_all_but(holder.init_pid)
+            if not holder.visited:
+                holder.control.send(["kill"])
+
+    def _open_code(self, path: str) -> int:
+        """A detached, read-only mount of a directory that must lie under the data directory."""
+        if not path.startswith(self._data_dir + "/"):
+            raise ValueError(f"{path} is not under {self._data_dir}")
+        fd = kernel.open_beneath(self._data_fd, path[len(self._data_dir) + 1 :], os.O_PATH | os.O_DIRECTORY)
+        try:
+            mount = kernel.open_tree("", recursive=False, at=fd)
+        finally:
+            os.close(fd)
+        try:
+            kernel.set_mount(mount, _ATTRIBUTES, recursive=False)
+        except OSError:
+            os.close(mount)
+            raise
+        return mount
