@@ -30,7 +30,7 @@ class FunctionStats:
 
     __slots__ = (
         "cold_starts", "cpu_s", "error", "errors", "init", "invoke", "overhead", "pending", "provisioned", "queue", "spillover", "success",
-        "throttles", "timeout",
+        "throttles", "timeout", "urls",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -46,6 +46,8 @@ class FunctionStats:
         self.errors: dict[str, int] = {}
         self.throttles: dict[str, int] = {}
         self.cold_starts: dict[str, int] = {}
+        # Requests to the function's URLs by class of status: 2xx and so on.
+        self.urls: dict[str, int] = {}
         self.queue = Histogram()
         self.init = Histogram()
         self.invoke = Histogram()
@@ -79,6 +81,10 @@ class FunctionStats:
     def count_cold_start(self, kind: str) -> None:
         self.cold_starts[kind] = self.cold_starts.get(kind, 0) + 1
 
+    def count_url(self, status: int) -> None:
+        kind = f"{status // 100}xx"
+        self.urls[kind] = self.urls.get(kind, 0) + 1
+
     def snapshot(self) -> dict[str, Any]:
         """The numbers in the shape the metrics page reads."""
         self.fold()
@@ -88,6 +94,7 @@ class FunctionStats:
             "throttles": dict(self.throttles),
             "provisioned": {"provisioned": self.provisioned, "spillover": self.spillover},
             "cold_starts": dict(self.cold_starts),
+            "urls": dict(self.urls),
             "cpu_s": self.cpu_s,
             "phases": {
                 name: [list(h.counts), h.sum_s]

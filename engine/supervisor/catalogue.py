@@ -259,6 +259,11 @@ class Catalogue:
         for version in function.versions.values():
             self._on_drain(version)
 
+    def stats(self, ref: FunctionRef) -> FunctionStats | None:
+        """The function's numbers."""
+        function = self._functions.get((ref.account, ref.name))
+        return None if function is None else function.stats
+
     def _rename(self, former: FunctionConfig | None, now: FunctionConfig | None) -> None:
         """The function's URLs, as they were and as they are."""
         if former is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.core.invocation import Outcome, Status
+from engine.core.stats import FunctionStats
 from engine.errors import AwsError, TooManyRequests
 from engine.protocol import cors
 from engine.protocol.function_url import JSON_TYPE, MalformedResponse, UrlResponse, prelude, response
@@ -27,13 +28,16 @@ _LAST_CHUNK = b"0\r\n\r\n"
 
 
 class UrlReply:
-    """The answer to one request. ``rules``: the URL's cross-origin rules."""
+    """The answer to one request. ``rules``: the URL's cross-origin rules; ``stats``: where it is counted, if the URL is known."""
 
-    def __init__(self, connection: Connection, head: Head, rules: Mapping[str, Any] | None, trace: bytes) -> None:
+    def __init__(
+        self, connection: Connection, head: Head, rules: Mapping[str, Any] | None, trace: bytes, stats: FunctionStats | None
+    ) -> None:
         self._connection = connection
         self._head = head
         self._rules = rules
         self._trace = trace
+        self._stats = stats
 
     # ReplyTo
 
@@ -58,6 +62,7 @@ class UrlReply:
 
     def refuse(self, error: AwsError, request_id: str) -> None:
         """An error of the API's."""
+        self._count(error.status)
         head, end, body = replies.error(error, request_id=request_id, keep_alive=self._head.keep_alive).partition(b"\r\n\r\n")
         self._connection.answer(head + end, b"" if self._head.method == b"HEAD" else body)
 
@@ -72,6 +77,7 @@ class UrlReply:
         self._connection.answer(head, b"" if bodiless or self._head.method == b"HEAD" else answer.body)
 
     def _described(self, answer: UrlResponse, request_id: str, length: int | None, *, chunked: bool) -> bytes:
+        self._count(answer.status)
         headers = answer.headers
         if self._rules and self._head.method != b"OPTIONS":
             origin = self._head.header(b"origin")
@@ -82,14 +88,20 @@ class UrlReply:
             answer.status, headers, length, request_id=request_id, trace=self._trace, keep_alive=self._head.keep_alive
         )
 
+    def _count(self, status: int) -> None:
+        if self._stats is not None:
+            self._stats.count_url(status)
+
 
 class UrlStream(UrlReply):
     """The answer of a URL with InvokeMode RESPONSE_STREAM. It stands in for a passed-through request on its connection, to hear of
     back-pressure and of the client's going away.
     """
 
-    def __init__(self, connection: Connection, head: Head, rules: Mapping[str, Any] | None, trace: bytes) -> None:
-        super().__init__(connection, head, rules, trace)
+    def __init__(
+        self, connection: Connection, head: Head, rules: Mapping[str, Any] | None, trace: bytes, stats: FunctionStats | None
+    ) -> None:
+        super().__init__(connection, head, rules, trace, stats)
         self._request_id = ""
         self._gathered: bytearray | None = None
         self._begun = False

@@ -15,6 +15,7 @@ from engine import ids
 from engine.auth.principals import Principal
 from engine.auth.sigv4 import claimed_access_key, credential_account
 from engine.clock import Clock
+from engine.core.stats import FunctionStats
 from engine.errors import AccessDenied, AwsError, RequestEntityTooLarge, ServiceError, TooManyRequests, UnrecognizedClient
 from engine.protocol import cors
 from engine.protocol.function_url import UrlContext, UrlRequest, UrlResponse, event
@@ -104,7 +105,7 @@ class Exchange:
             verifier = None if learnt else self._owner.verifier
             access_key = e.access_key if isinstance(e, UnrecognizedClient) else None
             if verifier is None or not verifier.learn(access_key, lambda: self.serve(body, too_large=too_large, learnt=True)):
-                UrlReply(self._connection, self._head, None, b"").refuse(e, ids.request_id())
+                UrlReply(self._connection, self._head, None, b"", self._stats()).refuse(e, ids.request_id())
 
     def _serve(self, body: bytes) -> None:
         url, head = self._url, self._head
@@ -115,7 +116,7 @@ class Exchange:
         method = head.method.decode("latin-1")
         if rules and cors.is_preflight(method, fields):
             answer = UrlResponse(200, cors.preflight(rules, fields), b"")
-            UrlReply(self._connection, head, rules, b"").send(answer, ids.request_id())
+            UrlReply(self._connection, head, rules, b"", self._stats()).send(answer, ids.request_id())
             return
         owner = self._owner
         principal = owner.authenticate(url, head, head.url, body)
@@ -139,9 +140,9 @@ class Exchange:
         )
         if len(document) > MAX_EVENT:
             raise _too_large()
-        reply = UrlReply(self._connection, head, rules, trace)
+        reply = UrlReply(self._connection, head, rules, trace, self._stats())
         if url.config.streamed:
-            streamed = UrlStream(self._connection, head, rules, trace)
+            streamed = UrlStream(self._connection, head, rules, trace, self._stats())
             self._connection.replace_passed(streamed)
             reply = streamed
         try:
@@ -150,6 +151,9 @@ class Exchange:
             raise
         except AwsError:
             reply.internal_error(request_id)
+
+    def _stats(self) -> FunctionStats | None:
+        return None if self._url is None else self._owner.catalogue.stats(self._url.ref)
 
 
 def _too_large() -> RequestEntityTooLarge:

@@ -101,6 +101,12 @@ class _Snapshot(Collector):
             ("throttles", "throttles", "reason", "Invocations refused with 429, by reason (Throttles)."),
             ("cold_starts", "cold_starts", "kind", "Instances initialised, by kind of start."),
             (
+                "url_requests",
+                "urls",
+                "status",
+                "Requests to function URLs by class of status (UrlRequestCount, Url4xxCount, Url5xxCount).",
+            ),
+            (
                 "provisioned_concurrency_invocations",
                 "provisioned",
                 "kind",
@@ -252,6 +258,7 @@ def _figures(given: Mapping[str, Any]) -> dict[str, Any]:
         "errors": errors,
         "throttles": dict(given.get("throttles", {})),
         "cold_starts": dict(given.get("cold_starts", {})),
+        "urls": dict(given.get("urls", {})),
         "phases": {phase: (list(counts), total) for phase, (counts, total) in given.get("phases", {}).items()},
         "instances": dict(given.get("instances", {})),
         "provisioned": dict(given.get("provisioned", {})),
@@ -263,7 +270,7 @@ def _figures(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sum(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
-    keys = ("invocations", "errors", "throttles", "cold_starts", "provisioned", "instances")
+    keys = ("invocations", "errors", "throttles", "cold_starts", "urls", "provisioned", "instances")
     total: dict[str, Any] = {key: _sum_counts(one[key], two[key]) for key in keys}
     phases = dict(one["phases"])
     for phase, (counts, seconds) in two["phases"].items():

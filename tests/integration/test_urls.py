@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -108,6 +109,9 @@ def test_what_a_function_returns_and_what_becomes_of_failures(shared: Engine) ->
     assert big.status == 413
     grown = ask(shared, host, "POST", "/text", b"x" * (5 * 1024 * 1024))
     assert grown.status == 413, "Base64 makes the event bigger than a payload may be"
+    page = shared.get("/metrics")[1].decode()
+    counted = dict(re.findall(r'^lambda_engine_url_requests_total\{function="url-kinds",status="(\dxx)"\} (\S+)$', page, re.MULTILINE))
+    assert counted == {"2xx": "3.0", "4xx": "3.0", "5xx": "3.0"}
 
 
 def test_one_connection_carries_many_requests(shared: Engine) -> None:
