@@ -147,7 +147,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
     registry = Registry(load_model())
     operations.register(registry, plane)
     queue = SqlEventQueue(database)
-    client = AsyncClient(settings.run_dir() / "engine.sock")
+    client = AsyncClient(settings.run_dir() / "engine.sock", events=True)
     dispatcher = Dispatcher(queue, client, clock, region=settings.region, retry_base_s=settings.async_retry_base_s)
 
     async def loaded() -> None:

@@ -18,7 +18,7 @@ from engine.client.address import Address, key_for, parse
 from engine.client.errors import BadArgument, CallTimeout, ConnectionLost, ServerRefused, checked
 from engine.errors import WireError
 from engine.wire.dialogue import ClientDialogue, Refused
-from engine.wire.messages import FLAG_DRY_RUN, FLAG_TAIL, Call, Result, encode_call_head
+from engine.wire.messages import FLAG_DRY_RUN, FLAG_EVENT, FLAG_TAIL, Call, Result, encode_call_head
 
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 1.0
@@ -31,7 +31,8 @@ class AsyncClient:
     """A client of one engine for one event loop; ``async with`` or ``close`` it.
 
     ``address`` is a socket path or host:port, ``access_key`` and ``secret_key`` are for TCP with authentication. A call waits at most
-    ``connect_timeout_s`` for a connection. Constructing connects nothing.
+    ``connect_timeout_s`` for a connection. ``events``: its calls are attempts of asynchronous invocations, which have no request rate
+    (believed on the engine's own socket only). Constructing connects nothing.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class AsyncClient:
         access_key: str | None = None,
         secret_key: str | None = None,
         connect_timeout_s: float = 10.0,
+        events: bool = False,
     ) -> None:
+        self._flags = FLAG_EVENT if events else 0
         self._address = parse(address)
         self._key = key_for(self._address, access_key, secret_key)
         self._connect_timeout_s = connect_timeout_s
@@ -94,7 +97,7 @@ class AsyncClient:
             raise ConnectionLost("the client is closed", sent=False)
         loop = asyncio.get_running_loop()
         call_id = self._new_id()
-        flags = (FLAG_TAIL if log_tail else 0) | (FLAG_DRY_RUN if dry_run else 0)
+        flags = self._flags | (FLAG_TAIL if log_tail else 0) | (FLAG_DRY_RUN if dry_run else 0)
         try:
             head = encode_call_head(Call(call_id, function, qualifier, flags, request_id, client_context, trace_id, payload))
         except (WireError, UnicodeEncodeError) as e:

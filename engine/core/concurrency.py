@@ -134,17 +134,20 @@ class Account:
         """Set aside, in use or not, and unreserved in use (ClaimedAccountConcurrency)."""
         return self._claimed + self.unreserved_in_flight
 
-    def admit(self, quota: FunctionQuota, now_s: float = 0.0) -> Throttle | None:
-        """Take an on-demand lease, or say why not. Nothing is taken when a reason is returned."""
+    def admit(self, quota: FunctionQuota, now_s: float = 0.0, *, rated: bool = True) -> Throttle | None:
+        """Take an on-demand lease, or say why not. Nothing is taken when a reason is returned.
+
+        ``rated`` False, for attempts of asynchronous invocations: request rates do not apply.
+        """
         if quota.ceiling is None:
             if self.unreserved_in_flight >= self._room:
                 return Throttle.ACCOUNT
-            if self.rate is not None and not self.rate.take(now_s):
+            if rated and self.rate is not None and not self.rate.take(now_s):
                 return Throttle.CALLER_RATE
             self.unreserved_in_flight += 1
         elif quota.in_flight >= quota.ceiling:
             return Throttle.RESERVED
-        elif quota.rate is not None and not quota.rate.take(now_s):
+        elif rated and quota.rate is not None and not quota.rate.take(now_s):
             return Throttle.RESERVED_RATE
         quota.in_flight += 1
         return None

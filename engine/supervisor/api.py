@@ -167,7 +167,8 @@ class InvokeApi:
             raise InvalidParameterValue("a request id is a UUID in its canonical form of 36 characters")
         trace = call.trace_id.encode() if call.trace_id else None
         tail = bool(call.flags & messages.FLAG_TAIL)
-        self._submit(route, version, call.payload, call.request_id, call.client_context, trace, reply_to, tail)
+        event = bool(call.flags & messages.FLAG_EVENT)
+        self._submit(route, version, call.payload, call.request_id, call.client_context, trace, reply_to, tail, event=event)
         return version
 
     def invoke_url(self, url: FunctionUrl, body: bytes, wanted_id: str, trace: bytes, reply_to: ReplyTo) -> None:
@@ -191,6 +192,8 @@ class InvokeApi:
         trace: bytes | None,
         reply_to: ReplyTo,
         want_tail: bool,
+        *,
+        event: bool = False,
     ) -> None:
         if self.draining:
             raise ServiceError("The engine is shutting down.")
@@ -207,9 +210,11 @@ class InvokeApi:
         middle = b"%b\xd9%c%b%b\xc0\xc0" % (
             route.arn, len(trace), trace, b"\xc0" if client_context is None else messages.str16(client_context),
         )  # fmt: skip
-        self._invoker.submit(
-            Request(wanted_id or request_id(), body, now_s, now_ms, version, middle, trace, reply_to, want_tail=want_tail)
-        )
+        request = Request(wanted_id or request_id(), body, now_s, now_ms, version, middle, trace, reply_to, want_tail=want_tail)
+        if event:
+            self._invoker.submit(request, rated=False)
+        else:
+            self._invoker.submit(request)
 
     def _resolve(self, route: Route) -> Version:
         version = route.version

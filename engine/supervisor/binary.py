@@ -138,6 +138,9 @@ class ClientConnection(_FrameConnection):
             self._hello(messages.unpack(body))
             return
         call = messages.decode_call(body)
+        if call.flags & messages.FLAG_EVENT and self._keys is not None:
+            # Only who may open the engine's own socket is believed to run asynchronous invocations.
+            call = call._replace(flags=call.flags & ~messages.FLAG_EVENT)
         try:
             if len(call.payload) > MAX_REQUEST:
                 raise RequestEntityTooLarge(

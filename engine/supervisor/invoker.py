@@ -105,13 +105,13 @@ class Invoker:
 
     # A request: admit, assign or enqueue.
 
-    def submit(self, request: Request) -> None:
-        """Run ``request``; its ``reply_to`` is called exactly once, possibly before this returns."""
+    def submit(self, request: Request, *, rated: bool = True) -> None:
+        """Run ``request``; its ``reply_to`` is called exactly once, possibly before this returns. ``rated``: request rates apply."""
         version = request.version
         if version.provisioned is not None and self._run_provisioned(version, request):
             return
         function = version.function
-        reason = function.account.admit(function.quota, request.received_s)
+        reason = function.account.admit(function.quota, request.received_s, rated=rated)
         if reason is not None:
             function.stats.count_throttle(reason)
             request.reply_to.failed(request, throttled(reason))

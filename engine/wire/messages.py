@@ -58,6 +58,7 @@ NAMES: Final[dict[int, str]] = {
 # CALL flags
 FLAG_TAIL: Final = 0x01
 FLAG_DRY_RUN: Final = 0x02
+FLAG_EVENT: Final = 0x04
 
 
 class Invoke(NamedTuple):

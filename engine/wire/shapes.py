@@ -112,7 +112,7 @@ SHAPES: Final[Mapping[int, tuple[Field, ...]]] = MappingProxyType(
             Field("call_id", INT, "the client's number, 0 to 4294967295, free again once answered", 0xFFFFFFFF),
             Field("function", STR, "name, partial ARN or ARN"),
             Field("qualifier", MAYBE_STR, "version or alias"),
-            Field("flags", INT, "bit 0: want the log tail; bit 1: dry run"),
+            Field("flags", INT, "bit 0: want the log tail; bit 1: dry run; bit 2: an attempt of an asynchronous invocation, free of request rates"),
             Field("request_id", MAYBE_STR, "use this id; nil lets the engine choose"),
             Field("client_context", MAYBE_STR, "JSON text (not base64)"),
             Field("trace_id", MAYBE_STR, "`X-Amzn-Trace-Id` value"),

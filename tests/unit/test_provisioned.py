@@ -375,3 +375,18 @@ async def done(rig: Rig, answer: Answer) -> Answer:
 def version_of(answer: Answer) -> str:
     assert answer.request is not None
     return answer.request.version.config.version
+
+
+def test_asynchronous_attempts_have_no_request_rate(play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.put(reserved=1)
+        for _ in range(10):
+            await rig.finish(rig.invoke())
+        refused = rig.invoke()
+        assert refused.error is not None
+        assert refused.error.fields["Reason"] == "ReservedFunctionInvocationRateLimitExceeded"
+        answer = Answer()
+        rig.api.call(messages.Call(1, "f", None, messages.FLAG_EVENT, None, None, None, b"{}"), "000000000000", answer)
+        await rig.finish(answer)
+
+    play(scenario, request_rate=10)
