@@ -41,7 +41,10 @@ def census(engine: Engine) -> dict[str, Any]:
     for role in _COUNTED:
         counts[f"{role} descriptors"] = dict(Counter(_descriptors(pids[role])))
     for role in ("supervisor", "broker", *(r for r in pids if r.startswith("zygote"))):
-        counts[f"{role} mounts"] = len(Path(f"/proc/{pids[role]}/mountinfo").read_text().splitlines())
+        lines = Path(f"/proc/{pids[role]}/mountinfo").read_text().splitlines()
+        # Supervisor and broker are in the host's mount namespace, where others mount too.
+        ours = lines if role.startswith("zygote") else [line for line in lines if str(engine.data_dir.parent) in line]
+        counts[f"{role} mounts"] = len(ours)
     counts["control groups"] = len(control_groups(pids["broker"]))
     counts["files"] = sorted(_files(engine.data_dir))
     return counts
@@ -53,6 +56,8 @@ def _descriptors(pid: int) -> list[str]:
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
             target = os.readlink(link)
+            if target.startswith("/sys/fs/cgroup"):
+                target = "control group: " + os.path.basename(target.removesuffix(" (deleted)"))
             kinds.append(target.split(":[")[0] if target.startswith(("socket", "pipe")) else target)
     return kinds
 
