@@ -65,6 +65,8 @@ def postgres() -> Iterator[Postgres]:
     programs, user = binaries(), _user()
     assert programs is not None
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:
+        # An engine that has given up root's powers must reach the socket.
+        os.chmod(folder, 0o755)
         if user is not None:
             os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
         data, log = f"{folder}/data", Path(folder) / "log"
