@@ -27,6 +27,7 @@ from engine import __version__
 from engine.errors import ConfigurationError
 from engine.store.engines import open_engines
 from engine.store.migrations import migrate, refuse_newer
+from engine.store.schema import metadata
 
 FORMAT = 1
 _BATCH = 200
@@ -107,9 +108,9 @@ def _write(where: Path | str, data_dir: Path, archive: tarfile.TarFile) -> Manif
 
 
 def _tables(connection: Connection, name: str) -> dict[str, Table]:
-    """The tables as they are, those referred to first."""
+    """The store's tables as they are, those referred to first; a schema of PostgreSQL may hold others, which are not ours."""
     found = MetaData()
-    found.reflect(connection)
+    found.reflect(connection, only=lambda table, _: table in metadata.tables)
     if "meta" not in found.tables or "code" not in found.tables:
         raise ConfigurationError(f"{name} holds no store")
     return {table.name: table for table in found.sorted_tables}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from engine.errors import ConfigurationError
 from engine.store.api import LATEST
@@ -72,6 +73,7 @@ def test_what_was_backed_up_is_restored_to_either_database(tmp_path: Path, targe
     sha256 = next(iter(SqlFunctionStore(database).everything())).latest.code_sha256
     assert (new / "blobs" / f"{sha256}.zip").read_bytes() == PACKAGE
     if target == "postgres":
+        database.writer.submit(lambda c: c.execute(text("CREATE TABLE somebody_elses (x INTEGER)")).close()).result()
         again = tmp_path / "back.tar"
         assert backup(where, new, again).manifest.rows == done.manifest.rows
         database.close()
@@ -155,9 +157,9 @@ def test_damaged_foreign_and_newer_backups_are_refused_and_leave_nothing(tmp_pat
         "rows": ("rows/aliases.jsonl", b"", "aliases has 0 of 1 rows"),
         "json": ("rows/aliases.jsonl", b"{", "damaged"),
     }
-    for n, (label, (name, content, text)) in enumerate(changes.items()):
+    for n, (label, (name, content, words)) in enumerate(changes.items()):
         bad = altered(good, tmp_path / f"bad{n}.tar", name, content)
-        with pytest.raises(ConfigurationError, match=text):
+        with pytest.raises(ConfigurationError, match=words):
             restore(bad, tmp_path / f"r{n}" / "engine.db", tmp_path / f"r{n}")
         assert not list((tmp_path / f"r{n}").glob("*.db")) if (tmp_path / f"r{n}").exists() else True, label
     (tmp_path / "text").write_text("no tar")

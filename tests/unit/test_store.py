@@ -486,6 +486,20 @@ def test_a_postgres_schema_has_one_engine_keeps_its_rows_and_refuses_newer_ones(
         Database(url)
 
 
+def test_a_lost_connection_to_postgres_is_made_again_with_its_lock(postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = postgres_server.schema()
+    database = Database(url)
+    store = SqlFunctionStore(database)
+    asyncio.run(store.save(None, function(), 0))
+    postgres_server.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()")
+    asyncio.run(store.save(function(), function("f", version(size=11)), 0))
+    assert store.get(ACCOUNT, "f").latest.code_size == 11
+    monkeypatch.setattr(engines, "BUSY_S", 0.1)
+    with pytest.raises(ConfigurationError, match="another engine uses this PostgreSQL schema"):
+        Database(url)
+    database.close()
+
+
 def test_names_are_ordered_as_python_orders_them(database: Database) -> None:
     store = SqlFunctionStore(database)
     names = ["B", "a", "a-b", "a_b", "ab", "Z9"]
