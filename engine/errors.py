@@ -274,6 +274,22 @@ class NotImplementedHere(_ClientAwsError):
     type_member = None
 
 
+class SubnetIPAddressLimitReached(AwsError):
+    """SubnetIPAddressLimitReachedException 502: no subnet of the function's VPC has an address left."""
+
+    code = "SubnetIPAddressLimitReachedException"
+    status = 502
+
+    @classmethod
+    def of(cls, reason: str) -> SubnetIPAddressLimitReached | None:
+        """The error, when this is why a sandbox could not be made."""
+        if not reason.endswith("has no free address"):
+            return None
+        return cls(
+            "Lambda couldn't set up VPC access for the Lambda function because one or more configured subnets has no available IP addresses."
+        )
+
+
 class ResourceNotReady(AwsError):
     """ResourceNotReadyException 502: the function cannot run now."""
 

@@ -93,7 +93,8 @@ class Nat:
         table = Table("lambda")
         table.base("input", nft.INPUT, policy_drop=True)
         table.rule("input", nft.known(), nft.accept())
-        table.rule("input", nft.destination(str(RESOLVER)), nft.protocol(nft.PROTOCOLS["udp"]), nft.ports(53, 53), nft.accept())
+        for protocol in ("udp", "tcp"):
+            table.rule("input", nft.destination(str(RESOLVER)), nft.protocol(nft.PROTOCOLS[protocol]), nft.ports(53, 53), nft.accept())
         table.rule("input", nft.incoming(_GATEWAY), nft.reject())
         table.base("forward", nft.FORWARD, policy_drop=True)
         table.rule("forward", nft.known(), nft.accept())

@@ -69,10 +69,14 @@ class Networks:
     def _listen(self, key: str, addresses: list[str], inside: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
         """Have names answered at these addresses of a namespace."""
         with contextlib.ExitStack() as stack:
+            socks: list[socket.socket] = []
             with inside():
-                socks = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in addresses]
-                for sock, ip in zip(socks, addresses, strict=True):
-                    sock.bind((ip, 53))
+                for ip in addresses:
+                    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                        socks.append(stack.enter_context(socket.socket(socket.AF_INET, kind)))
+                        socks[-1].bind((ip, 53))
+                        if kind is socket.SOCK_STREAM:
+                            socks[-1].listen(16)
             packets.send(self._resolver, ["listen", key], [s.fileno() for s in socks])
 
     def serve(self) -> None:

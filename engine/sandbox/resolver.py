@@ -1,8 +1,8 @@
 """Names for functions: those of private servers from a table, all others from the resolvers that the host itself uses.
 
 A process without privilege, because it reads what functions send. Its sockets were bound for it in the networks' namespaces; to the host's
-resolvers it speaks from the host's own network, so 127.0.0.53 works as well as any. UDP only: an answer that is too long for it arrives cut, and
-a client that then tries TCP is refused. Queries are forwarded as they are, each from a port of its own, with an identifier of its own.
+resolvers it speaks from the host's own network, so 127.0.0.53 works as well as any. Queries are forwarded as they are, each from a port of its
+own, with an identifier of its own. TCP, for answers that do not fit a datagram, has a thread per connection: it is rare, and there are few.
 Source: RFC 1035.
 """
 
@@ -17,9 +17,11 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 import traceback
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine.sandbox import kernel, packets
@@ -29,6 +31,7 @@ _NOBODY = 65534
 _RESOLV_CONF = "/etc/resolv.conf"
 _PATIENCE_S = 5.0
 _MAX_WAITING = 512
+_MAX_CONNECTIONS = 16
 _HEADER = struct.Struct(">HHHHHH")
 _A, _IN = 1, 1
 _RESPONSE, _RECURSION = 0x8000, 0x0080
@@ -113,6 +116,7 @@ class Resolver:
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._sockets: dict[int, tuple[socket.socket, str]] = {}
+        self._connections = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         self._names: dict[str, dict[str, str]] = {}
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
         self._upstreams: list[str] = []
@@ -130,7 +134,8 @@ class Resolver:
                 elif fd in self._waiting:
                     self._reply(self._waiting[fd])
                 elif fd in self._sockets:
-                    self._query(*self._sockets[fd])
+                    sock, key = self._sockets[fd]
+                    (self._query if sock.type is socket.SOCK_DGRAM else self._accept)(sock, key)
             self._expire()
 
     def _obey(self, packet: packets.Packet) -> None:
@@ -162,12 +167,48 @@ class Resolver:
         elif not self._forward(sock, message, sender):
             _send(sock, failure(message, end), sender)
 
+    def _accept(self, listener: socket.socket, key: str) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        connection.settimeout(_PATIENCE_S)
+        if not self._connections.acquire(blocking=False):
+            connection.close()
+            return
+        self._refresh()
+        upstream = self._upstreams[0] if self._upstreams else ""
+        names = self._names.get(key, {})
+        threading.Thread(target=self._converse, args=(connection, names, upstream), daemon=True).start()
+
+    def _converse(self, client: socket.socket, names: Mapping[str, str], upstream: str) -> None:
+        """One question and its answer over TCP."""
+        try:
+            with client:
+                message = _read_framed(client)
+                name, kind, end = question(message)
+                if name in names:
+                    reply = answer(message, end, kind, names[name])
+                elif upstream:
+                    with _towards(upstream, socket.SOCK_STREAM) as server:
+                        server.settimeout(_PATIENCE_S)
+                        server.connect((upstream, 53))
+                        server.sendall(_framed(message))
+                        reply = _read_framed(server)
+                else:
+                    reply = failure(message, end)
+                client.sendall(_framed(reply))
+        except (OSError, NotAQuery):
+            pass
+        finally:
+            self._connections.release()
+
     def _forward(self, client: socket.socket, message: bytes, sender: tuple[str, int]) -> bool:
         self._refresh()
         if not self._upstreams or len(self._waiting) >= _MAX_WAITING:
             return False
         upstream = self._upstreams[0]
-        sock = socket.socket(socket.AF_INET6 if ":" in upstream else socket.AF_INET, socket.SOCK_DGRAM)
+        sock = _towards(upstream, socket.SOCK_DGRAM)
         asked = secrets.randbelow(1 << 16)
         try:
             sock.setblocking(False)
@@ -219,6 +260,26 @@ class Resolver:
                 self._read_at = seen.st_ino, seen.st_mtime_ns
         except OSError:
             self._upstreams, self._read_at = [], None
+
+
+def _towards(upstream: str, kind: socket.SocketKind) -> socket.socket:
+    """A socket of the right family. Nothing that may import more is called here: this user may not read the interpreter's library."""
+    return socket.socket(socket.AF_INET6 if ":" in upstream else socket.AF_INET, kind)
+
+
+def _framed(message: bytes) -> bytes:
+    return struct.pack(">H", len(message)) + message
+
+
+def _read_framed(sock: socket.socket) -> bytes:
+    """One message with its length before it. Raises OSError."""
+    data = b""
+    while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2], "big"):
+        piece = sock.recv(65537)
+        if not piece:
+            raise OSError("the other side ended early")
+        data += piece
+    return data[2:]
 
 
 def _send(sock: socket.socket, message: bytes, to: tuple[str, int]) -> None:

@@ -60,7 +60,8 @@ def _for_the_router(made: Table, resolvers: Iterable[str]) -> None:
     made.base("input", nft.INPUT, policy_drop=True)
     made.rule("input", nft.known(), nft.accept())
     for ip in (str(RESOLVER), *resolvers):
-        made.rule("input", nft.destination(ip), nft.protocol(_UDP), nft.ports(53, 53), nft.accept())
+        for protocol in (_UDP, _TCP):
+            made.rule("input", nft.destination(ip), nft.protocol(protocol), nft.ports(53, 53), nft.accept())
 
 
 def _members(ports: Sequence[Member], servers: Sequence[Member]) -> dict[str, list[str]]:

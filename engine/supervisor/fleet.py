@@ -15,6 +15,7 @@ from typing import Protocol
 from engine.clock import Clock
 from engine.core import report
 from engine.core.instance import Event, State
+from engine.errors import AwsError, SubnetIPAddressLimitReached
 from engine.sandbox.api import HolderFds, Sandbox, SpecialiseSpec
 from engine.sandbox.group import CPU_PERIOD_US
 from engine.supervisor.catalogue import Version
@@ -34,7 +35,7 @@ class FleetOwner(InstanceEvents, Protocol):
     def on_worker(self, instance: Instance) -> None:
         """The instance has a specialised sandbox whose worker waits for INIT."""
 
-    def on_unstartable(self, version: Version, why: str) -> None:
+    def on_unstartable(self, version: Version, why: str | AwsError) -> None:
         """An on-demand instance that was spawned cannot be had."""
 
     def on_stopped(self, instance: Instance) -> None:
@@ -178,7 +179,7 @@ class Fleet:
                 # Its template ended: the next one is built again.
                 self.spawn_deficit(version)
             else:
-                self._owner.on_unstartable(version, why)
+                self._owner.on_unstartable(version, SubnetIPAddressLimitReached.of(why) or why)
             return
         if instance.state is not State.STARTING:
             self._sandbox.kill(holder.holder_id)

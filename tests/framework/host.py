@@ -58,6 +58,13 @@ def _other_system_python() -> bool:
     return shown != [str(n) for n in sys.version_info[:2]]
 
 
+def _no_macvlan() -> bool:
+    """Whether interfaces as the engine makes them cannot be made."""
+    try_it = "ip link add name v0 type veth peer name v1 && ip link add link v0 name m0 type macvlan mode private"
+    done = subprocess.run(["unshare", "-n", "sh", "-c", try_it], capture_output=True, check=False, timeout=30)
+    return done.returncode != 0
+
+
 # Reason (a pattern matching the whole of it) -> whether the host really lacks it, told the pattern's groups.
 REASONS: dict[str, Callable[..., bool]] = {
     "not Linux": lambda: sys.platform != "linux",
@@ -67,6 +74,7 @@ REASONS: dict[str, Callable[..., bool]] = {
     "no iproute2": lambda: not shutil.which("ip"),
     "no compiler for extensions": lambda: not (shutil.which("gcc") or shutil.which("cc")) or not os.path.exists(_python_h()),
     "no system Python of the engine's own version": _other_system_python,
+    "no macvlan": _no_macvlan,
     "one core": lambda: len(os.sched_getaffinity(0)) < 2,
     "no hadolint wheel for this processor": lambda: platform.machine() != "x86_64",
     "no PostgreSQL": _no_postgres,

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import Self
 
 from engine.sandbox import kernel
+from engine.sandbox.netlink import DUMP, REQUEST, Message, Netlink, attributes
+from engine.sandbox.nft import NETFILTER
 
 _numbers = itertools.count(1)
 _SERVER = """
@@ -98,6 +100,16 @@ def devices() -> set[str]:
     """Names of the interfaces of the namespace the test runs in."""
     with open("/proc/net/dev") as f:
         return {line.partition(":")[0].strip() for line in f if ":" in line}
+
+
+def filter_tables() -> set[str]:
+    """Names of the nftables tables of the namespace the test runs in."""
+    netlink = Netlink(NETFILTER)
+    try:
+        listing = Message("tables", 10 << 8 | 1, REQUEST | DUMP, bytes(4))
+        return {dict(attributes(body[4:]))[1][:-1].decode() for body in netlink.dump(listing)}
+    finally:
+        netlink.close()
 
 
 def settled(condition: object, what: str, deadline_s: float = 20.0) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 from botocore.exceptions import ClientError
 
 from tests.framework.engine import Engine, engine
 from tests.framework.host import require
-from tests.framework.networks import Host
+from tests.framework.networks import Host, devices, settled
 
 pytestmark = pytest.mark.root
 # The event is an address; the answer is what its web server says, or how it fails.
@@ -84,6 +86,7 @@ class Lab:
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     require("no iproute2")
+    require("no macvlan")
     with Host() as database, engine(vpcs=OWN, vpc_refresh_s=0.2, sandbox="full") as running:
         database.serve("database", 5432)
         made = Lab(running, database)
@@ -219,15 +222,27 @@ def test_nobody_attaches_through_the_port(lab: Lab) -> None:
     assert "by its user" in body.decode()
 
 
-def test_functions_and_servers_are_there_again_after_a_restart(lab: Lab) -> None:
+def _network_process(running: Engine) -> int:
+    broker = psutil.Process(running.state()["processes"]["broker"])
+    return int(next(p.pid for p in broker.children() if p.name() == "lambda-network"))
+
+
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
+def test_nothing_is_left_and_all_is_there_again_after_a_restart(lab: Lab, number: signal.Signals) -> None:
     """The embedded EC2 has forgotten its VPCs by then."""
-    lab.engine.stop()
+    network = _network_process(lab.engine)
+    assert f"le-nat-{network}" in devices()
+    lab.engine.stop(number)
+    settled(lambda: f"le-nat-{network}" not in devices(), "the host's end is gone")
+    with lab.database.inside():
+        settled(lambda: not [d for d in devices() if d.startswith("vpc")], "the server's end is gone")
     lab.engine.start()
     lab.aws = lab.engine.client()
     assert lab.get("app", "db.internal", 5432) == "database for 10.0.1.254"
     assert lab.get("stranger", "10.0.1.10", 5432, 0.5) == "TimeoutError"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("level", "network"), [("process", "auto"), ("full", "host")])
 def test_where_vpcs_cannot_be_had_they_are_refused(level: str, network: str) -> None:
     with engine(sandbox=level, network=network, vpcs=OWN) as running:

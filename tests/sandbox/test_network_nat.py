@@ -13,7 +13,7 @@ import pytest
 
 from engine.errors import SandboxUnavailable
 from tests.framework.host import require
-from tests.framework.networks import Host, devices, settled
+from tests.framework.networks import Host, devices, filter_tables, settled
 from tests.sandbox.rig import Failed, Rig
 
 GET = """
@@ -43,6 +43,7 @@ def world():
     """A host, and the rest of the world as it sees it: a web server at two addresses, one of them where clouds keep credentials."""
     require("not root")
     require("no iproute2")
+    require("no macvlan")
     with Host() as host, Host() as outside:
         host.join(outside, "203.0.113.2/24", "203.0.113.1/24")
         outside.ip("address", "add", "192.0.2.80/32", "dev", "lo")
@@ -132,9 +133,23 @@ def test_names_are_resolved_by_the_hosts_resolver(rig, world, box, tmp_path):
             extra.bind((upstream, 53))
             server.close()
             server = extra
+    server_ip = server.getsockname()[0]
     threading.Thread(target=_answer, args=(server,), daemon=True).start()
     assert box.run("import socket; result = socket.gethostbyname('example.test')") == "192.0.2.80"
     server.close()
+    # Over TCP, as after an answer that did not fit.
+    with host.inside():
+        stream = socket.create_server((server_ip, 53))
+    threading.Thread(target=_answer_stream, args=(stream,), daemon=True).start()
+    query = "00070100000100000000000004686f737404746573740000010001"
+    got = box.run(f"""
+import socket
+with socket.create_connection(("169.254.169.253", 53), 20) as s:
+    s.sendall(bytes.fromhex("{len(query) // 2:04x}{query}"))
+    result = s.makefile("rb").read().hex()
+""")
+    assert got.endswith(socket.inet_aton("192.0.2.80").hex())
+    stream.close()
 
 
 def _upstream(path: Path) -> str:
@@ -149,15 +164,27 @@ def _answer(server: socket.socket) -> None:
             message, sender = server.recvfrom(4096)
         except OSError:
             return
-        end = message.index(b"\0", 12) + 5
-        record = struct.pack(">HHHIH", 0xC00C, 1, 1, 60, 4) + socket.inet_aton("192.0.2.80")
-        server.sendto(message[:2] + struct.pack(">HHHHH", 0x8180, 1, 1, 0, 0) + message[12:end] + record, sender)
+        server.sendto(_reply(message), sender)
+
+
+def _reply(message: bytes) -> bytes:
+    end = message.index(b"\0", 12) + 5
+    record = struct.pack(">HHHIH", 0xC00C, 1, 1, 60, 4) + socket.inet_aton("192.0.2.80")
+    return message[:2] + struct.pack(">HHHHH", 0x8180, 1, 1, 0, 0) + message[12:end] + record
+
+
+def _answer_stream(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        reply = _reply(connection.recv(4096)[2:])
+        connection.sendall(struct.pack(">H", len(reply)) + reply)
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
 def test_the_host_is_as_it_was_after_a_stop_and_after_a_kill(tmp_path, how):
     require("not root")
     require("no iproute2")
+    require("no macvlan")
     with Host() as fresh, fresh.inside():
         before = devices()
         assert forwarding() == "0"
@@ -166,6 +193,7 @@ def test_the_host_is_as_it_was_after_a_stop_and_after_a_kill(tmp_path, how):
             rig.instance()
             assert forwarding() == "1"
             assert devices() != before
+            assert [name.split("-")[:2] for name in filter_tables()] == [["lambda", "engine"]]
             if how == "kill":
                 # The keeper is what the supervisor started; killed with its broker it cannot start another one.
                 assert rig.link._process is not None
@@ -174,6 +202,7 @@ def test_the_host_is_as_it_was_after_a_stop_and_after_a_kill(tmp_path, how):
                 rig.wait("broker_lost")
             rig.link._closing = True
         settled(lambda: devices() == before, "the interfaces are gone")
+        settled(lambda: filter_tables() == set(), "the rules are gone")
         if how == "kill":
             # The switch has no owner but a note: the next engine puts it right, here by starting without a need for it and ending.
             with Rig(tmp_path / "next", network="nat"):
@@ -184,6 +213,7 @@ def test_the_host_is_as_it_was_after_a_stop_and_after_a_kill(tmp_path, how):
 def test_a_host_that_forwards_goes_on_forwarding(tmp_path):
     require("not root")
     require("no iproute2")
+    require("no macvlan")
     with Host() as host, host.inside():
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         with Rig(tmp_path, network="nat"):
@@ -191,6 +221,7 @@ def test_a_host_that_forwards_goes_on_forwarding(tmp_path):
         assert forwarding() == "1"
 
 
+@pytest.mark.slow
 def test_the_network_process_is_replaced_with_its_broker(world, tmp_path):
     with world[0].inside(), Rig(tmp_path, network="nat") as rig:
         broker = rig.link.broker_pid

@@ -660,6 +660,19 @@ def test_when_no_sandbox_can_be_made_the_caller_is_told_why(play: Callable[..., 
     play(scenario)
 
 
+def test_a_full_subnet_is_awss_own_error(play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.sandbox.refuse = "subnet subnet-1 has no free address"
+        rig.put()
+        answer = rig.invoke()
+        async with asyncio.timeout(5):
+            await answer.done.wait()
+        assert answer.error is not None
+        assert (answer.error.status, answer.error.code) == (502, "SubnetIPAddressLimitReachedException")
+
+    play(scenario)
+
+
 def test_a_sandbox_that_cannot_take_the_code_fails_its_caller_once_and_is_not_tried_for_ever(play: Callable[..., None]) -> None:
     async def scenario(rig: Rig) -> None:
         rig.put()
