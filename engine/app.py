@@ -72,6 +72,9 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
     first = own if own in runtimes else next(iter(runtimes))
     # Custom runtimes need nothing of the host but the agent, which is Python.
     others = {k: Interpreter(v.path, v.version, v.shows) for k, v in toolchains.discover(settings.runtimes).items()}
+    if settings.java_client is not None:
+        jars = str(settings.java_client.expanduser().absolute())
+        others |= {k: Interpreter(v.path, v.version, (*v.shows, jars), f"{jars}/*") for k, v in toolchains.java().items()}
     custom = {name: Interpreter("", name.partition(".")[2]) for name in CUSTOM}
     runtimes = {first: runtimes[first], **runtimes, **others, **custom}
     commands = Commands(

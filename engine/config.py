@@ -194,6 +194,10 @@ class Settings(BaseSettings):
     runtimes: dict[str, Path] = Field(
         default_factory=dict, description="Runtime id to interpreter, e.g. {'python3.12': '/usr/bin/python3.12'}."
     )
+    java_client: Path | None = Field(
+        None,
+        description="Directory of jars: aws-lambda-java-runtime-interface-client and what it needs. With a JDK it makes Java runtimes available.",
+    )
 
     signing_profiles: dict[str, Path] = Field(
         default_factory=dict, description="ARN of a signing profile version to a public key in PEM, for code signing configurations."

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from engine.control import instance_policy
-from engine.core.runtimes import family
+from engine.core.runtimes import Family, family
 from engine.errors import (
     AccessDenied,
     CodeStorageExceeded,
@@ -144,7 +144,10 @@ def check_runtime(runtime: str, installed: Collection[str]) -> None:
     here = f"Installed: {', '.join(sorted(installed, key=_by_number)) or 'none'}."
     if family(runtime) is None:
         raise NotImplementedHere(f"Lambda Engine does not run the runtime {runtime} yet. {here}")
-    raise InvalidParameterValue(f"Runtime {runtime} is not installed on this host. {here}")
+    needs = ""
+    if family(runtime) is Family.JAVA:
+        needs = " It takes a JDK of that version and LAMBDA_ENGINE_JAVA_CLIENT, the jars of AWS's runtime interface client for Java."
+    raise InvalidParameterValue(f"Runtime {runtime} is not installed on this host.{needs} {here}")
 
 
 def _by_number(runtime: str) -> tuple[str, int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 NODE_MAJORS = (20, 22, 24)
 _ASK_S = 10.0
+_JAVA_VERSION = re.compile(r'^JAVA_VERSION="((\d+)[^"]*)"', re.MULTILINE)
 _VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)\s*")
 
 
@@ -39,6 +40,26 @@ def discover(overrides: Mapping[str, Path] | None = None) -> dict[str, Toolchain
         override = chosen.get(toolchain.runtime)
         if override is None or os.path.realpath(override) == toolchain.path:
             found.setdefault(toolchain.runtime, toolchain)
+    return found
+
+
+def java() -> dict[str, Toolchain]:
+    """Runtime id (``java21``) to the JDK of that version, from the file that every JDK since 8 carries."""
+    homes = [os.environ.get("JAVA_HOME", ""), *map(str, sorted(Path("/usr/lib/jvm").glob("*")))]
+    on_path = shutil.which("java")
+    if on_path:
+        homes.append(os.path.dirname(os.path.dirname(os.path.realpath(on_path))))
+    found: dict[str, Toolchain] = {}
+    for home in filter(None, homes):
+        real = os.path.realpath(home)
+        program = os.path.join(real, "bin/java")
+        try:
+            match = _JAVA_VERSION.search(Path(real, "release").read_text(errors="replace"))
+        except OSError:
+            continue
+        if match is not None and os.access(program, os.X_OK):
+            shows = () if real.startswith("/usr/") else (real,)
+            found.setdefault(f"java{match[2]}", Toolchain(f"java{match[2]}", program, match[1], shows))
     return found
 
 

@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Callable, NoReturn, Optional, Union
 
 from runtime_bootstrap import packing
@@ -55,6 +55,8 @@ class Agent(Events, ext.Told):
         self.loop = loop
         self.init = init
         self.env: "dict[str, str]" = init["env"]
+        self._task_root = init.get("task_root") or "/var/task"
+        self._opt_root = init.get("opt_root") or "/opt"
         self._json = (init.get("log_format") or "") == "JSON"
         self.link = Link(loop, sock, self._on_frame)
         self._relay = Relay(loop, self.link, self, init_frame) if init.get("native") else None
@@ -137,7 +139,7 @@ class Agent(Events, ext.Told):
 
     def start(self) -> None:
         """Start the extensions; the runtime follows when all of them have registered."""
-        paths = ext.programs(self.init.get("opt_root") or "/opt")
+        paths = ext.programs(self._opt_root)
         if self._json or paths:
             self._output = outputs.Output(self.loop, self._on_line)
         if len(paths) > ext.MOST:
@@ -176,15 +178,14 @@ class Agent(Events, ext.Told):
         """The program to run. Raises LookupError with AWS's text when there is none."""
         command = self.init.get("command")
         if command:
-            argv = [arg.replace("{runtime}", library_root()) for arg in command]
+            roots = {"{runtime}": library_root(), "{task}": self._task_root, "{opt}": self._opt_root}
+            argv = [reduce(lambda text, name: text.replace(name, roots[name]), roots, arg) for arg in command]
             wrapper = self.env.get("AWS_LAMBDA_EXEC_WRAPPER")
             if not wrapper:
                 return argv
             # As AWS's start script, a shell: what cannot be run is its exit status 127.
             return ["/bin/sh", "-c", 'exec "$@"', "sh", wrapper, *argv]
-        task_root = self.init.get("task_root") or "/var/task"
-        opt_root = self.init.get("opt_root") or "/opt"
-        for path in (task_root + "/bootstrap", opt_root + "/bootstrap"):
+        for path in (self._task_root + "/bootstrap", self._opt_root + "/bootstrap"):
             if os.path.isfile(path) and os.access(path, os.X_OK):
                 return [path]
         raise LookupError("Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from tests.framework import clients, host
-from tests.framework.engine import Engine
+from tests.framework.engine import Engine, engine, zip_of
 
 CONTEXT = {"custom": {"k": "v"}, "env": {"locale": "de"}}
 LIMIT = 6 * 1024 * 1024 + 100
@@ -132,3 +134,22 @@ def test_the_context(language: tuple[Language, str, Any]) -> None:
     assert (seen["function"], seen["version"], int(seen["memory"])) == (name, "$LATEST", spec.memory)
     assert seen["custom"] == {"k": "v"}
     assert str(seen["trace"]).startswith("Root=1-")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1000)
+def test_a_managed_java_function(tmp_path: Path) -> None:
+    """The package holds the function alone; the client is the engine's to bring."""
+    host.require("no JDK with Maven")
+    folder = clients.java_folder()
+    classes = folder / "classes/client/Handler.class"
+    version = subprocess.run(["javac", "-version"], capture_output=True, text=True, check=True).stdout.split()[1].split(".")[0]
+    with engine(java_client=str(folder / "lib")) as running:
+        package = zip_of({"client/Handler.class": classes.read_bytes()})
+        running.deploy("java", package, "client.Handler", Runtime=f"java{version}", MemorySize=512, Timeout=30)
+        client = running.client()
+        assert invoke(client, "java", {"op": "echo"})[0] == {"op": "echo"}
+        payload, error, _ = invoke(client, "java", {"op": "error"})
+        assert (payload["errorMessage"], error) == ("boom", "Unhandled")
+        with pytest.raises(client.exceptions.InvalidParameterValueException, match="LAMBDA_ENGINE_JAVA_CLIENT"):
+            running.deploy("older", package, "client.Handler", Runtime="java8.al2")
