@@ -127,10 +127,14 @@ def test_the_life_of_an_extension(shared: Engine, deploy: Callable[..., str], ki
         "functionName": name, "functionVersion": "$LATEST", "handler": "m.f", "accountId": "000000000000",
     }  # fmt: skip
     events = [s["event"] for s in told if "event" in s]
-    assert [e["eventType"] for e in events] == ["INVOKE", "INVOKE", "SHUTDOWN"]
+    kinds = [e["eventType"] for e in events]
+    # One SHUTDOWN for each instance: on a busy host the second invocation may have found the first one's extension still at work.
+    assert kinds[:1] == ["INVOKE"]
+    assert (kinds.count("INVOKE"), set(kinds)) == (2, {"INVOKE", "SHUTDOWN"})
     assert set(events[0]) == {"eventType", "deadlineMs", "requestId", "invokedFunctionArn", "tracing"}
     assert events[0]["tracing"]["value"].startswith("Root=1-")
-    assert (events[2]["shutdownReason"], set(events[2])) == ("SPINDOWN", {"eventType", "shutdownReason", "deadlineMs"})
+    last = events[kinds.index("SHUTDOWN")]
+    assert (last["shutdownReason"], set(last)) == ("SPINDOWN", {"eventType", "shutdownReason", "deadlineMs"})
 
 
 @pytest.mark.parametrize(
