@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from engine.control import instance_policy
@@ -89,6 +89,8 @@ _NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
     "DeadLetterConfig": lambda v: not v.get("TargetArn"),
     "TracingConfig": lambda v: v.get("Mode") in (None, "PassThrough"),
     "ImageConfig": lambda v: not any(v.values()),
+    # Packages are always copied.
+    "S3ObjectStorageMode": lambda v: v == "COPY",
 }
 
 
@@ -101,6 +103,12 @@ def refuse_unsupported(operation: str, members: Mapping[str, Any]) -> None:
         raise NotImplementedHere(
             f"Lambda Engine does not support {name}{_detail(name, value)} in {operation}. Nothing was changed: leave the member out."
         )
+
+
+def refused_members(operation: str, members: Iterable[str]) -> list[str]:
+    """Those of an operation's ``members`` that are refused unless they ask for nothing; none for an operation that obeys all."""
+    obeyed = _OBEYED.get(operation)
+    return [] if obeyed is None else sorted(set(members) - obeyed)
 
 
 def _detail(name: str, value: Any) -> str:

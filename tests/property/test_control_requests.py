@@ -183,3 +183,42 @@ def test_what_is_not_there_is_answered_so(client: RawClient, name: str) -> None:
     answer = client.call(name, params)
     assert (answer.status, answer.code) == ABSENT.get(name, NOT_FOUND), (params, answer.body)
     check(name, answer, (params, answer.body))
+
+
+READS = [name for name in NAMES if name.startswith(("Get", "List")) and "FunctionName" in MODEL.operation(name).input.members]
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_function_is_the_same_by_every_form_of_its_name(client: RawClient, name: str) -> None:
+    members = MODEL.operation(name).input.members
+    params = baseline(MODEL.operation(name))
+    plain = client.call(name, {**params, "FunctionName": "other"})
+    for form in FORMS:
+        answer = client.call(name, {**params, "FunctionName": form.format("other")})
+        assert (answer.status, answer.code, answer.members) == (plain.status, plain.code, plain.members), form
+    # ``name:qualifier`` is the name and the qualifier.
+    if "Qualifier" not in members or members["FunctionName"].name == "FunctionUrlFunctionName":
+        return
+    for qualifier in ("1", "$LATEST", "7"):
+        apart = client.call(name, {**params, "FunctionName": "other", "Qualifier": qualifier})
+        together = {**params, "FunctionName": f"{ARN}other:{qualifier}"}
+        if "Qualifier" not in MODEL.operation(name).input.required:
+            together.pop("Qualifier", None)
+        else:
+            together["Qualifier"] = qualifier
+        answer = client.call(name, together)
+        assert (answer.status, answer.code) == (apart.status, apart.code), qualifier
+        assert _without_location(answer.members) == _without_location(apart.members), qualifier
+        clash = client.call(name, {**params, "FunctionName": f"other:{qualifier}", "Qualifier": "2"})
+        assert clash.message == "The derived qualifier from the function name does not match the specified qualifier."
+
+
+def _without_location(members: dict[str, Any]) -> dict[str, Any]:
+    """Addresses of packages carry the time they were made at."""
+    return {key: value for key, value in members.items() if key != "Code"}
+
+
+def test_a_function_of_another_region_is_not_reachable(client: RawClient) -> None:
+    answer = client.call("GetFunction", {"FunctionName": "arn:aws:lambda:eu-west-1:000000000000:function:there"})
+    assert (answer.status, answer.code) == NOT_FOUND
+    assert answer.message == "Functions from 'eu-west-1' are not reachable in this region ('us-east-1')"

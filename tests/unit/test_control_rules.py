@@ -103,6 +103,15 @@ def test_members_nothing_would_obey_are_named(members: dict[str, Any]) -> None:
         rules.refuse_unsupported("CreateFunction", {"FunctionName": "f", **members})
 
 
+def test_packages_are_copied_and_only_that_may_be_asked_for() -> None:
+    rules.refuse_unsupported("UpdateFunctionCode", {"S3ObjectStorageMode": "COPY"})
+    rules.refuse_unsupported("FunctionCode", {"S3ObjectStorageMode": "COPY"})
+    with pytest.raises(NotImplementedHere, match="does not support S3ObjectStorageMode"):
+        rules.refuse_unsupported("UpdateFunctionCode", {"S3ObjectStorageMode": "REFERENCE"})
+    assert "KMSKeyArn" in rules.refused_members("CreateFunction", ["KMSKeyArn", "Timeout"])
+    assert rules.refused_members("ListTags", ["Resource"]) == []
+
+
 def test_an_operation_obeys_only_its_own_members() -> None:
     rules.refuse_unsupported("UpdateFunctionCode", {"DryRun": True, "Publish": True})
     with pytest.raises(NotImplementedHere, match="Publish"):
