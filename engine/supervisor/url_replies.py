@@ -118,8 +118,11 @@ class UrlStream(UrlReply):
         self._resume = resume
         if content_type == PRELUDE_TYPE:
             self._gathered = bytearray()
-        else:
+        elif content_type.isprintable():
             self._open(UrlResponse(200, [("content-type", content_type)], b""))
+        else:
+            # It would end the header, and the function would write the next one.
+            self._spoilt()
 
     def piece(self, data: bytes) -> bool:
         if self._gathered is not None:
@@ -133,13 +136,17 @@ class UrlStream(UrlReply):
                     raise MalformedResponse("the prelude does not end")
                 self._open(prelude(gathered[:end]))
             except MalformedResponse:
-                self.internal_error(self._request_id)
-                self._gone = True
+                self._spoilt()
                 return True
             data = gathered[end + len(_PRELUDE_END) :]
         if data and not self._gone and not self._silent:
             self._connection.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         return not self._full
+
+    def _spoilt(self) -> None:
+        """Nothing has been sent yet, and nothing of what the function writes can be."""
+        self.internal_error(self._request_id)
+        self._gone = True
 
     def _open(self, answer: UrlResponse) -> None:
         self._begun = True

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.protocol import cors
-from engine.protocol.function_url import MalformedResponse, UrlContext, UrlRequest, UrlResponse, event, response
+from engine.protocol.function_url import MalformedResponse, UrlContext, UrlRequest, UrlResponse, event, prelude, response
 
 ID = "a" * 32
 CONTEXT = UrlContext(ID, f"{ID}.lambda-url.us-east-1.localhost", "request-1", 1_583_348_638_390, "Root=1-2-3", "4566", None)
@@ -149,6 +149,25 @@ JSON_VALUES = st.recursive(
 def test_no_answer_can_smuggle_a_header_or_raise_anything_else(value: Any) -> None:
     try:
         answer = response(json.dumps(value).encode())
+    except MalformedResponse:
+        return
+    assert 200 <= answer.status <= 599
+    assert not any(c in part for pair in answer.headers for part in pair for c in "\r\n\0")
+
+
+def test_a_prelude_may_leave_everything_out() -> None:
+    assert prelude(b"{}") == UrlResponse(200, [("content-type", "application/octet-stream")], b"")
+    described = b'{"statusCode": 302, "headers": {"Location": "/x"}, "cookies": ["a=b"], "body": "ignored"}'
+    assert prelude(described) == UrlResponse(302, [("content-type", "application/octet-stream"), ("Location", "/x"), ("set-cookie", "a=b")], b"")
+    for wrong in (b"", b"[]", b"null", b'{"statusCode": "x"}', b'{"headers": {"a": "b\\nc"}}'):
+        with pytest.raises(MalformedResponse):
+            prelude(wrong)
+
+
+@given(JSON_VALUES)
+def test_no_prelude_can_smuggle_a_header_or_raise_anything_else(value: Any) -> None:
+    try:
+        answer = prelude(json.dumps(value).encode())
     except MalformedResponse:
         return
     assert 200 <= answer.status <= 599
