@@ -171,7 +171,8 @@ class Engine:
         status, body = self.get("/_engine/version")
         known = json.loads(body).get("runtimes", {}) if status == http.HTTPStatus.OK else {}
         own = f"python3.{sys.version_info.minor}"
-        return own if own in known or not known else max(known, key=lambda name: int(name.rpartition(".")[2]))
+        pythons = [name for name in known if name.startswith("python")]
+        return own if own in pythons or not pythons else max(pythons, key=lambda name: int(name.rpartition(".")[2]))
 
 
 @contextlib.contextmanager

@@ -103,7 +103,8 @@ def design(page: str) -> str:
 
 def served() -> list[str]:
     """Operations somebody answers. Registering only names the handlers; their parts are not touched before a request."""
-    names: set[str] = set()
+    # The data plane's alone: the control plane never sees one.
+    names = {"InvokeWithResponseStream"}
 
     class Listening:
         def add(self, operation: str, handler: object) -> None:
