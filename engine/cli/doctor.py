@@ -107,18 +107,21 @@ def sandbox_findings(settings: Settings) -> list[Finding]:
 
 def interpreter_findings(settings: Settings) -> list[Finding]:
     """The runtimes this host can run."""
+    from engine.sandbox import toolchains
     from engine.sandbox.interpreters import discover
 
-    interpreters = discover(settings.runtimes)
+    interpreters = discover({k: v for k, v in settings.runtimes.items() if k.startswith("python")})
     if not interpreters:
         return [
             Finding("runtimes", Verdict.PROBLEM, "no Python 3.9 to 3.14 found: install one or set LAMBDA_ENGINE_RUNTIMES")
         ]
     found = [Finding(f"runtime {name}", Verdict.OK, f"{i.version} ({i.path})") for name, i in interpreters.items()]
+    others = {**toolchains.discover(settings.runtimes), **(toolchains.java() if settings.java_client is not None else {})}
+    found += [Finding(f"runtime {name}", Verdict.OK, f"{t.version} ({t.path})") for name, t in others.items()]
     found += [
-        Finding(f"runtime {name}", Verdict.PROBLEM, f"{path} (LAMBDA_ENGINE_RUNTIMES) is not a working Python of that version")
+        Finding(f"runtime {name}", Verdict.PROBLEM, f"{path} (LAMBDA_ENGINE_RUNTIMES) is not a working interpreter of that version")
         for name, path in settings.runtimes.items()
-        if name not in interpreters
+        if name not in interpreters and name not in others
     ]
     return found
 
