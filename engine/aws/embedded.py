@@ -8,6 +8,8 @@ import sys
 
 from engine.config import ENV_PREFIX, AuthMode, Settings
 
+URL_VARIABLE = "ENGINE_EMBEDDED_URL"
+KEY_VARIABLE = "ENGINE_EMBEDDED_KEY"
 TOKEN_VARIABLE = "ENGINE_EMBEDDED_TOKEN"  # noqa: S105 - a name
 ENFORCE_VARIABLE = "ENGINE_EMBEDDED_ENFORCE"
 IDENTITY_PATH = "/_lambda-engine/identity/"
@@ -16,10 +18,13 @@ IDENTITY_PATH = "/_lambda-engine/identity/"
 _DROPPED = (ENV_PREFIX, "AWS_", "MOTO_", "WERKZEUG_", "FLASK_")
 
 
-def command(settings: Settings, port: int, token: str = "") -> tuple[list[str], dict[str, str]]:
+def command(
+    settings: Settings, port: int, token: str = "", engine_url: str = "", key: tuple[str, str, str] | None = None
+) -> tuple[list[str], dict[str, str]]:
     """argv and environment of a server on ``127.0.0.1:port`` that plays ``settings.account_id`` and ends with its parent.
 
-    With a ``token`` it serves only requests that carry it. It must be started from the process (and thread) that calls this: the child leaves at once when its parent is another.
+    With a ``token`` it serves only requests that carry it. With an ``engine_url`` its CloudFormation makes Lambda resources there, signed with
+    ``key`` if there is one. It must be started from the process (and thread) that calls this: the child leaves at once when its parent is another.
     """
     argv = [sys.executable, "-m", "engine.aws.embedded_server", str(port), str(os.getpid())]
     env = {k: v for k, v in os.environ.items() if not k.startswith(_DROPPED)}
@@ -30,6 +35,10 @@ def command(settings: Settings, port: int, token: str = "") -> tuple[list[str], 
         AWS_DEFAULT_REGION=settings.region,
         PYTHONUNBUFFERED="1",
     )
+    if engine_url:
+        env[URL_VARIABLE] = engine_url
+    if key is not None:
+        env[KEY_VARIABLE] = " ".join(key)
     if token:
         env[TOKEN_VARIABLE] = token
     if settings.auth is AuthMode.IAM:

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterable
 from types import FrameType
 from typing import Any
@@ -51,8 +52,28 @@ def main(argv: list[str]) -> int:
         from engine.aws import enforcement  # noqa: PLC0415
 
         enforcement.install()
-    run_simple(HOST, port, application, threaded=True, request_handler=MotoRequestHandler)
+    run_simple(HOST, port, Bridged(application), threaded=True, request_handler=MotoRequestHandler)
     return 0
+
+
+class Bridged:
+    """A WSGI application that learns at the first request to CloudFormation to make Lambda resources on the engine."""
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+        self._lock = threading.Lock()
+        self._done = False
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if not self._done and "/cloudformation/aws4_request" in environ.get("HTTP_AUTHORIZATION", ""):
+            with self._lock:
+                if not self._done:
+                    from engine.aws import stack_bridge  # noqa: PLC0415 - it imports all of moto
+
+                    stack_bridge.install()
+                    self._done = True
+        answer: Iterable[bytes] = self._application(environ, start_response)
+        return answer
 
 
 class Guarded:

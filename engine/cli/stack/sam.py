@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.aws.managed_policies import AwsPolicies
 from engine.cli.output import CliError
 from engine.cli.package import zipped
 
@@ -35,7 +36,7 @@ def translate(template: dict[str, Any], parameters: Mapping[str, Any], folder: P
     # The translator asks boto3 for the region and nothing else.
     os.environ.setdefault("AWS_DEFAULT_REGION", region)
     try:
-        plain = transform(template, dict(parameters), ManagedPolicyLoader(_AwsPolicies()))
+        plain = transform(template, dict(parameters), ManagedPolicyLoader(AwsPolicies()))
     except InvalidDocumentException as e:
         causes = "; ".join(str(c.message) for c in e.causes) or str(e)
         raise CliError(f"the SAM template is not valid: {causes}", 2) from e
@@ -64,19 +65,3 @@ def _find_code(template: dict[str, Any], folder: Path) -> dict[str, Path]:
             local[key] = path
             properties[member] = f"s3://{BUCKET}/{key}"
     return local
-
-
-class _AwsPolicies:
-    """The managed policies that templates name, without asking IAM for the list: a name stands for the ARN it has in AWS."""
-
-    def get_paginator(self, _operation: str) -> _AwsPolicies:
-        return self
-
-    @staticmethod
-    def paginate(**_arguments: Any) -> list[dict[str, Any]]:
-        service_roles = ("AWSLambdaBasicExecutionRole", "AWSLambdaVPCAccessExecutionRole", "AWSLambdaSQSQueueExecutionRole",
-                         "AWSLambdaDynamoDBExecutionRole", "AWSLambdaKinesisExecutionRole", "AWSLambdaRole")  # fmt: skip
-        plain = ("AmazonS3FullAccess", "AmazonS3ReadOnlyAccess", "AmazonSQSFullAccess", "AmazonDynamoDBFullAccess", "AWSXrayWriteOnlyAccess",
-                 "AWSXRayDaemonWriteAccess", "AWSLambda_FullAccess", "AWSLambda_ReadOnlyAccess", "AmazonSNSFullAccess")  # fmt: skip
-        arns = {n: f"arn:aws:iam::aws:policy/service-role/{n}" for n in service_roles} | {n: f"arn:aws:iam::aws:policy/{n}" for n in plain}
-        return [{"Policies": [{"PolicyName": name, "Arn": arn} for name, arn in arns.items()]}]

@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.aws.beside_resources import BESIDE
+from engine.aws.lambda_resources import DIGEST, HANDLERS, IGNORED, Code, Handler, Made, Replace
 from engine.cli.output import CliError
 from engine.cli.session import Session
 from engine.cli.stack import sam
 from engine.cli.stack.assets import Assets
-from engine.cli.stack.beside import BESIDE
 from engine.cli.stack.companion import Companion
-from engine.cli.stack.resources import DIGEST, HANDLERS, IGNORED, Code, Handler, Made, Replace
 from engine.cli.stack.state import Standing, State, StateFile
 from engine.cli.stack.template import Evaluator, parameters_of, read, references
 

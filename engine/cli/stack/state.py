@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.aws.lambda_resources import Made
 from engine.cli.output import CliError
-from engine.cli.stack.resources import Made
 
 FOLDER = ".lambda-engine"
 

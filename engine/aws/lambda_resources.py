@@ -1,4 +1,4 @@
-"""The Lambda resources of a template, through the Lambda API. Property names are CloudFormation's, which are nearly the API's.
+"""The Lambda resources of a template, made through the Lambda API. Property names are CloudFormation's, which are nearly the API's.
 
 Source: docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/AWS_Lambda.html.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,16 @@ WAIT = {"Delay": 0.2, "MaxAttempts": 600}
 Properties = Mapping[str, Any]
 # Put beside the name of a package that lies on this disk, so that another content is another property.
 DIGEST = "LocalSha256"
+
+
+def inline_package(text: str, runtime: str) -> bytes:
+    """The package of code written in the template itself: one file, ``index`` with the runtime's suffix, as CloudFormation makes it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        entry = zipfile.ZipInfo("index.js" if runtime.startswith("nodejs") else "index.py", (1980, 1, 1, 0, 0, 0))
+        entry.external_attr = 0o100644 << 16
+        archive.writestr(entry, text)
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +50,8 @@ class Code:
 
     def arguments(self, code: Properties, runtime: str) -> tuple[dict[str, Any], str | None]:
         """(members of the API's FunctionCode, SHA-256 in base64 when the bytes are known here)."""
-        from engine.cli.stack.inline import package
-
         if code.get("ZipFile") is not None:
-            data: bytes | None = package(str(code["ZipFile"]), runtime)
+            data: bytes | None = inline_package(str(code["ZipFile"]), runtime)
         elif code.get("S3Bucket"):
             data = self._local(str(code["S3Bucket"]), str(code["S3Key"]))
         else:

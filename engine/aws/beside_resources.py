@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from engine.cli.stack.resources import Handler, Made, Properties
+from engine.aws.lambda_resources import Handler, Made, Properties
 
 
 class BucketPolicyHandler(Handler):
