@@ -227,6 +227,9 @@ class Settings(BaseSettings):
         description="Copy instances from a template whose init ran once, as SnapStart does, for every Python version and $LATEST too; "
         "AWS would not.",
     )
+    autoscaling_period_s: float = Field(
+        60.0, gt=0, description="What Application Auto Scaling of provisioned concurrency takes for a minute (for tests: less)."
+    )
     memory_budget_mib: int = Field(0, ge=0, description="What the MemorySize of all instances may add up to; 0: anything.")
     memory_reserve_mib: int = Field(
         256, ge=0, description="With less memory left on the machine than this, no instance starts before another one goes."

@@ -32,12 +32,14 @@ from engine.clock import SystemClock
 from engine.config import AuthMode, Settings, load
 from engine.control import operations
 from engine.control.access import Access, Identities
+from engine.control.autoscaling import AutoScaler
 from engine.control.catalogue import Catalogue
 from engine.control.changes import Changes
 from engine.control.code_links import CodeLinks
 from engine.control.link import ControlLink, Hello
 from engine.control.packages import Packages
 from engine.control.plane import Plane
+from engine.control.provisioned import ProvisionedOperations
 from engine.control.restore import restore
 from engine.control.roles import PATH as CREDENTIALS_PATH
 from engine.control.roles import CredentialsEndpoint, Roles
@@ -174,7 +176,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
     link.start()
     dispatcher.start()
     try:
-        async with _helpers(_collect(code), _watch(parent), plane.vpcs.run()):
+        async with _helpers(_collect(code), _watch(parent), plane.vpcs.run(), _auto_scaler(plane, settings, clock).run()):
             with _listening(settings.run_dir() / "http.sock") as listener:
                 await _until_signal(app, listener)
     finally:
@@ -184,6 +186,18 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         await link.close()
         app.close()
         plane.packages.close()
+
+
+def _auto_scaler(plane: Plane, settings: Settings, clock: SystemClock) -> AutoScaler:
+    return AutoScaler(
+        plane.link,
+        plane.sources,
+        ProvisionedOperations(plane),
+        clock,
+        account=settings.account_id,
+        region=settings.region,
+        period_s=settings.autoscaling_period_s,
+    )
 
 
 @contextlib.contextmanager

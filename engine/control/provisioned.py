@@ -49,7 +49,11 @@ class ProvisionedOperations:
 
     async def put(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref, qualifier = _located(caller, params, _UNPUBLISHED)
-        plane, wanted = self._plane, int(params[_MEMBER])
+        return await self.provide(ref, qualifier, int(params[_MEMBER]))
+
+    async def provide(self, ref: FunctionRef, qualifier: str, wanted: int) -> dict[str, Any]:
+        """Ask for so many instances; the configuration as the API shows it."""
+        plane = self._plane
         await plane.link.ready()
         async with plane.changes.account_lock(ref.account), plane.changes.lock(ref.account, ref.name):
             function = await plane.read(ref)
@@ -82,7 +86,10 @@ class ProvisionedOperations:
 
     async def delete(self, caller: Caller, params: dict[str, Any]) -> None:
         """Deleting what is not there succeeds, as at AWS."""
-        ref, qualifier = _located(caller, params, _NOT_A_RESOURCE)
+        await self.withdraw(*_located(caller, params, _NOT_A_RESOURCE))
+
+    async def withdraw(self, ref: FunctionRef, qualifier: str) -> None:
+        """Ask for no instances any more."""
         plane = self._plane
         await plane.link.ready()
         async with plane.changes.account_lock(ref.account), plane.changes.lock(ref.account, ref.name):

@@ -30,6 +30,8 @@ class AwsEndpoint:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, clock: Clock, where: str, unavailable: str | None, start: StartsEmbedded
     ) -> None:
+        # Whether a client has ever spoken to Application Auto Scaling: the control plane then acts on what it was told.
+        self.autoscaling = False
         self._loop = loop
         self._clock = clock
         self._where = where

@@ -299,6 +299,7 @@ class Provisioner:
                 "requested": shown.requested,
                 "allocated": shown.allocated,
                 "available": shown.available,
+                "in_use": self._in_use(function, config),
                 "status": shown.status.value,
                 "reason": shown.reason,
             }
@@ -306,6 +307,10 @@ class Provisioner:
             if function.config is not None
             for config, shown in self._of(function, asked)
         ]
+
+    def _in_use(self, function: Function, config: ProvisionedConfig) -> int:
+        versions = (function.versions.get(name) for name in self._spread(function, config))
+        return sum(len(v.provisioned.pool.busy) for v in versions if v is not None and v.provisioned is not None)
 
     def pending(self) -> list[str]:
         """What is still being allocated after a start; empty for good once everything was allocated or given up."""

@@ -391,7 +391,12 @@ class Supervisor:
         self._sandbox.vpc(name, document, then)
 
     def queries(self) -> dict[str, Callable[[], Any]]:
-        return {"stats": self._status.stats, "provisioned": self._invoker.provisioner.figures, "templates": self._invoker.standing.templates.figures}
+        return {
+            "stats": self._status.stats,
+            "provisioned": self._invoker.provisioner.figures,
+            "templates": self._invoker.standing.templates.figures,
+            "autoscaling": lambda: self._aws.autoscaling,
+        }
 
     def identity(self, access_key: str, answer: Callable[[dict[str, Any] | None], None]) -> None:
         if self._guard is None:
@@ -422,6 +427,8 @@ class Supervisor:
             if self._guard is not None:
                 extra.append((b"x-lambda-engine-identities", b"%d" % self._guard.revision))
             return Passing(head, client, self._connect_control, extra)
+        if not self._aws.autoscaling and routing.service(head.url, head.headers) == "application-autoscaling":
+            self._aws.autoscaling = True
         if self._guard is None:
             return Passing(head, client, self._aws.connect, [])
         return Collecting(
