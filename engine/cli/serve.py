@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to bind; anything but loopback needs --auth sigv4 or --insecure.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind; anything but loopback needs --auth sigv4, --auth iam or --insecure.")] = None,
     port: Annotated[int | None, typer.Option(help="HTTP port; 0 takes a free one. Default: 4566.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Everything the engine keeps.")] = None,
     region: Annotated[str | None, typer.Option(help="AWS region the engine plays.")] = None,
     account_id: Annotated[str | None, typer.Option(help="AWS account the engine plays.")] = None,
-    auth: Annotated[str | None, typer.Option(help="off or sigv4.")] = None,
+    auth: Annotated[str | None, typer.Option(help="off, sigv4 or iam.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow a non-loopback bind without authentication.")] = False,
     sandbox: Annotated[str | None, typer.Option(help="auto, full, user or process; see 'doctor'.")] = None,
     network: Annotated[str | None, typer.Option(help="What functions reach besides the engine: isolated (nothing), nat (the outside), host; auto.")] = None,
