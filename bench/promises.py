@@ -183,6 +183,34 @@ def _start(target_s: float) -> Callable[[Results], Got | None]:
     return measure
 
 
+def _official_client(results: Results) -> Got | None:
+    """AWS's Python client over the HTTP Runtime API, and what the hop costs beside a worker that speaks frames."""
+    rows = {r.subject: r for r in results.some("runtimes", case="warm")}
+    ours, native = rows.get("python, awslambdaric over HTTP"), rows.get("python, native frames")
+    if ours is None or native is None:
+        return None
+    text = f"{ours.rate:,.0f}/s, p50 {ours.p50_us:.0f} µs (native frames: {native.rate:,.0f}/s, {native.p50_us:.0f} µs)"
+    return Got(text + _clean([ours, native]), ours.rate >= 2500 and ours.p50_us <= 350)
+
+
+def _node_cold(results: Results) -> Got | None:
+    rows = results.some("runtimes", subject="nodejs", case="cold start")
+    return None if not rows else Got(f"p50 {rows[0].p50_us / 1000:.1f} ms, n = {rows[0].requests}{_clean(rows)}", rows[0].p50_us <= 15_000)
+
+
+def _first_byte(results: Results) -> Got | None:
+    rows = results.some("runtimes", case="from the function's write")
+    return None if not rows else Got(f"p50 {rows[0].p50_us / 1000:.2f} ms, p99 {rows[0].p99_us / 1000:.2f} ms", rows[0].p99_us <= 5_000)
+
+
+def _stream_rate(results: Results) -> Got | None:
+    rows = results.some("runtimes", case="20 MiB")
+    if not rows:
+        return None
+    megabytes_s = rows[0].payload / rows[0].p50_us
+    return Got(f"{megabytes_s:.0f} MB/s", megabytes_s >= 200)
+
+
 def _nothing(_results: Results) -> Got | None:
     return None
 
@@ -203,6 +231,10 @@ PROMISES: tuple[Promise, ...] = (
     Promise("200 control-plane operations/s do not delay warm invocations", "p99 ≤ 1.2×", "control", _undisturbed),
     Promise("Start with 10,000 functions in the store", "< 2 s", "control", _start(2)),
     Promise("Proportional memory of an idle small Python instance", "≤ 8 MB", "density", _density),
+    Promise("AWS's own Python runtime client over the HTTP Runtime API, 1 in flight", "≥ 2,500/s, p50 ≤ 0.35 ms", "runtimes", _official_client),
+    Promise("Cold start of a small Node.js function, client to reply over HTTP", "p50 ≤ 15 ms", "runtimes", _node_cold),
+    Promise("A streamed piece, from the function's write to the client's read", "p99 ≤ 5 ms", "runtimes", _first_byte),
+    Promise("A streamed response of 20 MiB", "≥ 200 MB/s", "runtimes", _stream_rate),
     Promise("Refilling the pool does not delay warm invocations", "told", "cold", _refill),
     Promise("Ten minutes of mixed load with random worker kills: each request answered once, nothing left behind", "exact", "tests/chaos", _nothing, "proved by the chaos tests, not timed here"),
     Promise("Later: HTTP warm", "≥ 20,000/s", "warm", _rate(HTTP, 20_000)),
