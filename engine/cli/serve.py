@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,6 +90,6 @@ def _deploy_examples(settings: Settings) -> None:
         env |= {"AWS_ACCESS_KEY_ID": key_id, "AWS_SECRET_ACCESS_KEY": secret.get_secret_value()}
     settings_for_child = {"region": settings.region, "account_id": settings.account_id, "data_dir": str(settings.data_dir)}
     argv = [sys.executable, "-m", "engine.cli.examples_deployer", str(os.getpid()), json.dumps(settings_for_child)]
-    child = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL)  # noqa: S603 - our own program
-    # Somebody has to collect its status, and the loop that is about to start knows nothing of it.
-    threading.Thread(target=child.wait, name="examples", daemon=True).start()
+    # By way of a shell that ends at once: nobody here has to collect its status, which would take a thread, and with two threads the engine
+    # could not give up root's powers.
+    subprocess.run(["/bin/sh", "-c", '"$@" &', "sh", *argv], env=env, stdin=subprocess.DEVNULL, check=True)  # noqa: S603 - our own program
