@@ -139,9 +139,26 @@ def _density(results: Results) -> Got | None:
     rows = results.some("density")
     if not rows:
         return None
-    extra = rows[0].extra
+    extra = next(r.extra for r in rows if "instances" in r.extra)
     value = float(extra["pss_mib_per_instance"])
-    return Got(f"{value:.2f} MiB ({extra['instances']} instances; own processes {extra['instance_pss_mib']} MiB)", value * 1.048576 <= 8)
+    return Got(f"{value:.2f} MiB ({extra['instances']} instances; own processes {extra['instance_pss_mib']} MiB)", value * 1.048576 <= 5)
+
+
+def _thaw(results: Results) -> Got | None:
+    rows = [*results.some("density", case="first invocation"), *results.some("density", case="second")]
+    if len(rows) != 2:
+        return None
+    frozen, hot = rows
+    return Got(f"p50 {hot.p50_us:.0f} → {frozen.p50_us:.0f} µs", None)
+
+
+def _crowd(results: Results) -> Got | None:
+    rows = results.some("density", case="busy")
+    if len(rows) != 2:
+        return None
+    alone, among = rows
+    text = f"p50 {alone.p50_us:.0f} → {among.p50_us:.0f} µs, p99 {alone.p99_us:.0f} → {among.p99_us:.0f} µs ({among.case.split(', ')[1]})"
+    return Got(text, among.p50_us <= 1.1 * alone.p50_us)
 
 
 def _refill(results: Results) -> Got | None:
@@ -230,11 +247,13 @@ PROMISES: tuple[Promise, ...] = (
     Promise("Control-plane operations on 1,000 functions, 8 at once", "≥ 200/s each", "control", _operations(200)),
     Promise("200 control-plane operations/s do not delay warm invocations", "p99 ≤ 1.2×", "control", _undisturbed),
     Promise("Start with 10,000 functions in the store", "< 2 s", "control", _start(2)),
-    Promise("Proportional memory of an idle small Python instance", "≤ 8 MB", "density", _density),
     Promise("AWS's own Python runtime client over the HTTP Runtime API, 1 in flight", "≥ 2,500/s, p50 ≤ 0.35 ms", "runtimes", _official_client),
     Promise("Cold start of a small Node.js function, client to reply over HTTP", "p50 ≤ 15 ms", "runtimes", _node_cold),
     Promise("A streamed piece, from the function's write to the client's read", "p99 ≤ 5 ms", "runtimes", _first_byte),
     Promise("A streamed response of 20 MiB", "≥ 200 MB/s", "runtimes", _stream_rate),
+    Promise("Proportional memory of an idle small Python instance", "≤ 5 MB", "density", _density),
+    Promise("Thawing an instance that was frozen", "told", "density", _thaw),
+    Promise("A busy function's p50 with a thousand idle instances around it", "≤ 1.1×", "density", _crowd),
     Promise("Refilling the pool does not delay warm invocations", "told", "cold", _refill),
     Promise("Ten minutes of mixed load with random worker kills: each request answered once, nothing left behind", "exact", "tests/chaos", _nothing, "proved by the chaos tests, not timed here"),
     Promise("Later: HTTP warm", "≥ 20,000/s", "warm", _rate(HTTP, 20_000)),

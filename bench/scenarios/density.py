@@ -1,25 +1,31 @@
-"""Idle density: proportional memory (PSS) that one more idle instance of a small function costs the host.
+"""Idle density: memory (PSS) of one more idle instance, what thawing costs, and whether a crowd of idle ones slows a busy one.
 
-Two ways: the growth of the whole process tree's PSS divided by the instances that were added (what the host pays, supervisor's share
-included), and the mean PSS of the instances' own processes.
+Memory in two ways: the growth of the whole process tree's PSS divided by the instances that were added (what the host pays, supervisor's
+share included), and the mean PSS of the instances' own processes, init and worker. A frozen instance's first invocation is compared with its
+second, which finds it thawed; a busy function's with none and with all of the idle ones around it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
+import time
 from pathlib import Path
 
 import psutil
 
 from bench import http1
 from bench.context import Context
-from bench.engine import COUNT, Engine, zipped
-from bench.loadgen import Generator, Http, Plan
-from bench.rows import Row, row
+from bench.engine import COUNT, SLEEP, Engine, zipped
+from bench.loadgen import Generator, Http, Outcome, Plan
+from bench.rows import Latencies, Row, row
 from bench.scenarios.cold import SUBJECT
 
 _PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
+_PER_FUNCTION = 25
+# Long enough that all of them are in flight at once.
+_SLEEP = b"30"
+_FREEZE_S = 0.1
 
 
 def pss_bytes(pid: int) -> int:
@@ -31,37 +37,79 @@ def pss_bytes(pid: int) -> int:
 
 
 def run(context: Context) -> list[Row]:
-    """Measure before and after so many functions were invoked once."""
-    n = 30 if context.quick else 100
-    with context.engine() as engine:
+    """A busy function alone, a crowd of idle instances, their memory and thawing, the busy function among them."""
+    n = 50 if context.quick else 1000
+    settings = {"max_instances": n + 50, "keep_alive_s": 3600, "account_concurrency": n + 50, "freeze_after_s": _FREEZE_S}
+    with context.engine(**settings) as engine:
         if engine.pid is None:
             raise RuntimeError("density needs an engine of its own: its processes are measured")
-        names = [f"idle-{i}" for i in range(n)]
-        engine.deploy_many(names, zipped(COUNT))
+        engine.deploy("busy", zipped(COUNT))
+        names = [f"idle-{i}" for i in range(n // _PER_FUNCTION)]
+        engine.deploy_many(names, zipped(SLEEP))
+        rows = [_warm(context, engine, "busy, nothing around it")]
         engine.settle()
         before = _tree(engine)
-        raw = [http1.request(engine.host, engine.path(name), b"{}") for name in names]
-        outcome = Generator(Plan(engine.host, Http(), lambda i: (raw[i % n], None), connections=2, count=n, seconds=120)).run()
+        raw = [http1.request(engine.host, engine.path(name), _SLEEP) for name in names]
+        context.say(f"starting {n} instances")
+        plan = Plan(engine.host, Http(), lambda i: (raw[i % len(raw)], None), connections=n, count=n, seconds=110)
+        started = Generator(plan).run()
         engine.settle()
+        time.sleep(3 * _FREEZE_S)
         after = _tree(engine)
-        own = [_family(i["pid"]) for i in engine.state()["instances"]]
-    context.say(f"{len(own)} idle instances")
+        state = engine.state()["instances"]
+        idle = [i for i in state if i["function"] != "busy"]
+        own = [_family(i["pid"]) for i in idle]
+        context.say(f"{len(idle)} idle instances, {sum(bool(i.get('frozen')) for i in idle)} of them frozen")
+        rows.append(_density(started, before, after, own, idle))
+        rows += _thaw(engine, names, 5 if context.quick else 10)
+        rows.append(_warm(context, engine, f"busy, {len(idle)} idle around it"))
+    return rows
+
+
+def _warm(context: Context, engine: Engine, case: str) -> Row:
+    data = http1.request(engine.host, engine.path("busy"), b"{}")
+    outcome = Generator(Plan(engine.host, Http(), lambda _n: (data, None), connections=1, seconds=context.seconds)).run()
+    latencies = outcome.latencies()
+    return row(
+        "density", SUBJECT, case, generator="Python", latencies=latencies, seconds=outcome.seconds, errors=outcome.errors, payload=2
+    )
+
+
+def _density(outcome: Outcome, before: int, after: int, own: list[int], idle: list[dict[str, object]]) -> Row:
+    return row(
+        "density",
+        SUBJECT,
+        f"{len(own)} idle instances of small functions",
+        generator="Python",
+        latencies=outcome.latencies(),
+        seconds=outcome.seconds,
+        errors=outcome.errors,
+        in_flight=len(own),
+        payload=2,
+        instances=len(own),
+        frozen=sum(bool(i.get("frozen")) for i in idle),
+        pss_mib_per_instance=round((after - before) / max(1, len(own)) / 2**20, 2),
+        instance_pss_mib=round(sum(own) / max(1, len(own)) / 2**20, 2),
+        engine_pss_mib_before=round(before / 2**20, 1),
+    )
+
+
+def _thaw(engine: Engine, names: list[str], rounds: int) -> list[Row]:
+    """One invocation of each function after it has been idle, and one right after that, on the same instance."""
+    frozen, hot = Latencies(), Latencies()
+    began = time.monotonic()
+    for _ in range(rounds):
+        time.sleep(3 * _FREEZE_S)
+        for name in names:
+            data = http1.request(engine.host, engine.path(name), b"0")
+            plan = Plan(engine.host, Http(), lambda _n, data=data: (data, None), connections=1, count=2, seconds=20)  # type: ignore[misc]
+            first, second = Generator(plan).run().kinds["ok"]
+            frozen.add(first)
+            hot.add(second)
+    seconds = time.monotonic() - began
     return [
-        row(
-            "density",
-            SUBJECT,
-            f"{len(own)} idle instances of a small function",
-            generator="Python",
-            latencies=outcome.latencies(),
-            seconds=outcome.seconds,
-            errors=outcome.errors,
-            in_flight=2,
-            payload=2,
-            instances=len(own),
-            pss_mib_per_instance=round((after - before) / max(1, len(own)) / 2**20, 2),
-            instance_pss_mib=round(sum(own) / max(1, len(own)) / 2**20, 2),
-            engine_pss_mib_before=round(before / 2**20, 1),
-        )
+        row("density", SUBJECT, case, generator="Python", latencies=latencies, seconds=seconds, payload=1)
+        for case, latencies in (("first invocation of a frozen instance", frozen), ("second, thawed", hot))
     ]
 
 
@@ -70,7 +118,9 @@ def _tree(engine: Engine) -> int:
 
 
 def _family(pid: int) -> int:
+    """The worker, what it started, and the init above it."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        return sum(pss_bytes(p.pid) for p in [process, *process.children(recursive=True)])
+        init = process.parent()
+        return sum(pss_bytes(p.pid) for p in [process, *process.children(recursive=True), *([init] if init else [])])
     return 0
