@@ -53,7 +53,8 @@ def steps(fences: Fences) -> tuple[kernel.Step, ...]:
     return (
         kernel.UNBLOCK_SIGNALS,
         kernel.Step("own session", os.setsid),
-        kernel.Step("priority", os.setpriority, (os.PRIO_PROCESS, 0, NICE)),
+        # An engine that was itself started at a low priority cannot raise its workers to this one.
+        kernel.Step("priority", os.setpriority, (os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))),
         *_privileges(fences),
         *fence,
         kernel.Step("close descriptors", kernel.close_from, (KEPT,)),

@@ -28,8 +28,7 @@ for n in range(64):
 mask = sum(1 << n for n in kept)
 assert libc.capset(struct.pack('Ii', 0x20080522, 0), struct.pack('6I', mask, mask, 0, 0, 0, 0)) == 0
 if sys.argv.pop(1) == 'filtered':
-    kernel.no_new_privileges()
-    kernel.install_filter(seccomp.program(platform.machine()))
+    kernel.perform((kernel.NO_NEW_PRIVILEGES, kernel.filter_step(seccomp.program(platform.machine()))))
 os.execv(sys.executable, [sys.executable, '-m', 'engine.cli.main', *sys.argv[1:]])
 """
 
@@ -73,6 +72,15 @@ def test_with_user_namespaces_allowed_it_gets_user(tmp_path: Path) -> None:
     assert "level user" in said(findings, "sandbox")[0]
     assert said(findings, "freeze")
     assert said(findings, "cpu quota")
+
+
+def test_an_engine_of_low_priority_makes_sandboxes_too(tmp_path: Path) -> None:
+    source = (
+        "import sys; from pathlib import Path; from tests.sandbox.rig import Rig\n"
+        "with Rig(Path(sys.argv[1])) as rig: print(rig.instance().run('import os; result = os.nice(0)'))"
+    )
+    done = subprocess.run(["nice", "-n", "15", sys.executable, "-c", source, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    assert done.stdout == "19\n", done.stderr
 
 
 def test_a_masked_proc_is_named(tmp_path: Path) -> None:
