@@ -30,7 +30,7 @@ CANNOT_ASSUME = "The role defined for the function cannot be assumed by Lambda."
 CROSS_ACCOUNT = "Cross-account pass role is not allowed."
 PATH = "/_lambda-engine/credentials"
 DURATION_S = 3600
-MAX_SESSION_NAME = 64
+MIN_SESSION_NAME, MAX_SESSION_NAME = 2, 64
 LAMBDA = service("lambda.amazonaws.com")
 
 
@@ -90,7 +90,7 @@ class Roles:
             raise AccessDenied(CANNOT_ASSUME)
         try:
             given = self._aws(account, hello).client("sts").assume_role(
-                RoleArn=role_arn, RoleSessionName=function[:MAX_SESSION_NAME], DurationSeconds=DURATION_S
+                RoleArn=role_arn, RoleSessionName=function[:MAX_SESSION_NAME].ljust(MIN_SESSION_NAME, "_"), DurationSeconds=DURATION_S
             )["Credentials"]
         except ClientError as e:
             if e.response["Error"]["Code"].startswith("AccessDenied"):
