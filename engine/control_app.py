@@ -36,6 +36,7 @@ from engine.control.autoscaling import AutoScaler
 from engine.control.catalogue import Catalogue
 from engine.control.changes import Changes
 from engine.control.code_links import CodeLinks
+from engine.control.event_invoke import StoredPolicies
 from engine.control.link import ControlLink, Hello
 from engine.control.packages import Packages
 from engine.control.plane import Plane
@@ -47,6 +48,7 @@ from engine.control.signatures import Profiles
 from engine.control.sources import Sources
 from engine.control.vpcs import Vpcs
 from engine.errors import ConfigurationError, ServiceError
+from engine.eventing.delivery import Delivery
 from engine.eventing.dispatcher import Dispatcher
 from engine.eventing.intake import Intake
 from engine.http import vpcs
@@ -150,7 +152,16 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
     operations.register(registry, plane)
     queue = SqlEventQueue(database)
     client = AsyncClient(settings.run_dir() / "engine.sock", events=True)
-    dispatcher = Dispatcher(queue, client, clock, region=settings.region, retry_base_s=settings.async_retry_base_s)
+    delivery = Delivery(plane.roles.clients)
+    dispatcher = Dispatcher(
+        queue,
+        client,
+        clock,
+        region=settings.region,
+        retry_base_s=settings.async_retry_base_s,
+        policies=StoredPolicies(plane.store),
+        delivery=delivery,
+    )
 
     async def loaded() -> None:
         if not catalogue.loaded:
@@ -158,7 +169,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
 
     Intake(queue, catalogue, clock, ready=loaded, wake=dispatcher.wake).register(registry)
     verifier = Verifier(keys) if settings.auth is not AuthMode.OFF else None
-    figures = Figures(settings, link, queue, clock)
+    figures = Figures(settings, link, queue, clock, dispatcher, delivery)
     app = build_app(
         registry,
         settings,
@@ -181,6 +192,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
                 await _until_signal(app, listener)
     finally:
         await dispatcher.close()
+        await asyncio.to_thread(delivery.close)
         await client.close()
         await plane.changes.close()
         await link.close()
@@ -214,7 +226,17 @@ def _no_collection() -> Iterator[None]:
 class Figures:
     """``GET /metrics``: the supervisor's figures, the queue's, and what the processes use."""
 
-    def __init__(self, settings: Settings, link: ControlLink, queue: SqlEventQueue, clock: SystemClock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        link: ControlLink,
+        queue: SqlEventQueue,
+        clock: SystemClock,
+        dispatcher: Dispatcher,
+        delivery: Delivery,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._delivery = delivery
         self._settings = settings
         self._link = link
         self._queue = queue
@@ -231,7 +253,12 @@ class Figures:
     def _render(self, stats: dict[str, Any], accept: str) -> tuple[bytes, str]:
         backlog = self._queue.backlog()
         oldest_ms = self._clock.epoch_ms() if backlog.oldest_ms is None else backlog.oldest_ms
-        stats["async"] = {"depth": backlog.depth, "oldest_age_s": max(0.0, (self._clock.epoch_ms() - oldest_ms) / 1000)}
+        stats["async"] = {
+            "depth": backlog.depth,
+            "oldest_age_s": max(0.0, (self._clock.epoch_ms() - oldest_ms) / 1000),
+            "dropped": self._dispatcher.dropped,
+            "undelivered": dict(self._delivery.failures),
+        }
         samples = processes.sample(stats.get("processes", {}))
         return metrics.render(stats, samples, accept, default_account=self._settings.account_id)
 

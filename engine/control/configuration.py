@@ -46,12 +46,27 @@ def merged(config: Mapping[str, Any], members: Mapping[str, Any]) -> dict[str, A
         result["Environment"] = {"Variables": dict(members["Environment"].get("Variables") or {})}
     if members.get("VpcConfig") is not None:
         result["VpcConfig"] = dict(members["VpcConfig"])
+    _dead_letter(result, members.get("DeadLetterConfig") or {})
     if members.get("SnapStart") is not None:
         result["SnapStart"] = {"ApplyOn": members["SnapStart"].get("ApplyOn") or "None", "OptimizationStatus": "Off"}
     snap_start.check(result)
     if members.get("LoggingConfig") is not None:
         result["LoggingConfig"] = _logging(config["LoggingConfig"], members["LoggingConfig"])
     return result
+
+
+def _dead_letter(config: dict[str, Any], given: Mapping[str, str]) -> None:
+    """An empty ARN takes the target away, an absent one changes nothing. Raises InvalidParameterValue."""
+    target = given.get("TargetArn")
+    if target == "":
+        config.pop("DeadLetterConfig", None)
+    elif target is not None:
+        parts = target.split(":", 5)
+        if len(parts) != 6 or parts[2] not in ("sqs", "sns") or parts[5].endswith(".fifo"):
+            raise InvalidParameterValue(
+                f"The dead-letter target {target} is invalid: it must be the ARN of a standard SQS queue or a standard SNS topic."
+            )
+        config["DeadLetterConfig"] = {"TargetArn": target}
 
 
 def _logging(former: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:

@@ -21,6 +21,8 @@ PROVISIONED = "provisioned-concurrency"
 RECURSION = "recursion"
 # {"UrlId", "AuthType", "CreationTime", "LastModifiedTime"[, "Cors", "InvokeMode"]}, of the function or of an alias.
 URL = "url"
+# {"LastModified": epoch s, "DestinationConfig"[, "MaximumRetryAttempts", "MaximumEventAgeInSeconds"]}, by qualifier.
+EVENT_INVOKE = "event-invoke"
 # {"CodeSigningConfigArn": arn}, of the function.
 CODE_SIGNING = "code-signing"
 

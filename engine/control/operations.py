@@ -7,6 +7,7 @@ from engine.control.aliases import AliasOperations
 from engine.control.api import Registrar
 from engine.control.code_signing import CodeSigningOperations
 from engine.control.concurrency import ConcurrencyOperations
+from engine.control.event_invoke import EventInvokeOperations
 from engine.control.function_settings import FunctionSettingOperations
 from engine.control.functions import FunctionOperations
 from engine.control.layer_permissions import LayerPermissionOperations
@@ -39,3 +40,4 @@ def register(registry: Registrar, plane: Plane) -> None:
     LayerOperations(plane).register(registry)
     LayerPermissionOperations(plane).register(registry)
     UrlOperations(plane).register(registry)
+    EventInvokeOperations(plane).register(registry)

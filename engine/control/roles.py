@@ -42,6 +42,7 @@ class Roles:
         self._clock = clock
         self._hello = hello
         self._clients: dict[tuple[str, str], AwsClients] = {}
+        self._assumed: dict[tuple[str, str, str], tuple[AwsClients, float]] = {}
 
     async def check(self, role_arn: str, account: str) -> None:
         """Raises InvalidParameterValue unless Lambda may assume the role, AccessDenied for one of another account."""
@@ -60,6 +61,26 @@ class Roles:
         """
         hello = await self._hello()
         return await asyncio.to_thread(self._assume, role_arn, account, function, hello)
+
+    async def clients(self, role_arn: str, account: str, function: str) -> AwsClients:
+        """AWS with the rights of a role where roles are assumed, else with the engine's own.
+
+        Raises AccessDenied and ServiceError as ``assume``.
+        """
+        from engine.aws.clients import for_settings  # noqa: PLC0415 - imports boto3
+
+        hello = await self._hello()
+        if not self._settings.assumes_roles():
+            return self._aws(account, hello)
+        key = (role_arn, account, function)
+        clients, until_s = self._assumed.get(key, (None, 0.0))
+        now_s = self._clock.epoch_ms() / 1000
+        if clients is None or now_s > until_s - DURATION_S / 4:
+            given = await self.assume(role_arn, account, function)
+            access, secret, token = given["credentials"]
+            clients = for_settings(self._settings, hello.endpoint_url, (access, secret, token))
+            self._assumed[key] = (clients, float(given["expires"]))
+        return clients
 
     def _trusts(self, role_arn: str, account: str, hello: Hello) -> bool:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - a third of a second that few starts need

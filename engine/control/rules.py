@@ -54,14 +54,14 @@ RESERVED_VARIABLES = frozenset(
 _OBEYED: Mapping[str, frozenset[str]] = {
     "CreateFunction": frozenset(
         {
-            "Architectures", "Code", "CodeSigningConfigArn", "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "Layers",
-            "LoggingConfig", "MemorySize", "PackageType", "Publish", "Role", "Runtime", "SnapStart", "Tags", "Timeout", "VpcConfig",
+            "Architectures", "Code", "CodeSigningConfigArn", "DeadLetterConfig", "Description", "Environment", "EphemeralStorage", "FunctionName",
+            "Handler", "Layers", "LoggingConfig", "MemorySize", "PackageType", "Publish", "Role", "Runtime", "SnapStart", "Tags", "Timeout", "VpcConfig",
         }
     ),
     "UpdateFunctionConfiguration": frozenset(
         {
-            "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "Layers", "LoggingConfig", "MemorySize",
-            "RevisionId", "Role", "Runtime", "SnapStart", "Timeout", "VpcConfig",
+            "DeadLetterConfig", "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "Layers", "LoggingConfig",
+            "MemorySize", "RevisionId", "Role", "Runtime", "SnapStart", "Timeout", "VpcConfig",
         }
     ),
     "UpdateFunctionCode": frozenset(
@@ -86,7 +86,6 @@ def _empty(value: Any) -> bool:
 
 # Values that ask for nothing: clients send them to clear a member, or because their own defaults do.
 _NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
-    "DeadLetterConfig": lambda v: not v.get("TargetArn"),
     "TracingConfig": lambda v: v.get("Mode") in (None, "PassThrough"),
     "ImageConfig": lambda v: not any(v.values()),
     # Packages are always copied.

@@ -16,8 +16,11 @@ from typing import Protocol
 from engine.arn import function_arn
 from engine.client.errors import ApiError, ClientError
 from engine.clock import Clock
+from engine.eventing.delivery import Delivery
+from engine.eventing.policies import DEFAULT, Policies, Policy
+from engine.eventing.records import Answer, End, qualified
 from engine.eventing.retry import GiveUp, Later, Outcome, after
-from engine.store.api import Event, EventQueue
+from engine.store.api import LATEST, Event, EventQueue
 from engine.wire.messages import Result
 
 # No invocation lasts longer, init and waiting included: 900 s and some.
@@ -52,7 +55,8 @@ class Invoker(Protocol):
 class Dispatcher:
     """Works from ``start`` to ``close``; for one event loop.
 
-    ``retry_base_s`` is the pause before the first retry of a function that failed.
+    ``retry_base_s`` is the pause before the first retry of a function that failed. ``dropped`` counts events that were given up
+    (AsyncEventsDropped).
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class Dispatcher:
         *,
         region: str,
         retry_base_s: float,
+        policies: Policies | None = None,
+        delivery: Delivery | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         max_per_function: int = MAX_PER_FUNCTION,
     ) -> None:
@@ -71,6 +77,9 @@ class Dispatcher:
         self._clock = clock
         self._region = region
         self._retry_base_ms = round(retry_base_s * 1000)
+        self._policies = policies
+        self._delivery = delivery
+        self.dropped = 0
         self._max_in_flight = max_in_flight
         self._max_per_function = max_per_function
         self._attempts: dict[str, asyncio.Task[None]] = {}
@@ -159,42 +168,61 @@ class Dispatcher:
         del self._attempts[event.request_id]
         self.wake()
 
+    def _policy(self, event: Event) -> Policy:
+        found = None if self._policies is None else self._policies.policy(event.account, event.function, event.qualifier)
+        return DEFAULT if found is None else found
+
     async def _attempt(self, event: Event) -> None:
         try:
-            outcome, detail = await self._invoke(event)
-            await self._conclude(event, outcome, detail)
+            if self._policy(event).closed:
+                await self._end(event, GiveUp.ZERO_RESERVED, event.failures, None, "nothing is reserved for the function")
+                return
+            outcome, answer, detail = await self._invoke(event)
+            await self._conclude(event, outcome, answer, detail)
         except Exception:  # noqa: BLE001 - the event keeps its lease and is tried again after it
             _log.exception("the outcome of event %s could not be kept", event.request_id)
         finally:
             self._ended(event)
 
-    async def _invoke(self, event: Event) -> tuple[Outcome, str]:
+    async def _invoke(self, event: Event) -> tuple[Outcome, Answer | None, str]:
         arn = function_arn(self._region, event.account, event.function)
         try:
             result = await self._invoker.invoke(
                 arn, event.payload, qualifier=event.qualifier, request_id=event.request_id, trace_id=event.trace_id
             )
         except ApiError as e:
-            return Outcome.IMPOSSIBLE if e.status in _PERMANENT else Outcome.NOT_RUN, str(e)
+            return Outcome.IMPOSSIBLE if e.status in _PERMANENT else Outcome.NOT_RUN, None, str(e)
         except ClientError as e:
-            return Outcome.NOT_RUN, str(e)
+            return Outcome.NOT_RUN, None, str(e)
+        answer = Answer(result.status, result.executed_version or LATEST, result.function_error, result.payload)
         if result.function_error is not None:
-            return Outcome.FUNCTION_ERROR, result.payload[:1000].decode("utf-8", "replace")
-        return Outcome.SUCCESS, ""
+            return Outcome.FUNCTION_ERROR, answer, result.payload[:1000].decode("utf-8", "replace")
+        return Outcome.SUCCESS, answer, ""
 
-    async def _conclude(self, event: Event, outcome: Outcome, detail: str) -> None:
-        decision = after(event, outcome, self._clock.epoch_ms(), self._retry_base_ms)
+    async def _conclude(self, event: Event, outcome: Outcome, answer: Answer | None, detail: str) -> None:
+        decision = after(event, outcome, self._clock.epoch_ms(), self._retry_base_ms, self._policy(event))
         if isinstance(decision, Later):
             await self._queue.postpone(decision.event)
             return
+        await self._end(event, decision, event.failures + (answer is not None), answer, detail)
+
+    async def _end(self, event: Event, why: GiveUp | None, runs: int, answer: Answer | None, detail: str) -> None:
+        """Tell destinations, then forget the event: dying in between repeats it, and loses nothing."""
+        policy = self._policy(event)
+        if self._delivery is not None:
+            # A function that refused to be run (a recursive loop, or it is gone) has no word of its own in records.
+            condition = "Success" if why is None else GiveUp.RETRIES_EXHAUSTED if why is GiveUp.IMPOSSIBLE else why
+            arn = qualified(function_arn(self._region, event.account, event.function), event.qualifier)
+            await self._delivery.deliver(End(event, arn, str(condition), runs, answer, self._clock.epoch_ms()), policy)
         await self._queue.settle(event.request_id)
-        if isinstance(decision, GiveUp):
+        if why is not None:
+            self.dropped += 1
             _log.warning(
-                "event %s for function %s of account %s is given up after %d failed runs: %s; last: %s",
+                "event %s for function %s of account %s is given up after %d runs: %s; last: %s",
                 event.request_id,
                 event.function,
                 event.account,
-                event.failures + (outcome is Outcome.FUNCTION_ERROR),
-                decision.value,
+                runs,
+                why.value,
                 detail,
             )

@@ -44,8 +44,8 @@ def render(
 ) -> tuple[bytes, str]:
     """(body, content type) of a scrape: OpenMetrics when ``accept`` asks for it, else the text format.
 
-    ``stats`` is the supervisor's stats map; the control plane may add ``"async": {"depth": int, "oldest_age_s": float}``
-    about its queue. ``processes`` come from ``engine.telemetry.processes.sample``. A function of another account than
+    ``stats`` is the supervisor's stats map; the control plane may add ``"async": {"depth": int, "oldest_age_s": float, "dropped":
+    int, "undelivered": {"destination": int, "dead_letter": int}}`` about its queue. ``processes`` come from ``engine.telemetry.processes.sample``. A function of another account than
     ``default_account`` is labelled ``<account>:<name>``.
     """
     registry = CollectorRegistry(auto_describe=False)
@@ -200,6 +200,17 @@ class _Snapshot(Collector):
             "Age of the oldest asynchronous event waiting (AsyncEventAge).",
             queue.get("oldest_age_s", 0.0),
         )
+        dropped = CounterMetricFamily(f"{PREFIX}_async_events_dropped", "Asynchronous events given up (AsyncEventsDropped).")
+        dropped.add_metric((), queue.get("dropped", 0))
+        yield dropped
+        undelivered = CounterMetricFamily(
+            f"{PREFIX}_async_undelivered",
+            "Ended events that a destination or dead-letter queue was not told of (DestinationDeliveryFailures, DeadLetterErrors).",
+            labels=("target",),
+        )
+        for target in ("destination", "dead_letter"):
+            undelivered.add_metric((target,), queue.get("undelivered", {}).get(target, 0))
+        yield undelivered
 
     def _process_figures(self) -> Iterator[Metric]:
         figures = (

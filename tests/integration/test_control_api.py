@@ -135,7 +135,7 @@ REFUSALS: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("vpc-half", {"VpcConfig": {"SubnetIds": ["subnet-1"]}}, 400, "InvalidParameterValueException", "SubnetIds and SecurityIds must coexist or be both empty list."),
     ("vpc-six", {"VpcConfig": {"Ipv6AllowedForDualStack": True}}, 501, "NotImplementedException", "IPv4 only"),
     ("layers", {"Layers": ["arn:aws:lambda:us-east-1:000000000000:layer:l:1"]}, 400, "InvalidParameterValueException", "Layer version arn:aws:lambda:us-east-1:000000000000:layer:l:1 does not exist."),
-    ("dlq", {"DeadLetterConfig": {"TargetArn": "arn:aws:sqs:us-east-1:000000000000:q"}}, 501, "NotImplementedException", "DeadLetterConfig"),
+    ("dlq", {"DeadLetterConfig": {"TargetArn": "arn:aws:s3:us-east-1:000000000000:q"}}, 400, "InvalidParameterValueException", "must be the ARN of a standard SQS queue"),
     ("tracing", {"TracingConfig": {"Mode": "Active"}}, 501, "NotImplementedException", "TracingConfig with Mode Active"),
     ("snapstart", {"SnapStart": {"ApplyOn": "PublishedVersions"}, "EphemeralStorage": {"Size": 1024}}, 400, "InvalidParameterValueException", "SnapStart"),
     ("key", {"KMSKeyArn": "arn:aws:kms:us-east-1:000000000000:key/x"}, 501, "NotImplementedException", "KMSKeyArn"),

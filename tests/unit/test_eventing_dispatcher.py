@@ -154,7 +154,7 @@ def test_a_function_that_fails_runs_three_times_under_one_id(tmp_path: Path, cap
 
     with caplog.at_level(logging.WARNING):
         run(tmp_path, scenario)
-    assert "event id-1 for function f of account 000000000000 is given up after 3 failed runs: RetriesExhausted" in caplog.text
+    assert "event id-1 for function f of account 000000000000 is given up after 3 runs: RetriesExhausted" in caplog.text
     assert "Boom" in caplog.text
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.eventing.retry import LONGEST_PAUSE_MS, MAX_AGE_MS, GiveUp, Later, Outcome, after
+from engine.eventing.policies import MAX_AGE_MS
+from engine.eventing.retry import LONGEST_PAUSE_MS, GiveUp, Later, Outcome, after
 from engine.store.api import Event
 
 T0 = 1_700_000_000_000
