@@ -125,7 +125,8 @@ def _beside(context: Context) -> list[Row]:
                 engine.host,
                 Http(),
                 source,
-                connections=16,
+                # Enough that a warm call never waits for a connection that an operation holds.
+                connections=128,
                 seconds=seconds,
                 rate=total,
                 # An operation may overtake the one that makes its function; what it costs is what is measured.
@@ -141,7 +142,7 @@ def _beside(context: Context) -> list[Row]:
                     latencies=outcome.latencies(),
                     seconds=outcome.seconds,
                     errors=outcome.errors,
-                    in_flight=16,
+                    in_flight=128,
                     payload=2,
                     operations=len(outcome.kinds.get("operation", ())),
                 )

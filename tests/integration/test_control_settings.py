@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from engine.control import rules
 from tests.framework.control import ControlServer, refused
 from tests.framework.engine import OWN_RUNTIME, zip_of
 
@@ -147,6 +148,25 @@ def test_account_settings_add_up_every_version(control: ControlServer) -> None:
         },
         "AccountUsage": {"TotalCodeSize": 4 * len(package), "FunctionCount": 2},
     }
+
+
+def test_code_beyond_the_accounts_storage_is_refused_and_publishing_counts_twice(
+    control: ControlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = control.client("333333333333")
+    package = zip_of({"m.py": "def f(e, c): return 1\n"})
+    monkeypatch.setattr(rules, "MAX_STORED_BYTES", 3 * len(package) + 5)
+    given = {"Role": "arn:aws:iam::333333333333:role/r", "Runtime": OWN_RUNTIME, "Handler": "m.f", "Code": {"ZipFile": package}}
+    mine.create_function(FunctionName="a", Publish=True, **given)
+    exceeded = (400, "CodeStorageExceededException", "Code storage limit exceeded.")
+    assert refused(mine.create_function, FunctionName="b", Publish=True, **given) == exceeded
+    mine.create_function(FunctionName="b", **given)
+    assert refused(mine.publish_version, FunctionName="b") == exceeded
+    assert refused(mine.update_function_code, FunctionName="b", ZipFile=package, Publish=True) == exceeded
+    mine.update_function_code(FunctionName="b", ZipFile=package)
+    assert mine.get_account_settings()["AccountUsage"] == {"TotalCodeSize": 3 * len(package), "FunctionCount": 2}
+    mine.delete_function(FunctionName="a", Qualifier="1")
+    mine.publish_version(FunctionName="b")
 
 
 def test_tags_are_added_replaced_and_removed(control: ControlServer) -> None:
