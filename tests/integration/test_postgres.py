@@ -13,8 +13,8 @@ from tests.framework.postgres import Postgres
 def test_an_engine_lives_in_postgres(postgres_server: Postgres, tmp_path: Path) -> None:
     marks = tmp_path / "data"
     running = Engine(marks, pool_size=1, database_url=postgres_server.schema())
-    running.start()
     try:
+        running.start()
         client = running.client()
         layer = client.publish_layer_version(LayerName="l", Content={"ZipFile": zip_of({"python/lib.py": "X = 7"})})
         code = "import lib, sys\ndef f(e, c):\n    print('seen', e)\n    return lib.X\n"
