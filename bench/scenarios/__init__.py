@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from bench.context import Context
 from bench.rows import Row
-from bench.scenarios import burst, cold, control, density, limit, many, open_loop, peers, runtimes, warm
+from bench.scenarios import burst, cold, control, density, limit, many, open_loop, peers, restore, runtimes, warm
 
 Scenario = Callable[[Context], list[Row]]
 
@@ -15,6 +15,7 @@ SCENARIOS: dict[str, Scenario] = {
     "warm": warm.run,
     "open": open_loop.run,
     "cold": cold.run,
+    "restore": restore.run,
     "burst": burst.run,
     "many": many.run,
     "control": control.run,
@@ -26,6 +27,6 @@ SCENARIOS: dict[str, Scenario] = {
 
 def describe() -> str:
     """One line per scenario."""
-    modules = {"limit": limit, "warm": warm, "open": open_loop, "cold": cold, "burst": burst, "many": many, "density": density}
+    modules = {"limit": limit, "warm": warm, "open": open_loop, "cold": cold, "restore": restore, "burst": burst, "many": many, "density": density}
     modules |= {"control": control, "runtimes": runtimes, "peers": peers}
     return "\n".join(f"  {name:8} {(module.__doc__ or '').splitlines()[0]}" for name, module in modules.items())

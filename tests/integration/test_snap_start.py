@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -197,3 +200,35 @@ def test_a_template_gives_way_on_a_full_host_and_its_copies_go_on() -> None:
             assert [t["stage"] for t in running.state()["templates"]] == ["absent"]
             kept = held.result(60)
         assert call(client, "tight")["pid"] == kept["pid"], "the same copy is still there"
+
+
+@pytest.mark.slow
+def test_a_killed_template_and_a_killed_broker_cost_an_init_and_nothing_else() -> None:
+    with engine() as running:
+        client = publish(running, "killed", SOURCE, Timeout=60)
+        first = call(client, "killed")
+
+        def template() -> int:
+            found = [pid for name, pid in running.state()["processes"].items() if name.startswith("zygote template:killed:")]
+            return found[0] if found else 0
+
+        os.kill(template(), signal.SIGKILL)
+        until(lambda: template() == 0, 60)
+        with ThreadPoolExecutor(2) as pool:
+            seen = list(pool.map(lambda _: call(client, "killed", s=1.0), range(2)))
+        assert {s["kind"] for s in seen} == {"snap-start"}
+        inits = {s["init"] for s in seen}
+        assert len(inits | {first["init"]}) == 2, "the copy that was there, and one of a template built again"
+        until(lambda: template() != 0, 60)
+        broker = running.state()["processes"]["broker"]
+        os.kill(broker, signal.SIGKILL)
+        until(lambda: running.state()["processes"].get("broker") != broker, 60)
+        answer: list[Any] = []
+
+        def again() -> bool:
+            with contextlib.suppress(Exception):
+                answer[:] = [call(client, "killed")]
+            return bool(answer) and "init" in answer[0]
+
+        until(again, 90)
+        assert answer[0]["init"] not in inits | {first["init"]}
