@@ -348,3 +348,40 @@ def test_function_urls_ask_for_both_rights(cloud: Cloud) -> None:
     for number, (action, more) in enumerate(statements):
         cloud.admin.add_permission(FunctionName="echo", StatementId=f"url{number}", Action=action, Principal="*", **more)
     assert call_url(cloud, url, None) == 200
+
+
+def test_stacks_through_cloudformation_need_its_rights_and_get_roles_that_lambda_can_assume(cloud: Cloud) -> None:
+    function = {
+        "Runtime": OWN_RUNTIME, "Handler": "index.handler", "Role": {"Fn::GetAtt": ["R", "Arn"]},
+        "Code": {"ZipFile": "def handler(event, context):\n    return event\n"},
+    }  # fmt: skip
+    managed = "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"
+    template = {
+        "Resources": {
+            "R": {"Type": "AWS::IAM::Role", "Properties": {"AssumeRolePolicyDocument": TRUST, "ManagedPolicyArns": [managed]}},
+            "F": {"Type": "AWS::Lambda::Function", "Properties": function},
+        },
+        "Outputs": {"F": {"Value": {"Ref": "F"}}},
+    }
+    stranger = cloud.engine.client("cloudformation", **cloud.user("stackless"))
+    assert refused(stranger.create_stack, StackName="iam-stack", TemplateBody=json.dumps(template))[0] == "AccessDenied"
+    formation = cloud.engine.client("cloudformation", **ROOT)
+    formation.create_stack(StackName="iam-stack", TemplateBody=json.dumps(template))
+    (output,) = formation.describe_stacks(StackName="iam-stack")["Stacks"][0]["Outputs"]
+    assert json.load(cloud.admin.invoke(FunctionName=output["OutputValue"], Payload=b"5")["Payload"]) == 5
+    formation.delete_stack(StackName="iam-stack")
+    with pytest.raises(cloud.admin.exceptions.ResourceNotFoundException):
+        cloud.admin.get_function(FunctionName=output["OutputValue"])
+
+
+@pytest.mark.slow
+def test_roles_may_be_assumed_without_authentication() -> None:
+    with engine(role_credentials="assume") as running:
+        client = running.client()
+        code = {"ZipFile": zip_of({"m.py": "import boto3\ndef f(event, context): return boto3.client('sts').get_caller_identity()['Arn']\n"})}
+        made = {"FunctionName": "who", "Runtime": OWN_RUNTIME, "Handler": "m.f", "Timeout": 60, "Code": code}
+        assert refused(client.create_function, Role=f"arn:aws:iam::{ACCOUNT}:role/r", **made)[0] == "InvalidParameterValueException"
+        role = running.client("iam").create_role(RoleName="r", AssumeRolePolicyDocument=json.dumps(TRUST))["Role"]["Arn"]
+        client.create_function(Role=role, **made)
+        client.get_waiter("function_active_v2").wait(FunctionName="who")
+        assert json.load(client.invoke(FunctionName="who")["Payload"]) == f"arn:aws:sts::{ACCOUNT}:assumed-role/r/who"

@@ -72,6 +72,8 @@ def test_data_dir_becomes_absolute(monkeypatch, tmp_path):
         ({"aws_endpoint": "localhost:5000"}, "aws_endpoint.*'embedded', 'aws' or an http"),
         ({"host": "0.0.0.0"}, "not loopback: set auth=sigv4, or insecure=true"),
         ({"auth": "sigv4"}, "auth=sigv4 needs access_keys"),
+        ({"auth": "iam"}, "auth=iam needs access_keys"),
+        ({"auth": "iam", "access_keys": {"AKIA": "s"}, "aws_endpoint": "http://elsewhere"}, "auth=iam reads users, roles and policies from the embedded AWS"),
         ({"no_such_setting": 1}, "no_such_setting"),
     ],
 )
@@ -137,3 +139,12 @@ def test_run_dir_is_inside_the_data_dir_unless_socket_names_would_not_fit(tmp_pa
 )
 def test_endpoint_url_is_one_a_client_on_this_host_can_use(host, url):
     assert load(host=host, port=1, insecure=True).endpoint_url() == url
+
+
+@pytest.mark.parametrize(
+    ("auth", "role_credentials", "assumes"),
+    [("off", "auto", False), ("sigv4", "auto", False), ("iam", "auto", True), ("off", "assume", True), ("iam", "engine", False)],
+)
+def test_roles_are_assumed_where_policies_are_enforced_or_when_asked_for(auth, role_credentials, assumes):
+    keys = {} if auth == "off" else {"AKIA": "s"}
+    assert load(auth=auth, access_keys=keys, role_credentials=role_credentials).assumes_roles() is assumes

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from engine.auth import chunks
 from engine.auth.claims import epoch
 from engine.auth.principals import KeyRing
 from engine.auth.sigv4 import Verifier
@@ -133,3 +136,15 @@ def test_unknown_forms_and_lambdas_own_api_are_refused_by_name() -> None:
     form = "STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD"
     with pytest.raises(NotImplementedHere, match=form):
         verify(form, sign_seed(form, "5"), b"", length="5")
+
+
+FRAGMENTS = st.sampled_from([b"5", b"0", b"ffffffffffffffff", b";chunk-signature=", b"a" * 64, b"\r\n", b"hello", b"x-amz-trailer-signature:", b":", b"\xff"])
+
+
+@given(st.sampled_from([SIGNED, TRAILER, UNSIGNED]), st.lists(FRAGMENTS, max_size=12).map(b"".join), st.sampled_from([b"5", b"0", b"x", None]))
+def test_any_body_is_verified_or_refused(form: str, body: bytes, length: bytes | None) -> None:
+    try:
+        chunks.check(form.encode(), body, length, b"seed", lambda algorithm, rest: b"f" * 64)
+    except AwsError:
+        return
+    assert form == UNSIGNED
