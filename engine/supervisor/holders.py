@@ -19,6 +19,8 @@ from engine.sandbox.api import HolderFds, Sandbox, ZygoteSpec
 
 # Making many at once only makes each of them late: two cores build about five at a time without queueing in the kernel.
 MAX_MAKING = 8
+# For the stock, while nobody waits: warm invocations go on beside it, and a few at a time come between them least.
+UNHURRIED = 2
 # A holder that was taken is replaced when the cold start it serves is over (``settled``), or after this long if that takes more:
 # making one costs about as much as the cold start itself, and on few cores it would be the first to suffer.
 REFILL_DELAY_S = 0.1
@@ -194,7 +196,8 @@ class HolderPool:
             return
         size = min(self._size, stock.spec.most, NETWORK_SIZE if stock.network else self._size)
         missing = (0 if stock.paused else size) + len(stock.wanted) - len(stock.ready) - len(stock.making)
-        for _ in range(min(missing, MAX_MAKING - len(stock.making))):
+        most = max(UNHURRIED, min(len(stock.wanted), MAX_MAKING))
+        for _ in range(min(missing, most - len(stock.making))):
             self._next_id += 1
             stock.making.add(self._next_id)
             self._by_id[self._next_id] = stock

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.sandbox.api import ZygoteSpec
-from engine.supervisor.holders import NETWORK_SIZE, Holder, HolderPool
+from engine.supervisor.holders import NETWORK_SIZE, UNHURRIED, Holder, HolderPool
 
 PLACE = "vpc-1/subnet-a/sg-a"
 
@@ -63,14 +63,15 @@ def test_a_network_has_its_own_small_stock_from_the_same_zygote() -> None:
         pool.zygote_ready("p", 1)
         pool.use(f"p@{PLACE}")
         assert orders.zygotes == ["p"]
-        assert [m[1:] for m in orders.made] == [("p", "")] * 4 + [("p", PLACE)] * NETWORK_SIZE
+        assert [m[1:] for m in orders.made] == [("p", "")] * UNHURRIED + [("p", PLACE)] * NETWORK_SIZE
         got: list[Holder | None] = []
         pool.take(f"p@{PLACE}", lambda holder, _: got.append(holder))
         assert not got
         assert ready(pool, 1), "another network's does not do"
         assert not got
-        assert ready(pool, 5)
-        assert [h.holder_id for h in got if h] == [5]
+        first = next(holder_id for holder_id, _, network in orders.made if network)
+        assert ready(pool, first)
+        assert [h.holder_id for h in got if h] == [first]
 
     run(test)
 

@@ -1,0 +1,40 @@
+"""How many sandboxes are ordered at once: all hands for whoever waits, few for the stock."""
+
+from __future__ import annotations
+
+from engine.supervisor.holders import MAX_MAKING, UNHURRIED, Holder, HolderPool
+from tests.unit.test_holder_networks import Orders, ready, run
+
+
+def test_the_stock_fills_a_few_at_a_time_while_nobody_waits() -> None:
+    def check(pool: HolderPool, orders: Orders) -> None:
+        pool.use("p")
+        pool.zygote_ready("p", 1)
+        assert len(orders.made) == UNHURRIED
+        ready(pool, orders.made[0][0])
+        assert len(orders.made) == UNHURRIED + 1
+        for holder_id, *_ in orders.made:
+            ready(pool, holder_id)
+        assert pool.counts() == {"p": {"ready": 4, "making": 0}}
+
+    run(check)
+
+
+def test_whoever_waits_is_served_at_full_speed_and_before_the_stock() -> None:
+    def check(pool: HolderPool, orders: Orders) -> None:
+        served: list[Holder | None] = []
+        for _ in range(2 * MAX_MAKING):
+            pool.take("p", lambda holder, _why: served.append(holder))
+        pool.zygote_ready("p", 1)
+        assert len(orders.made) == MAX_MAKING
+        for holder_id, *_ in orders.made:
+            ready(pool, holder_id)
+            if len(served) == 2 * MAX_MAKING:
+                break
+        assert None not in served
+        assert len(served) == 2 * MAX_MAKING
+        assert pool.counts()["p"]["ready"] == 0
+        # What was ordered for those in line goes to them; the stock comes after.
+        assert len(orders.made) <= 2 * MAX_MAKING + UNHURRIED
+
+    run(check)
