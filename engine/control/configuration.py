@@ -133,6 +133,12 @@ def shown(function: Function, version: Version, region: str, qualifier: str | No
     }
 
 
+def lost(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of a version whose package the disk has lost: it cannot be invoked."""
+    reason = "The function's code is lost: upload it again with UpdateFunctionCode."
+    return {**shown, "State": "Failed", "StateReason": reason, "StateReasonCode": "InternalError"}
+
+
 def creating(function: Function, version: Version, region: str, qualifier: str | None, revision_id: str) -> dict[str, Any]:
     """As ``shown``, but as AWS answers while it still works on a new function or version. ``revision_id``: the one before it is done."""
     reason, code = _CREATING

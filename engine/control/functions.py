@@ -126,9 +126,8 @@ class FunctionOperations:
     async def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref, function, version = self._find(caller, params)
         location = self._plane.links.url(caller.headers.get("host", "127.0.0.1"), version.code_sha256)
-        shown = configuration.shown(function, version, ref.region, ref.qualifier)
         answer: dict[str, Any] = {
-            "Configuration": await snap_start.with_state(self._plane.link, function, version, shown),
+            "Configuration": await self._at_rest(ref, function, version),
             "Code": {"RepositoryType": "S3", "Location": location},
         }
         if function.tags:
@@ -139,8 +138,14 @@ class FunctionOperations:
         return answer
 
     async def get_configuration(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        ref, function, version = self._find(caller, params)
+        return await self._at_rest(*self._find(caller, params))
+
+    async def _at_rest(self, ref: FunctionRef, function: Function, version: Version) -> dict[str, Any]:
+        """The configuration with the state the version is in now."""
         shown = configuration.shown(function, version, ref.region, ref.qualifier)
+        code = self._plane.code
+        if not all(code.tree(sha256).is_dir() for sha256 in (version.code_sha256, *version.layers)):
+            return configuration.lost(shown)
         return await snap_start.with_state(self._plane.link, function, version, shown)
 
     async def delete(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:

@@ -474,7 +474,11 @@ def test_a_restart_brings_everything_back_and_repairs_trees(tmp_path: Path, name
         assert control.entry(name + "-lost")["versions"]["$LATEST"]["state"] == "Failed"
         client = control.client()
         assert client.get_function(FunctionName=name)["Configuration"] == shown
+        failed = client.get_function_configuration(FunctionName=name + "-lost")
+        assert (failed["State"], failed["StateReasonCode"]) == ("Failed", "InternalError")
+        assert failed["StateReason"] == "The function's code is lost: upload it again with UpdateFunctionCode."
         lost_text = refused(client.update_function_configuration, FunctionName=name + "-lost", Timeout=9)[2]
         assert lost_text == "The function's code is lost: upload it again with UpdateFunctionCode first."
         client.update_function_code(FunctionName=name + "-lost", ZipFile=OTHER_ZIP)
         assert control.entry(name + "-lost")["versions"]["$LATEST"]["state"] == "Active"
+        assert client.get_function_configuration(FunctionName=name + "-lost")["State"] == "Active"
