@@ -31,6 +31,8 @@ _GLOBAL: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("PolicyName", "policy/{}"),
     ),
 }  # fmt: skip
+# Who a policy is attached to is what such a request is about, not the policy.
+_HOLDERS = frozenset({"RoleName", "UserName", "GroupName"})
 _ARN_MEMBERS = (
     "TopicArn", "TargetArn", "RoleArn", "PolicyArn", "StreamARN", "StreamArn", "ResourceArn", "stateMachineArn", "executionArn", "SecretId",
     "TableName", "KeyId", "resourceArn", "DeliveryStreamArn",
@@ -51,7 +53,7 @@ def resource(service: str, members: Mapping[str, Any], account: str, region: str
         return f"arn:aws:sqs:{region}:{owner if owner.isdigit() else account}:{name}"
     for member in _ARN_MEMBERS:
         value = members.get(member)
-        if isinstance(value, str) and value.startswith("arn:") and not (service == "iam" and member == "PolicyArn" and "RoleName" in members):
+        if isinstance(value, str) and value.startswith("arn:") and not (member == "PolicyArn" and members.keys() & _HOLDERS):
             return value
     for named, middle in ((_NAMED, f"{region}:{account}"), (_GLOBAL, f":{account}")):
         for member, pattern in named.get(service, ()):
