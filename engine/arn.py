@@ -6,6 +6,7 @@ Pure: no I/O; region and account of the endpoint are arguments.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -83,3 +84,9 @@ def parse_function_name(
             f"Functions from '{match['region']}' are not reachable in this region ('{region}')"
         )
     return FunctionRef(match["account"] or account, region, name, named or qualifier or None)
+
+
+def runtime_version_arn(region: str, runtime: str, version: str) -> str:
+    """Names the interpreter: another patch release gives another ARN, as AWS's runtime updates do."""
+    digest = hashlib.sha256(f"{runtime} {version}".encode()).hexdigest()
+    return f"arn:aws:lambda:{region}::runtime:{digest}"

@@ -84,12 +84,6 @@ def _logging(former: Mapping[str, str], given: Mapping[str, str]) -> dict[str, s
     }
 
 
-def runtime_version_arn(region: str, runtime: str, version: str) -> str:
-    """Names the interpreter: another patch release gives another ARN, as AWS's runtime updates do."""
-    digest = hashlib.sha256(f"{runtime} {version}".encode()).hexdigest()
-    return f"arn:aws:lambda:{region}::runtime:{digest}"
-
-
 def fingerprint(config: Mapping[str, Any], code_sha256: str) -> str:
     """The same for the same code and configuration, whenever it was made."""
     document = json.dumps([config, code_sha256], sort_keys=True, separators=(",", ":"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine import ids
-from engine.arn import FunctionRef
+from engine.arn import FunctionRef, runtime_version_arn
 from engine.control import configuration, function_layers, rules, snap_start, trust
 from engine.control.api import Caller, Registrar
 from engine.control.kinds import CODE_SIGNING, CONCURRENCY
@@ -95,7 +95,7 @@ class FunctionOperations:
         signed: dict[str, str],
     ) -> Function:
         runtime = params["Runtime"]
-        arn = configuration.runtime_version_arn(ref.region, runtime, hello.runtimes[runtime].version)
+        arn = runtime_version_arn(ref.region, runtime, hello.runtimes[runtime].version)
         config = configuration.new(params, ref.name, architectures, arn)
         function_layers.attach(config, layers, ref.region)
         config.update(signed)

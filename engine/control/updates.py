@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine import ids
-from engine.arn import FunctionRef
+from engine.arn import FunctionRef, runtime_version_arn
 from engine.control import configuration, function_layers, rules, trust
 from engine.control.api import Caller, Registrar
 from engine.control.link import Hello
@@ -126,7 +126,7 @@ class UpdateOperations:
             await asyncio.to_thread(self._plane.packages.ensure, latest.code_sha256, runtime, installed.interpreter)
         except FileNotFoundError as e:
             raise ServiceError("The function's code is lost: upload it again with UpdateFunctionCode first.") from e
-        arn = configuration.runtime_version_arn(ref.region, runtime, installed.version)
+        arn = runtime_version_arn(ref.region, runtime, installed.version)
         config["RuntimeVersionConfig"] = {"RuntimeVersionArn": arn}
 
     def _updated(self, function: Function, latest: Version, config: Mapping[str, Any]) -> Function:

@@ -88,6 +88,28 @@ def event(at_ms: int, kind: str, record: dict[str, object]) -> str:
     return json.dumps({"time": iso_ms(at_ms), "type": kind, "record": record}, separators=(",", ":"))
 
 
+class InitStarted:
+    """INIT_START: which interpreter a new environment of a managed runtime gets. ``version`` is ``python:3.12.4``, ``arn`` its name."""
+
+    __slots__ = ("_about", "_arn", "_at_ms", "_json", "_level", "_version")
+
+    def __init__(self, at_ms: int, version: str, arn: str, about: dict[str, object], *, json_format: bool, level: str | None) -> None:
+        self._at_ms = at_ms
+        self._version = version
+        self._arn = arn
+        self._about = about
+        self._json = json_format
+        self._level = level
+
+    def render(self) -> str | None:
+        if not self._json:
+            return f"INIT_START Runtime Version: {self._version}\tRuntime Version ARN: {self._arn}"
+        if not shown(self._level, "INFO"):
+            return None
+        record = {"phase": "init", "runtimeVersion": self._version, "runtimeVersionArn": self._arn, **self._about}
+        return event(self._at_ms, "platform.initStart", record)
+
+
 def start_text(request_id: str, version: str) -> str:
     return f"START RequestId: {request_id} Version: {version}"
 

@@ -75,7 +75,7 @@ class Invoker:
         self._max_age_s = max_age_s
         self._init_timeout_s = init_timeout_s
         self._host_wait_s = host_wait_s
-        self.setting = Setting(home, isolated_paths=isolated_paths)
+        self.setting = Setting(home, clock, isolated_paths=isolated_paths)
         self._room = Room(max_instances, memory_budget_mib, memory_reserve_mib)
         self._fleet = Fleet(loop, clock, self._room, self, cpu_quota=cpu_quota)
         self.standing = Standing(

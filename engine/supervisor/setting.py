@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from engine.core import provisioning
-from engine.core.runtimes import speaks_frames
+from engine.arn import runtime_version_arn
+from engine.clock import Clock
+from engine.core import provisioning, report
+from engine.core.runtimes import Family, family, speaks_frames
 from engine.supervisor import zygotes
 from engine.supervisor.environment import Home, base_env, init_message
 from engine.supervisor.role_credentials import RoleCredentials
@@ -25,8 +27,9 @@ _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN
 class Setting:
     """Made before the sandbox's level is known, and completed then. ``roles`` None: functions get ``home``'s credentials."""
 
-    def __init__(self, home: Home, *, isolated_paths: bool) -> None:
+    def __init__(self, home: Home, clock: Clock, *, isolated_paths: bool) -> None:
         self.home = home
+        self._epoch_ms = clock.epoch_ms
         self.isolated_paths = isolated_paths
         self.opt_root: Callable[[Sequence[str]], str] = lambda _layers: "/opt"
         self.roles: RoleCredentials | None = None
@@ -34,7 +37,32 @@ class Setting:
 
     def first(self, instance: Instance) -> bytes:
         """What a worker is told first: RESTORE in a copy, INIT in any other; with roles, their credentials must be there."""
-        return self.restore(instance) if instance.restored else self.init(instance)
+        if instance.restored:
+            return self.restore(instance)
+        self._announce(instance)
+        return self.init(instance)
+
+    def _announce(self, instance: Instance) -> None:
+        """INIT_START; a function that brings its own runtime has none."""
+        version = instance.version
+        config = version.config
+        interpreter = self.runtimes.get(config.runtime)
+        kind = family(config.runtime)
+        if interpreter is None or kind is None or kind is Family.PROVIDED:
+            return
+        about: dict[str, object] = {
+            "initializationType": instance.kind,
+            "functionName": config.name,
+            "functionVersion": config.version,
+            "instanceId": instance.stream,
+            "instanceMaxMemory": config.memory_mib * report.MIB,
+        }
+        at_ms = self._epoch_ms()
+        arn = runtime_version_arn(self.home.region, config.runtime, interpreter.version)
+        line = report.InitStarted(
+            at_ms, f"{kind}:{interpreter.version}", arn, about, json_format=config.log_format == "JSON", level=config.system_log_level
+        )
+        version.function.log.write(at_ms, instance.stream, line)
 
     def restore(self, instance: Instance) -> bytes:
         """RESTORE for a copy, with the credentials of now."""

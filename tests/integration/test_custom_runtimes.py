@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import platform
 from typing import Any
 
 import pytest
 
 from tests.framework.engine import Engine, zip_of
+from tests.framework.wait import until
 
 BASH = r"""#!/bin/bash
 set -euo pipefail
@@ -130,3 +132,24 @@ def test_a_sequence_of_invocations_stays_on_one_instance(shared: Engine, bash: s
     for n in range(10):
         assert invoke(shared, "in-turn", n)[0] == {"echo": n}
     assert len([i for i in shared.state()["instances"] if i["function"] == "in-turn"]) <= 2
+
+
+def log_of(engine: Engine, name: str) -> list[str]:
+    return [line.split("\t", 2)[2] for path in engine.data_dir.glob(f"logs/**/*{name}*") for line in path.read_text().splitlines()]
+
+
+def test_init_start_names_the_interpreter_of_a_managed_runtime(shared: Engine, bash: str) -> None:
+    invoke(shared, bash, 1)
+    shared.deploy("names-itself", {"m.py": "def f(e, c): return e"})
+    shared.deploy("names-itself-json", {"m.py": "def f(e, c): return e"}, LoggingConfig={"LogFormat": "JSON"})
+    for name in ("names-itself", "names-itself-json"):
+        assert invoke(shared, name, 1)[0] == 1
+        until(lambda name=name: any("REPORT" in x or "platform.report" in x for x in log_of(shared, f"{name}.")), "REPORT is written")  # type: ignore[misc]
+    version = platform.python_version()
+    arn = shared.client().get_function_configuration(FunctionName="names-itself")["RuntimeVersionConfig"]["RuntimeVersionArn"]
+    assert log_of(shared, "names-itself.")[0] == f"INIT_START Runtime Version: python:{version}\tRuntime Version ARN: {arn}"
+    event = json.loads(log_of(shared, "names-itself-json.")[0])
+    assert event["type"] == "platform.initStart"
+    assert event["record"]["runtimeVersion"] == f"python:{version}"
+    assert event["record"]["instanceMaxMemory"] == 128 * 1024 * 1024
+    assert not any("INIT_START" in line for line in log_of(shared, bash))
