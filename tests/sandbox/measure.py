@@ -20,7 +20,7 @@ from tests.sandbox.rig import Box, Rig
 
 def _spread(values: Sequence[float]) -> str:
     ordered = sorted(values)
-    return f"p50 {ordered[len(ordered) // 2]:7.2f}   p99 {ordered[int(len(ordered) * 0.99)]:7.2f}"
+    return f"p50 {ordered[len(ordered) // 2]:8.3f}   p99 {ordered[int(len(ordered) * 0.99)]:8.3f}"
 
 
 def _fork_ms() -> float:
@@ -58,10 +58,35 @@ class Measure:
         self.rig.link.specialise(box.id, self.spec)
         box.run("result = 1")
         ran = time.perf_counter()
+        self._freeze(box, figures)
+        held = time.perf_counter()
         self.rig.end(box)
         ended = time.perf_counter()
-        for name, seconds in (("make", made - started), ("specialise until user code ran", ran - asked), ("kill until gone", ended - ran)):
+        for name, seconds in (("make", made - started), ("specialise until user code ran", ran - asked), ("kill until gone", ended - held)):
             figures.setdefault(name, []).append(seconds * 1e3)
+
+    def _freeze(self, box: Box, figures: dict[str, list[float]]) -> None:
+        """The calls themselves, and a round trip to a frozen worker (sent first, then thawed) beside one to a running one."""
+        if box.freezer is None:
+            return
+        for _ in range(5):
+            at = [time.perf_counter()]
+            box.run("result = 1")
+            at.append(time.perf_counter())
+            box.freezer.freeze()
+            at.append(time.perf_counter())
+            self.rig.turn(0.005)
+            at.append(time.perf_counter())
+            box.send("result = 2")
+            sent = time.perf_counter()
+            box.freezer.thaw()
+            at.append(time.perf_counter())
+            self.rig.turn(0)  # an order through the broker leaves with the loop's next turn
+            box._line()
+            at.append(time.perf_counter())
+            spans = {"freeze call": at[2] - at[1], "thaw call": at[4] - sent, "round trip, running": at[1] - at[0], "round trip, frozen": at[5] - at[3]}
+            for name, seconds in spans.items():
+                figures.setdefault(name, []).append(seconds * 1e3)
 
     def crowd(self, count: int) -> tuple[float, list[Box]]:
         """Ask for many holders at once; milliseconds until all are ready."""
