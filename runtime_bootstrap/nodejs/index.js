@@ -56,11 +56,12 @@ async function initialise(about) {
   });
   process.on('beforeExit', () => idle && idle());
   try {
-    handler = await handlers.load(root, (late && process.env._HANDLER) || init.handler);
+    const found = await handlers.load(root, (late && process.env._HANDLER) || init.handler);
     const major = Number(process.versions.node.split('.')[0]);
-    if (major >= CALLBACKS_REMOVED && handler.length >= 3 && !streams.isStreaming(handler)) {
+    if (major >= CALLBACKS_REMOVED && found.length >= 3 && !streams.isStreaming(found)) {
       throw new errors.faults.CallbackHandlerDeprecated(REMOVED);
     }
+    handler = found;
   } catch (error) {
     crash('Uncaught Exception', error, UNCAUGHT);
     return;
