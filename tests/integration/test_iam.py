@@ -350,6 +350,7 @@ def test_function_urls_ask_for_both_rights(cloud: Cloud) -> None:
     assert call_url(cloud, url, None) == 200
 
 
+@pytest.mark.slow
 def test_stacks_through_cloudformation_need_its_rights_and_get_roles_that_lambda_can_assume(cloud: Cloud) -> None:
     function = {
         "Runtime": OWN_RUNTIME, "Handler": "index.handler", "Role": {"Fn::GetAtt": ["R", "Arn"]},

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from engine.arn import FunctionRef
 from engine.auth.authorization import action_of, context_of, denial, lambda_keys, owner_of, resource_of
 from engine.auth.identity import credential_of, identity_of, root_of, service
 from engine.auth.policy import Decision, Kind, Reason, Request, Source, evaluate, parse
 from engine.aws import targets
+from engine.control.access import service_may_invoke
+from engine.control.kinds import POLICY
+from engine.store.api import Function
 
 ACCOUNT, REGION = "111122223333", "eu-west-1"
 FUNCTION = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:f"
@@ -165,3 +169,17 @@ def test_resources_of_other_services(name, members, resource):
 def test_scopes():
     assert targets.scope("AWS4-HMAC-SHA256 Credential=AKIA/20260101/eu-west-1/sqs/aws4_request, SignedHeaders=host") == ("sqs", "eu-west-1")
     assert targets.scope("Basic x") == (None, "")
+
+
+def test_a_service_may_invoke_what_lets_it_for_its_source():
+    statement = {
+        "Sid": "s", "Effect": "Allow", "Principal": {"Service": "s3.amazonaws.com"}, "Action": "lambda:InvokeFunction", "Resource": f"{FUNCTION}:live",
+        "Condition": {"StringEquals": {"AWS:SourceAccount": ACCOUNT}, "ArnLike": {"AWS:SourceArn": "arn:aws:s3:::b"}},
+    }  # fmt: skip
+    function = Function(ACCOUNT, "f", 0, 1, {}, {}).attach(POLICY, "live", {"Version": "2012-10-17", "Statement": [statement]})
+    live = FunctionRef(ACCOUNT, REGION, "f", "live")
+    assert service_may_invoke(function, live, "s3.amazonaws.com", "arn:aws:s3:::b", ACCOUNT)
+    assert not service_may_invoke(function, live, "s3.amazonaws.com", "arn:aws:s3:::other", ACCOUNT)
+    assert not service_may_invoke(function, live, "s3.amazonaws.com", "arn:aws:s3:::b", "444455556666")
+    assert not service_may_invoke(function, live, "sns.amazonaws.com", "arn:aws:s3:::b", ACCOUNT)
+    assert not service_may_invoke(function, FunctionRef(ACCOUNT, REGION, "f"), "s3.amazonaws.com", "arn:aws:s3:::b", ACCOUNT)
