@@ -295,6 +295,15 @@ def drop_capabilities() -> None:
     perform(DROP_CAPABILITIES)
 
 
+def keep_capabilities(*kept: int) -> None:
+    """Give up every capability but these; what is executed later has none."""
+    mask = sum(1 << number for number in kept)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    data = struct.pack("6I", low, low, 0, high, high, 0)
+    perform((prctl_step("ambient", _PR_CAP_AMBIENT, 4), Step("capset", _libc.capset, (header, data))))
+
+
 def bounding_set_steps() -> tuple[Step, ...]:
     """Empty the capability bounding set (needs CAP_SETPCAP), capability by capability as far as this kernel knows them."""
     known = 0

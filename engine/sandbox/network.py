@@ -32,20 +32,21 @@ from engine.sandbox.vpcs import Vpc
 
 _TRIAL = {"cidrs": ["10.0.0.0/16"], "subnets": {"trial": "10.0.0.0/24"}, "groups": {"trial": {"in": [], "out": []}}, "servers": {}}
 _START_S = 20.0
-RESOLV_CONF = f"nameserver {RESOLVER}\n"
+# CAP_NET_BIND_SERVICE for port 53, CAP_NET_ADMIN for nearly everything, CAP_SYS_PTRACE and CAP_SYS_ADMIN to enter namespaces.
+_KEPT = (10, 12, 19, 21)
 
 
 class Networks:
     """All networks of this engine; lives in the child."""
 
-    def __init__(self, sock: socket.socket, *, outbound: bool) -> None:
+    def __init__(self, sock: socket.socket, names: socket.socket, *, outbound: bool) -> None:
         self._sock = sock
+        self._resolver = names
         self._nat: Nat | None = None
         self._vpcs: dict[str, Vpc] = {}
         self._wired: dict[int, tuple[Gateway, bytes]] = {}
         self.no_outbound = ""
         self.no_vpc = ""
-        self._resolver = resolver.start()
         if outbound:
             try:
                 self._nat = Nat()
@@ -242,7 +243,12 @@ def _be_network(sock: socket.socket, *, outbound: bool) -> None:
         kernel.set_name("lambda-network")
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
         kernel.close_from(3, [sock.fileno()])
-        networks = Networks(sock, outbound=outbound)
+        names = resolver.start()
+        with contextlib.suppress(PermissionError):
+            kernel.drop_bounding_set()
+        kernel.keep_capabilities(*_KEPT)
+        kernel.no_new_privileges()
+        networks = Networks(sock, names, outbound=outbound)
         packets.send(sock, ["ready", networks.no_outbound, networks.no_vpc, networks.advice()])
         try:
             networks.serve()

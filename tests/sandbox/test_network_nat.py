@@ -210,6 +210,24 @@ def test_the_host_is_as_it_was_after_a_stop_and_after_a_kill(tmp_path, how):
         assert forwarding() == "0"
 
 
+def _status(pid: str) -> dict[str, str]:
+    return dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+
+
+def test_who_makes_networks_and_who_reads_names_have_no_more_powers_than_that(rig):
+    (network,) = _below(str(rig.link.broker_pid), "lambda-network")
+    (names,) = _below(network, "lambda-names")
+    kept = 1 << 10 | 1 << 12 | 1 << 19 | 1 << 21
+    assert (int(_status(network)["CapEff"], 16), int(_status(network)["CapBnd"], 16)) == (kept, 0)
+    assert _status(network)["NoNewPrivs"] == "1"
+    assert (int(_status(names)["CapEff"], 16), _status(names)["Uid"].split()[0]) == (0, "65534")
+
+
+def _below(pid: str, name: str) -> list[str]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [p for p in children if Path(f"/proc/{p}/comm").read_text().strip() == name]
+
+
 def test_a_host_that_forwards_goes_on_forwarding(tmp_path):
     require("not root")
     require("no iproute2")
@@ -225,8 +243,7 @@ def test_a_host_that_forwards_goes_on_forwarding(tmp_path):
 def test_the_network_process_is_replaced_with_its_broker(world, tmp_path):
     with world[0].inside(), Rig(tmp_path, network="nat") as rig:
         broker = rig.link.broker_pid
-        children = Path(f"/proc/{broker}/task/{broker}/children").read_text().split()
-        network = next(p for p in children if Path(f"/proc/{p}/comm").read_text().strip() == "lambda-network")
+        (network,) = _below(str(broker), "lambda-network")
         os.kill(int(network), signal.SIGKILL)
         rig.wait("broker_lost")
         rig.wait("zygote_ready", rig.key)
