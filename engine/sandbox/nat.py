@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 from pathlib import Path
 
-from engine.sandbox import cgroups, kernel, nft
+from engine.sandbox import kernel, nft
 from engine.sandbox.netlink import Netlink, address, route, up, veth
 from engine.sandbox.nft import Table
 from engine.sandbox.spaces import RESOLVER, Chunks, Gateway, Space
@@ -130,7 +131,8 @@ class Forwarding:
     def __init__(self, notes: Path) -> None:
         self._notes = notes
         self._mark = f"{os.stat('/proc/self/ns/net').st_ino}."
-        self._own = notes / f"{self._mark}{os.getpid()}.{cgroups.start_time(os.getpid())}"
+        self._own = notes / f"{self._mark}{os.getpid()}"
+        self._lock = -1
 
     def enter(self) -> bool:
         """Switch it on. Whether an engine, not the operator, has done so, and others' packets must go on being refused."""
@@ -138,14 +140,18 @@ class Forwarding:
         self._sweep()
         if _read(_SWITCH) == "1" and not self._others():
             return False
-        self._own.touch()
+        # Locked while we live: the kernel lets go of it when we die, however we do.
+        self._lock = os.open(self._own, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         kernel.write_file(_SWITCH, b"1")
         return True
 
     def leave(self) -> None:
         """No longer wanted here. Idempotent."""
-        if self._own.exists():
-            self._own.unlink()
+        if self._lock >= 0:
+            self._own.unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = -1
             if not self._others():
                 kernel.write_file(_SWITCH, b"0")
 
@@ -156,17 +162,24 @@ class Forwarding:
         """Forget who was killed; when nobody is left, forwarding is as it was before them."""
         found = self._others()
         for note in self._notes.iterdir():
-            _, pid, start = note.name.split(".")
-            if cgroups.start_time(int(pid)) != start or _dead(pid):
+            if note != self._own and _abandoned(note):
                 note.unlink(missing_ok=True)
         if found and not self._others():
             kernel.write_file(_SWITCH, b"0")
 
 
-def _dead(pid: str) -> bool:
-    """Whether a process is only waiting to be reaped."""
-    with contextlib.suppress(OSError, IndexError):
-        return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0] == "Z"
+def _abandoned(note: Path) -> bool:
+    """Whether nobody holds the lock of a note."""
+    try:
+        fd = os.open(note, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
     return True
 
 
