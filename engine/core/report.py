@@ -89,11 +89,16 @@ def event(at_ms: int, kind: str, record: dict[str, object]) -> str:
 
 
 class InitStarted:
-    """INIT_START: which interpreter a new environment of a managed runtime gets. ``version`` is ``python:3.12.4``, ``arn`` its name."""
+    """INIT_START: which interpreter a new environment of a managed runtime gets. ``version`` is ``python:3.12.4``, ``arn`` its name.
+    RESTORE_START for one that is restored from a snapshot.
+    """
 
-    __slots__ = ("_about", "_arn", "_at_ms", "_json", "_level", "_version")
+    __slots__ = ("_about", "_arn", "_at_ms", "_json", "_level", "_restored", "_version")
 
-    def __init__(self, at_ms: int, version: str, arn: str, about: dict[str, object], *, json_format: bool, level: str | None) -> None:
+    def __init__(
+        self, at_ms: int, version: str, arn: str, about: dict[str, object], *, json_format: bool, level: str | None, restored: bool = False
+    ) -> None:
+        self._restored = restored
         self._at_ms = at_ms
         self._version = version
         self._arn = arn
@@ -103,9 +108,15 @@ class InitStarted:
 
     def render(self) -> str | None:
         if not self._json:
-            return f"INIT_START Runtime Version: {self._version}\tRuntime Version ARN: {self._arn}"
+            name = "RESTORE_START" if self._restored else "INIT_START"
+            return f"{name} Runtime Version: {self._version}\tRuntime Version ARN: {self._arn}"
         if not shown(self._level, "INFO"):
             return None
+        if self._restored:
+            named = {k: v for k, v in self._about.items() if k != "initializationType"}
+            return event(
+                self._at_ms, "platform.restoreStart", {"runtimeVersion": self._version, "runtimeVersionArn": self._arn, **named}
+            )
         record = {"phase": "init", "runtimeVersion": self._version, "runtimeVersionArn": self._arn, **self._about}
         return event(self._at_ms, "platform.initStart", record)
 

@@ -37,13 +37,11 @@ class Setting:
 
     def first(self, instance: Instance) -> bytes:
         """What a worker is told first: RESTORE in a copy, INIT in any other; with roles, their credentials must be there."""
-        if instance.restored:
-            return self.restore(instance)
         self._announce(instance)
-        return self.init(instance)
+        return self.restore(instance) if instance.restored else self.init(instance)
 
     def _announce(self, instance: Instance) -> None:
-        """INIT_START; a function that brings its own runtime has none."""
+        """INIT_START or RESTORE_START; a function that brings its own runtime has none."""
         version = instance.version
         config = version.config
         interpreter = self.runtimes.get(config.runtime)
@@ -60,7 +58,13 @@ class Setting:
         at_ms = self._epoch_ms()
         arn = runtime_version_arn(self.home.region, config.runtime, interpreter.version)
         line = report.InitStarted(
-            at_ms, f"{kind}:{interpreter.version}", arn, about, json_format=config.log_format == "JSON", level=config.system_log_level
+            at_ms,
+            f"{kind}:{interpreter.version}",
+            arn,
+            about,
+            json_format=config.log_format == "JSON",
+            level=config.system_log_level,
+            restored=instance.restored,
         )
         version.function.log.write(at_ms, instance.stream, line)
 

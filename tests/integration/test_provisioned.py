@@ -74,7 +74,7 @@ def test_an_alias_never_goes_cold_below_its_capacity_and_spills_over_above(share
     assert config(client, "pc", "live") == ("READY", [2, 2, 2])
 
     client.delete_provisioned_concurrency_config(FunctionName="pc", Qualifier="live")
-    until(lambda: not any(i["kind"] != "on-demand" for i in shared.state()["instances"]), 60)
+    until(lambda: not any(i["kind"] != "on-demand" for i in shared.state()["instances"] if i["function"] == "pc"), 60)
     assert refused(client.get_provisioned_concurrency_config, FunctionName="pc", Qualifier="live") == (
         404,
         "ProvisionedConcurrencyConfigNotFoundException",

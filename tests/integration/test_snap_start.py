@@ -78,6 +78,7 @@ def test_versions_are_restored_and_differ_in_what_must_differ(shared: Engine) ->
     assert (latest["kind"], latest["seen"]) == ("on-demand", [])
     assert latest["init"] != seen[0]["init"]
     log = (shared.data_dir / "logs" / "000000000000" / "snap.log").read_text()
+    assert "RESTORE_START Runtime Version: python:" in log
     assert "RESTORE_REPORT Restore Duration: " in log
     assert "\tRestore Duration: " in log
     assert "\tBilled Restore Duration: " in log
