@@ -174,7 +174,11 @@ def _crowd(results: Results) -> Got | None:
     if len(rows) != 2:
         return None
     alone, among = rows
-    text = f"p50 {alone.p50_us:.0f} → {among.p50_us:.0f} µs, p99 {alone.p99_us:.0f} → {among.p99_us:.0f} µs ({among.case.split(', ')[1]})"
+    cpu = [f"{r.extra['supervisor_us_per_request']:.0f}" for r in rows]
+    text = (
+        f"p50 {alone.p50_us:.0f} → {among.p50_us:.0f} µs, p99 {alone.p99_us:.0f} → {among.p99_us:.0f} µs, "
+        f"supervisor's CPU {' → '.join(cpu)} µs a request ({among.case.split(', ')[1]})"
+    )
     return Got(text, among.p50_us <= 1.1 * alone.p50_us)
 
 

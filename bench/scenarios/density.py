@@ -8,6 +8,8 @@ second, which finds it thawed; a busy function's with none and with all of the i
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import platform
 import re
 import time
 from pathlib import Path
@@ -26,6 +28,8 @@ _PER_FUNCTION = 25
 # Long enough that all of them are in flight at once.
 _SLEEP = b"30"
 _FREEZE_S = 0.1
+_KCMP = 272 if platform.machine() == "aarch64" else 312
+_KCMP_VM = 1
 
 
 def pss_bytes(pid: int) -> int:
@@ -34,6 +38,12 @@ def pss_bytes(pid: int) -> int:
         found = _PSS.search(Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii"))
         return int(found[1]) * 1024 if found else 0
     return 0
+
+
+def shares_memory(pid: int, other: int) -> bool:
+    """Whether two processes have one address space, as a sandbox's init and its zygote do: its pages are counted with the latter."""
+    result = ctypes.CDLL(None).syscall(ctypes.c_long(_KCMP), ctypes.c_long(pid), ctypes.c_long(other), ctypes.c_long(_KCMP_VM), 0, 0)
+    return bool(result == 0)
 
 
 def run(context: Context) -> list[Row]:
@@ -56,9 +66,10 @@ def run(context: Context) -> list[Row]:
         engine.settle()
         time.sleep(3 * _FREEZE_S)
         after = _tree(engine)
-        state = engine.state()["instances"]
-        idle = [i for i in state if i["function"] != "busy"]
-        own = [_family(i["pid"]) for i in idle]
+        state = engine.state()
+        idle = [i for i in state["instances"] if i["function"] != "busy"]
+        long_lived = set(state["processes"].values())
+        own = [_family(i["pid"], long_lived) for i in idle]
         context.say(f"{len(idle)} idle instances, {sum(bool(i.get('frozen')) for i in idle)} of them frozen")
         rows.append(_density(started, before, after, own, idle))
         rows += _thaw(engine, names, 5 if context.quick else 10)
@@ -68,10 +79,20 @@ def run(context: Context) -> list[Row]:
 
 def _warm(context: Context, engine: Engine, case: str) -> Row:
     data = http1.request(engine.host, engine.path("busy"), b"{}")
+    before = engine.cpu_s()[0]
     outcome = Generator(Plan(engine.host, Http(), lambda _n: (data, None), connections=1, seconds=context.seconds)).run()
+    used_us = (engine.cpu_s()[0] - before) * 1e6
     latencies = outcome.latencies()
     return row(
-        "density", SUBJECT, case, generator="Python", latencies=latencies, seconds=outcome.seconds, errors=outcome.errors, payload=2
+        "density",
+        SUBJECT,
+        case,
+        generator="Python",
+        latencies=latencies,
+        seconds=outcome.seconds,
+        errors=outcome.errors,
+        payload=2,
+        supervisor_us_per_request=round(used_us / max(1, len(latencies)), 1),
     )
 
 
@@ -114,13 +135,21 @@ def _thaw(engine: Engine, names: list[str], rounds: int) -> list[Row]:
 
 
 def _tree(engine: Engine) -> int:
-    return sum(pss_bytes(process.pid) for process in engine.processes())
+    total = 0
+    for process in engine.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if not shares_memory(process.pid, process.ppid()):
+                total += pss_bytes(process.pid)
+    return total
 
 
-def _family(pid: int) -> int:
-    """The worker, what it started, and the init above it."""
+def _family(pid: int, long_lived: set[int]) -> int:
+    """The worker, what it started, and an init above it that has memory of its own."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         init = process.parent()
-        return sum(pss_bytes(p.pid) for p in [process, *process.children(recursive=True), *([init] if init else [])])
+        own = [process, *process.children(recursive=True)]
+        if init is not None and init.pid not in long_lived and not shares_memory(init.pid, init.ppid()):
+            own.append(init)
+        return sum(pss_bytes(p.pid) for p in own)
     return 0
