@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.framework.engine import Engine, engine
 
@@ -185,3 +186,16 @@ def test_an_idle_instance_stands_still_and_a_busy_one_does_not(shaped: Engine) -
     assert gap >= 0.5, "the thread ran on while the instance was idle"
     assert len([b for b in beats if b >= at]) >= 3, "the thread goes on during an invocation"
     assert now - at < 20
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("RequestResponse", 6_291_456), ("Event", 1_048_576)])
+def test_a_request_may_have_its_limit_and_not_one_byte_more(shaped: Engine, kind: str, limit: int) -> None:
+    name = f"sized-{kind}"
+    shaped.deploy(name, {"m.py": "def f(e, c): return len(e)"}, MemorySize=1769, Timeout=60)
+    client = shaped.client()
+    answer = client.invoke(FunctionName=name, InvocationType=kind, Payload=b'"' + b"x" * (limit - 2) + b'"')
+    assert answer["StatusCode"] == (202 if kind == "Event" else 200)
+    if kind == "RequestResponse":
+        assert json.load(answer["Payload"]) == limit - 2
+    with pytest.raises(ClientError, match=f"Request must be smaller than {limit} bytes for the InvokeFunction operation"):
+        client.invoke(FunctionName=name, InvocationType=kind, Payload=b'"' + b"x" * (limit - 1) + b'"')
