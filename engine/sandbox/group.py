@@ -95,6 +95,12 @@ class Group:
                 kernel.write_file(os.path.join(directory, name), text.encode())
         self._forbid_swap(memory)
 
+    def weigh(self, shares: int) -> None:
+        """Write only how much it weighs against its siblings when the processors are busy. Raises OSError naming the file."""
+        version, directory = self.places.get("cpu", (0, ""))
+        for name, text in limits("cpu", version, 0, 0, shares) if version else ():
+            kernel.write_file(os.path.join(directory, name), text.encode())
+
     def _forbid_swap(self, memory: int) -> None:
         """A function that swaps is neither limited nor fast; without swap accounting there is nothing to write."""
         version, directory = self.places.get("memory", (0, ""))

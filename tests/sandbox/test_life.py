@@ -8,7 +8,9 @@ import signal
 
 import pytest
 
+from engine.sandbox import cgroups
 from engine.sandbox.api import Cause, ExitCause, SpecialiseSpec
+from engine.sandbox.group import limits
 from tests.sandbox.rig import Failed, alive, until
 
 pytestmark = pytest.mark.root
@@ -137,6 +139,24 @@ def _init_of(box):
                     if f.read() == "sandbox-init\n":
                         return int(name)
     raise AssertionError("no init")
+
+
+def test_what_is_made_ahead_weighs_no_more_than_a_small_function(full):
+    mechanism = full.report.mechanisms["cpu"]
+    if not mechanism.startswith("cgroup"):
+        pytest.skip("no control group for CPU here")
+    version = int(mechanism[-1])
+    box = full.make()
+    with open(f"/proc/{box.pid}/cgroup") as f:
+        path = next(line.split(":", 2)[2].strip() for line in f if ("cpu" if version == 1 else "") in line.split(":")[1].split(","))
+    ((name, made),) = limits("cpu", version, 0, 0, cgroups.MAKING_SHARES)
+    ((_, own),) = limits("cpu", version, 0, 0, 600)
+    with open(f"/sys/fs/cgroup{'/cpu' if version == 1 else ''}{path}/{name}") as f:
+        assert f.read().strip() == made
+        full.link.specialise(box.id, SpecialiseSpec(str(full.code("app", {"app.py": ""})), cpu_shares=600))
+        box.run("pass")
+        until(lambda: f.seek(0) == 0 and f.read().strip() == own, "it has its own weight")
+    full.end(box)
 
 
 def test_memory_over_the_limit_is_an_oom_kill(full):
