@@ -58,6 +58,8 @@ def play(tmp_path: Path) -> Callable[..., None]:
             rig = Rig(tmp_path, **options)
             try:
                 await scenario(rig)
+                there = [i for i in rig.invoker.instances if i.state not in (State.RETIRING, State.GONE)]
+                assert rig.invoker._room.instances == len(there), "the host's room is counted right"
             finally:
                 rig.close()
                 await asyncio.sleep(0)
