@@ -205,7 +205,10 @@ class Settings(BaseSettings):
 
     account_concurrency: int = Field(1000, ge=1, description="Concurrent executions in the account.")
     request_rate: int = Field(
-        10, ge=0, description="Requests per second for each unit of concurrency, as on Lambda; 0 sets no limit."
+        10, ge=0, description="Requests per second for each unit of reserved or provisioned concurrency, as on Lambda; 0: no limit."
+    )
+    account_request_rate: int = Field(
+        0, ge=0, description="The same for the account's unreserved concurrency. Lambda's is 10; 0 lets load tests find the engine's own limit."
     )
     scaling_burst: int = Field(1000, ge=1, description="New instances one function may start at once.")
     scaling_period_s: float = Field(10.0, gt=0, description="Seconds in which a used up scaling burst is refilled.")

@@ -107,22 +107,28 @@ class FunctionQuota:
 
 
 class Account:
-    """The account's concurrency: one per account, single writer. ``request_rate`` 0 sets no rate limit."""
+    """The account's concurrency: one per account, single writer.
 
-    __slots__ = ("_claimed", "_room", "limit", "rate", "request_rate", "unreserved_in_flight")
+    ``request_rate`` is requests a second for each unit of reserved or provisioned concurrency, ``shared_rate`` (None: the same) for each
+    unit of what is left to all other functions; 0 sets no limit.
+    """
 
-    def __init__(self, limit: int = 1000, request_rate: int = 0) -> None:
+    __slots__ = ("_claimed", "_room", "limit", "rate", "request_rate", "shared_rate", "unreserved_in_flight")
+
+    def __init__(self, limit: int = 1000, request_rate: int = 0, shared_rate: int | None = None) -> None:
         if limit < 1:
             raise ValueError("an account's concurrency limit is at least 1")
         self.limit = limit
         self.request_rate = request_rate
+        self.shared_rate = request_rate if shared_rate is None else shared_rate
         self.unreserved_in_flight = 0
         self._claimed = 0
         self._room = limit
-        self.rate = self._rate_of(limit)
+        self.rate = self._rate_of(limit, self.shared_rate)
 
-    def _rate_of(self, concurrency: int) -> RequestRate | None:
-        return RequestRate(self.request_rate * max(0, concurrency)) if self.request_rate else None
+    @staticmethod
+    def _rate_of(concurrency: int, each: int) -> RequestRate | None:
+        return RequestRate(each * max(0, concurrency)) if each else None
 
     @property
     def unreserved_limit(self) -> int:
@@ -167,7 +173,7 @@ class Account:
         if (quota.reserved is None) != (reserved is None):
             self.unreserved_in_flight += quota.in_flight if reserved is None else -quota.in_flight
         if reserved != quota.reserved:
-            quota.rate = None if reserved is None else self._rate_of(reserved)
+            quota.rate = None if reserved is None else self._rate_of(reserved, self.request_rate)
         quota.reserved = reserved
         self._claim(quota)
 
@@ -188,4 +194,4 @@ class Account:
         self._claimed += claim - quota.claim
         quota.claim = claim
         self._room = self.limit - self._claimed
-        self.rate = self._rate_of(self._room)
+        self.rate = self._rate_of(self._room, self.shared_rate)

@@ -157,7 +157,7 @@ class Catalogue:
         on_new: Callable[[Version], None],
         on_change: Callable[[Function, Mapping[str, AliasConfig]], None] = lambda _function, _former: None,
         on_delete: Callable[[Function], None] = lambda _function: None,
-        request_rate: int = REQUEST_RATE,
+        request_rates: tuple[int, int | None] = (REQUEST_RATE, None),
         scaling: tuple[int, float] = (SCALING_BURST, SCALING_PERIOD_S),
     ) -> None:
         self.region = region
@@ -169,7 +169,7 @@ class Catalogue:
         self._on_new = on_new
         self._on_change = on_change
         self._on_delete = on_delete
-        self._request_rate = request_rate
+        self._rates = request_rates
         self._scaling = scaling
         self._accounts: dict[str, Account] = {}
         self._functions: dict[tuple[str, str], Function] = {}
@@ -180,7 +180,7 @@ class Catalogue:
     def account(self, account_id: str) -> Account:
         account = self._accounts.get(account_id)
         if account is None:
-            account = self._accounts[account_id] = Account(self.account_limit, self._request_rate)
+            account = self._accounts[account_id] = Account(self.account_limit, *self._rates)
         return account
 
     def policy(self, ref: FunctionRef) -> str | None:

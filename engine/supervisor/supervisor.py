@@ -128,7 +128,7 @@ class Supervisor:
             on_new=self._invoker.prepare,
             on_change=self._invoker.provisioner.configure,
             on_delete=self._invoker.provisioner.forget,
-            request_rate=settings.request_rate,
+            request_rates=(settings.request_rate, settings.account_request_rate),
             scaling=(settings.scaling_burst, settings.scaling_period_s),
         )
         self.api = InvokeApi(
