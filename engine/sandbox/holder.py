@@ -327,12 +327,12 @@ def _descendants(root: int) -> list[int]:
     found: list[int] = []
     level = [root]
     while level:
-        level = [child for pid in level for child in _children(pid)]
+        level = [child for pid in level for child in children_of(pid)]
         found.extend(level)
     return found
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
     """Children of every thread of a process; where the kernel keeps no list of them, whoever names it as parent."""
     children: list[int] = []
     try:

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from engine.sandbox import cgroups, hints, kernel, landlock, packets, seccomp, zygote
+from engine.sandbox import cgroups, hints, holder, kernel, landlock, packets, seccomp, zygote
 
 _TRIAL_S = 10.0
 # Above every range distributions and container engines hand out, below 2**31, which some file systems cannot store.
@@ -198,9 +198,15 @@ def _watch_init(name: str, control: socket.socket, init: socket.socket) -> Refus
 
 
 def _reap_all() -> None:
-    """The trial's processes end with it; wait for them, so that nothing is left to be mistaken for a holder."""
+    """The trial's processes end with it; wait for them, so that nothing is left to be mistaken for a holder.
+
+    One that was too young to end with its parent is ours now, as a subreaper's, and is ended here.
+    """
     with contextlib.suppress(ChildProcessError):
         while True:
+            for pid in holder.children_of(os.getpid()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             os.waitpid(-1, 0)
 
 
