@@ -355,7 +355,7 @@ def test_requests_beyond_ten_a_second_spill_over(play: Callable[..., None]) -> N
         stats = rig.catalogue.functions()[0][1].stats
         assert (stats.provisioned, stats.spillover) == (10, 2)
 
-    play(scenario, request_rate=10)
+    play(scenario, request_rates=(10, None))
 
 
 def test_the_function_is_told_how_it_was_initialised(play: Callable[..., None]) -> None:
@@ -391,4 +391,4 @@ def test_asynchronous_attempts_have_no_request_rate(play: Callable[..., None]) -
         rig.api.call(messages.Call(1, "f", None, messages.FLAG_EVENT, None, None, None, b"{}"), "000000000000", answer)
         await rig.finish(answer)
 
-    play(scenario, request_rate=10)
+    play(scenario, request_rates=(10, None))
