@@ -246,6 +246,10 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Delay before the first retry of a failed asynchronous invocation; the second waits twice that."
     )
 
+    event_poll_s: int = Field(
+        5, ge=1, le=20, description="How long one poll of an event source waits for something, and so how long a change of a mapping may take."
+    )
+
     aws_endpoint: str = Field(
         "embedded", description="Where other AWS services live: embedded, aws (the real one) or a URL."
     )

@@ -40,6 +40,7 @@ from engine.control.event_invoke import StoredPolicies
 from engine.control.link import ControlLink, Hello
 from engine.control.packages import Packages
 from engine.control.plane import Plane
+from engine.control.pollers import Pollers
 from engine.control.provisioned import ProvisionedOperations
 from engine.control.restore import restore
 from engine.control.roles import PATH as CREDENTIALS_PATH
@@ -59,6 +60,7 @@ from engine.store.code import DiskCodeStore
 from engine.store.database import Database
 from engine.store.functions import SqlFunctionStore
 from engine.store.layers import SqlLayerStore
+from engine.store.mappings import SqlMappingStore
 from engine.store.memory import MemoryFunctionStore
 from engine.store.queue import SqlEventQueue
 from engine.store.signing import SqlSigningStore
@@ -124,6 +126,7 @@ def _plane(
         store=store,
         layers=SqlLayerStore(database),
         signing=SqlSigningStore(database),
+        mappings=SqlMappingStore(database),
         profiles=Profiles(settings.signing_profiles),
         code=code,
         packages=packages,
@@ -169,7 +172,8 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
 
     Intake(queue, catalogue, clock, ready=loaded, wake=dispatcher.wake).register(registry)
     verifier = Verifier(keys) if settings.auth is not AuthMode.OFF else None
-    figures = Figures(settings, link, queue, clock, dispatcher, delivery)
+    pollers = Pollers(plane, settings)
+    figures = Figures(settings, link, queue, clock, dispatcher, delivery, pollers)
     app = build_app(
         registry,
         settings,
@@ -187,7 +191,8 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
     link.start()
     dispatcher.start()
     try:
-        async with _helpers(_collect(code), _watch(parent), plane.vpcs.run(), _auto_scaler(plane, settings, clock).run()):
+        scaler = _auto_scaler(plane, settings, clock)
+        async with _helpers(_collect(code), _watch(parent), plane.vpcs.run(), scaler.run(), pollers.run()):
             with _listening(settings.run_dir() / "http.sock") as listener:
                 await _until_signal(app, listener)
     finally:
@@ -234,7 +239,9 @@ class Figures:
         clock: SystemClock,
         dispatcher: Dispatcher,
         delivery: Delivery,
+        pollers: Pollers,
     ) -> None:
+        self._pollers = pollers
         self._dispatcher = dispatcher
         self._delivery = delivery
         self._settings = settings
@@ -259,6 +266,7 @@ class Figures:
             "dropped": self._dispatcher.dropped,
             "undelivered": dict(self._delivery.failures),
         }
+        stats["event_sources"] = self._pollers.counts()
         samples = processes.sample(stats.get("processes", {}))
         return metrics.render(stats, samples, accept, default_account=self._settings.account_id)
 

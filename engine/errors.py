@@ -161,6 +161,13 @@ class ResourceConflict(_ClientAwsError):
     status = 409
 
 
+class ResourceInUse(_ClientAwsError):
+    """An event source mapping is changed or deleted while it is still changing."""
+
+    code = "ResourceInUseException"
+    message_key = "Message"
+
+
 class PreconditionFailed(_ClientAwsError):
     code = "PreconditionFailedException"
     status = 412

@@ -30,6 +30,10 @@ class AwsClients:
         self._credentials = credentials
         self._cache: dict[str, Any] = {}
 
+    def access(self) -> tuple[str | None, tuple[str, str, str | None] | None]:
+        """(endpoint, credentials) as this was made with, for a process that makes its own."""
+        return self.endpoint, self._credentials
+
     def client(self, service: str, **config: Any) -> Any:
         """A client of ``service``; ``config`` are botocore Config members and make a client that is not cached.
 

@@ -8,6 +8,7 @@ from engine.control.api import Registrar
 from engine.control.code_signing import CodeSigningOperations
 from engine.control.concurrency import ConcurrencyOperations
 from engine.control.event_invoke import EventInvokeOperations
+from engine.control.event_sources import EventSourceOperations
 from engine.control.function_settings import FunctionSettingOperations
 from engine.control.functions import FunctionOperations
 from engine.control.layer_permissions import LayerPermissionOperations
@@ -35,7 +36,9 @@ def register(registry: Registrar, plane: Plane) -> None:
     AccountOperations(plane).register(registry)
     signing = CodeSigningOperations(plane)
     signing.register(registry)
-    TagOperations(plane, {"code-signing-config": signing}).register(registry)
+    event_sources = EventSourceOperations(plane)
+    event_sources.register(registry)
+    TagOperations(plane, {"code-signing-config": signing, "event-source-mapping": event_sources}).register(registry)
     FunctionSettingOperations(plane).register(registry)
     LayerOperations(plane).register(registry)
     LayerPermissionOperations(plane).register(registry)

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.arn import FunctionRef, parse_function_name
@@ -22,7 +22,7 @@ from engine.control.signatures import Profiles
 from engine.control.sources import Sources
 from engine.control.vpcs import Vpcs
 from engine.errors import InvalidParameterValue, ResourceNotFound
-from engine.store.api import LATEST, CodeStore, Function, FunctionStore, LayerStore, SigningStore, Version
+from engine.store.api import LATEST, CodeStore, Function, FunctionStore, LayerStore, MappingStore, SigningStore, Version
 
 ONLY_FUNCTIONS = (
     "This operation is permitted on Lambda functions only. Aliases and versions do not support this operation. "
@@ -37,6 +37,7 @@ class Plane:
     store: FunctionStore
     layers: LayerStore
     signing: SigningStore
+    mappings: MappingStore
     profiles: Profiles
     code: CodeStore
     packages: Packages
@@ -48,6 +49,8 @@ class Plane:
     roles: Roles
     vpcs: Vpcs
     account_concurrency: int = 1000
+    # Set by whoever changes an event source mapping, for whoever has it polled.
+    mappings_changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def find(self, ref: FunctionRef) -> Function | None:
         """The function named, if there is one."""

@@ -232,6 +232,35 @@ class SigningStore(Protocol):
     async def delete(self, account: str, config_id: str) -> None: ...
 
 
+class EventSourceMapping(NamedTuple):
+    """An event source mapping: the members of the API's document under their AWS names, and its tags.
+
+    ``revision`` is another one with every change that matters to whoever polls the source.
+    """
+
+    mapping: str
+    account: str
+    revision: int
+    document: Mapping[str, Any]
+    tags: Mapping[str, str]
+
+
+class MappingStore(Protocol):
+    """Event source mappings by UUID. Reads block for a moment and may run in any thread; writes are awaited."""
+
+    def get(self, mapping: str) -> EventSourceMapping | None: ...
+
+    def everything(self) -> list[EventSourceMapping]:
+        """All of them, by UUID."""
+        ...
+
+    async def put(self, mapping: EventSourceMapping) -> None:
+        """Add or replace."""
+        ...
+
+    async def delete(self, mapping: str) -> None: ...
+
+
 class LayerStore(Protocol):
     """Layer versions by account, name and number. Reads block for a moment and may run in any thread; writes are awaited."""
 

@@ -61,6 +61,11 @@ _STEPS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (account, config_id))""",
     ),
     ("CREATE TABLE vpcs (vpc VARCHAR NOT NULL PRIMARY KEY, document JSON NOT NULL)",),
+    (
+        """CREATE TABLE event_source_mappings (
+            mapping VARCHAR NOT NULL PRIMARY KEY, account VARCHAR NOT NULL, revision INTEGER NOT NULL, document JSON NOT NULL,
+            tags JSON NOT NULL)""",
+    ),
 )
 SCHEMA_VERSION = len(_STEPS)
 _KEY = "schema_version"

@@ -138,6 +138,17 @@ vpcs = Table(
     Column("document", JSON, nullable=False),
 )
 
+# ``document``: the members of the API's EventSourceMappingConfiguration. ``revision`` counts changes, for whoever polls.
+event_source_mappings = Table(
+    "event_source_mappings",
+    metadata,
+    Column("mapping", String, primary_key=True),
+    Column("account", String, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("document", JSON, nullable=False),
+    Column("tags", JSON, nullable=False),
+)
+
 # One row per package. ``released_ms``: since when no version refers to it; its files go a while later.
 code = Table(
     "code",

@@ -72,6 +72,7 @@ class _Snapshot(Collector):
         yield from self._provisioned()
         yield from self._pool()
         yield from self._queue()
+        yield from self._event_sources()
         yield from self._process_figures()
 
     def _engine(self) -> Iterator[Metric]:
@@ -211,6 +212,17 @@ class _Snapshot(Collector):
         for target in ("destination", "dead_letter"):
             undelivered.add_metric((target,), queue.get("undelivered", {}).get(target, 0))
         yield undelivered
+
+    def _event_sources(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            f"{PREFIX}_event_source_events",
+            "Events of event source mappings by what became of them, under the names of AWS's metrics.",
+            labels=("mapping", "kind"),
+        )
+        for mapping, counts in list(self._stats.get("event_sources", {}).items())[:MAX_FUNCTIONS]:
+            for kind, count in counts.items():
+                family.add_metric((mapping, kind), count)
+        yield family
 
     def _process_figures(self) -> Iterator[Metric]:
         figures = (

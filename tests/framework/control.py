@@ -38,6 +38,7 @@ from engine.store.code import DiskCodeStore
 from engine.store.database import Database
 from engine.store.functions import SqlFunctionStore
 from engine.store.layers import SqlLayerStore
+from engine.store.mappings import SqlMappingStore
 from engine.store.memory import MemoryFunctionStore
 from engine.store.signing import SqlSigningStore
 from engine.store.vpcs import SqlVpcStore
@@ -117,6 +118,7 @@ class ControlServer:
                 store=self.store,
                 layers=SqlLayerStore(self.database),
                 signing=SqlSigningStore(self.database),
+                mappings=SqlMappingStore(self.database),
                 profiles=Profiles(self.settings.signing_profiles),
                 code=self.code,
                 packages=self.packages,

@@ -1,0 +1,1 @@
+"""Pollers of event sources: what an event source mapping does, in a process of their own."""

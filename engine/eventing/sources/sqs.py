@@ -1,0 +1,240 @@
+"""Polls one queue and runs a function with what it gives.
+
+Theory of operation. Each thread does one batch at a time from the first poll to the deletion, so the number of threads is the number of
+batches in flight, and nothing is held back in memory. One thread always polls; one that was given as much as it asked for starts another, up to
+the mapping's limit, and one that got nothing ends. SQS itself keeps a group of a FIFO queue with whoever has its first messages, so
+order needs nothing here but that a batch is not gone on with after a failure. What is not deleted comes back when its visibility
+timeout is over: after a failure, a throttle, a crash of this process; delivery is at least once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from engine.client.errors import ApiError, ClientError
+from engine.eventing import patterns
+from engine.eventing.sources import messages as m
+from engine.eventing.sources.orders import Source, event
+from engine.wire.messages import Result
+
+# Batches in flight where the mapping does not say; and whatever it says.
+CONCURRENCY, MAX_CONCURRENCY = 16, 128
+MAX_RECEIVE = 10
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
+THROTTLED = 429
+_log = logging.getLogger(__name__)
+
+
+class Invoker(Protocol):
+    """The part of the blocking binary client that is used here."""
+
+    def invoke(
+        self, function: str, payload: bytes = ..., *, qualifier: str | None = None, trace_id: str | None = None
+    ) -> Result: ...
+
+
+class QueuePoller:
+    """Polls from ``start`` until ``stop`` and the end of the last batch. ``connect`` gives a boto3 client for a source."""
+
+    def __init__(self, source: Source, poll_s: int, invoker: Invoker, connect: Callable[[Source], Any]) -> None:
+        self._counts: Counter[str] = Counter()
+        self._source = source
+        self._filters = [patterns.parse(text) for text in source.filters]
+        self._poll_s = poll_s
+        self._invoker = invoker
+        self._connect = connect
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._at_work: dict[int, int] = {}
+        self._next = 0
+        self._urls: dict[str, str] = {}
+        self._problem = ""
+
+    def start(self) -> None:
+        """Begin to poll."""
+        self._add()
+
+    def update(self, source: Source) -> None:
+        """Poll so from the next batch of each thread on."""
+        with self._lock:
+            self._filters = [patterns.parse(text) for text in source.filters]
+            self._source = source
+
+    def stop(self) -> None:
+        """Finish what was received, poll no more. Idempotent."""
+        self._stopped.set()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopped.is_set()
+
+    @property
+    def revision(self) -> int | None:
+        """The newest revision that all threads work by; None when there is no thread any more."""
+        with self._lock:
+            return min(self._at_work.values(), default=None)
+
+    def counts(self) -> dict[str, int]:
+        """What became of messages, under the names of AWS's metrics."""
+        with self._lock:
+            return dict(self._counts)
+
+    def _count(self, name: str, number: int) -> None:
+        with self._lock:
+            self._counts[name] += number
+
+    def _add(self) -> None:
+        """One thread more, if there is room."""
+        with self._lock:
+            if self._stopped.is_set() or len(self._at_work) >= self._limit():
+                return
+            number = self._next
+            self._next += 1
+            # Nothing has been seen yet: not even the revision it is started for.
+            self._at_work[number] = -1
+        threading.Thread(target=self._run, args=(number,), name=f"{self._source.queue}-{number}", daemon=True).start()
+
+    def _limit(self) -> int:
+        return min(self._source.max_concurrency or CONCURRENCY, MAX_CONCURRENCY)
+
+    def _run(self, number: int) -> None:
+        pause_s = FIRST_PAUSE_S
+        try:
+            while (work := self._begin(number)) is not None:
+                try:
+                    got, healthy = self._round(*work)
+                except Exception as e:  # noqa: BLE001 - boto3 raises a class per error and service; none of them ends a mapping
+                    self._count("PollingErrorCount", 1)
+                    self._complain(f"{type(e).__name__}: {e}")
+                    got, healthy = 0, False
+                if healthy:
+                    pause_s = FIRST_PAUSE_S
+                else:
+                    self._stopped.wait(pause_s)
+                    pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                if not (healthy and got) and not self._stays(number):
+                    return
+        finally:
+            with self._lock:
+                self._at_work.pop(number, None)
+
+    def _begin(self, number: int) -> tuple[Source, list[patterns.Pattern]] | None:
+        """What the next round works by; None when there is to be none."""
+        with self._lock:
+            if self._stopped.is_set() or sorted(self._at_work).index(number) >= self._limit():
+                return None
+            self._at_work[number] = self._source.revision
+            return self._source, self._filters
+
+    def _stays(self, number: int) -> bool:
+        """Whether a thread without work is the one that goes on polling; it leaves at once if not."""
+        with self._lock:
+            if min(self._at_work) == number:
+                return True
+            del self._at_work[number]
+            return False
+
+    def _round(self, source: Source, filters: Sequence[patterns.Pattern]) -> tuple[int, bool]:
+        """(messages received, whether all went well) of one batch."""
+        client = self._connect(source)
+        url = self._url(client, source)
+        collected, count = self._collect(client, url, source, filters)
+        self._complain("")
+        healthy = True
+        for batch in m.batches(collected, source.batch_size):
+            done, healthy = self._invoke(source, batch)
+            self._delete(client, url, done)
+            if len(done) < len(batch) and source.fifo:
+                break
+        return count, healthy
+
+    def _collect(
+        self, client: Any, url: str, source: Source, filters: Sequence[patterns.Pattern]
+    ) -> tuple[list[m.Message], int]:
+        """The messages of a batch that filters take, and how many there were with the others, which are deleted."""
+        collected: list[m.Message] = []
+        count = size = 0
+        deadline_s: float | None = None
+        while True:
+            room = min(MAX_RECEIVE, source.batch_size - len(collected))
+            left_s = self._poll_s if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            given = self._receive(client, url, room, min(self._poll_s, int(left_s)))
+            count += len(given)
+            if len(given) == room:
+                self._add()
+            refused: list[m.Message] = []
+            for message, seen in (m.received(one, source.queue) for one in given):
+                (collected if m.taken(seen, filters) else refused).append(message)
+            if refused:
+                self._count("FilteredOutEventCount", len(refused))
+                self._delete(client, url, refused)
+            size = sum(m.weight(message) for message in collected)
+            if collected and deadline_s is None:
+                deadline_s = time.monotonic() + source.window_s
+            full = len(collected) >= source.batch_size or size >= m.MAX_EVENT_BYTES
+            if full or deadline_s is None or time.monotonic() >= deadline_s or self._stopped.is_set():
+                return collected, count
+            if not given:
+                # Less than a second is left, which is no time for a long poll.
+                self._stopped.wait(min(0.1, deadline_s - time.monotonic()))
+
+    def _receive(self, client: Any, url: str, count: int, wait_s: int) -> list[dict[str, Any]]:
+        answer = client.receive_message(
+            QueueUrl=url,
+            MaxNumberOfMessages=count,
+            WaitTimeSeconds=wait_s,
+            MessageSystemAttributeNames=["All"],
+            MessageAttributeNames=["All"],
+        )
+        given: list[dict[str, Any]] = answer.get("Messages") or []
+        self._count("PolledEventCount", len(given))
+        return given
+
+    def _invoke(self, source: Source, batch: Sequence[m.Message]) -> tuple[list[m.Message], bool]:
+        """The messages that are done with, and whether the function ran."""
+        self._count("InvokedEventCount", len(batch))
+        payload = event([message.record for message in batch])
+        trace = next((message.trace for message in batch if message.trace), None)
+        try:
+            result = self._invoker.invoke(source.function, payload, qualifier=source.qualifier, trace_id=trace)
+        except ClientError as e:
+            self._count("InvokeErrorCount", 1)
+            self._count("FailedInvokeEventCount", len(batch))
+            if not (isinstance(e, ApiError) and e.status == THROTTLED):
+                _log.warning("mapping %s: %s was not run: %s", source.mapping, source.function, e)
+            return [], False
+        failed = frozenset(message.id for message in batch)
+        if result.function_error is None:
+            failed = m.failures(result.payload, failed) if source.partial else frozenset()
+        else:
+            self._count("InvokeErrorCount", 1)
+        self._count("FailedInvokeEventCount", len(failed))
+        return [message for message in batch if message.id not in failed], True
+
+    def _delete(self, client: Any, url: str, done: Sequence[m.Message]) -> None:
+        for at in range(0, len(done), MAX_RECEIVE):
+            entries = [{"Id": str(n), "ReceiptHandle": one.receipt} for n, one in enumerate(done[at : at + MAX_RECEIVE])]
+            answer = client.delete_message_batch(QueueUrl=url, Entries=entries)
+            failed = answer.get("Failed") or []
+            self._count("DeletedEventCount", len(entries) - len(failed))
+            if failed:
+                _log.warning("%d messages of %s could not be deleted and will come again: %s", len(failed), url, failed[0].get("Message"))
+
+    def _url(self, client: Any, source: Source) -> str:
+        found = self._urls.get(source.queue)
+        if found is None:
+            account, name = source.queue.split(":")[4:6]
+            found = client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
+            self._urls[source.queue] = found
+        return found
+
+    def _complain(self, problem: str) -> None:
+        """Log what keeps the queue from being polled, once."""
+        if problem and problem != self._problem:
+            _log.warning("mapping %s: %s cannot be polled: %s", self._source.mapping, self._source.queue, problem)
+        self._problem = problem
