@@ -2,7 +2,7 @@
 
 What the host lends: the pair ``le-nat-PID``, a route to one address of 198.18.0.0/24, forwarding, and the table ``lambda-engine-PID``.
 The pair goes with the namespace behind it and the table with the socket that made it, so a killed engine leaves neither. Only
-forwarding is a switch that nobody owns: where it was off, the engine's table keeps it off for everybody else, a note in ``/run`` names who
+forwarding is a switch that nobody owns: where it was off, the engine's table keeps it off between the host's networks, a note in ``/run`` names who
 asked, and the last to leave, or the next to start, turns it off again.
 
 Functions reach what the host routes to, but nothing of the host itself (on any of its addresses), not each other, and no link-local
@@ -79,16 +79,23 @@ class Nat:
         table.rule("input", nft.incoming(self._interface), nft.reject())
         table.base("postrouting", nft.POSTROUTING, nft.SOURCE_NAT, kind="nat")
         table.rule("postrouting", nft.source(ip), nft.outgoing(self._interface, but=True), nft.masquerade())
+        table.base("forward", nft.FORWARD)
+        table.rule("forward", nft.outgoing(self._interface), nft.known(), nft.accept())
+        table.rule("forward", nft.outgoing(self._interface), nft.drop())
         if guarded:
-            table.base("forward", nft.FORWARD)
-            table.rule("forward", nft.incoming(f"{PREFIX}*"), nft.accept())
-            table.rule("forward", nft.outgoing(f"{PREFIX}*"), nft.known(), nft.accept())
-            table.rule("forward", nft.drop())
-        else:
-            table.base("forward", nft.FORWARD)
-            table.rule("forward", nft.outgoing(self._interface), nft.known(), nft.accept())
-            table.rule("forward", nft.outgoing(self._interface), nft.drop())
+            self._guard(table)
         return table
+
+    @staticmethod
+    def _guard(table: Table) -> None:
+        """Between the interfaces that are there now nothing is forwarded, as before. What comes later, such as a container engine's or a
+        hypervisor's networks, which want forwarding themselves, is none of our business.
+        """
+        present = interfaces()
+        table.chain("between")
+        for name in present:
+            table.rule("forward", nft.incoming(name), nft.jump("between"))
+            table.rule("between", nft.outgoing(name), nft.drop())
 
     def _inner_rules(self) -> Table:
         table = Table("lambda")
@@ -166,6 +173,11 @@ class Forwarding:
                 note.unlink(missing_ok=True)
         if found and not self._others():
             kernel.write_file(_SWITCH, b"0")
+
+
+def interfaces() -> list[str]:
+    """The host's own, without loopback and the engine's."""
+    return [name for _, name in socket.if_nameindex() if name != "lo" and not name.startswith(PREFIX)]
 
 
 def _abandoned(note: Path) -> bool:

@@ -107,17 +107,22 @@ def test_nobody_outside_reaches_a_function(rig, world):
     rig.end(box)
 
 
-def test_a_host_that_did_not_forward_still_does_not(rig, world):
-    host, outside = world
-    with Host() as neighbour:
-        host.join(neighbour, "192.0.2.1/30", "192.0.2.2/30")
-        neighbour.ip("route", "add", "default", "via", "192.0.2.1")
-        outside.ip("route", "add", "192.0.2.0/30", "via", "203.0.113.2")
-        neighbour.serve("neighbour", 80)
-        with outside.inside(), pytest.raises(OSError):
-            socket.create_connection(("192.0.2.2", 80), 1)
-        with neighbour.inside(), pytest.raises(OSError):
-            socket.create_connection(("203.0.113.1", 80), 1)
+def test_a_host_that_did_not_forward_still_does_not_but_lets_later_networks_be(tmp_path):
+    require("no iproute2")
+    require("no macvlan")
+    with Host() as host, Host() as before, Host() as outside, Host() as later, host.inside():
+        host.join(outside, "203.0.113.2/24", "203.0.113.1/24")
+        host.join(before, "192.0.2.1/30", "192.0.2.2/30")
+        outside.serve("outside", 80)
+        with Rig(tmp_path, network="nat"):
+            host.join(later, "192.0.2.5/30", "192.0.2.6/30")
+            outside.ip("route", "add", "192.0.2.0/24", "via", "203.0.113.2")
+            before.ip("route", "add", "default", "via", "192.0.2.1")
+            later.ip("route", "add", "default", "via", "192.0.2.5")
+            with before.inside(), pytest.raises(OSError):
+                socket.create_connection(("203.0.113.1", 80), 1)
+            with later.inside(), socket.create_connection(("203.0.113.1", 80), 20):
+                pass
 
 
 def test_names_are_resolved_by_the_hosts_resolver(rig, world, box, tmp_path):
