@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+# Test files at once: most of them wait for engines of their own. JOBS=0 runs them one after the other.
+JOBS ?= 3
 RUN_ARGS ?=
 BENCH_ARGS ?=
 
@@ -17,10 +19,10 @@ run: $(VENV)/.dev ## Start the engine on its defaults with three example functio
 	@$(BIN)/lambda-engine serve --examples $(RUN_ARGS)
 
 test: lint ## Lint, types, architecture, then every test that is not slow
-	$(BIN)/python -m pytest -q -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-all: lint ## The same with the slow tests
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, import directions
 	$(BIN)/ruff check .

@@ -49,7 +49,11 @@ def serve(settings: Settings) -> int:
     cannot be had.
     """
     _tune()
-    settings.run_dir().mkdir(parents=True, exist_ok=True, mode=0o700)
+    run_dir = settings.run_dir()
+    run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    owners = {os.geteuid(), *(path.stat().st_uid for path in (settings.data_dir,) if path.exists())}
+    if run_dir.is_symlink() or run_dir.stat().st_uid not in owners:
+        raise ConfigurationError(f"{run_dir}, where the engine's sockets go, belongs to somebody else")
     with held(settings.data_dir), contextlib.closing(_bind(settings)) as listener, asyncio.Runner(
         loop_factory=uvloop.new_event_loop
     ) as runner:

@@ -323,7 +323,8 @@ class Settings(BaseSettings):
         digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
         # Its owner's, not this process's: parts of the engine may have become that user.
         owner = self.data_dir.stat().st_uid if self.data_dir.exists() else os.getuid()
-        return Path(tempfile.gettempdir()) / f"lambda-engine-{owner}-{digest}"
+        folder = tempfile.gettempdir()
+        return Path(folder if len(os.fsencode(folder)) <= 60 else "/tmp") / f"lambda-engine-{owner}-{digest}"  # noqa: S108 - its owner is checked
 
     def database(self) -> Path | str:
         """Where the store's rows are: a file of SQLite, or a URL with its password."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from engine.config import load
 from tests.framework.census import census, memory_bytes
 from tests.framework.engine import Engine
 from tests.framework.soak import FUNCTIONS, Soak
@@ -96,7 +97,7 @@ def test_the_census_sees_what_is_left(tmp_path: Path) -> None:
         running.deploy("left", {"m.py": "def f(e, c): pass"})
         running.client().invoke(FunctionName="left")
         with socket.socket(socket.AF_UNIX) as held:
-            held.connect(str(running.data_dir / "run" / "engine.sock"))
+            held.connect(str(load(data_dir=running.data_dir).run_dir() / "engine.sock"))
             (running.data_dir / "forgotten").touch()
             # The sandbox that the instance took is replaced a moment later.
             deadline_s = time.monotonic() + SETTLE_S

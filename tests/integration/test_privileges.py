@@ -148,8 +148,9 @@ def test_what_is_left_to_who_renounced(tmp_path: Path) -> None:
 
 def test_the_owner_of_the_data_directory_is_who_the_supervisor_becomes(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    for folder in (tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(folder.stat().st_mode | 0o055)
+    for folder in tmp_path.parents:
+        if folder != Path(tempfile.gettempdir()) and Path(tempfile.gettempdir()) in folder.parents:
+            folder.chmod(folder.stat().st_mode | 0o055)
     data = tmp_path / "data"
     data.mkdir()
     os.chown(data, NOBODY, NOBODY)

@@ -72,7 +72,7 @@ class Rig(SandboxListener):
         self.clock = ManualClock()
         self.sandbox = ScriptedSandbox(self.loop)
         self.sandbox.listener = self
-        limits = {"account_limit": 10, "request_rates": (0, None)} | {k: options.pop(k) for k in _LIMITS if k in options}
+        limits: dict[str, Any] = {"account_limit": 10, "request_rates": (0, None)} | {k: options.pop(k) for k in _LIMITS if k in options}
         home = Home("us-east-1", "http://127.0.0.1:4566", "http://127.0.0.1:4566", ("k", "s", "t"))
         self.invoker = Invoker(
             self.loop, self.clock, keep_alive_s=60.0, init_timeout_s=10.0, home=home, isolated_paths=True,
