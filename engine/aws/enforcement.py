@@ -25,6 +25,8 @@ from engine.aws.identities import PARTITION, record_of, role_of
 LAMBDA = service("lambda.amazonaws.com")
 # Allowed whatever the policies say (docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html).
 _ALWAYS = frozenset({"sts:GetCallerIdentity"})
+# Batches have no action of their own: they need what one message needs.
+_ACTIONS = {f"sqs:{one}Batch": f"sqs:{one}" for one in ("SendMessage", "DeleteMessage", "ChangeMessageVisibility")}
 CALLER_HEADER = "X-Lambda-Engine-Caller"
 ENGINE, ROOT = "engine", "root"
 
@@ -49,6 +51,7 @@ def _check(response: Any, given: str) -> None:
         return
     account = str(response.current_account)
     full = f"{service_name}:{action}"
+    full = _ACTIONS.get(full, full)
     if full in _ALWAYS:
         return
     resource = given if service_name == "s3" else targets.resource(service_name, _members(response), account, region)

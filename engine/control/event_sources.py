@@ -19,6 +19,7 @@ from engine.control.listing import page_of
 from engine.control.plane import Plane, locate
 from engine.control.tags import Change
 from engine.errors import InvalidParameterValue, ResourceConflict, ResourceInUse, ResourceNotFound, ServiceError
+from engine.eventing.sources.messages import queue_url
 from engine.store.api import LATEST, EventSourceMapping, Version
 
 MISSING = "The resource you requested does not exist."
@@ -178,10 +179,9 @@ class EventSourceOperations:
 def _visibility_s(aws: Any, queue: str) -> int:
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - a third of a second that few starts need
 
-    account, name = queue.split(":")[4:6]
     try:
         sqs = aws.client("sqs")
-        url = sqs.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
+        url = queue_url(sqs.meta.endpoint_url, queue)
         attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])["Attributes"]
     except ClientError as e:
         code, message = e.response["Error"].get("Code", ""), e.response["Error"].get("Message", "")

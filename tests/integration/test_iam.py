@@ -18,6 +18,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from engine.aws import embedded
+from tests.framework import wait
 from tests.framework.engine import OWN_RUNTIME, Engine, engine, zip_of
 
 pytestmark = pytest.mark.skipif(embedded.available() is not None, reason="the extra 'embedded' is not installed")
@@ -386,3 +387,21 @@ def test_roles_may_be_assumed_without_authentication() -> None:
         client.create_function(Role=role, **made)
         client.get_waiter("function_active_v2").wait(FunctionName="who")
         assert json.load(client.invoke(FunctionName="who")["Payload"]) == f"arn:aws:sts::{ACCOUNT}:assumed-role/r/who"
+
+
+def test_a_queue_is_polled_with_the_rights_of_the_functions_role(cloud: Cloud) -> None:
+    sqs = cloud.engine.client("sqs", **ROOT)
+    url = sqs.create_queue(QueueName="polled")["QueueUrl"]
+    queue = f"arn:aws:sqs:us-east-1:{ACCOUNT}:polled"
+    cloud.function("closed", "def f(event, context): return 1\n", cloud.role("reads-nothing"))
+    create = cloud.admin.create_event_source_mapping
+    assert refused(create, EventSourceArn=queue, FunctionName="closed") == (
+        "InvalidParameterValueException",
+        "The function execution role does not have permissions to call ReceiveMessage on SQS",
+    )
+    reads = allow(["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"], queue)
+    cloud.function("open", "def f(event, context): return 1\n", cloud.role("reads-it", reads))
+    sqs.send_message(QueueUrl=url, MessageBody="x")
+    uuid = create(EventSourceArn=queue, FunctionName="open")["UUID"]
+    counted = f'lambda_engine_event_source_events_total{{kind="DeletedEventCount",mapping="{uuid}"}} 1.0'
+    wait.until(lambda: counted in cloud.engine.get("/metrics")[1].decode(), "the message is processed", 60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,12 +102,11 @@ class Queue:
         self.deleted: list[str] = []
         self.polls = 0
         self.nothing = threading.Event()
+        self.meta = SimpleNamespace(endpoint_url="http://aws:1/")
         self._lock = threading.Lock()
 
-    def get_queue_url(self, **_: Any) -> dict[str, Any]:
-        return {"QueueUrl": "url"}
-
-    def receive_message(self, *, MaxNumberOfMessages: int, **_: Any) -> dict[str, Any]:
+    def receive_message(self, *, QueueUrl: str, MaxNumberOfMessages: int, **_: Any) -> dict[str, Any]:
+        assert QueueUrl in ("http://aws:1/000000000000/q", "http://aws:1/000000000000/q.fifo")
         with self._lock:
             self.polls += 1
             given, self.waiting = self.waiting[:MaxNumberOfMessages], self.waiting[MaxNumberOfMessages:]

@@ -19,10 +19,11 @@ from sqlalchemy.exc import DBAPIError
 from engine.clock import ManualClock
 from engine.errors import ConfigurationError
 from engine.store import engines, migrations, schema
-from engine.store.api import LATEST, Alias, Attachment, Backlog, Event, Function, Position, Version
+from engine.store.api import LATEST, Alias, Attachment, Backlog, Event, EventSourceMapping, Function, Position, Version
 from engine.store.code import DiskCodeStore
 from engine.store.database import Database
 from engine.store.functions import SqlFunctionStore
+from engine.store.mappings import SqlMappingStore
 from engine.store.queue import SqlEventQueue
 from engine.store.saving import version_row
 from engine.store.writer import WriterClosed
@@ -92,6 +93,21 @@ def test_aliases_and_attached_documents_come_and_go_with_their_function(database
     asyncio.run(store.save(after, None, 2))
     assert store.attached(ACCOUNT, "policy") == {("g", ""): {"g": 1}}
     assert store.count(ACCOUNT) == 1
+
+
+def test_event_source_mappings_are_kept_whole(database: Database) -> None:
+    store = SqlMappingStore(database)
+    one = EventSourceMapping("u1", ACCOUNT, 1, {"State": "Creating", "Filters": [1]}, {"a": "b"})
+    other = EventSourceMapping("u0", "1" * 12, 1, {}, {})
+    for mapping in (one, other):
+        asyncio.run(store.put(mapping))
+    assert store.everything() == [other, one]
+    changed = one._replace(revision=2, document={"State": "Enabled"})
+    asyncio.run(store.put(changed))
+    assert store.get("u1") == changed
+    asyncio.run(store.delete("u1"))
+    assert store.get("u1") is None
+    assert store.everything() == [other]
 
 
 def test_saving_a_function_twice_as_new_changes_nothing(database: Database) -> None:

@@ -26,6 +26,12 @@ class Message(NamedTuple):
     trace: str | None
 
 
+def queue_url(endpoint: str, queue: str) -> str:
+    """Where SQS at ``endpoint`` has the queue with this ARN; asking it would take a permission that Lambda's roles do not have."""
+    account, name = queue.split(":")[4:6]
+    return f"{endpoint.rstrip('/')}/{account}/{name}"
+
+
 def record(message: Mapping[str, Any], queue: str) -> dict[str, Any]:
     """The record of a message that ReceiveMessage of ``queue`` (its ARN) gave."""
     attributes = message.get("MessageAttributes") or {}

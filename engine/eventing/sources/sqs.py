@@ -52,7 +52,6 @@ class QueuePoller:
         self._lock = threading.Lock()
         self._at_work: dict[int, int] = {}
         self._next = 0
-        self._urls: dict[str, str] = {}
         self._problem = ""
 
     def start(self) -> None:
@@ -142,7 +141,7 @@ class QueuePoller:
     def _round(self, source: Source, filters: Sequence[patterns.Pattern]) -> tuple[int, bool]:
         """(messages received, whether all went well) of one batch."""
         client = self._connect(source)
-        url = self._url(client, source)
+        url = m.queue_url(client.meta.endpoint_url, source.queue)
         collected, count = self._collect(client, url, source, filters)
         self._complain("")
         healthy = True
@@ -224,14 +223,6 @@ class QueuePoller:
             self._count("DeletedEventCount", len(entries) - len(failed))
             if failed:
                 _log.warning("%d messages of %s could not be deleted and will come again: %s", len(failed), url, failed[0].get("Message"))
-
-    def _url(self, client: Any, source: Source) -> str:
-        found = self._urls.get(source.queue)
-        if found is None:
-            account, name = source.queue.split(":")[4:6]
-            found = client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
-            self._urls[source.queue] = found
-        return found
 
     def _complain(self, problem: str) -> None:
         """Log what keeps the queue from being polled, once."""
