@@ -35,6 +35,9 @@ from engine.supervisor.api import check_json
 from engine.supervisor.fleet import MIB_PER_VCPU
 from engine.supervisor.request import Request
 
+cdef extern from "sched.h" nogil:
+    int sched_yield()
+
 cdef extern from "sys/socket.h" nogil:
     ssize_t recv(int fd, void *data, size_t size, int flags)
     ssize_t send(int fd, const void *data, size_t size, int flags)
@@ -45,6 +48,7 @@ DEF READ = 65536
 DEF SMALL = 16384
 DEF ID = 36
 DEF MAX_LANES = 256
+DEF CHAIN = 8
 
 # Seconds; see above.
 cdef double HOLD_S = 0.0002
@@ -223,19 +227,25 @@ cdef class Worker:
         self.channel = None
 
     def readable(self):
-        """The worker sent something: a plain answer is settled here, all else is the channel's."""
+        """The worker sent something: a plain answer is settled here, all else is the channel's.
+
+        When the worker went on with one of the held at once, it is let run, and if its answer is there then, it is taken without a turn
+        of the loop in between; up to CHAIN of them. On one processor that saves a tenth of an invocation.
+        """
         cdef ssize_t n
         cdef unsigned long size
+        cdef int left = CHAIN
         if self.fd < 0:
             return
         if not (self.flying and self.clean):
             self.channel.read_once()
             return
-        n = recv(self.fd, _in, READ, MSG_DONTWAIT)
-        if n > 51 and n < READ:
+        while True:
+            n = recv(self.fd, _in, READ, MSG_DONTWAIT)
             size = n - 51
             if (
-                _u32(_in) == <unsigned long>n - 4
+                51 < n < READ
+                and _u32(_in) == <unsigned long>n - 4
                 and memcmp(_in + 4, b"\x95\x05\xd9\x24", 4) == 0
                 and memcmp(_in + 8, self.request_id, ID) == 0
                 and memcmp(_in + 44, b"\xc3\xc0\xc6", 3) == 0
@@ -243,11 +253,16 @@ cdef class Worker:
                 and self.usable
             ):
                 self._settle(_in + 51, size)
+                left -= 1
+                if left and self.flying and self.fd >= 0:
+                    sched_yield()
+                    continue
                 return
-        if n < 0:
-            self.channel.read_once()  # which sees the same error, or nothing
-        else:
+            break
+        if n >= 0:
             self.channel.received(PyBytes_FromStringAndSize(_in, n))
+        elif left == CHAIN:
+            self.channel.read_once()  # which sees the same error, or nothing
 
     cdef _settle(self, const char *payload, size_t size):
         """As ``Invoker._settle`` with a success."""
