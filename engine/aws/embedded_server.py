@@ -57,12 +57,15 @@ def main(argv: list[str]) -> int:
 
 
 class Bridged:
-    """A WSGI application that learns at the first request to CloudFormation to make Lambda resources on the engine."""
+    """A WSGI application that learns at the first request to CloudFormation to make Lambda resources on the engine, and at the first one
+    to SQS to give messages quickly.
+    """
 
     def __init__(self, application: Any) -> None:
         self._application = application
         self._lock = threading.Lock()
         self._done = False
+        self._quick = False
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if not self._done and "/cloudformation/aws4_request" in environ.get("HTTP_AUTHORIZATION", ""):
@@ -72,6 +75,13 @@ class Bridged:
 
                     stack_bridge.install()
                     self._done = True
+        if not self._quick and "/sqs/aws4_request" in environ.get("HTTP_AUTHORIZATION", ""):
+            with self._lock:
+                if not self._quick:
+                    from engine.aws import queues  # noqa: PLC0415 - it imports moto's SQS
+
+                    queues.install()
+                    self._quick = True
         answer: Iterable[bytes] = self._application(environ, start_response)
         return answer
 
