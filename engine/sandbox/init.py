@@ -26,10 +26,12 @@ from engine.sandbox import kernel
 NAME = "sandbox-init"
 _PAGE = 4096
 _CLONE_VM, _CLONE_PIDFD = 0x100, 0x1000
-# clone(2) calls this with the address of ``_ARGUMENT`` in rdi.
+# Where ``_ARGUMENT`` is in the page of the code, which finds it from where it is itself: what libc hands over goes by the stack, and that
+# is shared by inits that start at the same time.
+_ARGUMENT_AT = 0x100
 _CODE = {
     "x86_64": bytes.fromhex(
-        "4889fb"  # mov rbx, rdi
+        "488d1df9000000"  # lea rbx, [rip + _ARGUMENT_AT - 7]
         "bf01000000 be09000000 b89d000000 0f05"  # prctl(PR_SET_PDEATHSIG, SIGKILL)
         "bf11000000 4889de 31d2 41ba08000000 b80d000000 0f05"  # rt_sigaction(SIGCHLD, rbx, NULL, 8)
         "bf0f000000 488d7320 b89d000000 0f05"  # prctl(PR_SET_NAME, rbx + 32)
@@ -57,13 +59,15 @@ def _sharing(code: bytes) -> Spawn | None:
     """Inits in the memory of this process; None when the host does not let it make memory executable."""
     text = mmap.mmap(-1, _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     text.write(code)
+    text.seek(_ARGUMENT_AT)
+    text.write(_ARGUMENT)
     data = mmap.mmap(-1, _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    data.write(_ARGUMENT)
-    entry, argument = (C.addressof(C.c_char.from_buffer(m)) for m in (text, data))
+    entry, bottom = (C.addressof(C.c_char.from_buffer(m)) for m in (text, data))
     if _libc.mprotect(C.c_void_p(entry), C.c_size_t(_PAGE), C.c_int(mmap.PROT_READ | mmap.PROT_EXEC)) != 0:
         return None
-    # libc starts the child with the same two words on this stack each time; afterwards nobody looks at it again.
-    stack = argument + _PAGE
+    # libc puts the entry and a word that is not used here on top of this stack, the same each time, and calls the entry: an init that starts
+    # late may write its return address over the word while another one starts, never over the entry.
+    stack = bottom + _PAGE
 
     def spawn(flags: int) -> tuple[int, int]:
         pidfd = C.c_int(-1)
@@ -72,7 +76,7 @@ def _sharing(code: bytes) -> Spawn | None:
                 C.c_void_p(entry),
                 C.c_void_p(stack),
                 C.c_int(flags | _CLONE_VM | _CLONE_PIDFD | signal.SIGCHLD),
-                C.c_void_p(argument),
+                None,
                 C.byref(pidfd),
                 None,
                 None,

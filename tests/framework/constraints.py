@@ -24,7 +24,7 @@ CANDIDATES = (
     "arn:aws:signer:us-east-1:000000000000:/signing-profiles/x/0123456789",
     "arn:aws:signer:us-east-1:000000000000:/signing-profiles/nobody",
     "arn:aws:lambda:us-east-1:000000000000:event-source-mapping:01234567-89ab-cdef-0123-456789abcdef",
-    "arn:aws:secretsmanager:us-east-1:000000000000:secret:s",
+    "arn:aws:secretsmanager:us-east-1:000000000000:secret:s", "host:9092",
 )  # fmt: skip
 _BREAKERS = ("!", " ", "", "\n", "a b", "é", "no:such:thing", "x")
 

@@ -61,7 +61,13 @@ MEANINGFUL: dict[str, st.SearchStrategy[Any]] = {
     "S3Bucket": st.nothing(),
 }
 # Recorded answers that are not as the model says.
-RECORDED = {"GetFunctionCodeSigningConfig.CodeSigningConfigArn is missing"}
+RECORDED = {
+    "GetFunctionCodeSigningConfig.CodeSigningConfigArn is missing",
+    *(
+        f"{name}.LastUpdateStatusReasonCode: Creating is not of the enumeration"
+        for name in ("UpdateFunctionCode", "UpdateFunctionConfiguration")
+    ),
+}
 NUMBERS = {"integer": 1 << 20, "long": 1 << 40}
 
 
