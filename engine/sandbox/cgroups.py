@@ -104,6 +104,7 @@ class Groups:
         self._movable = movable
         self._name = own_name()
         self._trunks: set[str] = set()
+        self._kept: list[str] = []
         self._serial = 0
         try:
             mounts = _mounts()
@@ -123,6 +124,7 @@ class Groups:
         groups.mechanisms = dict.fromkeys((*_CONTROLLERS, *_FEATURES, "cpu quota"), f"none: {reason}")
         groups._places = []
         groups._trunks = set()
+        groups._kept = []
         groups._serial = 0
         groups._movable = frozenset()
         groups._name = ""
@@ -138,18 +140,20 @@ class Groups:
         return tried[0]
 
     def _try_quota(self) -> str:
-        """Quotas are an option of the kernel's own: some have shares only."""
+        """Quotas are an option of the kernel's own: some have shares only.
+
+        The group that proves them stays, empty, as long as the engine: where no group has a quota the kernel takes the code for them
+        out, and with the next one in again, for which every processor has to stop (10 to 20 ms at p99 of cold starts).
+        """
         place = next((p for p in self._places if p.controller == "cpu"), None)
         if place is None:
             return self.mechanisms["cpu"]
-        trial = os.path.join(place.parent, "trial")
+        keep = os.path.join(place.parent, "quota")
         try:
-            os.makedirs(trial, exist_ok=True)
-            try:
-                for name, text in quota(place.version, 1000):
-                    kernel.write_file(os.path.join(trial, name), text.encode())
-            finally:
-                os.rmdir(trial)
+            os.makedirs(keep, exist_ok=True)
+            self._kept.append(keep)
+            for name, text in quota(place.version, 1000):
+                kernel.write_file(os.path.join(keep, name), text.encode())
         except OSError as e:
             return f"none: {os.strerror(e.errno or 0)} ({e.filename or place.parent}); shares only"
         self._places.append(Place("cpu quota", place.version, place.parent))
@@ -229,10 +233,11 @@ class Groups:
 
     def close(self) -> None:
         """Remove this engine's own directories; children that are still busy keep theirs (the next start sweeps them)."""
-        for trunk in self._trunks:
+        for trunk in (*self._kept, *self._trunks):
             with contextlib.suppress(OSError):
                 os.rmdir(trunk)
         self._trunks.clear()
+        self._kept.clear()
 
 
 def sweep() -> list[str]:
