@@ -21,6 +21,7 @@ class Renders(Protocol):
 Line = tuple[int, str, "str | Renders"]
 MAX_EVENT = 256 * 1024
 MAX_QUEUED = 200_000
+MAX_QUEUED_CHARACTERS = 16 * 1024 * 1024
 
 
 class FunctionLog:
@@ -31,13 +32,19 @@ class FunctionLog:
         self.max_bytes = max_bytes
         self.dropped = 0
         self._lines: list[Line] = []
+        self._characters = 0
         self._size: int | None = None
 
     def write(self, at_ms: int, stream: str, text: str | Renders) -> None:
-        """Queue one event. Beyond MAX_QUEUED events between two flushes the rest is counted and dropped."""
+        """Queue one event. Beyond MAX_QUEUED events or their characters between two flushes the rest is counted and dropped."""
         if len(self._lines) >= MAX_QUEUED:
             self.dropped += 1
             return
+        if isinstance(text, str):
+            if self._characters + len(text) > MAX_QUEUED_CHARACTERS:
+                self.dropped += 1
+                return
+            self._characters += len(text)
         self._lines.append((at_ms, stream, text))
 
     @property
@@ -47,9 +54,10 @@ class FunctionLog:
     def flush(self) -> None:
         """Append what is queued. Raises OSError when the disk refuses; the lines are then lost, the engine goes on."""
         lines, self._lines = self._lines, []
+        self._characters = 0
         out: list[str] = []
         if self.dropped:
-            out.append(f"{lines[-1][0]}\t-\t[engine] {self.dropped} log events dropped: more than {MAX_QUEUED} at once\n")
+            out.append(f"{lines[-1][0]}\t-\t[engine] {self.dropped} log events dropped: more than {MAX_QUEUED}, or 16 MiB, at once\n")
             self.dropped = 0
         for at_ms, stream, text in lines:
             shown = text if isinstance(text, str) else text.render()

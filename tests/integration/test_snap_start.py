@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from engine.sandbox.interpreters import discover
+from tests.framework import wait
 from tests.framework.control import refused
 from tests.framework.engine import Engine, engine
 from tests.framework.frame_server import until
@@ -77,7 +78,9 @@ def test_versions_are_restored_and_differ_in_what_must_differ(shared: Engine) ->
     latest = call(client, "snap", "$LATEST")
     assert (latest["kind"], latest["seen"]) == ("on-demand", [])
     assert latest["init"] != seen[0]["init"]
-    log = (shared.data_dir / "logs" / "000000000000" / "snap.log").read_text()
+    path = shared.data_dir / "logs" / "000000000000" / "snap.log"
+    # It is written a few times a second.
+    log = wait.until(lambda: text if "\tBilled Restore Duration: " in (text := path.read_text()) else None, "REPORT of a restore")
     assert "RESTORE_START Runtime Version: python:" in log
     assert "RESTORE_REPORT Restore Duration: " in log
     assert "\tRestore Duration: " in log
