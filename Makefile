@@ -5,8 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
-# Test files at once: most of them wait for engines of their own. JOBS=0 runs them one after the other.
-JOBS ?= 3
+# Test files at once: many of them wait for engines of their own. JOBS=0 runs them one after the other.
+JOBS ?= 2
 RUN_ARGS ?=
 BENCH_ARGS ?=
 
