@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import threading
 import time
@@ -70,14 +71,22 @@ def groups_of(pid: int) -> list[Path]:
 
 
 def cpu_figures(groups: list[Path]) -> tuple[int, int, float]:
-    """(quota periods that have passed, of which throttled, microseconds of CPU used)."""
+    """(quota periods that have passed, of which throttled, microseconds of CPU used), all read within one period."""
+    while True:
+        before = _figures(groups)
+        after = _figures(groups)
+        if before["nr_periods"] == after["nr_periods"]:
+            return int(before["nr_periods"]), int(before["nr_throttled"]), before["usage_usec"]
+
+
+def _figures(groups: list[Path]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for directory in groups:
         if (directory / "cpu.stat").exists():
             figures.update((k, int(v)) for k, v in (line.split() for line in (directory / "cpu.stat").read_text().splitlines()))
         if (directory / "cpuacct.usage").exists():
             figures["usage_usec"] = int((directory / "cpuacct.usage").read_text()) / 1000
-    return int(figures["nr_periods"]), int(figures["nr_throttled"]), figures["usage_usec"]
+    return figures
 
 
 SLOW = pytest.mark.slow
@@ -94,16 +103,16 @@ def test_cpu_time_is_proportional_to_memory(shaped: Engine, memory: int) -> None
     client = shaped.client()
     client.invoke(FunctionName=name, Payload=b"0")
     groups = groups_of(instance_of(shaped, name)["pid"])
-    burning = threading.Thread(target=client.invoke, kwargs={"FunctionName": name, "Payload": b"2"})
+    burning = threading.Thread(target=client.invoke, kwargs={"FunctionName": name, "Payload": b"4"})
     burning.start()
     try:
-        until = time.monotonic() + 2
+        until = time.monotonic() + 4
         before = cpu_figures(groups)
         while cpu_figures(groups)[1] < before[1] + 5 and time.monotonic() < until:
             time.sleep(0.01)
         before = cpu_figures(groups)
         after = before
-        while after[1] < before[1] + 50 and time.monotonic() < until:
+        while after[1] < before[1] + 100 and time.monotonic() < until:
             time.sleep(0.02)
             after = cpu_figures(groups)
     finally:
@@ -114,7 +123,9 @@ def test_cpu_time_is_proportional_to_memory(shaped: Engine, memory: int) -> None
     if memory <= 885:
         assert throttled >= 10, told
     assert used_us <= 1.05 * (periods + 1) * quota_us, told
-    assert used_us >= 0.95 * (throttled - 1) * quota_us, told
+    # The kernel leaves up to a millisecond of a quota with each processor that the function has moved away from.
+    left_us = 1000 * (os.cpu_count() or 1)
+    assert used_us + left_us >= 0.95 * (throttled - 1) * quota_us, told
 
 
 def test_init_runs_at_full_speed(shaped: Engine) -> None:
