@@ -265,7 +265,7 @@ cdef class Worker:
             self.channel.read_once()  # which sees the same error, or nothing
 
     cdef _settle(self, const char *payload, size_t size):
-        """As ``Invoker._settle`` with a success."""
+        """As ``Invoker.settle`` with a success."""
         cdef Lane lane = self.lane
         cdef double now_s = _now_s()
         cdef double took_s = now_s - self.started_s

@@ -2,10 +2,10 @@
 
 Theory of operation, one request: ``submit`` takes a lease of concurrency; the pool hands over an idle instance or puts the request in
 line and a new instance on its way; ``_run`` sends INVOKE; the worker's RESPONSE (or its death, or the deadline) comes to
-``_settle``, which gives the lease back, answers, counts and logs, and then sends the instance the next request in line.
+``settle``, which gives the lease back, answers, counts and logs, and then sends the instance the next request in line.
 A request that finds an idle provisioned instance of its version takes no lease; one in line gives its back when it gets one.
-All state is changed here, on the loop, by nobody else. Faults that kill the worker keep the sandbox (a reset); what cannot be
-kept is retired (both in ``fleet``). Deadlines are swept by one coarse timer that runs only while something can expire.
+All state is changed here, on the loop, by nobody else. What goes wrong with workers and sandboxes is the business of ``faults``.
+Deadlines are swept by one coarse timer that runs only while something can expire.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from functools import partial
 
 from engine.clock import Clock
 from engine.core import invocation as inv
-from engine.core import report
 from engine.core.concurrency import Throttle
 from engine.core.instance import Event, State
 from engine.core.invocation import Outcome, Status
 from engine.core.pool import Plan
-from engine.errors import AwsError, ServiceError, SnapStartTimeout, WireError
-from engine.sandbox.api import Cause, ExitCause, HolderFds, Sandbox
+from engine.errors import AwsError, ServiceError, WireError
+from engine.sandbox.api import Sandbox
 from engine.supervisor import streaming
 from engine.supervisor import worker_messages as said
 from engine.supervisor.catalogue import Version
 from engine.supervisor.channel import Channel
 from engine.supervisor.environment import Home
+from engine.supervisor.faults import Faults
 from engine.supervisor.finishing import Finishing
 from engine.supervisor.fleet import Fleet
 from engine.supervisor.holders import HolderPool
@@ -78,9 +78,7 @@ class Invoker:
         self.setting = Setting(home, clock, isolated_paths=isolated_paths)
         self._room = Room(max_instances, memory_budget_mib, memory_reserve_mib)
         self._fleet = Fleet(loop, clock, self._room, self, cpu_quota=cpu_quota)
-        self.standing = Standing(
-            loop, clock, self._fleet, lambda i: self._ready(i, self._monotonic()), host_wait_s=host_wait_s, snapshots=snapshots
-        )
+        self.standing = Standing(loop, clock, self._fleet, self._free, host_wait_s=host_wait_s, snapshots=snapshots)
         self._fleet.standing = self.standing
         self.provisioner = self.standing.provisioner
         self._timed: dict[Instance, None] = {}
@@ -93,6 +91,7 @@ class Invoker:
         self.on_idle: Callable[[], None] | None = None
         self.on_connection_accepted: Callable[[socket.socket], None] = socket.socket.close
         self._stories = Story(clock)
+        self.faults = Faults(clock, self._fleet, self.standing, self._stories, self._timed, self, self._free)
 
     def wire(self, sandbox: Sandbox, holders: HolderPool) -> None:
         """The two are made after the invoker, which listens to both."""
@@ -144,12 +143,12 @@ class Invoker:
             scaling = version.function.quota.scaling
             if not scaling.take(self._clock.monotonic()):
                 version.pool.withdraw(request)
-                self._refuse(request, throttled(Throttle.FUNCTION_RATE), throttle=True)
+                self.refuse(request, throttled(Throttle.FUNCTION_RATE), throttle=True)
                 return
             self._fleet.spawn(version)
         self._sweep_soon()
 
-    def _refuse(self, request: Request, error: AwsError, *, throttle: bool = False) -> None:
+    def refuse(self, request: Request, error: AwsError, *, throttle: bool = False) -> None:
         """An admitted request that will not run."""
         function = request.version.function
         function.account.release(function.quota)
@@ -195,7 +194,7 @@ class Invoker:
         error = why if isinstance(why, AwsError) else ServiceError(f"No execution environment can be started: {why}")
         pool = version.pool
         while pool.deficit() > 0:
-            self._refuse(pool.waiting.pop(), error)
+            self.refuse(pool.waiting.pop(), error)
 
     # An instance at work.
 
@@ -238,7 +237,7 @@ class Invoker:
             and len(body) - 47 == int.from_bytes(body[43:47], "big") <= MAX_PAYLOAD
             and not instance.needs_init
         ):
-            self._settle(instance, request, Outcome(Status.SUCCESS, body[47:]), ready=True)
+            self.settle(instance, request, Outcome(Status.SUCCESS, body[47:]), ready=True)
             return
         kind = messages.kind(body)
         if kind in (messages.RESPONSE, messages.ERROR):
@@ -274,10 +273,10 @@ class Invoker:
     def _reply(self, instance: Instance, request: Request, outcome: Outcome, then_next: bool) -> None:
         """Settle; a worker that is not ready yet stays busy until its NEXT, under the same deadline."""
         if then_next:
-            self._settle(instance, request, outcome, ready=True)
+            self.settle(instance, request, outcome, ready=True)
             return
         self._finishing.begin(instance)
-        self._settle(instance, request, outcome, ready=False)
+        self.settle(instance, request, outcome, ready=False)
         if instance.answered:
             self._timed[instance] = None
             self._sweep_soon()
@@ -288,7 +287,7 @@ class Invoker:
             instance.send(self.setting.restore(instance))
             return
         self._timed.pop(instance, None)
-        self._stories.init_over(instance, "init", "success", None, self._since_init_ms(instance))
+        self._stories.init_over(instance, "init", "success", None, self.faults.since_init_ms(instance))
         self.standing.frozen(instance)
 
     def on_output(self, instance: Instance, text: str) -> None:
@@ -313,7 +312,7 @@ class Invoker:
         instance.current = None
         oversized = isinstance(error, FrameTooLarge) and error.kind == messages.RESPONSE
         outcome = inv.response_too_large(MAX_PAYLOAD) if oversized else inv.protocol_violation(request.request_id)
-        self._finish(instance, request, outcome, self._monotonic())
+        self.finish(instance, request, outcome, self._monotonic())
 
     def _initialised(self, instance: Instance) -> None:
         now_s = self._clock.monotonic()
@@ -357,6 +356,9 @@ class Invoker:
         """The compiled reader of a worker's channel, where there is one."""
         return None if self.lanes is None else self.lanes.Worker(instance, channel, fd)
 
+    def _free(self, instance: Instance) -> None:
+        self._ready(instance, self._monotonic())
+
     def _ready(self, instance: Instance, now_s: float) -> None:
         """An instance is free: it takes the next request in line, idles, or goes: its version is history, or others wait for room."""
         worker = instance.worker
@@ -374,7 +376,7 @@ class Invoker:
         elif pool.draining or (self._fleet.starved and not instance.provisioned):
             self._fleet.retire(instance)
 
-    def _settle(self, instance: Instance, request: Request, outcome: Outcome, *, ready: bool) -> None:
+    def settle(self, instance: Instance, request: Request, outcome: Outcome, *, ready: bool) -> None:
         """The running invocation has its outcome. ``ready``: the worker lives and is ready for the next."""
         now_s = self._monotonic()
         instance.current = None
@@ -382,7 +384,7 @@ class Invoker:
         self._timed.pop(instance, None)
         if instance.raw_used or request.tail is not None:
             instance.read_output()
-        self._finish(instance, request, outcome, now_s)
+        self.finish(instance, request, outcome, now_s)
         if ready and instance.state is State.BUSY:
             instance.state = State.IDLE
             if instance.leaving:
@@ -390,7 +392,7 @@ class Invoker:
             else:
                 self._ready(instance, now_s)
 
-    def _finish(self, instance: Instance, request: Request, outcome: Outcome, now_s: float) -> None:
+    def finish(self, instance: Instance, request: Request, outcome: Outcome, now_s: float) -> None:
         """Answer, count and log; the request holds no lease afterwards."""
         request.settle(outcome, now_s)
         function = request.version.function
@@ -421,103 +423,6 @@ class Invoker:
     def _idle_check(self) -> None:
         if self.in_flight == 0 and self.on_idle is not None:
             self.on_idle()
-
-    # Faults.
-
-    def worker_exited(self, holder_id: int, cause: ExitCause) -> None:
-        """The worker ended by itself (or was killed by the kernel)."""
-        instance = self._fleet.of_holder(holder_id)
-        if instance is None or self.farewell.over(instance) or instance.state in (State.STARTING, State.RETIRING, State.GONE):
-            return
-        instance.drain()
-        if instance.state is State.INITIALISING:
-            self._init_failed(instance, ("error", instance.init_fault(oom=cause.cause is Cause.OOM_KILLED)))
-        elif instance.state is State.BUSY and instance.current is not None:
-            request = instance.current
-            oom = cause.cause is Cause.OOM_KILLED
-            outcome = inv.runtime_exited(
-                request.request_id, signalled=cause.cause is Cause.SIGNALLED, status=cause.status, oom=oom
-            )
-            if instance.needs_init:
-                if instance.init_error is not None:
-                    error_type, document = instance.init_error
-                    outcome = Outcome(Status.ERROR, document, report.init_error_type(error_type), platform=True)
-                self._stories.init_over(instance, "invoke", "error", outcome.error_type, self._since_init_ms(instance))
-            self._settle(instance, request, outcome, ready=False)
-            self._fleet.reset(instance)
-        elif instance.answered:
-            self._fleet.reset(instance)
-        elif instance.state is State.IDLE:
-            self._fleet.retire(instance)
-
-    def _since_init_ms(self, instance: Instance) -> float:
-        now_s = self._clock.monotonic()
-        return (now_s - (instance.init_started_s or now_s)) * 1000
-
-    def _init_failed(self, instance: Instance, fault: tuple[str, str | None]) -> None:
-        """Init failed or timed out before any invocation: it is repeated inside the next one, if somebody waits for it."""
-        self._stories.init_over(instance, "init", fault[0], fault[1], self._since_init_ms(instance))
-        self._timed.pop(instance, None)
-        if instance.provisioned or instance.template:
-            self.standing.init_failed(instance, f"init: {fault[1] or fault[0]}")
-            self._fleet.retire(instance)
-        elif instance.restored:
-            self._restore_failed(instance)
-        elif instance.version.pool.waiting:
-            self._fleet.reset(instance)
-        else:
-            self._fleet.retire(instance)
-
-    def _restore_failed(self, instance: Instance) -> None:
-        """A copy did not become ready, by its hooks' fault or for want of time. Whoever is first in line is told."""
-        version, error = instance.version, instance.init_error
-        self._fleet.retire(instance)
-        if version.pool.waiting:
-            request = version.pool.waiting.popleft()
-            if error is None:
-                self._refuse(request, SnapStartTimeout("The restore of the function's snapshot did not end in time."))
-            else:
-                outcome = Outcome(Status.ERROR, error[1], report.init_error_type(error[0]), platform=True)
-                self._finish(instance, request, outcome, self._monotonic())
-        self._fleet.spawn_deficit(version)
-
-    def worker_reset(self, holder_id: int, fds: HolderFds, pid: int) -> None:
-        """A fresh worker stands in the instance's sandbox."""
-        instance = self._fleet.readopt(holder_id, fds, pid)
-        if instance is not None:
-            self._ready(instance, self._monotonic())
-
-    def holder_failed(self, holder_id: int, reason: str) -> None:
-        """A sandbox could not become the instance it was given to. Trying again would fail the same way, so its callers are told."""
-        instance = self._fleet.of_holder(holder_id)
-        if instance is None or instance.state in (State.RETIRING, State.GONE):
-            return
-        if instance.provisioned or instance.template:
-            self.standing.unstartable(instance, reason)
-            self._orphan(instance, reason)
-            return
-        self._orphan(instance, reason)
-        self.on_unstartable(instance.version, reason)
-
-    def gone(self, holder_id: int) -> None:
-        """The sandbox and everything in it has ended."""
-        instance = self._fleet.gone(holder_id)
-        if instance is not None:
-            self._orphan(instance, "the sandbox ended")
-            self._fleet.spawn_deficit(instance.version)
-
-    def broker_lost(self, reason: str) -> None:
-        """Every sandbox is gone. Running invocations fail; those in line get new instances from the broker's successor."""
-        for instance in self._fleet.broker_lost():
-            self._orphan(instance, reason)
-        self._fleet.restart()
-
-    def _orphan(self, instance: Instance, reason: str) -> None:
-        request = instance.current
-        self._fleet.lose(instance)
-        if request is not None and request.outcome is None:
-            instance.current = None
-            self._finish(instance, request, inv.sandbox_failure(request.request_id, reason), self._monotonic())
 
     # Time.
 
@@ -556,7 +461,7 @@ class Invoker:
 
     def _overdue(self, instance: Instance) -> None:
         if instance.state is State.INITIALISING:
-            self._init_failed(instance, ("timeout", None))
+            self.faults.init_failed(instance, ("timeout", None))
         elif instance.answered:
             self._fleet.reset(instance, "timeout")
         elif instance.state is State.BUSY and instance.current is not None:
@@ -566,8 +471,8 @@ class Invoker:
                 return
             outcome = inv.timed_out(request.request_id, float(instance.version.config.timeout_s))
             if instance.needs_init:
-                self._stories.init_over(instance, "invoke", "timeout", None, self._since_init_ms(instance))
-            self._settle(instance, request, outcome, ready=False)
+                self._stories.init_over(instance, "invoke", "timeout", None, self.faults.since_init_ms(instance))
+            self.settle(instance, request, outcome, ready=False)
             self._fleet.reset(instance, "timeout")
 
     def freeze_idle(self, after_s: float) -> None:
@@ -580,7 +485,7 @@ class Invoker:
             pool = version.pool
             while pool.waiting and now_s - pool.waiting[0].received_s > self._host_wait_s:
                 full = f"Rate Exceeded. This host is full: {self._room.why_full()}."
-                self._refuse(pool.waiting.popleft(), throttled(Throttle.HOST_FULL, full), throttle=True)
+                self.refuse(pool.waiting.popleft(), throttled(Throttle.HOST_FULL, full), throttle=True)
             if not pool.waiting:
                 del self._fleet.starved[version]
 

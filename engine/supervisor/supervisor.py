@@ -499,20 +499,20 @@ class Supervisor:
     def holder_failed(self, holder_id: int, step: str, reason: str) -> None:
         log.error("sandbox failed", holder=holder_id, step=step, reason=reason)
         self._holders.holder_failed(holder_id, f"{step}: {reason}")
-        self._invoker.holder_failed(holder_id, f"{step}: {reason}")
+        self._invoker.faults.holder_failed(holder_id, f"{step}: {reason}")
 
     def worker_exited(self, holder_id: int, cause: ExitCause) -> None:
-        self._invoker.worker_exited(holder_id, cause)
+        self._invoker.faults.worker_exited(holder_id, cause)
 
     def worker_reset(self, holder_id: int, fds: HolderFds, pid: int) -> None:
-        self._invoker.worker_reset(holder_id, fds, pid)
+        self._invoker.faults.worker_reset(holder_id, fds, pid)
 
     def holder_gone(self, holder_id: int) -> None:
-        self._invoker.gone(holder_id)
+        self._invoker.faults.gone(holder_id)
 
     def broker_lost(self, reason: str) -> None:
         log.error("broker lost; a new one is started", reason=reason)
-        self._invoker.broker_lost(reason)
+        self._invoker.faults.broker_lost(reason)
 
 
 def _private_socket(path: Path) -> socket.socket:

@@ -137,19 +137,19 @@ class Rig(SandboxListener):
 
     def holder_failed(self, holder_id: int, step: str, reason: str) -> None:
         self.holders.holder_failed(holder_id, f"{step}: {reason}")
-        self.invoker.holder_failed(holder_id, f"{step}: {reason}")
+        self.invoker.faults.holder_failed(holder_id, f"{step}: {reason}")
 
     def worker_exited(self, holder_id: int, cause: ExitCause) -> None:
-        self.invoker.worker_exited(holder_id, cause)
+        self.invoker.faults.worker_exited(holder_id, cause)
 
     def worker_reset(self, holder_id: int, fds: HolderFds, pid: int) -> None:
-        self.invoker.worker_reset(holder_id, fds, pid)
+        self.invoker.faults.worker_reset(holder_id, fds, pid)
 
     def holder_gone(self, holder_id: int) -> None:
-        self.invoker.gone(holder_id)
+        self.invoker.faults.gone(holder_id)
 
     def broker_lost(self, reason: str) -> None:
-        self.invoker.broker_lost(reason)
+        self.invoker.faults.broker_lost(reason)
 
 
 Scenario = Callable[[Rig], Awaitable[None]]

@@ -336,7 +336,7 @@ def test_a_lost_broker_brings_them_back(play: Callable[..., None]) -> None:
     async def scenario(rig: Rig) -> None:
         put(rig, {"1": 2})
         await ready(rig)
-        rig.invoker.broker_lost("killed")
+        rig.invoker.faults.broker_lost("killed")
         rig.holders.zygote_ready("python3.11", 1)
         rig.clock.advance(1.0)
         rig.invoker.tick()

@@ -115,7 +115,7 @@ def test_a_lost_broker_takes_templates_along(play: Callable[..., None]) -> None:
         rig.sandbox.on_init = init
         put(rig)
         await ready(rig)
-        rig.invoker.broker_lost("killed")
+        rig.invoker.faults.broker_lost("killed")
         assert stage(rig) == "absent"
         rig.holders.zygote_ready("python3.11", 1)
         await rig.finish(rig.invoke(qualifier="1"))
