@@ -182,6 +182,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         authorize=Access(plane.store, clock).authorize if enforce else None,
         metrics=figures.render,
         code=plane.links.source,
+        bytecode=plane.packages.figures,
         extra_routes={
             CREDENTIALS_PATH: CredentialsEndpoint(plane.roles, link.ready),
             vpcs.PATH: vpcs.VpcRoutes(plane.vpcs, settings.account_id),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import time
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +56,19 @@ class Outcome:
     configuration: dict[str, Any]
     size: int
     seconds: dict[str, float] = field(default_factory=dict)
+    bytecode: dict[str, int] | None = None
+
+    def saving(self) -> str | None:
+        """What having compiled the package once spares each cold start; None when nothing was compiled."""
+        made = self.bytecode
+        if not made or not made["modules"]:
+            return None
+        spared_ms = max(0, made["compile_us"] - made["load_us"]) / 1000
+        modules = "1 module" if made["modules"] == 1 else f"all {made['modules']} modules"
+        return (
+            f"bytecode compiled once: importing {modules} takes {made['load_us'] / 1000:.1f} ms of reading instead of "
+            f"{made['compile_us'] / 1000:.1f} ms of compiling, {spared_ms:.1f} ms less in a cold start"
+        )
 
     def sentence(self) -> str:
         c = self.configuration
@@ -85,7 +100,18 @@ class Deployment:
                 action, configuration = "created", self._create(package)
             else:
                 action, configuration = self._update(package, existing)
-        return Outcome(action, configuration, len(package), self._seconds)
+        return Outcome(action, configuration, len(package), self._seconds, self._bytecode(configuration))
+
+    def _bytecode(self, configuration: dict[str, Any]) -> dict[str, int] | None:
+        """What the engine measured when it compiled the package; None from one that does not tell."""
+        digest = base64.b64decode(configuration["CodeSha256"]).hex()
+        url = f"{self._session.endpoint}/_engine/bytecode/{digest}/{configuration['Runtime']}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - endpoint_of lets only http and https pass
+                found: dict[str, int] = json.load(answer)
+        except (OSError, ValueError):
+            return None
+        return found
 
     def _lap(self, step: str, since: float) -> None:
         self._seconds[step] = self._seconds.get(step, 0.0) + time.monotonic() - since
@@ -191,7 +217,10 @@ def deploy(
     wishes = Wishes(runtime, handler, memory, timeout, role, pairs_of("--env", env) if env else None)
     outcome = Deployment(Session(endpoint), name or source.absolute().stem, source, wishes).run()
     say(outcome.sentence())
+    if outcome.action != "unchanged" and (saving := outcome.saving()) is not None:
+        say(saving)
     if as_json:
-        document({"action": outcome.action, "seconds": outcome.seconds, "configuration": outcome.configuration})
+        shown = {"action": outcome.action, "seconds": outcome.seconds, "bytecode": outcome.bytecode}
+        document({**shown, "configuration": outcome.configuration})
     else:
         data(outcome.configuration["FunctionArn"])

@@ -7,6 +7,7 @@ runtime's own interpreter, so that a cold start neither compiles nor checks time
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.control import archive
-from engine.control.compiler import TIMEOUT_S, Compiler, CompilerFailed
+from engine.control.compiler import TIMEOUT_S, Bytecode, Compiler, CompilerFailed
 from engine.core.runtimes import compiles
 from engine.store.api import CodeStore
 from engine.store.code import remove_tree
@@ -24,6 +25,8 @@ OPT_ROOT = "/opt"
 # Reading sources for the preload hint stops here; the hint only saves time.
 MAX_SCANNED = 32 * 1024 * 1024
 _SDK = re.compile(rb"^[ \t]*(?:import|from)[ \t]+(?:[\w. \t]+,[ \t]*)*(?:boto3|botocore)\b", re.MULTILINE)
+_DIGEST, _RUNTIME = re.compile(r"[0-9a-f]{64}"), re.compile(r"[a-z0-9.]+")
+_NOTHING = Bytecode(0, 0, 0)
 _log = logging.getLogger(__name__)
 
 
@@ -101,31 +104,50 @@ class Packages:
         scratch = self._code.scratch()
         try:
             archive.extract(data, scratch)
-            done = runtime is not None and interpreter is not None and self._compile(scratch, runtime, interpreter, root)
+            done = None if runtime is None or interpreter is None else self._compile(scratch, runtime, interpreter, root)
             tree = self._code.publish(sha256, scratch, data)
         except BaseException:
             remove_tree(scratch)
             raise
-        if done and runtime is not None:
-            self._code.compiled(sha256, runtime).touch()
+        if done is not None and runtime is not None:
+            self._note(sha256, runtime, done)
         return tree
 
     def _compiled(self, sha256: str, runtime: str, interpreter: str, root: str) -> Path:
         tree, marker = self._code.tree(sha256), self._code.compiled(sha256, runtime)
-        if not marker.exists() and self._compile(tree, runtime, interpreter, root):
-            marker.touch()
+        if not marker.exists():
+            done = self._compile(tree, runtime, interpreter, root)
+            if done is not None:
+                self._note(sha256, runtime, done)
         return tree
 
-    def _compile(self, tree: Path, runtime: str, interpreter: str, root: str) -> bool:
-        """Whether the tree has its bytecode now."""
-        if not compiles(runtime):
-            return True
+    def _note(self, sha256: str, runtime: str, made: Bytecode) -> None:
+        """The marker says that the bytecode is there, and what it was measured to spare."""
+        self._code.compiled(sha256, runtime).write_text(json.dumps(made._asdict()))
+
+    def bytecode(self, sha256: str, runtime: str) -> Bytecode | None:
+        """What was measured when the tree was compiled for ``runtime``; None when it was not, or before this was measured."""
+        if not _DIGEST.fullmatch(sha256) or not _RUNTIME.fullmatch(runtime):
+            return None
         try:
-            self._compiler.compile(tree, interpreter, root)
+            return Bytecode(**json.loads(self._code.compiled(sha256, runtime).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def figures(self, name: str) -> dict[str, int] | None:
+        """``bytecode`` of ``<sha256>/<runtime>``, for ``/_engine/bytecode``."""
+        made = self.bytecode(*name.split("/")) if name.count("/") == 1 else None
+        return None if made is None else made._asdict()
+
+    def _compile(self, tree: Path, runtime: str, interpreter: str, root: str) -> Bytecode | None:
+        """Give the tree its bytecode; None when it has none now."""
+        if not compiles(runtime):
+            return _NOTHING
+        try:
+            return self._compiler.compile(tree, interpreter, root)
         except CompilerFailed as e:
             _log.warning("bytecode for %s was not compiled, imports will be slower: %s", tree.name, e)
-            return False
-        return True
+            return None
 
     def close(self) -> None:
         """Let go of helper processes. Idempotent."""

@@ -1,4 +1,4 @@
-"""The paths beside the API: ``/metrics``, ``/_engine/version`` and ``/_engine/code/<token>``."""
+"""The paths beside the API: ``/metrics``, ``/_engine/version``, ``/_engine/code/<token>`` and ``/_engine/bytecode/<sha256>/<runtime>``."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from engine.protocol.serialize import JSON
 MetricsSource = Callable[[str], tuple[bytes, str] | Awaitable[tuple[bytes, str]]]
 Code = Path | bytes | None
 CodeSource = Callable[[str], Code | Awaitable[Code]]
+BytecodeSource = Callable[[str], Mapping[str, int] | None]
 _Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 VERSION_PATH = "/_engine/version"
 CODE_PREFIX = "/_engine/code/"
+BYTECODE_PREFIX = "/_engine/bytecode/"
 METRICS_PATH = "/metrics"
 CHUNK = 1 << 18
 _log = logging.getLogger(__name__)
@@ -30,9 +32,12 @@ _log = logging.getLogger(__name__)
 class Admin:
     """Serves the administration paths; a path under ``/_engine/`` that nobody serves is 404 in JSON."""
 
-    def __init__(self, metrics: MetricsSource | None, code: CodeSource | None, executor: Executor) -> None:
+    def __init__(
+        self, metrics: MetricsSource | None, code: CodeSource | None, executor: Executor, bytecode: BytecodeSource | None = None
+    ) -> None:
         self._metrics = metrics
         self._code = code
+        self._bytecode = bytecode
         self._executor = executor
 
     @staticmethod
@@ -54,6 +59,9 @@ class Admin:
                 await reply.json(200, {"name": "lambda-engine", "version": engine.__version__})
             elif path.startswith(CODE_PREFIX) and self._code is not None:
                 await self._send_code(path[len(CODE_PREFIX) :], reply)
+            elif path.startswith(BYTECODE_PREFIX) and self._bytecode is not None:
+                found = await self._run(self._bytecode, path[len(BYTECODE_PREFIX) :])
+                await reply.json(*((404, {"message": f"Not found: {path}"}) if found is None else (200, dict(found))))
             else:
                 await reply.json(404, {"message": f"Not found: {path}"})
         except Exception:  # noqa: BLE001 - whatever a source raises is logged and becomes the 500

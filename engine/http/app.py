@@ -18,7 +18,7 @@ from engine.auth.principals import Principal
 from engine.auth.sigv4 import Verifier, claimed_access_key, credential_account
 from engine.config import AuthMode, Settings
 from engine.errors import AwsError, ConfigurationError, UnrecognizedClient
-from engine.http.admin import Admin, CodeSource, MetricsSource
+from engine.http.admin import Admin, BytecodeSource, CodeSource, MetricsSource
 from engine.http.operations import Authorize, Operations, Registry, RequestContext, body_limit, too_large
 from engine.protocol import faults
 from engine.protocol.model import load
@@ -47,6 +47,7 @@ def build_app(
     authorize: Authorize | None = None,
     metrics: MetricsSource | None = None,
     code: CodeSource | None = None,
+    bytecode: BytecodeSource | None = None,
     extra_routes: Mapping[str, ASGIApp] | None = None,
     now: Callable[[], float] = time.time,
     threads: int = THREADS,
@@ -60,6 +61,7 @@ def build_app(
     ``metrics``: ``(accept header) -> (body, content type)``, sync (run in the thread pool) or async, for ``GET /metrics``.
     ``code``: ``(token) -> path | bytes | None``, sync (thread pool) or async, for ``GET /_engine/code/<token>``; the token
     itself is the permission, as in a presigned URL, so no signature is asked for.
+    ``bytecode``: ``(<sha256>/<runtime>) -> figures | None``, for ``GET /_engine/bytecode/<sha256>/<runtime>``.
     ``extra_routes``: ASGI applications by path prefix (``{"/console": app}``); the longest matching prefix wins, the path is not
     rewritten, and they do their own authentication.
     ``now``: epoch seconds, for signatures. ``threads``: size of the pool in which blocking handlers run.
@@ -70,7 +72,7 @@ def build_app(
     if settings.auth is AuthMode.IAM and authorize is None:
         raise ConfigurationError("auth=iam needs somebody who decides")
     checking = verifier if settings.auth is not AuthMode.OFF else None
-    return App(registry, settings, checking, learn, authorize, metrics, code, dict(extra_routes or {}), now, threads)
+    return App(registry, settings, checking, learn, authorize, metrics, (code, bytecode), dict(extra_routes or {}), now, threads)
 
 
 class App:
@@ -84,7 +86,7 @@ class App:
         learn: Learn | None,
         authorize: Authorize | None,
         metrics: MetricsSource | None,
-        code: CodeSource | None,
+        code: tuple[CodeSource | None, BytecodeSource | None],
         mounts: dict[str, ASGIApp],
         now: Callable[[], float],
         threads: int,
@@ -96,7 +98,7 @@ class App:
         self._mounts = sorted(mounts.items(), key=lambda item: -len(item[0]))
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="operation")
         self._operations = Operations(load(), registry, self._executor, authorize)
-        self._admin = Admin(metrics, code, self._executor)
+        self._admin = Admin(metrics, code[0], self._executor, code[1])
 
     def close(self) -> None:
         """Wait for running blocking handlers and end the thread pool."""

@@ -94,12 +94,17 @@ def test_deploy_creates_leaves_alone_and_updates(shell, cli, shared, source):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "arn:aws:lambda:us-east-1:000000000000:function:cli-deploy\n"
     said = rf"created cli-deploy \({re.escape(OWN_RUNTIME)}, [\d.]+ KiB\) in [\d.]+ s: package [\d.]+ s, upload [\d.]+ s, active [\d.]+ s\n"
-    assert re.fullmatch(said, done.stderr)
+    saved = (
+        r"bytecode compiled once: importing 1 module takes [\d.]+ ms of reading instead of [\d.]+ ms of compiling, [\d.]+ ms less in a cold start\n"
+    )
+    assert re.fullmatch(said + saved, done.stderr)
     made = shared.client().get_function_configuration(FunctionName="cli-deploy")
     assert (made["Handler"], made["MemorySize"], made["Runtime"]) == ("app.handler", 256, OWN_RUNTIME)
 
     again = cli("deploy", source, "--name", "cli-deploy", "--memory", "256", "--env", "MODE=one", "--json")
-    assert json.loads(again.stdout)["action"] == "unchanged"
+    document = json.loads(again.stdout)
+    assert (document["action"], again.stderr.count("bytecode"), document["bytecode"]["modules"]) == ("unchanged", 0, 1)
+    assert document["bytecode"]["compile_us"] > document["bytecode"]["load_us"] > 0
     assert shared.client().get_function_configuration(FunctionName="cli-deploy")["RevisionId"] == made["RevisionId"]
 
     (source / "app.py").write_text("def handler(event, context): return 'new code'\n")

@@ -62,6 +62,17 @@ def test_what_does_not_compile_is_left_to_the_import(compiler: Compiler, tmp_pat
     assert [p.name.split(".")[0] for p in (folder / "__pycache__").iterdir()] == ["good"]
 
 
+def test_what_the_bytecode_spares_is_measured(compiler: Compiler, tmp_path: Path) -> None:
+    small = compiler.compile(tree(tmp_path / "small"), sys.executable, "/var/task")
+    folder = tree(tmp_path / "big", "".join(f"def f{n}(a, b): return [a * {n} + x for x in b if x]\n" for n in range(2000)))
+    (folder / "package").mkdir()
+    (folder / "package" / "part.py").write_text("y = 1\n")
+    big = compiler.compile(folder, sys.executable, "/var/task")
+    assert (small.modules, big.modules) == (1, 2)
+    assert big.compile_us > big.load_us > 0
+    assert big.compile_us > 3 * small.compile_us
+
+
 def test_a_helper_that_has_gone_is_replaced(compiler: Compiler, tmp_path: Path) -> None:
     before = helpers()
     compiler.compile(tree(tmp_path / "a"), sys.executable, "/var/task")

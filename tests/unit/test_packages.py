@@ -114,6 +114,11 @@ def test_another_runtime_compiles_the_same_tree_again(installed: Packages, code:
     assert installed.ensure(package.sha256, "python3.0", str(fake)) == package.tree
     assert calls.read_text() == "started\n"
     assert code.compiled(package.sha256, "python3.0").exists()
+    made = installed.bytecode(package.sha256, "python3.0")
+    assert made is not None
+    assert installed.figures(f"{package.sha256}/python3.0") == made._asdict()
+    assert installed.figures(f"{package.sha256}/python3.1") is None
+    assert installed.figures(f"../{package.sha256}/python3.0") is None
 
 
 @pytest.mark.parametrize("trouble", ["missing", "slow"])
