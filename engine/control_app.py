@@ -156,15 +156,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
     queue = SqlEventQueue(database)
     client = AsyncClient(settings.run_dir() / "engine.sock", events=True)
     delivery = Delivery(plane.roles.clients)
-    dispatcher = Dispatcher(
-        queue,
-        client,
-        clock,
-        region=settings.region,
-        retry_base_s=settings.async_retry_base_s,
-        policies=StoredPolicies(plane.store),
-        delivery=delivery,
-    )
+    dispatcher = _dispatcher(plane, queue, client, delivery, clock, settings)
 
     async def loaded() -> None:
         if not catalogue.loaded:
@@ -204,6 +196,20 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         await link.close()
         app.close()
         plane.packages.close()
+
+
+def _dispatcher(
+    plane: Plane, queue: SqlEventQueue, client: AsyncClient, delivery: Delivery, clock: SystemClock, settings: Settings
+) -> Dispatcher:
+    return Dispatcher(
+        queue,
+        client,
+        clock,
+        region=settings.region,
+        retry_base_s=settings.async_retry_base_s,
+        policies=StoredPolicies(plane.store),
+        delivery=delivery,
+    )
 
 
 def _auto_scaler(plane: Plane, settings: Settings, clock: SystemClock) -> AutoScaler:
