@@ -37,6 +37,8 @@ from engine.control.catalogue import Catalogue
 from engine.control.changes import Changes
 from engine.control.code_links import CodeLinks
 from engine.control.event_invoke import StoredPolicies
+from engine.control.gateways import PATH as GATEWAY_PATH
+from engine.control.gateways import GatewayEndpoint, Gateways
 from engine.control.link import ControlLink, Hello
 from engine.control.packages import Packages
 from engine.control.plane import Plane
@@ -177,6 +179,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         bytecode=plane.packages.figures,
         extra_routes={
             CREDENTIALS_PATH: CredentialsEndpoint(plane.roles, link.ready),
+            GATEWAY_PATH: GatewayEndpoint(Gateways(settings), link.ready),
             vpcs.PATH: vpcs.VpcRoutes(plane.vpcs, settings.account_id),
         },
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import random
 import uuid
@@ -39,3 +40,8 @@ def revision_id() -> str:
 def hex32() -> str:
     """32 lower-case hex digits, as in a log-stream name."""
     return f"{_rng.getrandbits(128):032x}"
+
+
+def extended_id() -> str:
+    """A new extended request id of API Gateway's: 16 characters, the last of them ``=``."""
+    return base64.b64encode(_rng.randbytes(11)).decode("ascii")

@@ -57,8 +57,8 @@ def main(argv: list[str]) -> int:
 
 
 class Bridged:
-    """A WSGI application that learns at the first request to CloudFormation to make Lambda resources on the engine, and at the first one
-    to SQS to give messages quickly.
+    """A WSGI application that learns at the first request to CloudFormation to make Lambda resources on the engine, at the first one to SQS
+    to give messages quickly, and at the first one to API Gateway to keep all that it is told.
     """
 
     def __init__(self, application: Any) -> None:
@@ -66,6 +66,7 @@ class Bridged:
         self._lock = threading.Lock()
         self._done = False
         self._quick = False
+        self._keeping = False
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if not self._done and "/cloudformation/aws4_request" in environ.get("HTTP_AUTHORIZATION", ""):
@@ -82,6 +83,13 @@ class Bridged:
 
                     queues.install()
                     self._quick = True
+        if not self._keeping and "/apigateway/aws4_request" in environ.get("HTTP_AUTHORIZATION", ""):
+            with self._lock:
+                if not self._keeping:
+                    from engine.aws import gateway  # noqa: PLC0415 - it imports moto's API Gateway
+
+                    gateway.install()
+                    self._keeping = True
         answer: Iterable[bytes] = self._application(environ, start_response)
         return answer
 

@@ -101,7 +101,7 @@ def event(request: UrlRequest, context: UrlContext) -> bytes:
     if request.query:
         document["queryStringParameters"] = _parameters(request.query)
     if request.body:
-        document["body"], document["isBase64Encoded"] = _body(request.body, headers.get("content-type", ""))
+        document["body"], document["isBase64Encoded"] = encoded_body(request.body, headers.get("content-type", ""))
     return _encode(document)
 
 
@@ -141,7 +141,7 @@ def _parameters(query: str) -> dict[str, str]:
     return found
 
 
-def _body(body: bytes, content_type: str) -> tuple[str, bool]:
+def encoded_body(body: bytes, content_type: str) -> tuple[str, bool]:
     """The body as text where its type says that it is text and it is; otherwise in Base64."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind in _TEXT_TYPES or kind.startswith("text/"):
@@ -176,10 +176,10 @@ def prelude(data: bytes) -> UrlResponse:
 
 
 def _described(answer: Mapping[str, Any], content_type: str = JSON_TYPE) -> UrlResponse:
-    status = _status(answer["statusCode"])
-    headers = _answered_headers(answer.get("headers") or {})
+    status = status_of(answer["statusCode"])
+    headers = answered_headers(answer.get("headers") or {})
     for cookie in _list(answer.get("cookies")):
-        headers.append(("set-cookie", _checked(cookie, "a cookie")))
+        headers.append(("set-cookie", checked_header(cookie, "a cookie")))
     if not any(name.lower() == "content-type" for name, _ in headers):
         headers.insert(0, ("content-type", content_type))
     body = answer.get("body")
@@ -195,7 +195,8 @@ def _described(answer: Mapping[str, Any], content_type: str = JSON_TYPE) -> UrlR
         raise MalformedResponse("isBase64Encoded is set and body is not Base64") from None
 
 
-def _status(value: Any) -> int:
+def status_of(value: Any) -> int:
+    """A final HTTP status, a number or its digits. Raises MalformedResponse."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value)
     # Interim answers (1xx) would leave the client waiting for the final one.
@@ -204,19 +205,20 @@ def _status(value: Any) -> int:
     return value
 
 
-def _answered_headers(value: Any) -> list[tuple[str, str]]:
+def answered_headers(value: Any, keep: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
+    """The headers of an answer, without those of the connection unless they are to ``keep``. Raises MalformedResponse."""
     if not isinstance(value, dict):
         raise MalformedResponse("headers is not an object")
     found = []
     for name, content in value.items():
         if not _TOKEN.fullmatch(name):
             raise MalformedResponse(f"{name[:50]!r} cannot be the name of a header")
-        if name.lower() not in _CONNECTION:
-            found.append((name, _checked(content, f"the header {name}")))
+        if name.lower() not in _CONNECTION or name.lower() in keep:
+            found.append((name, checked_header(content, f"the header {name}")))
     return found
 
 
-def _checked(value: Any, what: str) -> str:
+def checked_header(value: Any, what: str) -> str:
     """A header's value as text. Raises MalformedResponse for what would end the header."""
     if isinstance(value, bool):
         value = "true" if value else "false"

@@ -177,6 +177,12 @@ class InvokeApi:
         route = self._routes.get(key) or self._remember(key, url.ref)
         self._submit(route, self._resolve(route), body, wanted_id, None, trace, reply_to, want_tail=False)
 
+    def invoke_function(self, ref: FunctionRef, body: bytes, trace: bytes | None, reply_to: ReplyTo) -> None:
+        """Invoke for another part of the engine, which has seen to it that it may. Raises AwsError when it cannot be started."""
+        key = (b"arn", ref.arn().encode())
+        route = self._routes.get(key) or self._remember(key, ref)
+        self._submit(route, self._resolve(route), body, None, None, trace, reply_to, want_tail=False)
+
     def lane_of_call(self, call: messages.Call, account_id: str) -> Lane | None:
         """The compiled lane for further CALLs like this one, which has just been started; None when there is none."""
         route = self._routes.get((account_id.encode(), f"{call.function}\0{call.qualifier or ''}".encode()))

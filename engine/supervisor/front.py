@@ -17,9 +17,10 @@ from engine.core.invocation import Outcome
 from engine.errors import AwsError, RequestEntityTooLarge, UnrecognizedClient
 from engine.supervisor import replies
 from engine.supervisor.api import HttpReplyTo, InvokeApi, InvokeOptions, Verifier, check_streamed, options_of
+from engine.supervisor.gateway.addresses import MARK as API_MARK
 from engine.supervisor.request import Request
 from engine.supervisor.stream_reply import StreamReply
-from engine.supervisor.urls import MARK, Exchange, FunctionUrls
+from engine.supervisor.urls import MARK, FunctionUrls
 
 FUNCTIONS = b"/2015-03-31/functions/"
 STREAMED = b"/2021-11-15/functions/"
@@ -48,12 +49,27 @@ class Passed(Protocol):
     def pause(self) -> None: ...
 
 
+class Exchange(Protocol):
+    """A request that becomes an invocation of its own kind, by function URL or API."""
+
+    def serve(self, body: bytes, *, too_large: bool) -> None: ...
+
+
+class FindsExchange(Protocol):
+    """Says whether a request is for an API, and begins its exchange then."""
+
+    def exchange(self, head: Head, connection: Connection) -> Exchange | None: ...
+
+
 class Head:
-    """Request line and headers (names in lower case)."""
+    """Request line and headers (names in lower case). ``names`` are the headers' names as they were spelled."""
 
-    __slots__ = ("headers", "keep_alive", "method", "peer", "url")
+    __slots__ = ("headers", "keep_alive", "method", "names", "peer", "url")
 
-    def __init__(self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]], peer: str) -> None:
+    def __init__(
+        self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]], peer: str, names: list[bytes] | None = None
+    ) -> None:
+        self.names = names
         self.method = method
         self.url = url
         self.headers = headers
@@ -66,6 +82,12 @@ class Head:
                 return value
         return None
 
+    def spelled(self) -> list[tuple[bytes, bytes]]:
+        """The headers with their names as they were sent."""
+        if self.names is None:
+            return self.headers
+        return [(name, value) for name, (_, value) in zip(self.names, self.headers, strict=True)]
+
     @property
     def path(self) -> bytes:
         return self.url.partition(b"?")[0]
@@ -77,6 +99,10 @@ class FrontServices(Protocol):
     api: InvokeApi
     urls: FunctionUrls
     verifier: Verifier | None
+
+    @property
+    def gateways(self) -> FindsExchange:
+        """Those that know which requests are for an API."""
 
     def local(self, head: Head) -> tuple[int, bytes, bytes] | None:
         """Status, content type and body of the supervisor's own pages; None for all others."""
@@ -103,6 +129,7 @@ class Connection(asyncio.Protocol):
         self._body_size = 0
         self._chunks: list[bytes] = []
         self._headers: list[tuple[bytes, bytes]] = []
+        self._names: list[bytes] = []
         self._head_size = 0
         self._url = b""
         self._head: Head | None = None
@@ -187,8 +214,8 @@ class Connection(asyncio.Protocol):
         length = head[at + 17 : head.find(b"\r\n", at + 17)].strip()
         if not length.isdigit() or int(length) != len(data) - end - 4 or int(length) > MAX_BODY:
             return False
-        # A function URL may have any path, this one too.
-        if b"\r\ntransfer-encoding:" in head or b"\r\nexpect:" in head or b"\r\nupgrade:" in head or MARK in head:
+        # A function URL or an API may have any path, this one too.
+        if b"\r\ntransfer-encoding:" in head or b"\r\nexpect:" in head or b"\r\nupgrade:" in head or MARK in head or API_MARK in head:
             return False
         if b"\r\nconnection:" in head and b"\r\nconnection: keep-alive\r\n" not in head:
             return False
@@ -246,6 +273,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
+        self._names.append(name)
         self._grow(len(name) + len(value))
 
     def _grow(self, size: int) -> None:
@@ -257,8 +285,8 @@ class Connection(asyncio.Protocol):
         if self._answering:
             raise httptools.HttpParserError("a pipelined request in one segment is not supported")
         method = self._parser.get_method()
-        head = self._head = Head(method, self._url, self._headers, self.peer)
-        self._exchange = self._services.urls.exchange(head, self)
+        head = self._head = Head(method, self._url, self._headers, self.peer, self._names)
+        self._exchange = self._services.urls.exchange(head, self) or self._services.gateways.exchange(head, self)
         streamed = self._url.startswith(STREAMED) and head.path.rstrip(b"/").endswith(b"/response-streaming-invocations")
         invoked = streamed or (self._url.startswith(FUNCTIONS) and self._is_invoke(head))
         self._hot = method == b"POST" and invoked and self._exchange is None
@@ -419,6 +447,7 @@ class Connection(asyncio.Protocol):
         self._exchange = None
         self._url = b""
         self._headers = []
+        self._names = []
         self._head_size = 0
         self._chunks = []
         self._body_size = 0

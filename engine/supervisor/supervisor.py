@@ -33,10 +33,12 @@ from engine.supervisor.api import InvokeApi, Verifier
 from engine.supervisor.aws_endpoint import AwsEndpoint
 from engine.supervisor.binary import ClientConnection, LinkConnection
 from engine.supervisor.catalogue import Catalogue
+from engine.supervisor.changes import Changes
 from engine.supervisor.children import Child
 from engine.supervisor.environment import Home
 from engine.supervisor.front import Connection, Head, Passed
-from engine.supervisor.guard import CHANGES_IAM, Guard
+from engine.supervisor.gateway.front import Gateways
+from engine.supervisor.guard import Guard
 from engine.supervisor.holders import Holder, HolderPool
 from engine.supervisor.invoker import Invoker
 from engine.supervisor.logs import LogStore
@@ -134,7 +136,7 @@ class Supervisor:
         self.api = InvokeApi(
             self.catalogue, self._invoker, clock, region=settings.region, account_id=settings.account_id
         )
-        self.urls = FunctionUrls(self.catalogue, self.api, guard, clock, region=settings.region, account_id=settings.account_id)
+        self._address(guard)
         self._invoker.lanes = self.api.lanes = lanes.load(replies.date_header) if settings.compiled else None
         self._control = Child(loop, clock, "control", commands.control, lambda s: self._child_ended("control plane", s))
         self._embedded: Child | None = None
@@ -144,6 +146,24 @@ class Supervisor:
         )
         self._status: Status
         self._guard = self._posted(guard)
+
+    def _address(self, guard: Guard | None) -> None:
+        """What has addresses of its own on the port: function URLs and APIs."""
+        settings = self.settings
+        self.urls = FunctionUrls(self.catalogue, self.api, guard, self._clock, region=settings.region, account_id=settings.account_id)
+        self.gateways = Gateways(
+            self._loop,
+            self._clock,
+            self.catalogue,
+            self.api,
+            guard,
+            self._connect_control,
+            self._function_key[2],
+            region=settings.region,
+            account_id=settings.account_id,
+            written_here=settings.aws_endpoint == "embedded",
+        )
+        self._changes = Changes(guard, self.gateways.definitions)
 
     def _posted(self, guard: Guard | None) -> Guard | None:
         """The guard, put at its doors."""
@@ -364,8 +384,7 @@ class Supervisor:
     def _embedded_ended(self, status: int) -> None:
         self._child_ended("embedded AWS", status)
         self._aws.ended()
-        if self._guard is not None:
-            self._guard.forget()
+        self._changes.forget()
 
     def _pids(self) -> dict[str, int]:
         pids = {"supervisor": os.getpid()}
@@ -427,10 +446,11 @@ class Supervisor:
             if self._guard is not None:
                 extra.append((b"x-lambda-engine-identities", b"%d" % self._guard.revision))
             return Passing(head, client, self._connect_control, extra)
-        if not self._aws.autoscaling and routing.service(head.url, head.headers) == "application-autoscaling":
+        service = routing.service(head.url, head.headers)
+        if service == "application-autoscaling":
             self._aws.autoscaling = True
         if self._guard is None:
-            return Passing(head, client, self._aws.connect, [])
+            return Passing(head, client, self._aws.connect, [], self._changes.of(service, head))
         return Collecting(
             MAX_SIGNED_BODY, lambda body: self._verified(head, client, body), lambda: self._too_large_to_verify(head, client)
         )
@@ -457,9 +477,9 @@ class Supervisor:
             service = routing.service(head.url, head.headers)
             client.answer(refusal(e, service, head.headers, keep_alive=head.keep_alive))
             return
-        changes = routing.service(head.url, head.headers) in CHANGES_IAM
+        changes = self._changes.of(routing.service(head.url, head.headers), head)
         passing = client.replace_passed(
-            Passing(head, client, self._aws.connect, guard.headers(caller), guard.forget if changes else None)
+            Passing(head, client, self._aws.connect, guard.headers(caller), changes)
         )
         if body:
             passing.body(body)

@@ -19,6 +19,7 @@ MODULES = {
     "prometheus-client": "prometheus_client",
     "aws-sam-translator": "samtranslator",
     "pyyaml": "yaml",
+    "pyjwt": "jwt",
 }
 # Imported, and brought by a declared package that is about nothing else.
 BROUGHT = {"botocore": "boto3", "pydantic": "pydantic-settings", "werkzeug": "moto", "pydantic_core": "pydantic-settings"}
@@ -56,7 +57,7 @@ def test_core_dependency_is_used(package):
 
 def test_imports_are_declared():
     extras = PROJECT["optional-dependencies"]
-    declared = {_package(r).partition("[")[0] for r in PROJECT["dependencies"] + extras["embedded"] + extras["signing"] + extras["sam"]}
+    declared = {_package(r).partition("[")[0] for r in PROJECT["dependencies"] + extras["embedded"] + extras["signing"] + extras["sam"] + extras["gateway"]}
     modules = {MODULES.get(p, p) for p in declared} | {m for m, by in BROUGHT.items() if by in declared}
     assert modules >= IMPORTED
 

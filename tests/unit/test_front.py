@@ -33,6 +33,13 @@ from tests.unit.test_invoker import Rig
 PATH = "/2015-03-31/functions/f/invocations"
 
 
+class NoApis:
+    """No request is for an API."""
+
+    def exchange(self, head: Head, connection: Connection) -> None:
+        return None
+
+
 class Front:
     """A listening front over a scripted sandbox; an upstream that tells what it was asked."""
 
@@ -41,6 +48,7 @@ class Front:
         self.api = rig.api
         self.verifier: Any = None
         self.urls = FunctionUrls(rig.catalogue, rig.api, None, SystemClock(), region="us-east-1", account_id="000000000000")
+        self.gateways = NoApis()
         self.connections: set[Connection] = set()
         self.port = 0
         self.upstream_port = 0

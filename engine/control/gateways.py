@@ -1,0 +1,178 @@
+"""Definitions of APIs, read from the API Gateway in use for the supervisor, which serves them; and the keys that sign tokens.
+
+The supervisor asks here, with the secret that only it and the control plane know: for an API by its id, in the accounts in which API Gateway
+was spoken to; and for the key set of an issuer of tokens. Nothing is kept here. boto3 blocks and runs in threads.
+Source: docs.aws.amazon.com/apigateway/latest/api, docs.aws.amazon.com/apigatewayv2/latest/api-reference,
+openid.net/specs/openid-connect-discovery-1_0.html.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine.config import AuthMode, Settings
+from engine.control.link import Hello
+from engine.errors import ServiceError
+from engine.protocol.gateway.definition import Api, read_http, read_rest
+
+if TYPE_CHECKING:
+    from engine.aws.clients import AwsClients
+
+PATH = "/_lambda-engine/gateway"
+FETCH_S = 10.0
+MAX_KEYS = 1024 * 1024
+_COGNITO = re.compile(r"https://cognito-idp\.[a-z0-9-]+\.amazonaws\.com/([A-Za-z0-9_-]+)/?")
+
+
+class Gateways:
+    """Asks API Gateway. Blocks: call it in a thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._clients: dict[tuple[str, str], AwsClients] = {}
+
+    def api(self, api_id: str, accounts: Iterable[str], hello: Hello) -> Api | None:
+        """The API of this id in the first of the accounts that has one. Raises ServiceError when API Gateway cannot be asked."""
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - a third of a second that few starts need
+
+        for account in accounts:
+            for read in (self._http, self._rest):
+                try:
+                    return read(self._aws(account, hello), account, api_id, hello.region)
+                except ClientError as e:
+                    if e.response["Error"]["Code"] in ("NotFoundException", "404"):
+                        continue
+                    raise ServiceError(f"API Gateway could not be asked for {api_id}: {e}") from e
+                except BotoCoreError as e:
+                    raise ServiceError(f"API Gateway could not be asked for {api_id}: {e}") from e
+        return None
+
+    def _rest(self, aws: AwsClients, account: str, api_id: str, region: str) -> Api:
+        client = aws.client("apigateway")
+        api = client.get_rest_api(restApiId=api_id)
+        resources = list(_pages(client, "get_resources", "items", restApiId=api_id, embed=["methods"]))
+        stages = client.get_stages(restApiId=api_id)["item"]
+        authorizers = client.get_authorizers(restApiId=api_id, limit=500).get("items") or []
+        keys: dict[str, dict[str, str]] = {}
+        if any(m.get("apiKeyRequired") for r in resources for m in (r.get("resourceMethods") or {}).values()):
+            keys = _keys(client, api_id)
+        return read_rest(account, region, api, resources, stages, authorizers, keys)
+
+    def _http(self, aws: AwsClients, account: str, api_id: str, region: str) -> Api:
+        client = aws.client("apigatewayv2")
+        api = client.get_api(ApiId=api_id)
+        routes = list(_pages_v2(client.get_routes, api_id))
+        named = sorted({r["AuthorizerId"] for r in routes if r.get("AuthorizerId")})
+        return read_http(
+            account,
+            region,
+            api,
+            routes,
+            list(_pages_v2(client.get_integrations, api_id)),
+            list(_pages_v2(client.get_stages, api_id)),
+            [client.get_authorizer(ApiId=api_id, AuthorizerId=name) for name in named],
+        )
+
+    def key_set(self, issuer: str, hello: Hello) -> dict[str, Any]:
+        """The JSON Web Key Set of an issuer, found by its discovery document. Raises ServiceError when it cannot be had.
+
+        A user pool of the embedded Cognito calls itself by AWS's name and is asked here.
+        """
+        pool = _COGNITO.fullmatch(issuer)
+        if pool is not None and self._settings.aws_endpoint != "aws":
+            base = hello.endpoint_url if self._settings.aws_endpoint == "embedded" else self._settings.aws_endpoint
+            return _get(f"{base.rstrip('/')}/{pool[1]}/.well-known/jwks.json")
+        described = _get(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+        return _get(str(described.get("jwks_uri") or ""))
+
+    def _aws(self, account: str, hello: Hello) -> AwsClients:
+        from engine.aws.clients import for_settings  # noqa: PLC0415 - imports boto3
+
+        found = self._clients.get((account, hello.endpoint_url))
+        if found is None:
+            credentials: tuple[str, str, str | None] | None = None
+            if self._settings.aws_endpoint == "embedded":
+                credentials = hello.function_key if self._settings.auth is not AuthMode.OFF else (account, "engine", None)
+            found = self._clients[account, hello.endpoint_url] = for_settings(self._settings, hello.endpoint_url, credentials)
+        return found
+
+
+def _pages(client: Any, operation: str, member: str, **arguments: Any) -> Iterator[Any]:
+    for page in client.get_paginator(operation).paginate(**arguments):
+        yield from page.get(member) or ()
+
+
+def _pages_v2(operation: Callable[..., Any], api_id: str) -> Iterator[Any]:
+    more: dict[str, str] = {}
+    while True:
+        page = operation(ApiId=api_id, **more)
+        yield from page.get("Items") or ()
+        if not page.get("NextToken"):
+            return
+        more = {"NextToken": page["NextToken"]}
+
+
+def _keys(client: Any, api_id: str) -> dict[str, dict[str, str]]:
+    """Values of enabled API keys by stage and id: a key opens the stages of its usage plans."""
+    values = {k["id"]: k["value"] for k in _pages(client, "get_api_keys", "items", includeValues=True) if k.get("enabled")}
+    found: dict[str, dict[str, str]] = {}
+    for plan in _pages(client, "get_usage_plans", "items"):
+        stages = [s["stage"] for s in plan.get("apiStages") or () if s.get("apiId") == api_id and s.get("stage")]
+        if stages:
+            keys = [k["id"] for k in _pages(client, "get_usage_plan_keys", "items", usagePlanId=plan["id"])]
+            for stage in stages:
+                found.setdefault(stage, {}).update({k: values[k] for k in keys if k in values})
+    return found
+
+
+def _get(url: str) -> dict[str, Any]:
+    """A JSON object. Raises ServiceError naming the address."""
+    if not url.startswith(("https://", "http://")):
+        raise ServiceError(f"{url[:200]!r} is not the address of a document")
+    try:
+        with urllib.request.urlopen(url, timeout=FETCH_S) as answer:  # noqa: S310 - checked above
+            document = json.loads(answer.read(MAX_KEYS))
+    except (OSError, ValueError, urllib.error.URLError) as e:
+        raise ServiceError(f"{url}: {e}") from e
+    if not isinstance(document, dict):
+        raise ServiceError(f"{url} is not a JSON object")
+    return document
+
+
+class GatewayEndpoint:
+    """ASGI. The question is JSON: ``{"api": id, "accounts": [...]}`` or ``{"issuer": url}``."""
+
+    def __init__(self, gateways: Gateways, hello: Callable[[], Awaitable[Hello]]) -> None:
+        self._gateways = gateways
+        self._hello = hello
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"this application does not speak {scope['type']}")
+        message = await receive()
+        status, body = await self._answer(dict(scope["headers"]), message.get("body", b""))
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, headers: dict[bytes, bytes], body: bytes) -> tuple[int, bytes]:
+        try:
+            hello = await self._hello()
+            if not hmac.compare_digest(headers.get(b"x-lambda-engine-token", b""), hello.function_key[2].encode()):
+                return 404, b'{"message":"Not found"}'
+            asked = json.loads(body)
+            if "issuer" in asked:
+                return 200, msgspec.json.encode(await asyncio.to_thread(self._gateways.key_set, asked["issuer"], hello))
+            accounts: Sequence[str] = asked["accounts"]
+            return 200, msgspec.json.encode(await asyncio.to_thread(self._gateways.api, asked["api"], accounts, hello))
+        except ServiceError as e:
+            return 502, msgspec.json.encode({"message": e.message})

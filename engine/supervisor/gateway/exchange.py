@@ -1,0 +1,274 @@
+"""One request to an API, from its head to its answer.
+
+Theory of operation. The definition is had, at once or after a question; the stage, then the route are found; the caller is let in by the
+API's policy, a signature, a token or an authorizer; the event is made and the function invoked; its answer becomes the response. Each step
+hands on or refuses, and whatever answers first, the function or the time limit, ends the exchange: ``_answered`` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from engine import ids
+from engine.auth.principals import Principal
+from engine.auth.sigv4 import claimed_access_key, credential_account
+from engine.core.invocation import Outcome, Status
+from engine.errors import AwsError, TooManyRequests, UnrecognizedClient
+from engine.protocol import cors
+from engine.protocol.function_url import MalformedResponse, UrlResponse, response
+from engine.protocol.gateway import http, rest
+from engine.protocol.gateway.definition import DEFAULT_STAGE, HTTP, REST, WEBSOCKET, Integration
+from engine.protocol.gateway.refusals import Refused, Why, refused, said, unserved
+from engine.protocol.gateway.request import ApiContext, ApiRequest, forwarded, header
+from engine.protocol.gateway.routes import stage_of
+from engine.supervisor.api import new_trace_id
+from engine.supervisor.gateway import replies
+from engine.supervisor.gateway.authorizing import Authorizing, check_anybody, check_signed
+from engine.supervisor.gateway.definitions import Served, Unreadable
+
+if TYPE_CHECKING:
+    from engine.supervisor.front import Connection, Head
+    from engine.supervisor.gateway.addresses import Address
+    from engine.supervisor.gateway.front import Gateways
+    from engine.supervisor.request import Request
+
+MAX_EVENT = 6 * 1024 * 1024
+log = structlog.get_logger("engine")
+
+
+class ApiExchange:
+    """``serve`` starts it; it answers its connection once."""
+
+    def __init__(self, owner: Gateways, address: Address, head: Head, connection: Connection) -> None:
+        self._owner = owner
+        self._address = address
+        self._head = head
+        self._connection = connection
+        self._body = b""
+        self._too_large = False
+        self._learnt = False
+        self._answered = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._request_id = ids.request_id()
+        self._extended_id = ids.extended_id()
+        self._trace = b""
+        self._served: Served | None = None
+        self._request: ApiRequest
+        self._context: ApiContext
+
+    def serve(self, body: bytes, *, too_large: bool) -> None:
+        """The request is complete."""
+        self._body, self._too_large = body, too_large
+        self._owner.definitions.get(self._address.api_id, self._defined)
+
+    def _defined(self, served: Served | None, unreadable: Unreadable | None) -> None:
+        self._served = served
+        try:
+            if unreadable is not None:
+                raise said(502, f"The definition of the API could not be read: {unreadable}", "BadGatewayException")
+            if served is None:
+                raise refused(Why.FORBIDDEN, REST)
+            self._route(served)
+        except Refused as e:
+            self._refuse(e)
+
+    def _route(self, served: Served) -> None:
+        """Find stage and route. Raises Refused."""
+        api, head = served.api, self._head
+        if api.kind == WEBSOCKET:
+            raise unserved("a WebSocket API")
+        path, _, query = self._address.target.partition(b"?")
+        method, full_path = head.method.decode("latin-1"), path.decode("latin-1")
+        staged = None if api.disabled else stage_of(api, full_path)
+        if staged is None:
+            raise refused(Why.NO_STAGE, api.kind)
+        if self._too_large:
+            raise refused(Why.TOO_LARGE, api.kind)
+        stage, below = staged
+        now_ms = self._owner.clock.epoch_ms()
+        self._trace = head.header(b"x-amzn-trace-id") or new_trace_id(now_ms // 1000)
+        trace = self._trace.decode("latin-1")
+        sent = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in head.spelled()]
+        headers = forwarded(sent, head.peer, self._address.port or "80", trace)
+        if api.kind == HTTP and api.cors:
+            fields = {n.lower(): v for n, v in sent}
+            if cors.is_preflight(method, fields):
+                self._send(UrlResponse(204, cors.preflight(api.cors, fields), b""), preflight=True)
+                return
+        found = served.router.find(method, below)
+        if found is None:
+            raise refused(Why.NO_ROUTE, api.kind)
+        full = full_path if stage.name != DEFAULT_STAGE else below
+        self._request = ApiRequest(method, below, full, query.decode("latin-1"), headers, self._body, head.peer)
+        self._context = ApiContext(
+            api, stage, found.route, found.parameters, self._request_id, self._extended_id, now_ms, self._address.host
+        )
+        self._admit(served)
+
+    # Who may call.
+
+    def _admit(self, served: Served) -> None:
+        """Raises Refused."""
+        kind = self._context.route.authorization
+        signed = kind == "AWS_IAM"
+        if served.api.policy and not signed:
+            check_anybody(served, self._request, self._context, needs_allow=kind == "NONE")
+        if kind == "NONE":
+            self._enter(None)
+        elif signed:
+            self._verify(served)
+        elif kind in ("CUSTOM", "JWT"):
+            Authorizing(self._owner, served, self._request, self._context, self._judged).start()
+        else:
+            raise unserved(f"authorization of type {kind} ({self._context.route.key})")
+
+    def _judged(self, authorizer: Mapping[str, Any] | None, error: Refused | None) -> None:
+        try:
+            if error is not None:
+                raise error
+            self._enter(authorizer)
+        except Refused as e:
+            self._refuse(e)
+
+    def _verify(self, served: Served) -> None:
+        """By signature; without authentication a key must at least be claimed, since the function is told whose it is. Raises Refused."""
+        head, verifier = self._head, self._owner.verifier
+        path, _, query = head.url.partition(b"?")
+        raw_query, kind = query.decode("latin-1"), served.api.kind
+        if verifier is None:
+            claimed = claimed_access_key(head.headers, raw_query)
+            if not claimed:
+                raise refused(Why.UNSIGNED, kind)
+            principal = Principal(claimed, credential_account(head.headers, self._owner.account_id, raw_query), verified=False)
+        else:
+            try:
+                principal = verifier.verify(
+                    head.method.decode("latin-1"), path.decode("latin-1"), raw_query, head.headers, self._body, time.time()
+                )
+            except AwsError as e:
+                access_key = e.access_key if isinstance(e, UnrecognizedClient) and not self._learnt else None
+                self._learnt = True
+                if access_key is not None and verifier.learn(access_key, lambda: self._again(served)):
+                    return
+                if kind == HTTP or e.code == "MissingAuthenticationTokenException":
+                    raise refused(Why.UNSIGNED, kind) from e
+                raise said(403, e.message or "", e.code) from e
+        check_signed(principal.identity, principal.account, served, self._request, self._context)
+        arn = f"arn:aws:iam::{principal.account}:root" if principal.identity is None else principal.identity.arn
+        iam = {
+            "accessKey": principal.access_key_id,
+            "accountId": principal.account,
+            "callerId": principal.access_key_id,
+            "cognitoIdentity": None,
+            "principalOrgId": None,
+            "userArn": arn,
+            "userId": principal.access_key_id,
+        }
+        self._context = self._context._replace(iam=iam)
+        self._enter(None)
+
+    def _again(self, served: Served) -> None:
+        try:
+            self._verify(served)
+        except Refused as e:
+            self._refuse(e)
+
+    # What the route leads to.
+
+    def _enter(self, authorizer: Mapping[str, Any] | None) -> None:
+        """The caller is let in. Raises Refused."""
+        context = self._context = self._context._replace(authorizer=authorizer)
+        api, route = context.api, context.route
+        if route.key_required:
+            self._check_key()
+        integration = route.integration
+        if integration is None:
+            raise refused(Why.BROKEN, api.kind)
+        if integration.kind == "MOCK":
+            self._mock(integration)
+            return
+        if integration.kind != "AWS_PROXY" or integration.subtype or integration.function_arn(context.stage.variables) is None:
+            what = integration.subtype or f"{integration.kind} {integration.uri}".strip()
+            raise unserved(f"the integration of {route.key} is {what}; Lambda proxy integrations (AWS_PROXY) are served")
+        self._invoke(integration)
+
+    def _check_key(self) -> None:
+        """An API key by header. Raises Refused."""
+        given = header(self._request.headers, "x-api-key")
+        key_id = next((k for k, value in self._context.stage.keys.items() if value == given), None)
+        if key_id is None or given is None:
+            raise refused(Why.FORBIDDEN, self._context.api.kind)
+        self._context = self._context._replace(api_key=(key_id, given))
+
+    def _mock(self, integration: Integration) -> None:
+        answer = integration.mock.get(integration.mock_status)
+        if answer is None:
+            raise refused(Why.BROKEN, REST)
+        if "$" in answer.body or "#" in answer.body:
+            raise unserved(f"the template of the mock response of {self._context.route.key}")
+        headers = [("Content-Type", "application/json"), *answer.headers.items()]
+        self._send(UrlResponse(int(integration.mock_status), headers, answer.body.encode()))
+
+    def _invoke(self, integration: Integration) -> None:
+        """Raises Refused."""
+        context, owner = self._context, self._owner
+        api, route = context.api, context.route
+        make = http.event if api.kind == HTTP and integration.payload == "2.0" else rest.event
+        document = make(self._request, context)
+        if len(document) > MAX_EVENT:
+            raise refused(Why.TOO_LARGE, api.kind)
+        called = f"{self._request.method}{route.path}" if route.path else route.key
+        source = api.arn(f"{context.stage.name}/{called}")
+        self._timer = owner.loop.call_later(integration.timeout_s, self._timed_out)
+        try:
+            owner.invoke(integration.uri, context, integration.credentials, source, document, self._trace, self)
+        except TooManyRequests as e:
+            raise refused(Why.THROTTLED, api.kind) from e
+        except (AwsError, ValueError) as e:
+            raise refused(Why.BROKEN, api.kind) from e
+
+    def _timed_out(self) -> None:
+        self._refuse(refused(Why.TIMED_OUT, self._context.api.kind))
+
+    # ReplyTo
+
+    def answered(self, request: Request, outcome: Outcome) -> None:
+        """The function's answer as HTTP."""
+        context = self._context
+        api, integration = context.api, context.route.integration
+        try:
+            if outcome.status is not Status.SUCCESS:
+                raise MalformedResponse("the function failed")
+            if api.kind == HTTP and integration is not None and integration.payload == "2.0":
+                answer = response(outcome.payload)
+            else:
+                answer = rest.response(outcome.payload, api.kind, api.binary, header(self._request.headers, "accept") or "")
+        except MalformedResponse as e:
+            log.info("no HTTP response came of an invocation", api=api.api_id, route=context.route.key, reason=str(e))
+            self._refuse(refused(Why.FAILED, api.kind))
+            return
+        self._send(answer)
+
+    def failed(self, request: Request, error: AwsError) -> None:
+        """It did not run: throttled, or the platform's fault."""
+        self._refuse(refused(Why.THROTTLED if isinstance(error, TooManyRequests) else Why.FAILED, self._context.api.kind))
+
+    def _refuse(self, error: Refused) -> None:
+        self._send(replies.refusal(error))
+
+    def _send(self, answer: UrlResponse, *, preflight: bool = False) -> None:
+        if self._answered:
+            return
+        self._answered = True
+        if self._timer is not None:
+            self._timer.cancel()
+        api = None if self._served is None else self._served.api
+        trace = self._trace.decode("latin-1").partition(";Parent")[0]
+        replies.send(
+            self._connection, self._head, api, answer, self._request_id, self._extended_id, trace, preflight=preflight
+        )

@@ -1,0 +1,96 @@
+"""APIs at their addresses: which requests are for one, what it is, and invoking its functions in API Gateway's name.
+
+One ``ApiExchange`` is one request, from its head to its answer. A function is invoked only if its resource policy lets API Gateway in, or if
+the integration has a role to do it with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from engine.arn import FunctionRef, parse_function_name
+from engine.auth import gateway as policies
+from engine.auth.policy import Identity
+from engine.clock import Clock
+from engine.errors import AccessDenied
+from engine.protocol.gateway.definition import function_arn
+from engine.protocol.gateway.request import ApiContext
+from engine.supervisor.api import InvokeApi, Verifier
+from engine.supervisor.ask import Connect
+from engine.supervisor.catalogue import Catalogue
+from engine.supervisor.gateway import addresses
+from engine.supervisor.gateway.definitions import ELSEWHERE_S, EMBEDDED_S, Definitions
+from engine.supervisor.gateway.exchange import ApiExchange
+from engine.supervisor.gateway.keysets import KeySets
+from engine.supervisor.request import ReplyTo
+
+if TYPE_CHECKING:
+    from engine.supervisor.front import Connection, Head
+
+MAX_DECISIONS = 4096
+log = structlog.get_logger("engine")
+
+
+class Gateways:
+    """Finds the API that a request is for."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        catalogue: Catalogue,
+        api: InvokeApi,
+        verifier: Verifier | None,
+        connect: Connect,
+        token: str,
+        *,
+        region: str,
+        account_id: str,
+        written_here: bool,
+    ) -> None:
+        """``connect`` reaches the control plane, ``token`` proves who asks it. ``written_here``: APIs change through this port only."""
+        self.loop = loop
+        self.clock = clock
+        self.verifier = verifier
+        fresh_s = EMBEDDED_S if written_here else ELSEWHERE_S
+        self.definitions = Definitions(loop, connect, token, account_id, fresh_s=fresh_s)
+        self.key_sets = KeySets(loop, connect, token)
+        self.account_id = account_id
+        self._catalogue = catalogue
+        self._api = api
+        self._region = region
+        self._decisions: dict[tuple[str, str], bool] = {}
+        self._revision = -1
+
+    def exchange(self, head: Head, connection: Connection) -> ApiExchange | None:
+        """The exchange that a request begins; None when it is not for an API."""
+        address = addresses.of(head, self._region)
+        return None if address is None else ApiExchange(self, address, head, connection)
+
+    def invoke(
+        self, uri: str, context: ApiContext, role: str, source_arn: str, event: bytes, trace: bytes | None, reply_to: ReplyTo
+    ) -> None:
+        """Start the function that a URI names. Raises ValueError for one that names none, AwsError when it cannot be started."""
+        arn = function_arn(uri, context.stage.variables)
+        if arn is None:
+            raise ValueError(f"{uri!r} does not name a function")
+        ref = parse_function_name(arn, account=self.account_id, region=self._region)
+        if not role and not self._lets_in(ref, policies.API_GATEWAY, context.api.account, source_arn):
+            raise AccessDenied(f"{ref.arn()} has no policy that lets API Gateway invoke it for {source_arn}")
+        self._api.invoke_function(ref, event, trace, reply_to)
+
+    def _lets_in(self, ref: FunctionRef, caller: Identity, account: str, source_arn: str) -> bool:
+        if self._revision != self._catalogue.revision or len(self._decisions) > MAX_DECISIONS:
+            self._revision = self._catalogue.revision
+            self._decisions.clear()
+        key = (ref.arn(), source_arn)
+        decision = self._decisions.get(key)
+        if decision is None:
+            policy = self._catalogue.policy(ref)
+            decision = self._decisions[key] = policies.lets_in(policy, caller, ref.arn(), account, source_arn)
+            if not decision:
+                log.warning("a function does not let API Gateway in", function=ref.arn(), source=source_arn)
+        return decision
