@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any
+from typing import Any, Protocol
 
 # Seconds. Fine where the engine itself works (0.1-10 ms), coarse up to Lambda's 900 s.
 BOUNDS = (
@@ -25,12 +25,19 @@ class Histogram:
         self.sum_s += seconds
 
 
+class Tally(Protocol):
+    """What somebody counts on the side, in the same buckets."""
+
+    def pour(self, histograms: tuple[Histogram, Histogram, Histogram]) -> None:
+        """Add it to the histograms of queue, invoke and overhead, and begin anew."""
+
+
 class FunctionStats:
     """What happened to one function since the supervisor started."""
 
     __slots__ = (
         "cold_starts", "cpu_s", "error", "errors", "init", "invoke", "overhead", "pending", "provisioned", "queue", "spillover", "success",
-        "throttles", "timeout", "urls",
+        "tally", "throttles", "timeout", "urls",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -43,6 +50,7 @@ class FunctionStats:
         self.spillover = 0
         # (queue, invoke, overhead) seconds of finished invocations, not yet in the histograms: `fold` does many at once.
         self.pending: list[tuple[float, float, float]] = []
+        self.tally: Tally | None = None
         self.errors: dict[str, int] = {}
         self.throttles: dict[str, int] = {}
         self.cold_starts: dict[str, int] = {}
@@ -54,7 +62,9 @@ class FunctionStats:
         self.overhead = Histogram()
 
     def fold(self) -> None:
-        """Move ``pending`` into the histograms."""
+        """Move ``pending`` and ``tally`` into the histograms."""
+        if self.tally is not None:
+            self.tally.pour((self.queue, self.invoke, self.overhead))
         pending, self.pending = self.pending, []
         queue, invoke, overhead = self.queue.counts, self.invoke.counts, self.overhead.counts
         queue_s = invoke_s = overhead_s = 0.0

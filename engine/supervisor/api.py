@@ -28,7 +28,7 @@ from engine.supervisor.lanes import Caller, Lane, Lanes
 from engine.supervisor.request import ReplyTo, Request
 from engine.wire import messages
 
-_raw = msgspec.json.Decoder(msgspec.Raw)
+raw_json = msgspec.json.Decoder(msgspec.Raw).decode
 MAX_CLIENT_CONTEXT = 3583
 MAX_ROUTES = 4096
 # Invocation type, log type, client context and trace id of a request that may take the compiled lane.
@@ -273,7 +273,7 @@ def _continued(trace: bytes, version: Version) -> bytes:
 def check_json(body: bytes) -> None:
     """Prove that ``body`` is one JSON value without building it. Raises InvalidRequestContent with AWS's opening words."""
     try:
-        _raw.decode(body)
+        raw_json(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise InvalidRequestContent(
             f"Could not parse request body into json: Could not parse payload into json: {e}"

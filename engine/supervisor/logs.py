@@ -18,6 +18,15 @@ class Renders(Protocol):
     def render(self) -> str | None: ...
 
 
+class Batch(Protocol):
+    """Lines in a row that are made into text when the log is written; its owner may add to it while it is ``FunctionLog.batch``."""
+
+    def __len__(self) -> int: ...
+
+    def render(self) -> str:
+        """All of them, each with its newline."""
+
+
 Line = tuple[int, str, "str | Renders"]
 MAX_EVENT = 256 * 1024
 MAX_QUEUED = 200_000
@@ -31,21 +40,47 @@ class FunctionLog:
         self.path = path
         self.max_bytes = max_bytes
         self.dropped = 0
-        self._lines: list[Line] = []
+        self._dropped_ms = 0
+        # What was written last, when it is a batch.
+        self.batch: Batch | None = None
+        self._lines: list[Line | Batch] = []
+        self._batched = 0
         self._characters = 0
         self._size: int | None = None
 
     def write(self, at_ms: int, stream: str, text: str | Renders) -> None:
         """Queue one event. Beyond MAX_QUEUED events or their characters between two flushes the rest is counted and dropped."""
-        if len(self._lines) >= MAX_QUEUED:
-            self.dropped += 1
+        if self.batch is not None:
+            self._close_batch()
+        if len(self._lines) + self._batched >= MAX_QUEUED:
+            self._drop(at_ms)
             return
         if isinstance(text, str):
             if self._characters + len(text) > MAX_QUEUED_CHARACTERS:
-                self.dropped += 1
+                self._drop(at_ms)
                 return
             self._characters += len(text)
         self._lines.append((at_ms, stream, text))
+
+    def begin(self, batch: Batch, at_ms: int) -> bool:
+        """Queue a batch, to which may be added until something else is written; False, and its first line is dropped, as in ``write``."""
+        if self.batch is not None:
+            self._close_batch()
+        if len(self._lines) + self._batched >= MAX_QUEUED:
+            self._drop(at_ms)
+            return False
+        self._lines.append(batch)
+        self.batch = batch
+        return True
+
+    def _drop(self, at_ms: int) -> None:
+        self.dropped += 1
+        self._dropped_ms = at_ms
+
+    def _close_batch(self) -> None:
+        if self.batch is not None:
+            self._batched += len(self.batch)
+            self.batch = None
 
     @property
     def dirty(self) -> bool:
@@ -54,12 +89,17 @@ class FunctionLog:
     def flush(self) -> None:
         """Append what is queued. Raises OSError when the disk refuses; the lines are then lost, the engine goes on."""
         lines, self._lines = self._lines, []
-        self._characters = 0
+        self._characters = self._batched = 0
+        self.batch = None
         out: list[str] = []
         if self.dropped:
-            out.append(f"{lines[-1][0]}\t-\t[engine] {self.dropped} log events dropped: more than {MAX_QUEUED}, or 16 MiB, at once\n")
+            out.append(f"{self._dropped_ms}\t-\t[engine] {self.dropped} log events dropped: more than {MAX_QUEUED}, or 16 MiB, at once\n")
             self.dropped = 0
-        for at_ms, stream, text in lines:
+        for line in lines:
+            if not isinstance(line, tuple):
+                out.append(line.render())
+                continue
+            at_ms, stream, text = line
             shown = text if isinstance(text, str) else text.render()
             if shown is None:
                 continue

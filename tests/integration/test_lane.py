@@ -172,6 +172,41 @@ def test_pipelined_calls_of_two_functions_get_their_own_answers(running: Engine)
     asyncio.run(main())
 
 
+def invocations(running: Engine) -> tuple[int, dict[str, int]]:
+    """(successes of the function, how many each of its histograms has counted)."""
+    page = running.get("/metrics")[1].decode()
+    labels = [(name, dict(re.findall(r'(\w+)="([^"]*)"', given)), float(n)) for name, given, n in re.findall(r"^(\w+)\{(.*)\} (\S+)$", page, re.MULTILINE)]
+    mine = [(name, given, int(n)) for name, given, n in labels if given.get("function") == "lane"]
+    done = sum(n for name, given, n in mine if name == "lambda_engine_invocations_total" and "success" in given.values())
+    return done, {given["phase"]: n for name, given, n in mine if name == "lambda_engine_duration_seconds_count"}
+
+
+def test_every_invocation_is_logged_and_counted(running: Engine) -> None:
+    done, counted = invocations(running)
+
+    async def main() -> set[str]:
+        async with AsyncClient(binary(running)) as client:
+            rounds = [await asyncio.gather(*(client.invoke("lane", b"1") for _ in range(100))) for _ in range(30)]
+            return {result.request_id for results in rounds for result in results}
+
+    ids = asyncio.run(main())
+    assert len(ids) == 3000
+    path = running.data_dir / "logs" / "000000000000" / "lane.log"
+    log = {kind: set[str]() for kind in ("START", "END", "REPORT")}
+
+    def complete() -> bool:
+        for line in path.read_text().splitlines():
+            match = re.fullmatch(r"\d{13}\t\S+\t(START|END|REPORT) RequestId: (\S{36})(?: Version: \$LATEST|\tDuration: \d+\.\d\d ms\t.*|)", line)
+            if match is not None and match[2] in ids:
+                log[match[1]].add(match[2])
+        return all(found == ids for found in log.values())
+
+    wait.until(complete, "three lines of each invocation are in the log")
+    done_after, counted_after = invocations(running)
+    assert done_after - done == 3000
+    assert {"queue", "invoke", "overhead"} <= {name for name, n in counted_after.items() if n - counted[name] == 3000}, (counted, counted_after)
+
+
 def test_short_work_held_together_does_not_hold_what_is_long(running: Engine) -> None:
     """Sixteen at once of which each waits for all: they must run at the same time, however short those before were."""
 

@@ -104,6 +104,43 @@ def test_log_lines_rotate_and_drop_loudly(tmp_path: Path, monkeypatch: pytest.Mo
     assert "3 log events dropped" in (tmp_path / "a" / "f.log").read_text()
 
 
+class Numbers:
+    """A batch of numbered lines."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = list(numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def render(self) -> str:
+        return "".join(f"{n}\ts\tbatched\n" for n in self.numbers)
+
+
+def test_batches_keep_their_place_among_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = FunctionLog(tmp_path / "f.log", 1000)
+    log.write(1, "s", "l")
+    batch = Numbers(2)
+    assert log.begin(batch, 2)
+    assert log.batch is batch
+    batch.numbers.append(3)
+    log.write(4, "s", "l")
+    assert log.batch is None, "what is added now would come before a line that was written earlier"
+    assert log.begin(Numbers(5), 5)
+    log.flush()
+    assert log.batch is None
+    assert [line.split("\t")[0] for line in log.path.read_text().splitlines()] == ["1", "2", "3", "4", "5"]
+    monkeypatch.setattr(logs_module, "MAX_QUEUED", 4)
+    assert log.begin(Numbers(6, 7, 8), 6)
+    assert not log.begin(Numbers(9), 9)
+    log.write(10, "s", "l")
+    log.flush()
+    text = log.path.read_text()
+    assert "\n8\t" in text
+    assert "\n9\t-\t[engine] 2 log events dropped" not in text
+    assert "10\t-\t[engine] 2 log events dropped" in text
+
+
 def test_a_disk_that_refuses_is_reported_and_forgotten(tmp_path: Path) -> None:
     (tmp_path / "in-the-way").write_text("")
     store = LogStore(tmp_path / "in-the-way", 100)
