@@ -277,6 +277,7 @@ class Figures:
             "undelivered": dict(self._delivery.failures),
         }
         stats["event_sources"] = self._pollers.counts()
+        stats["iterator_ages_ms"] = self._pollers.ages_ms()
         samples = processes.sample(stats.get("processes", {}))
         return metrics.render(stats, samples, accept, default_account=self._settings.account_id)
 

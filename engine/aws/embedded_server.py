@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hmac
+import importlib
 import json
 import logging
 import os
@@ -22,6 +23,14 @@ from engine.aws.embedded import ENFORCE_VARIABLE, IDENTITY_PATH, TOKEN_VARIABLE
 
 PR_SET_PDEATHSIG = 1
 HOST = "127.0.0.1"
+# What makes moto's service fit for the engine, installed before its first request.
+_IMPROVED = {
+    "cloudformation": "engine.aws.stack_bridge",
+    "apigateway": "engine.aws.gateway",
+    "sqs": "engine.aws.queues",
+    "kinesis": "engine.aws.streams",
+    "dynamodb": "engine.aws.streams",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -57,41 +66,32 @@ def main(argv: list[str]) -> int:
 
 
 class Bridged:
-    """A WSGI application that learns at the first request to CloudFormation to make Lambda resources on the engine, at the first one to SQS
-    to give messages quickly, and at the first one to API Gateway to keep all that it is told.
+    """A WSGI application that learns at the first request to a service what the engine needs of it: CloudFormation to make Lambda resources on
+    the engine, SQS to give messages quickly, API Gateway to keep all that it is told, Kinesis and DynamoDB to have streams that end.
     """
 
     def __init__(self, application: Any) -> None:
         self._application = application
         self._lock = threading.Lock()
-        self._done = False
-        self._quick = False
-        self._keeping = False
+        self._pending = dict(_IMPROVED)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if not self._done and "/cloudformation/aws4_request" in environ.get("HTTP_AUTHORIZATION", ""):
+        service = _service(environ.get("HTTP_AUTHORIZATION", "")) if self._pending else ""
+        if service in self._pending:
             with self._lock:
-                if not self._done:
-                    from engine.aws import stack_bridge  # noqa: PLC0415 - it imports all of moto
-
-                    stack_bridge.install()
-                    self._done = True
-        if not self._quick and "/sqs/aws4_request" in environ.get("HTTP_AUTHORIZATION", ""):
-            with self._lock:
-                if not self._quick:
-                    from engine.aws import queues  # noqa: PLC0415 - it imports moto's SQS
-
-                    queues.install()
-                    self._quick = True
-        if not self._keeping and "/apigateway/aws4_request" in environ.get("HTTP_AUTHORIZATION", ""):
-            with self._lock:
-                if not self._keeping:
-                    from engine.aws import gateway  # noqa: PLC0415 - it imports moto's API Gateway
-
-                    gateway.install()
-                    self._keeping = True
+                module = self._pending.get(service)
+                if module is not None:
+                    # The modules import moto's part of the service, which takes a moment.
+                    importlib.import_module(module).install()
+                    self._pending = {name: other for name, other in self._pending.items() if other != module}
         answer: Iterable[bytes] = self._application(environ, start_response)
         return answer
+
+
+def _service(authorization: str) -> str:
+    """The service in a signature's scope."""
+    before, found, _ = authorization.partition("/aws4_request")
+    return before.rpartition("/")[2] if found else ""
 
 
 class Guarded:

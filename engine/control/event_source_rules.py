@@ -1,62 +1,109 @@
 """What an event source mapping may say, in Lambda's words; and what is refused because nothing here would obey it. Pure.
 
-Source: docs.aws.amazon.com/lambda/latest/dg/{services-sqs-parameters,invocation-eventfiltering}.html and recorded replies.
+Source: docs.aws.amazon.com/lambda/latest/dg/{services-sqs-parameters,services-kinesis-parameters,services-ddb-params,
+invocation-eventfiltering}.html and recorded replies.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
-from engine.errors import InvalidParameterValue, NotImplementedHere
+from engine.errors import InvalidParameterValue, NotImplementedHere, ValidationError
 from engine.eventing import patterns
 
 MAX_FILTERS = 10
 MAX_FIFO_BATCH = 10
-DEFAULT_BATCH = 10
-# Members that the document of a mapping has as they were given.
-SETTINGS = ("BatchSize", "MaximumBatchingWindowInSeconds", "FunctionResponseTypes", "FilterCriteria", "ScalingConfig")
-_NOT_POLLED = {
-    "kinesis": "Kinesis streams",
-    "dynamodb": "DynamoDB streams",
-    "kafka": "Amazon MSK clusters",
-    "mq": "Amazon MQ brokers",
-    "rds": "DocumentDB clusters",
-}
-# Of streams, brokers or Kafka only.
-_FOREIGN = (
-    "ParallelizationFactor", "DestinationConfig", "MaximumRecordAgeInSeconds", "BisectBatchOnFunctionError", "MaximumRetryAttempts",
-    "TumblingWindowInSeconds", "Topics", "Queues", "SourceAccessConfigurations", "SelfManagedEventSource",
-    "AmazonManagedKafkaEventSourceConfig", "SelfManagedKafkaEventSourceConfig", "DocumentDBEventSourceConfig",
-)  # fmt: skip
+MIN_RECORD_AGE_S = 60
+RESULT, NO_RESULT = "LastProcessingResult", "No records processed"
+_EVERY = ("BatchSize", "MaximumBatchingWindowInSeconds", "FunctionResponseTypes", "FilterCriteria")
 _NOT_OBEYED = ("KMSKeyArn", "MetricsConfig", "LoggingConfig", "ProvisionedPollerConfig")
 
 
-def check_source(params: Mapping[str, Any]) -> str:
-    """The ARN of the queue. Raises NotImplementedHere for another kind of source, InvalidParameterValue for none."""
+class Kind(NamedTuple):
+    """A kind of source: the members that may be given, those that only creation takes, and what replies have where nothing was given.
+
+    ``ordered``: it is read from a starting position on, and says how the last batch went.
+    """
+
+    name: str
+    settings: tuple[str, ...]
+    fixed: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    ordered: bool
+    reason: str
+
+    def members(self) -> tuple[str, ...]:
+        return self.settings + self.fixed
+
+
+SQS = Kind(
+    "sqs",
+    (*_EVERY, "ScalingConfig"),
+    (),
+    {"BatchSize": 10, "MaximumBatchingWindowInSeconds": 0, "FunctionResponseTypes": []},
+    ordered=False,
+    reason="USER_INITIATED",
+)
+_STREAM = (
+    "ParallelizationFactor", "DestinationConfig", "MaximumRecordAgeInSeconds", "BisectBatchOnFunctionError", "MaximumRetryAttempts",
+    "TumblingWindowInSeconds",
+)  # fmt: skip
+_STREAM_DEFAULTS = {
+    "BatchSize": 100, "MaximumBatchingWindowInSeconds": 0, "FunctionResponseTypes": [], "ParallelizationFactor": 1,
+    "DestinationConfig": {"OnFailure": {}}, "MaximumRecordAgeInSeconds": -1, "BisectBatchOnFunctionError": False,
+    "MaximumRetryAttempts": -1, "TumblingWindowInSeconds": 0,
+}  # fmt: skip
+_POSITION = ("StartingPosition", "StartingPositionTimestamp")
+KINESIS = Kind("kinesis", _EVERY + _STREAM, _POSITION, _STREAM_DEFAULTS, ordered=True, reason="User action")
+DYNAMODB = KINESIS._replace(name="dynamodb")
+_KINDS = {kind.name: kind for kind in (SQS, KINESIS, DYNAMODB)}
+# Every member that some kind of source has.
+_KNOWN = (
+    *_EVERY, "ScalingConfig", *_STREAM, *_POSITION, "Topics", "Queues", "SourceAccessConfigurations", "SelfManagedEventSource",
+    "AmazonManagedKafkaEventSourceConfig", "SelfManagedKafkaEventSourceConfig", "DocumentDBEventSourceConfig",
+)  # fmt: skip
+_NOT_POLLED = {"kafka": "Amazon MSK clusters", "mq": "Amazon MQ brokers", "rds": "DocumentDB clusters"}
+
+
+def kind_of(params: Mapping[str, Any]) -> Kind:
+    """By the members of a request or a document. Raises NotImplementedHere for what is not polled, InvalidParameterValue for no source."""
     arn = str(params.get("EventSourceArn") or "")
     if not arn:
         if params.get("SelfManagedEventSource"):
             raise _unpolled("Kafka clusters")
         raise InvalidParameterValue("Unrecognized event source.")
-    parts = arn.split(":")
+    parts = arn.split(":", 5)
     if parts[2] in _NOT_POLLED:
         raise _unpolled(_NOT_POLLED[parts[2]])
-    if parts[2] != "sqs" or len(parts) != 6 or not all(parts[3:6]):
+    kind = _KINDS.get(parts[2])
+    if kind is None or len(parts) != 6 or not all(parts[3:6]) or not _is_resource(kind, parts[5]):
         raise InvalidParameterValue("Unrecognized event source.")
-    return arn
+    if kind is KINESIS and "/consumer/" in arn:
+        raise _unpolled("consumers of Kinesis streams (give the ARN of the stream)")
+    return kind
+
+
+def _is_resource(kind: Kind, resource: str) -> bool:
+    if kind is KINESIS:
+        return resource.startswith("stream/")
+    if kind is DYNAMODB:
+        return resource.startswith("table/") and "/stream/" in resource
+    return ":" not in resource
 
 
 def _unpolled(kind: str) -> NotImplementedHere:
     return NotImplementedHere(f"Lambda Engine does not poll {kind} yet. Nothing was created.")
 
 
-def check_members(operation: str, params: Mapping[str, Any]) -> None:
-    """Raises InvalidParameterValue for what queues do not have, NotImplementedHere for what is not obeyed here."""
-    if params.get("StartingPosition") or params.get("StartingPositionTimestamp"):
+def check_members(operation: str, kind: Kind, params: Mapping[str, Any]) -> None:
+    """Raises InvalidParameterValue for what the source does not have, NotImplementedHere for what is not obeyed here."""
+    if kind is SQS and any(params.get(name) for name in _POSITION):
         raise InvalidParameterValue("StartingPosition is not valid for SQS event sources.")
-    for name in _FOREIGN:
-        if params.get(name) not in (None, False, {}, []):
+    for name in _KNOWN:
+        if name not in kind.members() and params.get(name) not in (None, False, {}, []):
             raise InvalidParameterValue(f"Unsupported {name} parameter for given event source mapping type.")
     for name in _NOT_OBEYED:
         if params.get(name):
@@ -65,33 +112,75 @@ def check_members(operation: str, params: Mapping[str, Any]) -> None:
             )
 
 
-def settings(former: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a mapping of a queue: those given, else the former ones. Raises InvalidParameterValue."""
-    merged = {name: former[name] for name in SETTINGS if name in former}
-    merged |= {name: params[name] for name in SETTINGS if params.get(name) is not None}
-    merged.setdefault("BatchSize", DEFAULT_BATCH)
-    merged.setdefault("MaximumBatchingWindowInSeconds", 0)
-    merged.setdefault("FunctionResponseTypes", [])
+def position(kind: Kind, params: Mapping[str, Any], now_s: float) -> dict[str, Any]:
+    """Where a new mapping begins to read, as the document has it. Raises ValidationError, InvalidParameterValue."""
+    if not kind.ordered:
+        return {}
+    where, moment = params.get("StartingPosition"), params.get("StartingPositionTimestamp")
+    if where is None:
+        raise InvalidParameterValue(
+            "1 validation error detected: Value null at 'startingPosition' failed to satisfy constraint: Member must not be null."
+        )
+    if where != "AT_TIMESTAMP":
+        if moment is not None:
+            raise InvalidParameterValue("StartingPositionTimestamp is only valid with StartingPosition AT_TIMESTAMP.")
+        return {"StartingPosition": where}
+    if kind is DYNAMODB:
+        raise InvalidParameterValue(f"Unsupported starting position for arn type: {params['EventSourceArn']}")
+    if moment is None:
+        raise InvalidParameterValue("StartingPositionTimestamp is required with StartingPosition AT_TIMESTAMP.")
+    at_s = moment.timestamp() if isinstance(moment, datetime) else float(moment)
+    if at_s > now_s:
+        raise InvalidParameterValue("StartingPositionTimestamp cannot be in the future.")
+    return {"StartingPosition": where, "StartingPositionTimestamp": at_s}
+
+
+def settings(kind: Kind, former: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a mapping: those given, else the former ones. Raises InvalidParameterValue."""
+    merged = {name: former[name] for name in kind.settings if name in former}
+    merged |= {name: params[name] for name in kind.settings if params.get(name) is not None}
+    merged = {**kind.defaults, **merged}
     filters = merged.pop("FilterCriteria", {}).get("Filters") or []
     if filters:
-        merged["FilterCriteria"] = {"Filters": _filters(filters)}
+        merged["FilterCriteria"] = {"Filters": _filters(kind, filters)}
     if merged.get("ScalingConfig", {}).get("MaximumConcurrency") is None:
         merged.pop("ScalingConfig", None)
+    if "DestinationConfig" in merged:
+        merged["DestinationConfig"] = _destination(merged["DestinationConfig"])
     return merged
 
 
-def check_settings(merged: Mapping[str, Any], *, fifo: bool) -> None:
+def check_settings(kind: Kind, merged: Mapping[str, Any], *, fifo: bool) -> None:
     """Raises InvalidParameterValue for settings that do not go together."""
     window_s, size = merged["MaximumBatchingWindowInSeconds"], merged["BatchSize"]
-    if fifo and window_s > 0:
-        raise InvalidParameterValue("Batching window is not supported for FIFO queues")
-    if fifo and size > MAX_FIFO_BATCH:
-        raise InvalidParameterValue(f"Batch size must not exceed {MAX_FIFO_BATCH} for FIFO queues")
-    if size > MAX_FIFO_BATCH and window_s == 0:
-        raise InvalidParameterValue("Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10")
+    if kind is SQS:
+        if fifo and window_s > 0:
+            raise InvalidParameterValue("Batching window is not supported for FIFO queues")
+        if fifo and size > MAX_FIFO_BATCH:
+            raise InvalidParameterValue(f"Batch size must not exceed {MAX_FIFO_BATCH} for FIFO queues")
+        if size > MAX_FIFO_BATCH and window_s == 0:
+            raise InvalidParameterValue("Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10")
+    age_s = merged.get("MaximumRecordAgeInSeconds", -1)
+    if age_s != -1 and age_s < MIN_RECORD_AGE_S:
+        raise ValidationError(
+            f"1 validation error detected: Value '{age_s}' at 'maximumRecordAgeInSeconds' failed to satisfy constraint: "
+            f"Member must be -1 or have value greater than or equal to {MIN_RECORD_AGE_S}"
+        )
 
 
-def _filters(filters: list[Mapping[str, Any]]) -> list[dict[str, str]]:
+def _destination(given: Mapping[str, Any]) -> dict[str, Any]:
+    """As it is kept: of streams, only failures have a destination."""
+    arns = {side: str((given.get(side) or {}).get("Destination") or "") for side in ("OnSuccess", "OnFailure")}
+    arn = arns["OnFailure"]
+    if arns["OnSuccess"] or (arn and (arn.count(":") < 5 or arn.split(":")[2] not in ("sqs", "sns", "s3") or arn.endswith(".fifo"))):
+        shown = [f"{name}(destination={value})" if value else "null" for name, value in arns.items()]
+        raise InvalidParameterValue(
+            f"The provided destination config DestinationConfig(onSuccess={shown[0]}, onFailure={shown[1]}) is invalid."
+        )
+    return {"OnFailure": {"Destination": arn} if arn else {}}
+
+
+def _filters(kind: Kind, filters: list[Mapping[str, Any]]) -> list[dict[str, str]]:
     if len(filters) > MAX_FILTERS:
         raise InvalidParameterValue(f"A mapping has at most {MAX_FILTERS} filters.")
     texts = [str(given.get("Pattern") or "") for given in filters]
@@ -100,4 +189,7 @@ def _filters(filters: list[Mapping[str, Any]]) -> list[dict[str, str]]:
             patterns.parse(text)
         except patterns.InvalidPattern:
             raise InvalidParameterValue("Invalid filter pattern definition.") from None
+        if kind is KINESIS and not isinstance(json.loads(text).get("data", {}), dict):
+            # Data that is no JSON object never matches: AWS refuses to look for it.
+            raise InvalidParameterValue("Invalid filter pattern definition.")
     return [{"Pattern": text} for text in texts]

@@ -1,4 +1,4 @@
-"""Create-, Get-, Update-, Delete- and ListEventSourceMappings, for queues of SQS.
+"""Create-, Get-, Update-, Delete- and ListEventSourceMappings.
 
 Every change is answered in a transitional state and is settled by ``engine.control.pollers`` once the process that polls works by it.
 Source: docs.aws.amazon.com/lambda/latest/dg/invocation-eventsourcemapping.html and recorded replies.
@@ -15,11 +15,11 @@ from engine.arn import FunctionRef
 from engine.control import event_source_rules as mapping_rules
 from engine.control import rules
 from engine.control.api import Caller, Registrar
+from engine.control.event_source_checks import check_source, conflict
 from engine.control.listing import page_of
 from engine.control.plane import Plane, locate
 from engine.control.tags import Change
-from engine.errors import InvalidParameterValue, ResourceConflict, ResourceInUse, ResourceNotFound, ServiceError
-from engine.eventing.sources.messages import queue_url
+from engine.errors import InvalidParameterValue, ResourceConflict, ResourceInUse, ResourceNotFound
 from engine.store.api import LATEST, EventSourceMapping, Version
 
 MISSING = "The resource you requested does not exist."
@@ -27,7 +27,6 @@ STABLE = ("Enabled", "Disabled")
 MAX_PAGE = 100
 # What the document has beside the members of the API: whether the mapping is to be polled, which its states only lead to.
 WANTED = "Enabled"
-_DENIED = "AccessDenied"
 
 
 class EventSourceOperations:
@@ -44,27 +43,30 @@ class EventSourceOperations:
         registry.add("ListEventSourceMappings", self.list)
 
     async def create(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        queue = mapping_rules.check_source(params)
-        mapping_rules.check_members("CreateEventSourceMapping", params)
+        kind, source = mapping_rules.kind_of(params), params["EventSourceArn"]
+        mapping_rules.check_members("CreateEventSourceMapping", kind, params)
         tags = params.get("Tags") or {}
         rules.check_tags(tags)
-        settings = mapping_rules.settings({}, params)
-        mapping_rules.check_settings(settings, fifo=queue.endswith(".fifo"))
-        ref, version = self._function(caller, params["FunctionName"])
         plane = self._plane
+        position = mapping_rules.position(kind, params, plane.clock.epoch_ms() / 1000)
+        settings = mapping_rules.settings(kind, {}, params)
+        mapping_rules.check_settings(kind, settings, fifo=source.endswith(".fifo"))
+        ref, version = self._function(caller, params["FunctionName"])
         async with plane.changes.lock("event-source-mappings", caller.account):
-            await self._check_unique(caller, queue, ref)
-            await self._check_queue(caller, queue, ref, version)
+            await self._check_unique(caller, kind, source, ref)
+            await check_source(plane, kind, source, ref, version)
             name = str(uuid.uuid4())
             document = {
                 "UUID": name,
                 "EventSourceMappingArn": f"arn:aws:lambda:{caller.region}:{caller.account}:event-source-mapping:{name}",
-                "EventSourceArn": queue,
+                "EventSourceArn": source,
                 "FunctionArn": ref.arn(),
+                **position,
                 **settings,
+                **({mapping_rules.RESULT: mapping_rules.NO_RESULT} if kind.ordered else {}),
                 **self._now(),
                 "State": "Creating",
-                "StateTransitionReason": "USER_INITIATED",
+                "StateTransitionReason": kind.reason,
                 WANTED: params.get("Enabled") is not False,
             }
             await self._put(EventSourceMapping(name, caller.account, 1, document, tags))
@@ -74,24 +76,24 @@ class EventSourceOperations:
         return shown(self._read(caller, params["UUID"]).document)
 
     async def update(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        mapping_rules.check_members("UpdateEventSourceMapping", params)
         async with lock(self._plane, params["UUID"]):
             former = await asyncio.to_thread(self._read, caller, params["UUID"])
             document = dict(former.document)
+            kind, source = mapping_rules.kind_of(document), document["EventSourceArn"]
+            mapping_rules.check_members("UpdateEventSourceMapping", kind, params)
             _check_stable(document, "update")
-            queue = document["EventSourceArn"]
-            settings = mapping_rules.settings(document, params)
-            mapping_rules.check_settings(settings, fifo=queue.endswith(".fifo"))
+            settings = mapping_rules.settings(kind, document, params)
+            mapping_rules.check_settings(kind, settings, fifo=source.endswith(".fifo"))
             if params.get("FunctionName"):
                 ref, version = self._function(caller, params["FunctionName"])
                 if ref.arn() != document["FunctionArn"]:
-                    await self._check_unique(caller, queue, ref)
-                    await self._check_queue(caller, queue, ref, version)
+                    await self._check_unique(caller, kind, source, ref)
+                    await check_source(self._plane, kind, source, ref, version)
                 document["FunctionArn"] = ref.arn()
             was = document[WANTED]
             wanted = was if params.get("Enabled") is None else params["Enabled"]
             state = "Updating" if wanted == was else "Enabling" if wanted else "Disabling"
-            kept = {name: value for name, value in document.items() if name not in mapping_rules.SETTINGS}
+            kept = {name: value for name, value in document.items() if name not in kind.settings}
             document = {**kept, **settings, **self._now(), "State": state, WANTED: wanted}
             await self._put(former._replace(document=document, revision=former.revision + 1))
         return shown(document)
@@ -155,47 +157,12 @@ class EventSourceOperations:
                 return ref, version
         raise InvalidParameterValue("Function does not exist")
 
-    async def _check_unique(self, caller: Caller, queue: str, ref: FunctionRef) -> None:
+    async def _check_unique(self, caller: Caller, kind: mapping_rules.Kind, source: str, ref: FunctionRef) -> None:
         for other in await asyncio.to_thread(self._plane.mappings.everything):
             document = other.document
-            same = (document["EventSourceArn"], document["FunctionArn"]) == (queue, ref.arn())
+            same = (document["EventSourceArn"], document["FunctionArn"]) == (source, ref.arn())
             if same and other.account == caller.account:
-                raise ResourceConflict(
-                    f'An event source mapping with SQS arn (" {queue} ") and function (" {ref.name} ") already exists. '
-                    f"Please update or delete the existing mapping with UUID {other.mapping}"
-                )
-
-    async def _check_queue(self, caller: Caller, queue: str, ref: FunctionRef, version: Version) -> None:
-        """Raises InvalidParameterValue for a queue that is not there, is closed to the function's role, or gives too little time."""
-        aws = await self._plane.roles.clients(str(version.config.get("Role") or ""), ref.account, ref.name)
-        visible_s = await asyncio.to_thread(_visibility_s, aws, queue)
-        timeout_s = int(version.config.get("Timeout", 3))
-        if visible_s < timeout_s:
-            raise InvalidParameterValue(
-                f"Queue visibility timeout: {visible_s} seconds is less than Function timeout: {timeout_s} seconds"
-            )
-
-
-def _visibility_s(aws: Any, queue: str) -> int:
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - a third of a second that few starts need
-
-    try:
-        sqs = aws.client("sqs")
-        url = queue_url(sqs.meta.endpoint_url, queue)
-        attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])["Attributes"]
-    except ClientError as e:
-        code, message = e.response["Error"].get("Code", ""), e.response["Error"].get("Message", "")
-        if code.startswith(_DENIED):
-            text = "The function execution role does not have permissions to call ReceiveMessage on SQS"
-            raise InvalidParameterValue(text) from e
-        if "NonExistentQueue" in code or "QueueDoesNotExist" in code:
-            code, message = "AWS.SimpleQueueService.NonExistentQueue", "The specified queue does not exist."
-        raise InvalidParameterValue(
-            f"Error occurred while ReceiveMessage. SQS Error Code: {code}. SQS Error Message: {message}"
-        ) from e
-    except BotoCoreError as e:
-        raise ServiceError(f"SQS could not be asked for {queue}: {e}") from e
-    return int(attributes["VisibilityTimeout"])
+                raise ResourceConflict(conflict(kind, source, ref, other.mapping))
 
 
 def lock(plane: Plane, name: str) -> asyncio.Lock:

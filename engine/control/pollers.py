@@ -18,14 +18,15 @@ from typing import Any
 
 import msgspec
 
-from engine.arn import parse_function_name
 from engine.config import Settings
+from engine.control.event_source_rules import RESULT
 from engine.control.event_sources import STABLE, WANTED, lock
 from engine.control.plane import Plane
+from engine.control.polled import source_of
 from engine.core.restart import RestartPolicy
 from engine.errors import AwsError, ServiceError
-from engine.eventing.sources.orders import Orders, Report, Source, line, read_report
-from engine.store.api import LATEST, EventSourceMapping, Version
+from engine.eventing.sources.orders import Checkpoint, Orders, Report, Source, line, read_report
+from engine.store.api import EventSourceMapping
 
 # Credentials are looked after at least this often.
 LOOK_S = 30.0
@@ -47,12 +48,18 @@ class Pollers:
         self._number = 0
         self._told: tuple[Source, ...] = ()
         self._report: Report | None = None
+        self._ending = False
         self._complaints: dict[str, str] = {}
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Figures of the last report."""
         report = self._report
         return {} if report is None else {mapping: standing.counts for mapping, standing in report.standings.items()}
+
+    def ages_ms(self) -> dict[str, int]:
+        """IteratorAge by mapping, of streams."""
+        standings = {} if self._report is None else self._report.standings
+        return {mapping: standing.age_ms for mapping, standing in standings.items() if standing.age_ms is not None}
 
     async def run(self) -> None:
         """Until it is cancelled; then the process gets a moment to finish its batches."""
@@ -78,56 +85,32 @@ class Pollers:
 
     async def _look(self) -> None:
         mappings = await asyncio.to_thread(self._plane.mappings.everything)
-        found = [await self._source(mapping) for mapping in mappings if mapping.document[WANTED]]
-        wanted = tuple(source for source in found if source is not None)
+        wanted = await self._wanted(mappings)
         if self._process is None and wanted:
             await self._start()
         if self._process is not None and (wanted != self._told or self._lost(wanted)):
             await self._tell(wanted)
         await self._settle(mappings, {source.mapping for source in wanted})
+        await self._note_results(mappings)
+
+    async def _wanted(self, mappings: list[EventSourceMapping]) -> tuple[Source, ...]:
+        """What is to be polled. A mapping whose function is not there, or whose role cannot be assumed, is not."""
+        found: list[Source] = []
+        for mapping in mappings:
+            if not mapping.document[WANTED]:
+                continue
+            try:
+                found.append(await source_of(mapping, self._plane, self._settings.region))
+            except AwsError as e:
+                self._complain(mapping.mapping, str(e))
+            else:
+                self._complain(mapping.mapping, "")
+        return tuple(found)
 
     def _lost(self, wanted: tuple[Source, ...]) -> bool:
         """Whether the process has read its orders and yet does not poll something: it was still ending the same mapping then."""
         report = self._report
         return report is not None and report.number == self._number and any(s.mapping not in report.standings for s in wanted)
-
-    async def _source(self, mapping: EventSourceMapping) -> Source | None:
-        """What the process must know; None while the function is not there or its role cannot be assumed."""
-        document, plane = mapping.document, self._plane
-        ref = parse_function_name(document["FunctionArn"], account=mapping.account, region=self._settings.region)
-        version = self._version(ref.account, ref.name, ref.qualifier or LATEST)
-        if version is None:
-            self._complain(mapping.mapping, "its function does not exist")
-            return None
-        try:
-            aws = await plane.roles.clients(str(version.config.get("Role") or ""), ref.account, ref.name)
-        except AwsError as e:
-            self._complain(mapping.mapping, str(e))
-            return None
-        self._complain(mapping.mapping, "")
-        endpoint, credentials = aws.access()
-        filters = document.get("FilterCriteria", {}).get("Filters", [])
-        return Source(
-            mapping=mapping.mapping,
-            revision=mapping.revision,
-            function=ref.unqualified_arn(),
-            qualifier=ref.qualifier,
-            queue=document["EventSourceArn"],
-            batch_size=int(document["BatchSize"]),
-            window_s=int(document["MaximumBatchingWindowInSeconds"]),
-            partial="ReportBatchItemFailures" in document["FunctionResponseTypes"],
-            max_concurrency=document.get("ScalingConfig", {}).get("MaximumConcurrency"),
-            filters=tuple(given["Pattern"] for given in filters),
-            endpoint=endpoint,
-            credentials=credentials,
-        )
-
-    def _version(self, account: str, name: str, qualifier: str) -> Version | None:
-        function = self._plane.store.get(account, name)
-        if function is None:
-            return None
-        alias = function.aliases.get(qualifier)
-        return function.versions.get(qualifier if alias is None else alias.version)
 
     def _complain(self, mapping: str, problem: str) -> None:
         if problem and self._complaints.get(mapping) != problem:
@@ -153,7 +136,9 @@ class Pollers:
         self._number += 1
         self._told = wanted
         engine = str(self._settings.run_dir() / "engine.sock")
-        orders = Orders(self._number, engine, self._settings.event_poll_s, wanted)
+        read = self._plane.mappings.checkpoints
+        known = {s.mapping: await asyncio.to_thread(read, s.mapping) for s in wanted if s.stream is not None}
+        orders = Orders(self._number, engine, self._settings.event_poll_s, wanted, msgspec.convert(known, dict[str, dict[str, Checkpoint]]))
         with contextlib.suppress(ConnectionError):
             process.stdin.write(line(orders))
             await process.stdin.drain()
@@ -163,7 +148,10 @@ class Pollers:
         assert process.stdout is not None  # noqa: S101 - it was started with a pipe
         try:
             async for text in process.stdout:
-                former, self._report = self._report, read_report(text)
+                report = read_report(text)
+                if report.checkpoints:
+                    await self._plane.mappings.remember(msgspec.to_builtins(report.checkpoints))
+                former, self._report = self._report, report
                 if former is None or _stands(former) != _stands(self._report):
                     self._plane.mappings_changed.set()
         except (msgspec.DecodeError, ValueError) as e:
@@ -171,6 +159,8 @@ class Pollers:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
         status = await process.wait()
+        if self._ending:
+            return
         pause_s = self._policy.delay_s(self._plane.clock.monotonic())
         _log.warning("the process that polls event sources ended with %d; it is started again in %.0f s", status, pause_s)
         self._report = None
@@ -193,6 +183,21 @@ class Pollers:
                 state = "Enabled" if current.document[WANTED] else "Disabled"
                 await self._plane.mappings.put(current._replace(document={**current.document, "State": state}))
 
+    async def _note_results(self, mappings: list[EventSourceMapping]) -> None:
+        """Keep the LastProcessingResult of sources that have one."""
+        standings = {} if self._report is None else self._report.standings
+        for mapping in mappings:
+            standing = standings.get(mapping.mapping)
+            result = standing.result if standing is not None else None
+            if self._complaints.get(mapping.mapping):
+                result = f"PROBLEM: {self._complaints[mapping.mapping]}"
+            if result is None or RESULT not in mapping.document or mapping.document[RESULT] == result:
+                continue
+            async with lock(self._plane, mapping.mapping):
+                current = await asyncio.to_thread(self._plane.mappings.get, mapping.mapping)
+                if current is not None:
+                    await self._plane.mappings.put(current._replace(document={**current.document, RESULT: result}))
+
     def _arrived(self, mapping: EventSourceMapping, wanted: set[str]) -> bool:
         """Whether what is polled is what is stored."""
         report = self._report
@@ -207,21 +212,21 @@ class Pollers:
         return standing is None
 
     async def _end(self) -> None:
+        self._ending = True
         process, self._process = self._process, None
+        if process is not None and process.returncode is None:
+            if process.stdin is not None:
+                process.stdin.close()
+            # Its last words say how far it came.
+            done, _ = await asyncio.wait([asyncio.ensure_future(self._reader or process.wait())], timeout=GRACE_S)
+            if not done:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
         if self._reader is not None:
             self._reader.cancel()
-        if process is None or process.returncode is not None:
-            return
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            await asyncio.wait_for(process.wait(), GRACE_S)
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
 
 
 def _stands(report: Report) -> tuple[int, Mapping[str, Any]]:
     """A report without its figures, which change with every message."""
-    return report.number, {mapping: standing.revision for mapping, standing in report.standings.items()}
+    return report.number, {mapping: (standing.revision, standing.result) for mapping, standing in report.standings.items()}

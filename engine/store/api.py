@@ -258,7 +258,17 @@ class MappingStore(Protocol):
         """Add or replace."""
         ...
 
-    async def delete(self, mapping: str) -> None: ...
+    async def delete(self, mapping: str) -> None:
+        """With its checkpoints."""
+        ...
+
+    def checkpoints(self, mapping: str) -> dict[str, Mapping[str, Any]]:
+        """By shard, how far the mapping is."""
+        ...
+
+    async def remember(self, changes: Mapping[str, Mapping[str, Mapping[str, Any] | None]]) -> None:
+        """Replace checkpoints by mapping and shard; None takes one away. Those of mappings that are not there are left out."""
+        ...
 
 
 class LayerStore(Protocol):

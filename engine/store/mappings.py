@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select
 
 from engine.store.api import EventSourceMapping
 from engine.store.database import Database
+from engine.store.schema import event_source_checkpoints as checkpoints
 from engine.store.schema import event_source_mappings as table
 
 
@@ -35,7 +37,28 @@ class SqlMappingStore:
         await self._writer.write(job)
 
     async def delete(self, mapping: str) -> None:
-        await self._writer.write(lambda connection: connection.execute(delete(table).where(table.c.mapping == mapping)).close())
+        def job(connection: Connection) -> None:
+            connection.execute(delete(checkpoints).where(checkpoints.c.mapping == mapping))
+            connection.execute(delete(table).where(table.c.mapping == mapping))
+
+        await self._writer.write(job)
+
+    def checkpoints(self, mapping: str) -> dict[str, Mapping[str, Any]]:
+        with self._reading.connect() as connection:
+            rows = connection.execute(select(checkpoints).where(checkpoints.c.mapping == mapping))
+            return {row.shard: row.document for row in rows}
+
+    async def remember(self, changes: Mapping[str, Mapping[str, Mapping[str, Any] | None]]) -> None:
+        def job(connection: Connection) -> None:
+            for mapping, shards in changes.items():
+                if connection.execute(select(table.c.mapping).where(table.c.mapping == mapping)).first() is None:
+                    continue
+                connection.execute(delete(checkpoints).where(checkpoints.c.mapping == mapping, checkpoints.c.shard.in_(list(shards))))
+                rows = [{"mapping": mapping, "shard": k, "document": v} for k, v in shards.items() if v is not None]
+                if rows:
+                    connection.execute(insert(checkpoints), rows)
+
+        await self._writer.write(job)
 
 
 def _mapping(row: Row[Any]) -> EventSourceMapping:

@@ -66,6 +66,10 @@ _STEPS: tuple[tuple[str, ...], ...] = (
             mapping VARCHAR NOT NULL PRIMARY KEY, account VARCHAR NOT NULL, revision INTEGER NOT NULL, document JSON NOT NULL,
             tags JSON NOT NULL)""",
     ),
+    (
+        """CREATE TABLE event_source_checkpoints (
+            mapping VARCHAR NOT NULL, shard VARCHAR NOT NULL, document JSON NOT NULL, PRIMARY KEY (mapping, shard))""",
+    ),
 )
 SCHEMA_VERSION = len(_STEPS)
 _KEY = "schema_version"

@@ -149,6 +149,15 @@ event_source_mappings = Table(
     Column("tags", JSON, nullable=False),
 )
 
+# How far a mapping of a stream is with each of its shards; see ``engine.eventing.sources.orders.Checkpoint``.
+event_source_checkpoints = Table(
+    "event_source_checkpoints",
+    metadata,
+    Column("mapping", String, primary_key=True),
+    Column("shard", String, primary_key=True),
+    Column("document", JSON, nullable=False),
+)
+
 # One row per package. ``released_ms``: since when no version refers to it; its files go a while later.
 code = Table(
     "code",

@@ -223,6 +223,14 @@ class _Snapshot(Collector):
             for kind, count in counts.items():
                 family.add_metric((mapping, kind), count)
         yield family
+        ages = GaugeMetricFamily(
+            f"{PREFIX}_event_source_iterator_age_seconds",
+            "Age of the last record of the batch that was sent last (IteratorAge); 0 when all that was read is done with.",
+            labels=("mapping",),
+        )
+        for mapping, age_ms in list(self._stats.get("iterator_ages_ms", {}).items())[:MAX_FUNCTIONS]:
+            ages.add_metric((mapping,), age_ms / 1000)
+        yield ages
 
     def _process_figures(self) -> Iterator[Metric]:
         figures = (

@@ -28,7 +28,7 @@ def message(name: str, size: int = 10) -> m.Message:
 
 def source(**changes: Any) -> Source:
     members: dict[str, Any] = {
-        "mapping": "u", "revision": 1, "function": "arn:f", "qualifier": None, "queue": QUEUE, "batch_size": 10, "window_s": 0, "partial": False,
+        "mapping": "u", "revision": 1, "function": "arn:f", "qualifier": None, "arn": QUEUE, "batch_size": 10, "window_s": 0, "partial": False,
         "max_concurrency": None, "filters": (), "endpoint": None, "credentials": None, **changes,
     }  # fmt: skip
     return Source(**members)
@@ -185,7 +185,7 @@ def test_a_change_counts_when_every_thread_works_by_it_and_a_stop_lets_the_batch
 
 def test_a_queue_in_order_is_not_gone_on_with_after_a_failure() -> None:
     queue, function = Queue(*"abcd"), Function(error="Unhandled")
-    big = source(queue=f"{QUEUE}.fifo", batch_size=10)
+    big = source(arn=f"{QUEUE}.fifo", batch_size=10)
     poller = QueuePoller(big, 1, function, lambda _: queue)
     limit = m.MAX_EVENT_BYTES
     queue.waiting = [raw(body * (limit // 3), str(n)) for n, body in enumerate("abcd")]

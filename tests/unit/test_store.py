@@ -110,6 +110,19 @@ def test_event_source_mappings_are_kept_whole(database: Database) -> None:
     assert store.everything() == [other]
 
 
+def test_checkpoints_live_as_long_as_their_mapping(database: Database) -> None:
+    store = SqlMappingStore(database)
+    asyncio.run(store.put(EventSourceMapping("u", ACCOUNT, 1, {}, {})))
+    asyncio.run(store.remember({"u": {"s1": {"after": "1"}, "s2": {"ended": True}}, "nobody": {"s1": {"after": "1"}}}))
+    asyncio.run(store.remember({"u": {"s1": {"after": "2"}, "s2": None, "s3": None}}))
+    assert store.checkpoints("u") == {"s1": {"after": "2"}}
+    assert store.checkpoints("nobody") == {}
+    asyncio.run(store.put(EventSourceMapping("u", ACCOUNT, 2, {}, {})))
+    assert store.checkpoints("u") == {"s1": {"after": "2"}}
+    asyncio.run(store.delete("u"))
+    assert store.checkpoints("u") == {}
+
+
 def test_saving_a_function_twice_as_new_changes_nothing(database: Database) -> None:
     store = SqlFunctionStore(database)
     first = function()

@@ -7,18 +7,55 @@ from typing import Any
 import msgspec
 
 
+class Stream(msgspec.Struct, frozen=True):
+    """What only mappings of streams have. ``since_ms``: when LATEST was, or what AT_TIMESTAMP says; limits of -1 are none.
+
+    ``role``: the function's execution role, which events name; ``tumbling_s`` 0: no such windows; ``on_failure``: a destination's ARN.
+    """
+
+    role: str
+    position: str
+    since_ms: int
+    parallel: int
+    max_age_s: int
+    max_retries: int
+    bisect: bool
+    tumbling_s: int
+    on_failure: str | None
+
+
+class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far one of the parallel parts of a shard is, and the state of its tumbling window, which starts at ``window_s`` (epoch)."""
+
+    after: str | None = None
+    window_s: int | None = None
+    state: dict[str, Any] | None = None
+
+
+class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a shard is done with: everything up to the sequence number ``after``, and by lane what is done beyond it.
+
+    ``since_ms`` stands in while nothing was read yet. ``ended``: the shard was closed, and all of it is done.
+    """
+
+    after: str | None = None
+    since_ms: int | None = None
+    ended: bool = False
+    lanes: dict[str, Lane] = {}
+
+
 class Source(msgspec.Struct, frozen=True):
     """A mapping as it is to be polled. ``revision`` changes whenever anything else of it but ``credentials`` does.
 
-    ``function`` is the unqualified ARN; ``filters`` are patterns; ``endpoint`` None means the real AWS; ``credentials`` (key, secret,
-    token) None the ambient ones.
+    ``function`` is the unqualified ARN; ``arn`` that of what is polled; ``filters`` are patterns; ``endpoint`` None means the real AWS;
+    ``credentials`` (key, secret, token) None the ambient ones.
     """
 
     mapping: str
     revision: int
     function: str
     qualifier: str | None
-    queue: str
+    arn: str
     batch_size: int
     window_s: int
     partial: bool
@@ -26,34 +63,57 @@ class Source(msgspec.Struct, frozen=True):
     filters: tuple[str, ...]
     endpoint: str | None
     credentials: tuple[str, str, str | None] | None
+    stream: Stream | None = None
+
+    @property
+    def service(self) -> str:
+        """The service that has the source: ``sqs``, ``kinesis``, ``dynamodb``."""
+        return self.arn.split(":")[2]
+
+    @property
+    def region(self) -> str:
+        return self.arn.split(":")[3]
 
     @property
     def fifo(self) -> bool:
         """Whether messages have an order within their groups."""
-        return self.queue.endswith(".fifo")
+        return self.arn.endswith(".fifo")
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """Everything that is to be polled from now on; what is missing is not. ``engine``: where functions are invoked."""
+    """Everything that is to be polled from now on; what is missing is not. ``engine``: where functions are invoked.
+
+    ``checkpoints``: by mapping and shard, how far streams were read, for whoever does not read them yet.
+    """
 
     number: int
     engine: str
     poll_s: int
     sources: tuple[Source, ...]
+    checkpoints: dict[str, dict[str, Checkpoint]] = {}
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """What is polled now. ``revision``: the newest one that all threads work by; ``counts`` since the process started."""
+    """What is polled now. ``revision``: the newest one that all threads work by; ``counts`` since the process started.
+
+    ``result``: LastProcessingResult, of sources that have one. ``age_ms``: how old the last record of the last batch was when it was sent.
+    """
 
     revision: int
     counts: dict[str, int]
+    result: str | None = None
+    age_ms: int | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
-    """``number``: the last orders that were read; a mapping without a standing has no thread any more."""
+    """``number``: the last orders that were read; a mapping without a standing has no thread any more.
+
+    ``checkpoints``: those that changed since the report before; None for a shard that the stream has forgotten.
+    """
 
     number: int
     standings: dict[str, Standing]
+    checkpoints: dict[str, dict[str, Checkpoint | None]] = {}
 
 
 _orders = msgspec.json.Decoder(Orders)

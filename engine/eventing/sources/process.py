@@ -19,8 +19,9 @@ import setproctitle
 from engine.aws.clients import AwsClients
 from engine.client import Client
 from engine.eventing.sources import orders
-from engine.eventing.sources.orders import Orders, Report, Source, Standing
+from engine.eventing.sources.orders import Checkpoint, Orders, Report, Source, Standing
 from engine.eventing.sources.sqs import MAX_CONCURRENCY, QueuePoller
+from engine.eventing.sources.streams import StreamPoller
 from engine.telemetry import logs
 
 REPORT_S = 0.2
@@ -36,7 +37,7 @@ class Pollers:
     def __init__(self) -> None:
         self._number = 0
         self._engine: Client | None = None
-        self._pollers: dict[str, QueuePoller] = {}
+        self._pollers: dict[str, QueuePoller | StreamPoller] = {}
         self._clients: dict[tuple[Any, ...], Any] = {}
         self._lock = threading.Lock()
         self._making = threading.Lock()
@@ -54,7 +55,7 @@ class Pollers:
                 poller = self._pollers.get(mapping)
                 # One that is still stopping finishes its batch alone; the report after that has it started again.
                 if poller is None:
-                    poller = self._pollers[mapping] = QueuePoller(source, given.poll_s, self._engine, self._connect)
+                    poller = self._pollers[mapping] = self._made(source, given, self._engine)
                     poller.start()
                 elif not poller.stopping:
                     poller.update(source)
@@ -62,30 +63,42 @@ class Pollers:
             with self._making:
                 # Session credentials are replaced every hour.
                 named = {_key(source) for source in given.sources}
-                self._clients = {key: client for key, client in self._clients.items() if key in named}
+                self._clients = {key: client for key, client in self._clients.items() if key[:-1] in named}
 
-    def _connect(self, source: Source) -> Any:
-        """A client of the queue's region with the source's credentials. Making one costs tens of milliseconds, and boto3 wants one at a time."""
-        key = _key(source)
+    def _made(self, source: Source, given: Orders, engine: Client) -> QueuePoller | StreamPoller:
+        if source.stream is None:
+            return QueuePoller(source, given.poll_s, engine, lambda source: self._connect(source, "sqs"))
+        return StreamPoller(source, engine, self._connect, given.checkpoints.get(source.mapping, {}))
+
+    def _connect(self, source: Source, service: str) -> Any:
+        """A client of the source's region with its credentials. Making one costs tens of milliseconds, and boto3 wants one at a time."""
+        key = (*_key(source), service)
         with self._making:
             found = self._clients.get(key)
             if found is None:
-                aws = AwsClients(source.endpoint, _region(source), source.credentials)
-                found = aws.client("sqs", max_pool_connections=MAX_CONCURRENCY, read_timeout=READ_TIMEOUT_S)
+                aws = AwsClients(source.endpoint, source.region, source.credentials)
+                found = aws.client(service, max_pool_connections=MAX_CONCURRENCY, read_timeout=READ_TIMEOUT_S)
                 self._clients[key] = found
             return found
 
     def report(self) -> Report:
-        """How things stand; pollers without threads are forgotten."""
+        """How things stand; pollers without threads are forgotten. Checkpoints are in it once."""
         with self._lock:
             standings: dict[str, Standing] = {}
+            checkpoints: dict[str, dict[str, Checkpoint | None]] = {}
             for mapping, poller in list(self._pollers.items()):
                 revision = poller.revision
+                if isinstance(poller, StreamPoller) and (changed := poller.take_checkpoints()):
+                    checkpoints[mapping] = changed
                 if revision is None:
                     del self._pollers[mapping]
+                    continue
+                seen = -1 if poller.stopping else revision
+                if isinstance(poller, StreamPoller):
+                    standings[mapping] = Standing(seen, poller.counts(), poller.result, poller.age_ms)
                 else:
-                    standings[mapping] = Standing(-1 if poller.stopping else revision, poller.counts())
-            return Report(self._number, standings)
+                    standings[mapping] = Standing(seen, poller.counts())
+            return Report(self._number, standings, checkpoints)
 
     def stop(self, grace_s: float) -> None:
         """Poll no more and give running batches a moment; what does not end comes back to its queue."""
@@ -97,27 +110,35 @@ class Pollers:
             time.sleep(0.02)
 
 
-def _region(source: Source) -> str:
-    return source.queue.split(":")[3]
-
-
 def _key(source: Source) -> tuple[Any, ...]:
-    return source.endpoint, _region(source), source.credentials
+    return source.endpoint, source.region, source.credentials
 
 
-def _tell(pollers: Pollers) -> None:
-    """Write a report whenever it differs from the last one."""
-    former: Report | None = None
-    while True:
-        current = pollers.report()
-        if current != former:
+class Reporter:
+    """Writes a report whenever it differs from the last one."""
+
+    def __init__(self, pollers: Pollers) -> None:
+        self._pollers = pollers
+        self._former: Report | None = None
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        while self.tell():
+            time.sleep(REPORT_S)
+
+    def tell(self) -> bool:
+        """False when nobody reads any more."""
+        with self._lock:
+            current = self._pollers.report()
+            if current == self._former and not current.checkpoints:
+                return True
             try:
                 sys.stdout.buffer.write(orders.line(current))
                 sys.stdout.buffer.flush()
             except OSError:
-                return
-            former = current
-        time.sleep(REPORT_S)
+                return False
+            self._former = current
+            return True
 
 
 def main() -> int:
@@ -130,7 +151,8 @@ def main() -> int:
     # The whole group gets the terminal's interrupt; the control plane says when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pollers = Pollers()
-    threading.Thread(target=_tell, args=(pollers,), name="reports", daemon=True).start()
+    reporter = Reporter(pollers)
+    threading.Thread(target=reporter.run, name="reports", daemon=True).start()
     for text in sys.stdin.buffer:
         try:
             pollers.follow(orders.read_orders(text))
@@ -138,7 +160,7 @@ def main() -> int:
             print(f"lambda-engine: pollers: orders that cannot be read: {e}", file=sys.stderr)  # noqa: T201 - the end of this process
             return 2
     pollers.stop(GRACE_S)
-    sys.stdout.flush()
+    reporter.tell()
     # Threads in a long poll would hold the interpreter back until their answer comes.
     os._exit(0)
 

@@ -96,7 +96,7 @@ class QueuePoller:
             self._next += 1
             # Nothing has been seen yet: not even the revision it is started for.
             self._at_work[number] = -1
-        threading.Thread(target=self._run, args=(number,), name=f"{self._source.queue}-{number}", daemon=True).start()
+        threading.Thread(target=self._run, args=(number,), name=f"{self._source.arn}-{number}", daemon=True).start()
 
     def _limit(self) -> int:
         return min(self._source.max_concurrency or CONCURRENCY, MAX_CONCURRENCY)
@@ -141,7 +141,7 @@ class QueuePoller:
     def _round(self, source: Source, filters: Sequence[patterns.Pattern]) -> tuple[int, bool]:
         """(messages received, whether all went well) of one batch."""
         client = self._connect(source)
-        url = m.queue_url(client.meta.endpoint_url, source.queue)
+        url = m.queue_url(client.meta.endpoint_url, source.arn)
         collected, count = self._collect(client, url, source, filters)
         self._complain("")
         healthy = True
@@ -167,7 +167,7 @@ class QueuePoller:
             if len(given) == room:
                 self._add()
             refused: list[m.Message] = []
-            for message, seen in (m.received(one, source.queue) for one in given):
+            for message, seen in (m.received(one, source.arn) for one in given):
                 (collected if m.taken(seen, filters) else refused).append(message)
             if refused:
                 self._count("FilteredOutEventCount", len(refused))
@@ -227,5 +227,5 @@ class QueuePoller:
     def _complain(self, problem: str) -> None:
         """Log what keeps the queue from being polled, once."""
         if problem and problem != self._problem:
-            _log.warning("mapping %s: %s cannot be polled: %s", self._source.mapping, self._source.queue, problem)
+            _log.warning("mapping %s: %s cannot be polled: %s", self._source.mapping, self._source.arn, problem)
         self._problem = problem

@@ -1,0 +1,135 @@
+"""Streams of the embedded Kinesis and DynamoDB, made fit for readers that go on for long. Runs in the embedded AWS's process.
+
+moto moves the records of a Kinesis shard that is split or merged into its children, where whoever has read them meets them again; what is put
+later still goes to the closed shard, which never ends for its reader. It numbers records without a lock, so that two of one moment share a number, and each read walks through the
+shard from its beginning. Its DynamoDB keeps every iterator it ever gave. Here closed shards keep what they have and end, numbers are given one
+at a time, a read costs what it returns, and old iterators are forgotten.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+MAX_ITERATORS = 4096
+_lock = threading.RLock()
+
+
+def install() -> None:
+    """Work so from now on; once per process."""
+    from moto.dynamodb.models.table import StreamShard  # noqa: PLC0415 - moto is an extra
+    from moto.dynamodbstreams.models import DynamoDBStreamsBackend  # noqa: PLC0415
+    from moto.kinesis.models import KinesisBackend, Shard, Stream  # noqa: PLC0415
+
+    Stream.put_record = _alone(Stream.put_record)
+    Stream.get_shard_for_key = _open(Stream.get_shard_for_key)
+    Shard.put_record = _alone(Shard.put_record)
+    Shard.get_max_sequence_number = _last
+    Shard.get_records = _records
+    Shard.get_sequence_number_at = _before
+    Stream.split_shard = _keeping(Stream.split_shard)
+    Stream.merge_shards = _keeping(Stream.merge_shards)
+    KinesisBackend.get_records = _ending(KinesisBackend.get_records)
+    StreamShard.add = _alone(StreamShard.add)
+    for name in ("get_shard_iterator", "get_records"):
+        setattr(DynamoDBStreamsBackend, name, _forgetting(getattr(DynamoDBStreamsBackend, name)))
+
+
+def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*args: Any, **named: Any) -> Any:
+        with _lock:
+            return method(*args, **named)
+
+    return call
+
+
+def _last(self: Any) -> int:
+    with _lock:
+        return next(reversed(self.records), 0)
+
+
+def _records(self: Any, last_sequence_id: str, limit: int | None) -> tuple[list[Any], int, int]:
+    """Numbers of a shard have no gaps."""
+    first = int(last_sequence_id) + 1
+    with _lock:
+        newest = next(reversed(self.records), 0)
+        count = newest - first + 1 if limit is None else min(limit, newest - first + 1)
+        found = [self.records[number] for number in range(first, first + count)]
+        if not found:
+            return [], first - 1, 0
+        behind_s = self.records[newest].created_at - found[-1].created_at
+    return found, found[-1].sequence_number, int(behind_s * 1000)
+
+
+def _before(self: Any, at_timestamp: Any) -> int:
+    at_s = at_timestamp.timestamp() if isinstance(at_timestamp, datetime) else float(at_timestamp)
+    with _lock:
+        return next((r.sequence_number for r in reversed(self.records.values()) if r.created_at < at_s), 0)
+
+
+def _keeping(method: Callable[..., None]) -> Callable[..., None]:
+    """Change the shards while their records are out of sight, so that none is moved."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **named: Any) -> None:
+        with _lock:
+            kept = {shard: shard.records for shard in self.shards.values()}
+            for shard in kept:
+                shard.records = type(shard.records)()
+            try:
+                method(self, *args, **named)
+            finally:
+                for shard, records in kept.items():
+                    shard.records = records
+
+    return call
+
+
+def _open(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: Any, partition_key: str, explicit_hash_key: str) -> Any:
+        with _lock:
+            found = method(self, partition_key, explicit_hash_key)
+            if found is None or found.is_open:
+                return found
+            at = int(explicit_hash_key or hashlib.md5(partition_key.encode(), usedforsecurity=False).hexdigest(), 10 if explicit_hash_key else 16)
+            return next((one for one in self.shards.values() if one.is_open and one.starting_hash <= at <= one.ending_hash), None)
+
+    return call
+
+
+def _ending(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A closed shard that was read to its end gives no further iterator."""
+
+    @functools.wraps(method)
+    def call(self: Any, stream_arn: str | None, shard_iterator: str, limit: int | None) -> Any:
+        from moto.kinesis.utils import decompose_shard_iterator  # noqa: PLC0415
+
+        with _lock:
+            following, records, behind_ms = method(self, stream_arn, shard_iterator, limit)
+            name, shard_id, _ = decompose_shard_iterator(shard_iterator)
+            shard = self.describe_stream(stream_arn=stream_arn, stream_name=name).get_shard(shard_id)
+            last = int(decompose_shard_iterator(following)[2])
+            ended = not shard.is_open and last >= shard.get_max_sequence_number()
+        return (None if ended else following), records, behind_ms
+
+    return call
+
+
+def _forgetting(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **named: Any) -> Any:
+        with _lock:
+            answer = method(self, *args, **named)
+            surplus = len(self.shard_iterators) - MAX_ITERATORS
+            for old in list(itertools.islice(self.shard_iterators, max(0, surplus))):
+                del self.shard_iterators[old]
+        return answer
+
+    return call

@@ -1,0 +1,85 @@
+"""Whether the source of a mapping is there and open to the function's role; asked of whoever has it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from engine.arn import FunctionRef
+from engine.control.event_source_rules import KINESIS, SQS, Kind
+from engine.control.plane import Plane
+from engine.errors import InvalidParameterValue, ServiceError
+from engine.eventing.sources.messages import queue_url
+from engine.store.api import Version
+
+_DENIED = "AccessDenied"
+# What a stream's reader has to be allowed, as the refusal says it.
+_READING = {
+    "kinesis": "GetRecords, GetShardIterator, DescribeStream, ListShards, and ListStreams",
+    "dynamodb": "GetRecords, GetShardIterator, DescribeStream, and ListStreams",
+}
+
+
+async def check_source(plane: Plane, kind: Kind, arn: str, ref: FunctionRef, version: Version) -> None:
+    """Raises InvalidParameterValue for a source that is not there, is closed to the function's role, or gives too little time."""
+    aws = await plane.roles.clients(str(version.config.get("Role") or ""), ref.account, ref.name)
+    if kind is not SQS:
+        await asyncio.to_thread(_check_stream, aws, kind, arn)
+        return
+    visible_s = await asyncio.to_thread(_visibility_s, aws, arn)
+    timeout_s = int(version.config.get("Timeout", 3))
+    if visible_s < timeout_s:
+        raise InvalidParameterValue(f"Queue visibility timeout: {visible_s} seconds is less than Function timeout: {timeout_s} seconds")
+
+
+def conflict(kind: Kind, arn: str, ref: FunctionRef, other: str) -> str:
+    """That the mapping ``other`` is the same, in AWS's words."""
+    ends = f"Please update or delete the existing mapping with UUID {other}"
+    if kind is SQS:
+        return f'An event source mapping with SQS arn (" {arn} ") and function (" {ref.name} ") already exists. {ends}'
+    return f'The event source arn (" {arn} ") and function (" {ref.name} ") provided mapping already exists. {ends}'
+
+
+def _asked(what: str, ask: Callable[[], Any], refused: Callable[[str, str], str]) -> Any:
+    """What ``ask`` gives. ``refused`` makes a text of an error's code and message."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - a third of a second that few starts need
+
+    try:
+        return ask()
+    except ClientError as e:
+        error = e.response["Error"]
+        raise InvalidParameterValue(refused(error.get("Code", ""), error.get("Message", ""))) from e
+    except BotoCoreError as e:
+        raise ServiceError(f"{what} could not be asked: {e}") from e
+
+
+def _visibility_s(aws: Any, queue: str) -> int:
+    def ask() -> Any:
+        sqs = aws.client("sqs")
+        return sqs.get_queue_attributes(QueueUrl=queue_url(sqs.meta.endpoint_url, queue), AttributeNames=["VisibilityTimeout"])
+
+    def refused(code: str, message: str) -> str:
+        if code.startswith(_DENIED):
+            return "The function execution role does not have permissions to call ReceiveMessage on SQS"
+        if "NonExistentQueue" in code or "QueueDoesNotExist" in code:
+            code, message = "AWS.SimpleQueueService.NonExistentQueue", "The specified queue does not exist."
+        return f"Error occurred while ReceiveMessage. SQS Error Code: {code}. SQS Error Message: {message}"
+
+    return int(_asked(f"SQS about {queue}", ask, refused)["Attributes"]["VisibilityTimeout"])
+
+
+def _check_stream(aws: Any, kind: Kind, arn: str) -> None:
+    def ask() -> Any:
+        if kind is KINESIS:
+            return aws.client("kinesis").describe_stream_summary(StreamName=arn.rpartition("/")[2])
+        return aws.client("dynamodbstreams").describe_stream(StreamArn=arn, Limit=1)
+
+    def refused(code: str, message: str) -> str:
+        if code.startswith(_DENIED):
+            return f"Cannot access stream {arn}. Please ensure the role can perform the {_READING[kind.name]} Actions on your stream in IAM."
+        if code == "ResourceNotFoundException":
+            return f"Stream not found: {arn}"
+        return f"Cannot access stream {arn}: {code}: {message}"
+
+    _asked(arn, ask, refused)

@@ -1,0 +1,61 @@
+"""What the process that polls must know of a mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.arn import parse_function_name
+from engine.control.plane import Plane
+from engine.errors import InvalidParameterValue
+from engine.eventing.sources.orders import Source, Stream
+from engine.store.api import LATEST, EventSourceMapping, Version
+
+
+async def source_of(mapping: EventSourceMapping, plane: Plane, region: str) -> Source:
+    """Raises AwsError while the function is not there or its role cannot be assumed."""
+    document = mapping.document
+    ref = parse_function_name(document["FunctionArn"], account=mapping.account, region=region)
+    version = _version(plane, ref.account, ref.name, ref.qualifier or LATEST)
+    if version is None:
+        raise InvalidParameterValue(f"Function not found under accountId {ref.account}")
+    role = str(version.config.get("Role") or "")
+    aws = await plane.roles.clients(role, ref.account, ref.name)
+    endpoint, credentials = aws.access()
+    return Source(
+        mapping=mapping.mapping,
+        revision=mapping.revision,
+        function=ref.unqualified_arn(),
+        qualifier=ref.qualifier,
+        arn=document["EventSourceArn"],
+        batch_size=int(document["BatchSize"]),
+        window_s=int(document["MaximumBatchingWindowInSeconds"]),
+        partial="ReportBatchItemFailures" in document["FunctionResponseTypes"],
+        max_concurrency=document.get("ScalingConfig", {}).get("MaximumConcurrency"),
+        filters=tuple(given["Pattern"] for given in document.get("FilterCriteria", {}).get("Filters", [])),
+        endpoint=endpoint,
+        credentials=credentials,
+        stream=_stream(document, role) if "StartingPosition" in document else None,
+    )
+
+
+def _stream(document: Mapping[str, Any], role: str) -> Stream:
+    return Stream(
+        role=role,
+        position=document["StartingPosition"],
+        since_ms=round(float(document.get("StartingPositionTimestamp") or 0) * 1000),
+        parallel=int(document["ParallelizationFactor"]),
+        max_age_s=int(document["MaximumRecordAgeInSeconds"]),
+        max_retries=int(document["MaximumRetryAttempts"]),
+        bisect=bool(document["BisectBatchOnFunctionError"]),
+        tumbling_s=int(document["TumblingWindowInSeconds"]),
+        on_failure=document["DestinationConfig"].get("OnFailure", {}).get("Destination") or None,
+    )
+
+
+def _version(plane: Plane, account: str, name: str, qualifier: str) -> Version | None:
+    function = plane.store.get(account, name)
+    if function is None:
+        return None
+    alias = function.aliases.get(qualifier)
+    return function.versions.get(qualifier if alias is None else alias.version)
