@@ -12,6 +12,7 @@ import pytest
 
 from tests.framework.apis import Answer, HttpApi, RestApi, call, function_arn, invocation_uri, let_in
 from tests.framework.engine import Engine, zip_of
+from tests.framework.packages import package_of
 
 ECHO = zip_of(
     {"m.py": "import json\ndef f(e, c): return {'statusCode': 200, 'body': json.dumps(e), 'headers': {'content-type': 'application/json'}}\n"}
@@ -321,3 +322,33 @@ def test_a_uri_in_either_form_names_the_function() -> None:
     from engine.protocol.gateway import definition
 
     assert definition.function_arn(invocation_uri("f"), {}) == function_arn("f") == definition.function_arn(function_arn("f"), {})
+
+
+@pytest.fixture(scope="module")
+def shop(gate: Engine) -> str:
+    gate.deploy("api-fastapi", package_of("fastapi_app"), Timeout=30, MemorySize=512)
+    let_in(gate, "api-fastapi", "*/*")
+    return "api-fastapi"
+
+
+@pytest.mark.parametrize("kind", ["rest", "http", "older"])
+def test_a_web_framework_is_served(gate: Engine, shop: str, kind: str) -> None:
+    name = shop
+    if kind == "rest":
+        rest = RestApi(gate, "fastapi", binaryMediaTypes=["*/*"])
+        rest.method("ANY", "/{proxy+}", name)
+        rest.method("ANY", "/", name)
+        rest.deploy()
+        host, base = rest.host, "/prod"
+    else:
+        http = HttpApi(gate, f"fastapi-{kind}")
+        http.route("$default", name, {"PayloadFormatVersion": "1.0"} if kind == "older" else {})
+        host, base = http.host, ""
+    home = call(gate, host, f"{base}/")
+    assert (home.status, home.body.decode(), home.headers["content-type"]) == (200, "<h1>Grüezi</h1>", "text/html; charset=utf-8")
+    made = call(gate, host, f"{base}/items/7", "PUT", json.dumps({"name": "Tasse", "price": 9.5}), Content_Type="application/json")
+    assert (made.status, made.json()) == (201, {"id": 7, "name": "Tasse", "price": 9.5})
+    assert call(gate, host, f"{base}/items?limit=3&tag=a%26b").json() == {"limit": 3, "tag": "a&b", "items": 1}
+    assert call(gate, host, f"{base}/items/8").status == 404
+    cookies = [value.partition(";")[0] for key, value in call(gate, host, f"{base}/login", "POST").pairs if key == "set-cookie"]
+    assert cookies == ["session=abc", "theme=dark"]
