@@ -6,6 +6,7 @@ Source: docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 
 
 class Family(StrEnum):
@@ -20,6 +21,7 @@ class Family(StrEnum):
 CUSTOM = ("provided.al2023", "provided.al2")
 
 
+@lru_cache(maxsize=256)
 def family(runtime: str) -> Family | None:
     """The family of a runtime id; None for one that nothing here runs."""
     for kind in Family:

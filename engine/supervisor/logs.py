@@ -36,10 +36,12 @@ MAX_QUEUED_CHARACTERS = 16 * 1024 * 1024
 class FunctionLog:
     """The log of one function. ``write`` is cheap; nothing reaches the disk before ``flush``."""
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
+    def __init__(self, path: Path, max_bytes: int, dirty: list[FunctionLog] | None = None) -> None:
+        """``dirty``: where the log puts itself when it has something to write, so that nobody must look through all logs."""
         self.path = path
         self.max_bytes = max_bytes
         self.dropped = 0
+        self._dirty = [] if dirty is None else dirty
         self._dropped_ms = 0
         # What was written last, when it is a batch.
         self.batch: Batch | None = None
@@ -60,6 +62,8 @@ class FunctionLog:
                 self._drop(at_ms)
                 return
             self._characters += len(text)
+        if not self._lines:
+            self._dirty.append(self)
         self._lines.append((at_ms, stream, text))
 
     def begin(self, batch: Batch, at_ms: int) -> bool:
@@ -69,6 +73,8 @@ class FunctionLog:
         if len(self._lines) + self._batched >= MAX_QUEUED:
             self._drop(at_ms)
             return False
+        if not self._lines:
+            self._dirty.append(self)
         self._lines.append(batch)
         self.batch = batch
         return True
@@ -82,13 +88,11 @@ class FunctionLog:
             self._batched += len(self.batch)
             self.batch = None
 
-    @property
-    def dirty(self) -> bool:
-        return bool(self._lines)
-
     def flush(self) -> None:
         """Append what is queued. Raises OSError when the disk refuses; the lines are then lost, the engine goes on."""
         lines, self._lines = self._lines, []
+        if not lines:
+            return
         self._characters = self._batched = 0
         self.batch = None
         out: list[str] = []
@@ -131,23 +135,25 @@ class LogStore:
         self.max_bytes = max_bytes
         self.errors = 0
         self._logs: dict[tuple[str, str], FunctionLog] = {}
+        self._dirty: list[FunctionLog] = []
 
     def of(self, account: str, name: str) -> FunctionLog:
         """The log of a function; the name has been validated, so it is safe as a file name."""
         key = (account, name)
         log = self._logs.get(key)
         if log is None:
-            log = self._logs[key] = FunctionLog(Path(f"{self.root}/{account}/{name}.log"), self.max_bytes)
+            log = self._logs[key] = FunctionLog(Path(f"{self.root}/{account}/{name}.log"), self.max_bytes, self._dirty)
         return log
 
     def flush(self) -> str | None:
         """Write everything queued; the last error's text when a disk refused, else None."""
         error = None
-        for log in self._logs.values():
-            if log.dirty:
-                try:
-                    log.flush()
-                except OSError as e:
-                    self.errors += 1
-                    error = f"{log.path}: {e.strerror}"
+        dirty = self._dirty[:]
+        self._dirty.clear()
+        for log in dirty:
+            try:
+                log.flush()
+            except OSError as e:
+                self.errors += 1
+                error = f"{log.path}: {e.strerror}"
         return error

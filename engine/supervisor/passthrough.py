@@ -1,7 +1,8 @@
 """Requests that are not ours to answer: streamed to another server and its answer streamed back.
 
-One upstream connection per request, both directions with back-pressure. The head is rewritten only where HTTP/1.1 says hop by hop
-(RFC 9110 section 7.6.1); bodies are never buffered beyond what waits for the connection to open.
+Both directions with back-pressure, over a kept connection where the caller has some, else over one of the request's own. The head is
+rewritten only where HTTP/1.1 says hop by hop (RFC 9110 section 7.6.1); bodies are never buffered beyond what waits for the connection
+to open.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import httptools
 
 from engine.supervisor import replies
 from engine.supervisor.front import Connection, Head
+from engine.supervisor.upstreams import Upstreams
 
 HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"te", b"upgrade", b"expect", b"trailer")
@@ -41,29 +43,43 @@ class Passing(asyncio.Protocol):
         connect: Connect,
         extra: list[tuple[bytes, bytes]],
         answered: Callable[[], None] | None = None,
+        kept: Upstreams | None = None,
     ) -> None:
-        """``extra`` headers are ours: what the client calls by those names is not passed on. ``answered`` is called before the answer is."""
+        """``extra`` headers are ours: what the client calls by those names is not passed on. ``answered`` is called before the answer is.
+
+        ``kept``: where ``connect``'s connections are taken from and given back to.
+        """
         self._answered = answered
+        self._kept = kept
         self._head = head
         self._client = client
         self._upstream: asyncio.Transport | None = None
-        self._waiting: list[bytes] = [self._request_head(head, extra)]
+        self._waiting: list[bytes] = [self._request_head(head, extra, keep=kept is not None)]
         self._waiting_size = 0
         self._chunked = head.header(b"transfer-encoding") is not None
         self._request_done = False
         self._response_started = False
         self._response_done = False
         self._dropped = False
+        self._held_back = False
+        self._keeps = False
         self._parser: Any = httptools.HttpResponseParser(self)
         self._status = 0
         self._headers: list[tuple[bytes, bytes]] = []
         self._rechunk = False
         self._bodiless = False
         self._out: list[bytes] = []
-        self._task = asyncio.ensure_future(self._open(connect))
+        self._task: asyncio.Task[None] | None = None
+        open_already = None if kept is None else kept.take()
+        if open_already is None:
+            self._task = asyncio.ensure_future(self._open(connect))
+        else:
+            # The head waits for the body, or for the end of the request: one segment in place of two.
+            open_already.set_protocol(self)
+            self._upstream = open_already
 
     @staticmethod
-    def _request_head(head: Head, extra: list[tuple[bytes, bytes]]) -> bytes:
+    def _request_head(head: Head, extra: list[tuple[bytes, bytes]], *, keep: bool) -> bytes:
         lines = [head.method + b" " + head.url + b" HTTP/1.1\r\n"]
         ours = {k for k, _ in extra}
         lines += [
@@ -74,7 +90,7 @@ class Passing(asyncio.Protocol):
         lines += [k + b": " + v + b"\r\n" for k, v in extra]
         if head.header(b"transfer-encoding") is not None:
             lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"connection: close\r\n\r\n")
+        lines.append(b"\r\n" if keep else b"connection: close\r\n\r\n")
         return b"".join(lines)
 
     async def _open(self, connect: Connect) -> None:
@@ -86,39 +102,45 @@ class Passing(asyncio.Protocol):
     # front.Passed
 
     def body(self, data: bytes) -> None:
-        if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        if self._upstream is not None:
-            self._upstream.write(data)
-        else:
-            self._waiting.append(data)
+        self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        if self._upstream is None:
             self._waiting_size += len(data)
             if self._waiting_size > HIGH_WATER:
                 self._client.transport.pause_reading()
 
     def end(self) -> None:
         self._request_done = True
-        if self._chunked:
-            if self._upstream is not None:
-                self._upstream.write(b"0\r\n\r\n")
-            else:
-                self._waiting.append(b"0\r\n\r\n")
+        self._send(b"0\r\n\r\n" if self._chunked else b"")
         if self._response_done:
             self._client.done()
+
+    def _send(self, data: bytes) -> None:
+        """Send, after what waits; without a connection it waits too."""
+        if self._waiting or self._upstream is None:
+            self._waiting.append(data)
+            data = b""
+            if self._upstream is not None:
+                waiting, self._waiting = self._waiting, []
+                data = b"".join(waiting)
+        if data and self._upstream is not None:
+            self._upstream.write(data)
 
     def abort(self) -> None:
         """The client went away."""
         self._dropped = True
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
         if self._upstream is not None:
             self._upstream.abort()
 
     def pause(self) -> None:
         if self._upstream is not None:
+            self._held_back = True
             self._upstream.pause_reading()
 
     def resume(self) -> None:
         if self._upstream is not None:
+            self._held_back = False
             self._upstream.resume_reading()
 
     # asyncio.Protocol, the upstream side
@@ -128,8 +150,7 @@ class Passing(asyncio.Protocol):
             transport.close()
             return
         self._upstream = transport  # type: ignore[assignment]
-        waiting, self._waiting = self._waiting, []
-        transport.write(b"".join(waiting))  # type: ignore[attr-defined]
+        self._send(b"")
         if self._waiting_size > HIGH_WATER:
             self._client.transport.resume_reading()
 
@@ -171,6 +192,7 @@ class Passing(asyncio.Protocol):
             self._headers = []
             return
         self._response_started = True
+        self._keeps = self._parser.should_keep_alive()
         if self._answered is not None:
             self._answered()
         self._bodiless = self._head.method == b"HEAD" or status in (204, 304)
@@ -203,13 +225,19 @@ class Passing(asyncio.Protocol):
 
     def _finish(self) -> None:
         if self._upstream is not None:
-            self._upstream.close()
+            if self._kept is not None and self._may_be_kept():
+                self._kept.give(self._upstream)
+            else:
+                self._upstream.close()
         if self._dropped:
             return
         if self._request_done:
             self._client.done()
         else:
             self._client.transport.close()
+
+    def _may_be_kept(self) -> bool:
+        return self._request_done and not self._dropped and not self._held_back and self._keeps
 
     def _fail(self, reason: str) -> None:
         if self._response_done or self._dropped:

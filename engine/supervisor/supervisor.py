@@ -36,6 +36,7 @@ from engine.supervisor.catalogue import Catalogue
 from engine.supervisor.changes import Changes
 from engine.supervisor.children import Child
 from engine.supervisor.environment import Home
+from engine.supervisor.folding import Folding
 from engine.supervisor.front import Connection, Head, Passed
 from engine.supervisor.gateway.front import Gateways
 from engine.supervisor.guard import Guard
@@ -46,6 +47,7 @@ from engine.supervisor.passthrough import Collecting, Passing
 from engine.supervisor.refusals import refusal
 from engine.supervisor.role_credentials import RoleCredentials
 from engine.supervisor.status import Status
+from engine.supervisor.upstreams import Upstreams
 from engine.supervisor.urls import FunctionUrls
 from engine.supervisor.zygotes import Interpreter
 
@@ -183,6 +185,8 @@ class Supervisor:
     def attach(self, sandbox: Sandbox, report: SandboxReport, pids: Callable[[], dict[str, int]]) -> None:
         """The sandbox has started: everything that depends on its level follows."""
         self._sandbox = sandbox
+        self._kept = Upstreams(self._loop)
+        self._folding = Folding(self.catalogue.functions)
         settings = self.settings
         isolated = report.network != "host"
         endpoint = INNER_ENDPOINT if isolated else self.endpoint_url()
@@ -330,6 +334,7 @@ class Supervisor:
         while self._invoker.farewell.pending and not self._now.is_set():
             await asyncio.sleep(0.01)
         self._holders.close()
+        self._kept.close()
         await asyncio.gather(
             self._control.stop(5.0), *([self._embedded.stop(5.0)] if self._embedded is not None else [])
         )
@@ -345,10 +350,7 @@ class Supervisor:
         problem = self._logs.flush()
         if problem is not None:
             log.error("function logs were lost", reason=problem)
-        # What nobody asks for must not pile up until somebody does.
-        for _, function in self.catalogue.functions():
-            if function.stats.pending:
-                function.stats.fold()
+        self._folding.fold()
         self._later(FLUSH_S, self._flush)
 
     def _tick(self) -> None:
@@ -445,7 +447,7 @@ class Supervisor:
             extra = [(b"x-lambda-engine-peer", head.peer.encode())]
             if self._guard is not None:
                 extra.append((b"x-lambda-engine-identities", b"%d" % self._guard.revision))
-            return Passing(head, client, self._connect_control, extra)
+            return Passing(head, client, self._connect_control, extra, kept=self._kept)
         service = routing.service(head.url, head.headers)
         if service == "application-autoscaling":
             self._aws.autoscaling = True

@@ -25,6 +25,7 @@ from engine.core import lineage
 from engine.supervisor import front, routing
 from engine.supervisor.front import Connection, Head, Passed
 from engine.supervisor.passthrough import Collecting, Passing
+from engine.supervisor.upstreams import Upstreams
 from engine.supervisor.urls import FunctionUrls
 from engine.wire import messages
 from tests.framework.scripted_sandbox import ScriptedWorker
@@ -52,6 +53,8 @@ class Front:
         self.connections: set[Connection] = set()
         self.port = 0
         self.upstream_port = 0
+        self.kept: Upstreams | None = None
+        self.opened = 0
         self.upstream: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]] = self.mirror
 
     async def open(self) -> None:
@@ -70,6 +73,7 @@ class Front:
         await asyncio.sleep(0.01)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened += 1
         await self.upstream(reader, writer)
 
     async def mirror(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -95,7 +99,11 @@ class Front:
 
     def pass_through(self, head: Head, client: Connection) -> Passed:
         loop = asyncio.get_running_loop()
-        return Passing(head, client, lambda f: loop.create_connection(f, "127.0.0.1", self.upstream_port), [(b"x-extra", b"1")])
+
+        def connect(factory: Callable[[], asyncio.Protocol]) -> Coroutine[Any, Any, Any]:
+            return loop.create_connection(factory, "127.0.0.1", self.upstream_port)
+
+        return Passing(head, client, connect, [(b"x-extra", b"1")], kept=self.kept)
 
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -339,6 +347,73 @@ def test_an_upstream_that_is_not_there_is_a_502_and_one_that_breaks_off_breaks_t
         status, _, body = await asyncio.to_thread(ask, f.port, "GET", "/x")
         assert status == 502
         assert json.loads(body)["Type"] == "Service"
+
+    play(scenario)
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, last: bytes = b"") -> None:
+    """Answers requests on one connection with their bodies; after one whose body is ``last`` it ends the connection."""
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            assert b"connection:" not in head
+            size = int(head.split(b"content-length:")[1].split(b"\r\n")[0]) if b"content-length:" in head else 0
+            body = await reader.readexactly(size)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            await writer.drain()
+            if last and body == last:
+                break
+    writer.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def test_connections_behind_are_kept_for_the_next_request_until_they_end_or_grow_old(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        kept = f.kept = Upstreams(asyncio.get_running_loop(), kept_s=3600)
+        f.upstream = lambda reader, writer: echo(reader, writer, last=b"bye")
+
+        async def say(body: bytes) -> Answer:
+            return await asyncio.to_thread(ask, f.port, "POST", "/2015-03-31/functions", body)
+
+        sent = [b"one", b"z" * 3_000_000, b"", b"two"]
+        assert [(await say(body))[2] for body in sent] == sent
+        assert f.opened == 1
+        assert (await asyncio.gather(*(say(b"%d" % n) for n in range(5))))[4][2] == b"4"
+        assert f.opened <= 5
+        before = f.opened
+        assert (await say(b"bye"))[2] == b"bye"
+        # Whether or not the loop has heard of its end: no request is lost to a connection that is gone.
+        assert [(await say(b"on"))[0] for _ in range(3)] == [200, 200, 200]
+        assert f.opened <= before + 1
+        kept.close()
+        assert kept.take() is None
+        kept = f.kept = Upstreams(asyncio.get_running_loop(), kept_s=0.01)
+        assert (await say(b"for a moment"))[0] == 200
+        await until(lambda: len(kept) == 0)
+
+    play(scenario)
+
+
+def test_a_connection_is_not_kept_when_its_answer_came_before_the_request_was_over(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        kept = f.kept = Upstreams(asyncio.get_running_loop())
+
+        async def hasty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 413 No\r\nContent-Length: 2\r\n\r\nno")
+            await reader.read()
+            writer.close()
+
+        f.upstream = hasty
+        head = b"POST /2015-03-31/functions HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
+        answer = await asyncio.to_thread(raw, f.port, head + b"half", until=b"no")
+        assert answer.startswith(b"HTTP/1.1 413")
+        assert kept.take() is None
 
     play(scenario)
 

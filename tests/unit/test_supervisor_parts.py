@@ -13,11 +13,13 @@ import pytest
 from engine.arn import FunctionRef
 from engine.clock import ManualClock, SystemClock
 from engine.errors import ResourceNotFound, WireError
+from engine.supervisor import folding as folding_module
 from engine.supervisor import logs as logs_module
 from engine.supervisor.aws_endpoint import AwsEndpoint
 from engine.supervisor.catalogue import Catalogue, Version, parse_entry
 from engine.supervisor.children import Child
 from engine.supervisor.environment import Home, base_env
+from engine.supervisor.folding import Folding
 from engine.supervisor.logs import FunctionLog, LogStore
 from tests.unit.test_invoker import ACCOUNT, entry
 
@@ -149,6 +151,42 @@ def test_a_disk_that_refuses_is_reported_and_forgotten(tmp_path: Path) -> None:
     assert problem is not None
     assert "f.log" in problem
     assert store.flush() is None
+
+
+def test_only_logs_with_something_to_write_are_looked_at_and_each_once(tmp_path: Path) -> None:
+    store = LogStore(tmp_path, 1000)
+    quiet, busy = store.of(ACCOUNT, "quiet"), store.of(ACCOUNT, "busy")
+    for text in ("one", "two"):
+        busy.write(1, "s", text)
+    assert store.flush() is None
+    assert not quiet.path.exists()
+    busy.write(2, "s", "three")
+    assert store.flush() is None
+    assert store.flush() is None
+    assert busy.path.read_text() == "1\ts\tone\n1\ts\ttwo\n2\ts\tthree\n"
+
+
+def test_figures_of_many_functions_are_folded_in_rounds_and_of_busy_ones_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding_module, "LOOKED_AT", 3)
+    c = catalogue(tmp_path, [])
+    for n in range(10):
+        c.put(parse_entry(entry(f"f{n}")))
+    functions = [f for _, f in c.functions()]
+    folding = Folding(c.functions)
+    for function in functions:
+        function.stats.pending.append((0.1, 0.1, 0.1))
+    for _ in range(6):
+        folding.fold()
+    assert not any(f.stats.pending for f in functions)
+    functions[0].stats.pending.append((0.1, 0.1, 0.1))
+    rounds = 0
+    while functions[0].stats.pending:
+        folding.fold()
+        rounds += 1
+    assert rounds <= 6
+    functions[0].stats.pending.append((0.1, 0.1, 0.1))
+    folding.fold()
+    assert not functions[0].stats.pending
 
 
 def test_a_child_is_started_again_when_it_ends_and_stopped_when_asked() -> None:
