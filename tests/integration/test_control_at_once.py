@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import psutil
+
+from engine.control_app import NICE
 from tests.framework.engine import OWN_RUNTIME, ROLE, Engine, zip_of
+from tests.framework.wait import until
 
 
 def test_functions_created_published_and_deleted_eight_at_once_all_are(shared: Engine) -> None:
@@ -30,3 +35,20 @@ def test_functions_created_published_and_deleted_eight_at_once_all_are(shared: E
         assert list(pool.map(delete, names)) == [204] * len(names)
     listed = {f["FunctionName"] for page in client.get_paginator("list_functions").paginate() for f in page["Functions"]}
     assert listed.isdisjoint(names)
+
+
+def test_the_control_plane_leaves_the_processor_to_invocations_first(shared: Engine) -> None:
+    assert shared.process is not None
+    control = shared.state()["processes"]["control"]
+    wanted = min(19, psutil.Process(shared.process.pid).nice() + NICE)
+
+    def stepped_back() -> bool:
+        try:
+            stats = [(t / "stat").read_text() for t in Path(f"/proc/{control}/task").iterdir()]
+        except FileNotFoundError:
+            # A thread ended meanwhile.
+            return False
+        # The 19th field; the name in the second may hold anything but ends with the last bracket.
+        return {int(stat.rpartition(")")[2].split()[16]) for stat in stats} == {wanted}
+
+    until(stepped_back, "every thread of the control plane is behind the supervisor")
