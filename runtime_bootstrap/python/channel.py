@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import threading
 import time
 from typing import Any, Optional, Tuple, Union
@@ -32,6 +33,7 @@ _INVOKE_HEAD = b"\x99\x04\xd9\x24"
 # nil for client context, identity and tenant, and the payload's mark.
 _NO_CONTEXT = b"\xc0\xc0\xc0\xc6"
 _ALL_SIGNALS = signal.valid_signals()
+_plain_response = struct.Struct(">I4s36s3sI").pack
 _NEXT_FRAME = b"\x00\x00\x00\x02\x91\x03"
 _LOG_OUTSIDE = b"\x95\x08\xc0\xcf"
 _time_ns = time.time_ns
@@ -119,20 +121,26 @@ class Channel:
                 return
             if self.foreign:
                 return
-            self._sending = True
             try:
-                if payload or len(data) > _ATOMIC:
-                    self._write_whole([memoryview(data), memoryview(payload)])
-                else:
+                if not payload and len(data) <= _ATOMIC:
+                    # Whole or not at all, so that nothing need be put in line behind it.
                     sent = self._send_once(data)
-                    if sent < len(data):
-                        self._write_whole([memoryview(data)[sent:]])
-                while self._waiting:
-                    self._write_whole([memoryview(self._waiting.pop(0))])
+                    if sent == len(data):
+                        return
+                    data = data[sent:]
+                self._send_long(data, payload)
             except (BrokenPipeError, ConnectionResetError):
                 os._exit(1)
-            finally:
-                self._sending = False
+
+    def _send_long(self, data: bytes, payload: bytes) -> None:
+        """In pieces; what a signal handler sends meanwhile comes after it."""
+        self._sending = True
+        try:
+            self._write_whole([memoryview(data), memoryview(payload)])
+            while self._waiting:
+                self._write_whole([memoryview(self._waiting.pop(0))])
+        finally:
+            self._sending = False
 
     def _write_whole(self, rest: "list[memoryview]") -> None:
         """All of it, with no signal handler in between."""
@@ -186,10 +194,7 @@ class Channel:
         """Answer; of a payload over the limit only the size is told."""
         size = len(payload)
         if content_type is None and size < _SMALL:
-            self._send(
-                b"%b\x95\x05\xd9\x24%b\xc3\xc0\xc6%b%b"
-                % ((47 + size).to_bytes(4, "big"), request_id.encode(), size.to_bytes(4, "big"), payload)
-            )
+            self._send(_plain_response(47 + size, b"\x95\x05\xd9\x24", request_id.encode(), b"\xc3\xc0\xc6", size) + payload)
             return
         if size > MAX_PAYLOAD:
             self._send(_framed(b"\x94\x10" + _str8(request_id) + b"\xce" + size.to_bytes(4, "big") + b"\xc3"))
@@ -253,32 +258,34 @@ def message_of(frame: Frame) -> "list[Any]":
     return parts
 
 
-# The ARN of the last event in its raw form, where it ends, and as text: an instance rarely sees two.
-_arn: "Tuple[bytes, int, str]" = (b"", 0, "")
+# Canonical: 99 04 d9 24 <36> cf <8> da <2> arn, then trace, client context, identity, tenant (c0 | d9 | da), then c6 <4> payload.
+# An instance rarely sees two ARNs or lengths of trace ids, so the usual event is of the shape of the last: how to take that apart, what is
+# then between deadline and trace, where the payload begins, and the ARN as text.
+_shape: "Tuple[struct.Struct, bytes, int, str]" = (struct.Struct(">4x4s36scQ0s0s4sI"), b"never", 1 << 62, "")
+
+
+def _learn(frame: Frame, arn_end: int, trace_end: int, arn: str) -> None:
+    global _shape
+    shape = struct.Struct(">4x4s36scQ%ds%ds4sI" % (arn_end + 2 - 53, trace_end - arn_end - 2))
+    _shape = (shape, bytes(frame[53 : arn_end + 2]), shape.size, arn)
 
 
 def event_of(frame: Frame) -> Event:
     """The elements of an INVOKE frame. Raises ValueError when it is none."""
-    global _arn
-    # Canonical: 99 04 d9 24 <36> cf <8> da <2> arn, then trace, client context, identity, tenant (c0 | d9 | da), then c6 <4> payload.
+    shape, raw, start, arn = _shape
+    if len(frame) >= start:
+        head, request_id, mark, deadline_ms, between, trace, rest, size = shape.unpack_from(frame)
+        if between == raw and head == _INVOKE_HEAD and mark == b"\xcf" and rest == _NO_CONTEXT and size == len(frame) - start:
+            return str(request_id, "ascii"), deadline_ms, arn, str(trace, "utf-8"), None, None, None, frame[start:]
     if frame[4:8] != _INVOKE_HEAD or frame[44] != 0xCF or frame[53] != 0xDA:
         return _any_event_of(frame)
-    raw, at, arn = _arn
-    if frame[53:at] == raw and frame[at] == 0xD9:
-        # Almost always: the same function by the same name, a trace, no context.
-        end = at + 2 + frame[at + 1]
-        start = end + 8
-        if frame[end : end + 4] == _NO_CONTEXT and len(frame) - start == int.from_bytes(frame[end + 4 : start], "big"):
-            return (
-                str(frame[8:44], "ascii"), int.from_bytes(frame[45:53], "big"), arn, str(frame[at + 2 : end], "utf-8"),
-                None, None, None, frame[start:],
-            )  # fmt: skip
     arn_end = at = 56 + (frame[54] << 8 | frame[55])
-    _arn = (bytes(frame[53:arn_end]), arn_end, str(frame[56:arn_end], "utf-8"))
+    arn = str(frame[56:arn_end], "utf-8")
     trace_id = None
     if frame[at] == 0xD9:
         at += 2 + frame[at + 1]
         trace_id = str(frame[arn_end + 2 : at], "utf-8")
+        _learn(frame, arn_end, at, arn)
     elif frame[at] == 0xC0:
         at += 1
     client = identity = tenant = None
@@ -293,7 +300,7 @@ def event_of(frame: Frame) -> Event:
     return (
         str(frame[8:44], "ascii"),
         int.from_bytes(frame[45:53], "big"),
-        str(frame[56:arn_end], "utf-8"),
+        arn,
         trace_id,
         client,
         identity,

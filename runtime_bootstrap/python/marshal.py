@@ -54,9 +54,16 @@ class _Encoder:
 
     def encode(self, value: Any) -> str:
         """Raises what the value makes the encoder raise: TypeError, ValueError, RecursionError, or anything from user code."""
-        if type(value) is dict and _SCALARS.issuperset(map(type, value)) and _SCALARS.issuperset(map(type, value.values())):
-            pass  # by far the usual result, and there is nothing in it to misread
-        elif type(value) not in _SCALARS and _needs_copy(value):
+        kind = type(value)
+        if kind is dict and _SCALARS.issuperset(map(type, value.values())):
+            # By far the usual result: all there can be to misread is a key, and that the C encoder refuses.
+            try:
+                return self._encode(value)
+            except BaseException as e:
+                self._encode = self._make()
+                if not isinstance(e, TypeError):
+                    raise
+        if kind not in _SCALARS and _needs_copy(value):
             value = _plain(value, {})
         self._marked = False
         try:

@@ -180,6 +180,18 @@ def test_a_container_may_occur_twice() -> None:
     assert encoded([Point(shared, shared), shared]) == '[{"x": {"a": 1}, "y": {"a": 1}}, {"a": 1}]'
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="prints integers of any length")
+def test_a_result_that_failed_may_be_mended_and_given_again() -> None:
+    result: dict[Any, Any] = {"n": 10**5000}
+    for _ in range(2):
+        with pytest.raises(Fault, match="integer string conversion"):
+            marshal.payload_from(result)
+    result["n"] = 1
+    assert marshal.payload_from(result) == ('{"n": 1}', None)
+    result[b"k"] = 2
+    assert marshal.payload_from(result) == ('{"n": 1, "k": 2}', None)
+
+
 def test_what_is_escaped_depends_on_the_version() -> None:
     text = "\x7fé\u2028\U0001f600"
     escaped = '"\\u007f\\u00e9\\u2028\\ud83d\\ude00"'
