@@ -230,6 +230,11 @@ class Settings(BaseSettings):
         description="Copy instances from a template whose init ran once, as SnapStart does, for every Python version and $LATEST too; "
         "AWS would not.",
     )
+    learn_imports: bool = Field(
+        False,
+        description="Import the packages that a Python version's first instance was seen to import in a process that the next ones are copied "
+        "from, where that leaves no traces; each still runs its own init.",
+    )
     autoscaling_period_s: float = Field(
         60.0, gt=0, description="What Application Auto Scaling of provisioned concurrency takes for a minute (for tests: less)."
     )

@@ -10,7 +10,23 @@ from typing import Annotated
 import typer
 
 from engine import __version__
-from engine.cli import aws, backup, deploy, doctor, instances, invoke, listing, logs, serve, settings, sign, simulate, stacks, vpc
+from engine.cli import (
+    aws,
+    backup,
+    cold_starts,
+    deploy,
+    doctor,
+    instances,
+    invoke,
+    listing,
+    logs,
+    serve,
+    settings,
+    sign,
+    simulate,
+    stacks,
+    vpc,
+)
 from engine.cli.output import CliError, complain
 
 app = typer.Typer(
@@ -27,6 +43,7 @@ app.command("invoke")(invoke.invoke)
 app.command("logs")(logs.logs)
 app.command("list")(listing.list_functions)
 app.command("instances")(instances.instances)
+app.command("cold-starts")(cold_starts.cold_starts)
 app.add_typer(vpc.app, name="vpc")
 app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)

@@ -20,6 +20,7 @@ from engine.supervisor import zygotes
 from engine.supervisor.logs import FunctionLog, LogStore
 
 if TYPE_CHECKING:
+    from engine.supervisor.imports import Imports
     from engine.supervisor.instance import Instance
     from engine.supervisor.provision import Provision
     from engine.supervisor.request import Request
@@ -33,7 +34,7 @@ class Version:
     """
 
     __slots__ = (
-        "base_env", "config", "extensions", "function", "init_fields", "init_more", "pool", "provisioned", "refusal", "stock_key", "template", "zygote_key",
+        "base_env", "config", "extensions", "function", "imports", "init_fields", "init_more", "pool", "provisioned", "refusal", "stock_key", "template", "zygote_key",
     )  # fmt: skip
 
     def __init__(self, function: Function, config: VersionConfig) -> None:
@@ -44,6 +45,8 @@ class Version:
         self.extensions = zygotes.has_extensions(config)
         self.zygote_key = self.stock_key = zygotes.key(config, behind_agent=self.extensions)
         self.template: Template | None = None
+        # What its first instance imported, once that is known.
+        self.imports: Imports | None = None
         self.refusal: AwsError | None = None
         self.base_env: dict[str, str] | None = None
         self.init_fields: dict[str, Any] | None = None

@@ -100,6 +100,10 @@ class Faults:
             self._fleet.retire(instance)
         elif instance.restored:
             self._restore_failed(instance)
+        elif instance.copied:
+            self._standing.templates.spoilt(instance.version)
+            self._fleet.retire(instance)
+            self._fleet.spawn_deficit(instance.version)
         elif instance.version.pool.waiting:
             self._fleet.reset(instance)
         else:

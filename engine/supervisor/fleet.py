@@ -170,12 +170,12 @@ class Fleet:
     def _adopt(self, instance: Instance, holder: Holder | None, why: str) -> None:
         version = instance.version
         if holder is None:
-            if instance.provisioned or instance.template:
+            if instance.template or (instance.provisioned and not instance.copied):
                 self.standing.unstartable(instance, why)
                 self.lose(instance)
                 return
             self.lose(instance)
-            if instance.restored:
+            if instance.copied:
                 # Its template ended: the next one is built again.
                 self.spawn_deficit(version)
             else:
@@ -221,7 +221,7 @@ class Fleet:
         """Kill what the function started, keep its sandbox; a fresh worker will be there. For INITIALISING and BUSY only."""
         if instance.state not in (State.INITIALISING, State.BUSY):
             return
-        if instance.restored:
+        if instance.copied:
             # What was copied cannot be had again in the same place.
             self.retire(instance)
             self.spawn_deficit(instance.version)

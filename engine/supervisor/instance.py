@@ -54,8 +54,8 @@ class Instance:
     """An execution environment of one version. Hashable by identity."""
 
     __slots__ = (
-        "_accepting", "_cpu_read_ms", "_current", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "answered", "born_s", "capped", "channel", "cpu_file", "cpu_s", "deadline_s", "endpoint", "flight", "freezer", "frozen", "holder_id", "init_error",
-        "init_failed_in_init", "init_ms", "init_started_s", "invocations", "kind", "leave_s", "leaving", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "provisioned", "raw_used", "response", "restore_ms", "restored",
+        "_accepting", "_cpu_read_ms", "_current", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "answered", "born_s", "capped", "channel", "copied", "cpu_file", "cpu_s", "deadline_s", "endpoint", "flight", "freezer", "frozen", "holder_id", "init_error",
+        "init_failed_in_init", "init_ms", "init_started_s", "invocations", "kind", "learned", "leave_s", "leaving", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "provisioned", "raw_used", "response", "restore_ms", "restored",
         "said_hello", "snapshot", "state", "stream", "template", "version",
     )  # fmt: skip
 
@@ -81,10 +81,15 @@ class Instance:
         self.provisioned = provision is not None
         # Others are copied from it; it serves nobody, so the pool it is in is its own.
         self.template = template
+        learned = version.template is not None and version.template.learned
         # It is such a copy.
-        self.restored = version.stock_key != version.zygote_key and not template
+        self.copied = version.stock_key != version.zygote_key and not template
+        # What is copied has its packages imported, and no more.
+        self.learned = template and learned
+        # It is a copy whose init is over.
+        self.restored = self.copied and not learned
         # Its runtime is to run the hooks of a snapshot.
-        self.snapshot = template or self.restored or version.config.snap_start
+        self.snapshot = ((template or self.restored) and not learned) or version.config.snap_start
         # AWS_LAMBDA_INITIALIZATION_TYPE
         self.kind = SNAP_START if self.snapshot else ON_DEMAND if provision is None else PROVISIONED
         if template:

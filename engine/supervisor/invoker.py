@@ -67,6 +67,7 @@ class Invoker:
         memory_reserve_mib: int = 0,
         max_age_s: float = 0.0,
         snapshots: bool = False,
+        learn_imports: bool = False,
     ) -> None:
         self._loop = loop
         self._clock = clock
@@ -78,7 +79,7 @@ class Invoker:
         self.setting = Setting(home, clock, isolated_paths=isolated_paths)
         self._room = Room(max_instances, memory_budget_mib, memory_reserve_mib)
         self._fleet = Fleet(loop, clock, self._room, self, cpu_quota=cpu_quota)
-        self.standing = Standing(loop, clock, self._fleet, self._free, host_wait_s=host_wait_s, snapshots=snapshots)
+        self.standing = Standing(loop, clock, self._fleet, self._free, host_wait_s=host_wait_s, snapshots=snapshots, learn_imports=learn_imports)
         self._fleet.standing = self.standing
         self.provisioner = self.standing.provisioner
         self._timed: dict[Instance, None] = {}
@@ -248,6 +249,8 @@ class Invoker:
             text, at_ms = said.logged(messages.unpack(body))
             if instance.template:
                 self.standing.printed(instance, text)
+            if instance.learned:
+                return
             self._stories.printed(instance, text, at_ms)
         elif kind == messages.NEXT:
             self._initialised(instance)
@@ -265,8 +268,10 @@ class Invoker:
             said.note_init_error(instance, messages.unpack(body))
         elif kind == messages.HELLO and not instance.said_hello:
             said.greet(instance, body)
-        elif kind == messages.RESTORE_NEXT and instance.snapshot and instance.state is State.INITIALISING:
+        elif kind == messages.RESTORE_NEXT and (instance.snapshot or instance.template) and instance.state is State.INITIALISING:
             self._frozen(instance)
+        elif kind == messages.IMPORTS:
+            self.standing.imported(instance, messages.unpack(body))
         else:
             raise WireError(f"{messages.NAMES[kind]} is not for a worker to send now")
 
@@ -287,11 +292,15 @@ class Invoker:
             instance.send(self.setting.restore(instance))
             return
         self._timed.pop(instance, None)
-        self._stories.init_over(instance, "init", "success", None, self.faults.since_init_ms(instance))
+        if not instance.learned:
+            self._stories.init_over(instance, "init", "success", None, self.faults.since_init_ms(instance))
         self.standing.frozen(instance)
 
     def on_output(self, instance: Instance, text: str) -> None:
         """A line that reached fd 1 or 2 past the runtime."""
+        if instance.learned:
+            self.standing.printed(instance, text)
+            return
         self._stories.printed(instance, text, self._clock.epoch_ms())
 
     def on_connection(self, sock: socket.socket) -> None:
@@ -349,7 +358,7 @@ class Invoker:
             instance.init_ms = took_s * 1000
             self._ready(instance, now_s)
             if instance.version.template is not None:
-                self.standing.templates.warmed(instance.version)
+                self.standing.warmed(instance, took_s)
         self._fleet.limit_cpu(instance)
 
     def lane_worker(self, instance: Instance, channel: Channel, fd: int) -> LaneWorker | None:

@@ -43,6 +43,8 @@ class Setting:
     def _announce(self, instance: Instance) -> None:
         """INIT_START or RESTORE_START; a function that brings its own runtime has none."""
         version = instance.version
+        if instance.learned:
+            return
         config = version.config
         interpreter = self.runtimes.get(config.runtime)
         kind = family(config.runtime)
@@ -97,6 +99,10 @@ class Setting:
         more = dict(version.init_more)
         if instance.snapshot:
             more["features"] = [*more.get("features", ()), "restore"]
+        if instance.learned:
+            more["preload"] = [] if version.imports is None else version.imports.modules
+        elif version.imports is None and version.zygote_key.startswith("python") and not instance.template:
+            more["features"] = [*more.get("features", ()), "imports"]
         command = zygotes.command(version.config, self.runtimes, version.zygote_key)
         if command:
             more["command"] = command

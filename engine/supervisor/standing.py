@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from engine.clock import Clock
 from engine.core.instance import Event, State
+from engine.errors import WireError
+from engine.supervisor import imports
 from engine.supervisor.catalogue import Version
 from engine.supervisor.fleet import Fleet
 from engine.supervisor.instance import Instance
 from engine.supervisor.provisioner import Provisioner
-from engine.supervisor.templates import THREADS, WARNING, Templates
+from engine.supervisor.templates import PRINTED, THREADS, WARNING, Templates
 
 
 class Standing:
-    """``ready``: the instance may take requests. ``snapshots``: versions without SnapStart get templates too."""
+    """``ready``: the instance may take requests. ``snapshots``: versions without SnapStart get templates too; ``learn_imports``: learned ones."""
 
     def __init__(
         self,
@@ -29,11 +32,12 @@ class Standing:
         *,
         host_wait_s: float,
         snapshots: bool,
+        learn_imports: bool = False,
     ) -> None:
         self._fleet = fleet
         self._ready = ready
         self.provisioner = Provisioner(loop, clock, self, host_wait_s)
-        self.templates = Templates(clock, self, everything=snapshots)
+        self.templates = Templates(clock, self, everything=snapshots, learning=learn_imports)
         self.on_rerouted: Callable[[], None] = lambda: None
         self.rebuilding: Callable[[], bool] = lambda: False
 
@@ -89,6 +93,12 @@ class Standing:
         """A version is new in the catalogue."""
         self.templates.prepare(version, first=not self.rebuilding())
 
+    def warmed(self, instance: Instance, took_s: float) -> None:
+        """An instance of a version that has or may have a template was initialised by itself."""
+        if instance.copied and instance.version.imports is not None:
+            instance.version.imports.copied_ms = took_s * 1000
+        self.templates.warmed(instance.version)
+
     def initialised(self, instance: Instance) -> None:
         """The init of an instance that no request waits for is over."""
         if instance.provisioned:
@@ -126,5 +136,19 @@ class Standing:
     def printed(self, instance: Instance, text: str) -> None:
         """A template's runtime may have something to say to whoever looks at the version."""
         template = instance.version.template
-        if template is not None and text.startswith(WARNING):
+        if instance.learned:
+            self.templates.failed(instance, PRINTED)
+        elif template is not None and text.startswith(WARNING):
             template.warning = text.removeprefix(WARNING)
+
+    def imported(self, instance: Instance, parts: list[Any]) -> None:
+        """An instance says what it imported, or a template why it must not be copied. Raises WireError."""
+        document = imports.parse(parts)
+        if instance.learned and instance.state is State.INITIALISING:
+            self.templates.failed(instance, document.refused)
+        elif instance.state in (State.IDLE, State.BUSY) and not document.refused and not instance.template:
+            if instance.version.imports is None:
+                instance.version.imports = imports.Imports(document)
+                self.templates.learnt(instance.version)
+        else:
+            raise WireError("IMPORTS is not for this worker to send now")

@@ -9,6 +9,7 @@ from engine import __version__
 from engine.clock import Clock
 from engine.core.stats import BOUNDS
 from engine.sandbox.api import SandboxReport
+from engine.supervisor import imports
 from engine.supervisor.catalogue import Catalogue, Function
 from engine.supervisor.holders import HolderPool
 from engine.supervisor.instance import Instance
@@ -102,6 +103,11 @@ class Status:
             "provisioned_in_use": function.quota.provisioned_in_flight,
             "memory": memory,
         }
+
+    def cold_starts(self) -> list[dict[str, Any]]:
+        """What functions import, and what that costs them."""
+        found = [imports.figures(a, v) for a, f in self._catalogue.functions() for v in f.versions.values()]
+        return [f for f in found if f is not None]
 
     def state(self) -> dict[str, Any]:
         """Everything at one glance, for people and tests; no secrets, no payloads."""

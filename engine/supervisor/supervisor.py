@@ -120,6 +120,7 @@ class Supervisor:
             memory_reserve_mib=settings.memory_reserve_mib,
             max_age_s=settings.max_age_s,
             snapshots=settings.snapshots,
+            learn_imports=settings.learn_imports,
             home=Home(settings.region, INNER_ENDPOINT, INNER_ENDPOINT, function_key),
             isolated_paths=True,
         )
@@ -438,6 +439,8 @@ class Supervisor:
             return (503, b"text/plain", f"{'; '.join(reasons)}\n".encode()) if reasons else (200, b"text/plain", b"ok\n")
         if path == b"/_engine/state":
             return 200, b"application/json", msgspec.json.encode(self._status.state())
+        if path == b"/_engine/cold-starts":
+            return 200, b"application/json", msgspec.json.encode(self._status.cold_starts())
         return None
 
     def pass_through(self, head: Head, client: Connection) -> Passed:

@@ -8,6 +8,9 @@ instance then runs the init itself, and the reason is shown. A template that end
 when the next instance is wanted.
 
 With the switch on, any version gets a template once an instance of it was initialised, and starts plainly until it stands.
+
+A *learned* template stops short of the function's own code: it has imported the packages that the version's first instance was seen to
+import, and each copy runs the function's init. It is given up where such an init fails, and for good where importing leaves traces.
 """
 
 from __future__ import annotations
@@ -18,9 +21,13 @@ from typing import Any, Protocol
 from engine.clock import Clock
 from engine.errors import ResourceConflict, SnapStartNotReady
 from engine.supervisor.catalogue import Version
+from engine.supervisor.imports import WORTH_MS, Imports
 from engine.supervisor.instance import Instance
 
 WARNING = "SNAPSTART_WARNING "
+PRINTED = "its packages print when they are imported"
+_SPOILT = "an init failed in an instance that had packages imported ahead"
+_NOTHING = "nothing it imports would be worth importing ahead"
 THREADS = "its init leaves threads running, which a copy would not have"
 _PENDING = "Lambda is initializing your function. It will be ready to invoke once your function state becomes ACTIVE."
 _FAILED = "The operation cannot be performed at this time. The function is currently in the following state: Failed"
@@ -37,12 +44,13 @@ class Stage(StrEnum):
 
 
 class Template:
-    """One version's. ``required``: by SnapStart; ``first``: the version was just published."""
+    """One version's. ``required``: by SnapStart; ``first``: the version was just published; ``learned``: packages only."""
 
-    __slots__ = ("first", "instance", "key", "reason", "required", "stage", "used_s", "version", "warning")
+    __slots__ = ("first", "instance", "key", "learned", "reason", "required", "stage", "used_s", "version", "warning")
 
-    def __init__(self, version: Version, *, required: bool, first: bool) -> None:
+    def __init__(self, version: Version, *, required: bool, first: bool, learned: bool = False) -> None:
         self.version = version
+        self.learned = learned
         self.required = required
         self.first = first
         self.stage = Stage.ABSENT
@@ -73,10 +81,13 @@ class TemplateOwner(Protocol):
 
 
 class Templates:
-    """All templates. ``everything``: versions without SnapStart get one too. ``possible``: this sandbox level can copy."""
+    """All templates. ``everything``: versions without SnapStart get one too; ``learning``: or a learned one. ``possible``: this sandbox
+    level can copy.
+    """
 
-    def __init__(self, clock: Clock, owner: TemplateOwner, *, everything: bool) -> None:
+    def __init__(self, clock: Clock, owner: TemplateOwner, *, everything: bool, learning: bool = False) -> None:
         self._clock = clock
+        self._learning = learning
         self._owner = owner
         self._everything = everything
         self.possible = True
@@ -87,9 +98,11 @@ class Templates:
         """A version appeared. ``first``: it was just published, not read again after a start."""
         config = version.config
         required = config.snap_start
-        if config.state != "Active" or not (required or (self._everything and config.runtime.startswith("python"))):
+        ours = version.zygote_key.startswith("python")
+        learned = self._learning and ours and not (required or self._everything)
+        if config.state != "Active" or not (required or learned or (self._everything and config.runtime.startswith("python"))):
             return
-        template = version.template = self._all[version] = Template(version, required=required, first=first)
+        template = version.template = self._all[version] = Template(version, required=required, first=first and required, learned=learned)
         if not self.possible:
             self._give_up(template, "this sandbox level has no namespaces to copy into")
         elif required:
@@ -105,19 +118,44 @@ class Templates:
     def may_start(self, version: Version) -> bool:
         """Whether an instance of a version with a template may be started now; False when it has to wait for the template."""
         template = version.template
-        if template is None or not template.required:
+        if template is None:
+            return True
+        if template.stage is Stage.READY:
+            template.used_s = self._clock.monotonic()
+        if not template.required:
             return True
         if template.stage is Stage.ABSENT:
             self._build(template)
-        if template.stage is Stage.READY:
-            template.used_s = self._clock.monotonic()
         return template.stage is not Stage.BUILDING
 
     def warmed(self, version: Version) -> None:
         """An instance of the version was initialised by itself: a template may follow, off anybody's path."""
         template = version.template
-        if template is not None and not template.required and template.stage is Stage.ABSENT:
+        if template is None or template.required or template.stage is not Stage.ABSENT:
+            return
+        if not template.learned:
             self._build(template)
+        elif version.imports is not None:
+            self._learn(template, version.imports)
+
+    def learnt(self, version: Version) -> None:
+        """What the version imports is known."""
+        template = version.template
+        if template is not None and template.learned:
+            self.warmed(version)
+
+    def _learn(self, template: Template, imports: Imports) -> None:
+        if imports.spare_ms() < WORTH_MS or not imports.modules:
+            self._give_up(template, _NOTHING)
+        else:
+            self._build(template)
+
+    def spoilt(self, version: Version) -> None:
+        """An instance copied from a learned template did not initialise: from now on the version's instances start as ever."""
+        template = version.template
+        if template is not None and template.learned:
+            self._end(template)
+            self._give_up(template, _SPOILT)
 
     def _build(self, template: Template) -> None:
         template.stage = Stage.BUILDING
@@ -224,6 +262,7 @@ class Templates:
                 "stage": t.stage.value,
                 "first": t.first,
                 "required": t.required,
+                "learned": t.learned,
                 "reason": t.reason,
                 "warning": t.warning,
             }

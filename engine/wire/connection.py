@@ -66,6 +66,7 @@ _LEFTOVERS: Final = (
     m.STREAM_CHUNK,
     m.STREAM_END,
     m.TOO_LARGE,
+    m.IMPORTS,
 )
 
 WORKER_CHANNEL: Final = Role(
@@ -84,12 +85,13 @@ WORKER_CHANNEL: Final = Role(
                 m.RESTORE_NEXT: "template",
                 m.INIT_ERROR: "failed",
                 m.LOG: "initialising",
+                m.IMPORTS: "failed",
                 m.SHUTDOWN: "closing",
             },
-            "template": {m.RESTORE: "restoring", m.LOG: "template", m.SHUTDOWN: "closing"},
+            "template": {m.RESTORE: "restoring", m.INIT: "initialising", m.LOG: "template", m.SHUTDOWN: "closing"},
             "restoring": {m.NEXT: "idle", m.RESTORE_ERROR: "failed", m.LOG: "restoring", m.SHUTDOWN: "closing"},
-            "idle": {m.INVOKE: "busy", m.LOG: "idle", m.SHUTDOWN: "closing"},
-            "busy": {**_ANSWERS, m.STREAM_START: "streaming", m.LOG: "busy", m.SHUTDOWN: "closing"},
+            "idle": {m.INVOKE: "busy", m.LOG: "idle", m.IMPORTS: "idle", m.SHUTDOWN: "closing"},
+            "busy": {**_ANSWERS, m.STREAM_START: "streaming", m.LOG: "busy", m.IMPORTS: "busy", m.SHUTDOWN: "closing"},
             "streaming": {
                 m.STREAM_CHUNK: "streaming",
                 m.STREAM_END: "answered",

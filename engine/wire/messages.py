@@ -36,6 +36,7 @@ STREAM_START: Final = 0x0D
 STREAM_CHUNK: Final = 0x0E
 STREAM_END: Final = 0x0F
 TOO_LARGE: Final = 0x10
+IMPORTS: Final = 0x11
 # client <-> supervisor
 CLIENT_HELLO: Final = 0x20
 SERVER_HELLO: Final = 0x21

@@ -106,6 +106,7 @@ SHAPES: Final[Mapping[int, tuple[Field, ...]]] = MappingProxyType(
             Field("size", INT, "bytes the response would have had"),
             _THEN_NEXT,
         ),
+        m.IMPORTS: (Field("document", BIN, "JSON: `took_us`, `packages`, `modules`; or `refused`"),),
         m.CLIENT_HELLO: (_VERSION, Field("about", MAP, "`role`: client or control; with a challenge also `access_key`, `token`")),
         m.SERVER_HELLO: (_VERSION, Field("about", MAP, "`nonce` in a challenge; `error` in a refusal; else `engine`")),
         m.CALL: (

@@ -21,6 +21,7 @@ VERSION = 1
 HELLO, INIT, NEXT, INVOKE, RESPONSE, ERROR, INIT_ERROR, LOG, SHUTDOWN = 1, 2, 3, 4, 5, 6, 7, 8, 9
 RESTORE_NEXT, RESTORE, RESTORE_ERROR = 0x0A, 0x0B, 0x0C
 TOO_LARGE = 0x10
+IMPORTS = 0x11
 # Lambda's limit for a response: 6 MiB and room for 100 bytes.
 MAX_PAYLOAD = 6 * 1024 * 1024 + 100
 # A bigger read would cost every small frame the making of a bigger buffer (0.6 us at 64 KiB); what is longer is gathered.
@@ -189,6 +190,10 @@ class Channel:
 
     def restore_error(self, error_type: str, document: bytes) -> None:
         self._send(_framed(bytes((0x93, RESTORE_ERROR)) + _str8(error_type) + _bin32(document)))
+
+    def imports(self, document: bytes) -> None:
+        """What was learnt about imports, or why something must not be imported ahead."""
+        self._send(_framed(bytes((0x92, IMPORTS)) + _bin32(document)))
 
     def respond(self, request_id: str, payload: bytes, content_type: Optional[str]) -> None:
         """Answer; of a payload over the limit only the size is told."""

@@ -41,7 +41,7 @@ def search_path(task_root: str, opt_root: str, python_path: str, rest: "list[str
 
 
 def make_room(directories: "list[str]") -> None:
-    """Forget modules imported ahead of the function of which it brings a copy of its own.
+    """Forget modules imported ahead of the function of which it brings a copy of its own (and which are not that copy).
 
     When one of those is a third-party module, all of them go: boto3 must not stay with another botocore than the function's.
     """
@@ -52,7 +52,7 @@ def make_room(directories: "list[str]") -> None:
         except OSError:
             continue
         shipped.update(name.partition(".")[0] for name in names)
-    shadowed = {name for name in shipped if name in sys.modules} - _LOADED_ON_AWS
+    shadowed = {name for name in shipped if name in sys.modules and not _below(directories, sys.modules[name])} - _LOADED_ON_AWS
     if not shadowed:
         return
     third_party = _third_party()
@@ -60,6 +60,11 @@ def make_room(directories: "list[str]") -> None:
         shadowed |= third_party
     for name in [n for n in sys.modules if n.partition(".")[0] in shadowed]:
         del sys.modules[name]
+
+
+def _below(directories: "list[str]", module: Any) -> bool:
+    places = [getattr(module, "__file__", None) or "", *(getattr(module, "__path__", None) or ())]
+    return any(place.startswith(directory + "/") for place in places for directory in directories)
 
 
 def _third_party() -> "set[str]":

@@ -20,7 +20,7 @@ import threading
 import tokenize  # noqa: F401 - linecache wants it for the first stack trace
 from typing import Any, Callable, NoReturn, Optional
 
-from runtime_bootstrap.python import environment, errors, handler, logs, marshal, rehearsal, snapstart, streaming, streams
+from runtime_bootstrap.python import environment, errors, handler, imports, logs, marshal, rehearsal, snapstart, streaming, streams
 from runtime_bootstrap.python.channel import INIT, RESTORE, SHUTDOWN, Channel, Closed, Frame, event_of, message_of
 from runtime_bootstrap.python.context import Function, LambdaContext
 from runtime_bootstrap.python.faults import Fault
@@ -49,19 +49,23 @@ class Worker:
         self._trace = environment.TraceVariable()
         self._function = Function(init, env)
         self._handler: Optional[handler.Handler] = None
+        # Learns what is imported, when it was asked to; tells it after the first event, which should not wait for it.
+        self._watch = imports.Watch() if "imports" in (init.get("features") or ()) else None
 
     def initialise(self) -> None:
         """AWS's init phase. Raises SystemExit after a failure, which has been reported."""
         init = self._init
-        sys.stdout = sys.__stdout__ = streams.Stream(self._lines[0], "surrogateescape")  # type: ignore[misc]
-        sys.stderr = sys.__stderr__ = streams.Stream(self._lines[1], "backslashreplace")  # type: ignore[misc]
-        logs.install(self._sink, self._json, self._level)
+        self._take_output()
         environment.renew_randomness()
         snapstart.provide()
         streaming.provide()
         try:
-            environment.enter(init.get("task_root") or "/var/task", init.get("opt_root") or "/opt", init["env"])
-            self._handler = handler.load(init["handler"])
+            self._enter()
+            if self._watch is None:
+                self._handler = handler.load(init["handler"])
+            else:
+                with self._watch:
+                    self._handler = handler.load(init["handler"])
             if streaming.is_streaming(self._handler):
                 self._invoke = self._stream  # type: ignore[method-assign]
         except Exception as e:
@@ -72,6 +76,26 @@ class Worker:
             self._become_template()
         self.settle_output()
         self._channel.ready()
+
+    def _enter(self) -> None:
+        init = self._init
+        environment.enter(init.get("task_root") or "/var/task", init.get("opt_root") or "/opt", init["env"])
+
+    def preload(self) -> "dict[str, Any]":
+        """Become the template of instances that need not import ``preload`` any more; returns in those, with their INIT."""
+        path, root = sys.path[:], logging.getLogger()
+        handlers = root.handlers[:]
+        self._take_output()
+        self._enter()
+        init = imports.preload(self._channel, self._init, self._copies)
+        sys.path[:] = path
+        root.handlers[:] = handlers
+        return init
+
+    def _take_output(self) -> None:
+        sys.stdout = sys.__stdout__ = streams.Stream(self._lines[0], "surrogateescape")  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = streams.Stream(self._lines[1], "backslashreplace")  # type: ignore[misc]
+        logs.install(self._sink, self._json, self._level)
 
     def _refuse_to_start(self, error: BaseException, error_type: Optional[str], status: int) -> NoReturn:
         """Report a failed init as AWS's runtime does. Raises SystemExit."""
@@ -141,6 +165,8 @@ class Worker:
     def loop(self) -> None:
         """Serve events until SHUTDOWN. Raises Closed at the end of the channel."""
         receive = self._channel.receive
+        if self._watch is not None:
+            self._learn()
         while True:
             frame = receive()
             # 99: an array of nine, so an INVOKE.
@@ -148,6 +174,16 @@ class Worker:
                 return
             self._invoke(frame)
             del frame
+
+    def _learn(self) -> None:
+        """The first event, and then what was learnt."""
+        frame = self._channel.receive()
+        if frame[4] != 0x99 and message_of(frame)[0] == SHUTDOWN:
+            raise Closed
+        self._invoke(frame)
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            self._channel.imports(watch.document(sys.path[:3]))
 
     def _invoke(self, frame: Frame) -> None:
         request_id, deadline_ms, arn, trace_id, client, identity, tenant, payload = event_of(frame)
@@ -273,6 +309,8 @@ def serve(sock: socket.socket, wait_ready: Callable[[], None], copies: Any = Non
         message[1].update(env=env, handler=env.get("_HANDLER") or message[1]["handler"])
     worker = Worker(channel, message[1], copies)
     try:
+        if "preload" in message[1]:
+            worker = Worker(channel, worker.preload())
         worker.initialise()
         worker.loop()
     except Closed:

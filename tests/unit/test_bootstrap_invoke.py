@@ -367,3 +367,39 @@ def test_a_failing_hook(make: Make, when: str, status: int) -> None:
         document = json.loads(body)
     assert (document["errorType"], document["errorMessage"]) == ("OSError", "no")
     assert worker.ended() == status
+
+
+def test_imports_are_measured_and_told_after_the_first_event(make: Make, tmp_path: Path) -> None:
+    code = "import lib\nfrom tools import one\nimport json, colorsys\ndef f(e, c): return lib.part.X\n"
+    worker = make(code, features=["imports"])
+    root = Path(worker._init["task_root"])
+    for name, text in {
+        "lib/__init__.py": "import time, lib.part, other\ntime.sleep(0.05)\n", "lib/part.py": "X = 7\n", "other.py": "import time\ntime.sleep(0.02)\n",
+        "tools.py": "one = 1\n", "lib-1.dist-info/RECORD": "lib/__init__.py,sha256=x,1\nlib/part.py,,\nother.py,,\n",
+    }.items():  # fmt: skip
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text)
+    assert worker.start().kind == m.NEXT
+    assert worker.invoke().json == 7
+    kind, document = worker.read()
+    told = json.loads(document)
+    packages = {name: (what, us) for name, what, us in told["packages"]}
+    assert kind == m.IMPORTS
+    assert {name: what for name, (what, _) in packages.items()} == {"lib": "package", "other": "package", "tools": "own", "m": "own"}
+    assert sorted(told["modules"]) == ["lib", "lib.part", "other"]
+    assert packages["lib"][1] >= 50_000, "what it imports in turn is counted apart"
+    assert packages["other"][1] >= 20_000
+    assert told["took_us"] >= 70_000
+    assert worker.invoke().json == 7
+
+
+def test_who_measures_imports_is_not_in_their_errors(make: Make) -> None:
+    traces = []
+    for features in ([], ["imports"]):
+        worker = make("import broken\ndef f(e, c): pass\n", features=features)
+        (Path(worker._init["task_root"]) / "broken.py").write_text("import json\n1 / 0\n")
+        answer = worker.start()
+        assert (answer.kind, answer.detail) == (m.INIT_ERROR, "ZeroDivisionError")
+        traces.append("".join(answer.json["stackTrace"]).replace(str(worker.folder), ""))
+    assert "broken.py" in traces[0]
+    assert traces[0] == traces[1]

@@ -101,6 +101,7 @@ def vectors() -> list[tuple[str, str, bool, list[Any], bytes]]:
         ("stream end", "STREAM_END", True, [RID, True, None, None], array(5, one(15), s8(RID), TRUE, NIL, NIL)),
         ("stream end, failed", "STREAM_END", True, [RID, True, "Boom", error], array(5, one(15), s8(RID), TRUE, s8("Boom"), b32(error))),
         ("too large", "TOO_LARGE", True, [RID, 6291557, True], array(4, one(16), s8(RID), u32(6291557), TRUE)),
+        ("imports", "IMPORTS", True, [b'{"refused":"no"}'], array(2, one(17), b32(b'{"refused":"no"}'))),
         ("client hello", "CLIENT_HELLO", True, [1, {"role": "client"}], array(3, b"\x20", one(1), fixmap({"role": "client"}))),
         ("server hello", "SERVER_HELLO", True, [1, {"engine": "0.1.0"}], array(3, b"\x21", one(1), fixmap({"engine": "0.1.0"}))),
         ("server hello, challenge", "SERVER_HELLO", True, [1, {"nonce": "00112233445566778899aabbcc"}],
