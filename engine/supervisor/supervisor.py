@@ -108,22 +108,7 @@ class Supervisor:
         self._timers: list[asyncio.TimerHandle] = []
         self._sandbox: Sandbox
         self._logs = LogStore(settings.data_dir / "logs", settings.log_file_mib * 1024 * 1024)
-        self._invoker = Invoker(
-            loop,
-            clock,
-            keep_alive_s=settings.keep_alive_s,
-            init_timeout_s=settings.init_timeout_s,
-            max_instances=settings.max_instances,
-            cpu_quota=settings.cpu_quota,
-            host_wait_s=settings.host_wait_s,
-            memory_budget_mib=settings.memory_budget_mib,
-            memory_reserve_mib=settings.memory_reserve_mib,
-            max_age_s=settings.max_age_s,
-            snapshots=settings.snapshots,
-            learn_imports=settings.learn_imports,
-            home=Home(settings.region, INNER_ENDPOINT, INNER_ENDPOINT, function_key),
-            isolated_paths=True,
-        )
+        self._invoker = self._new_invoker()
         self._invoker.on_connection_accepted = self._serve_function
         self.catalogue = Catalogue(
             region=settings.region,
@@ -149,6 +134,25 @@ class Supervisor:
         )
         self._status: Status
         self._guard = self._posted(guard)
+
+    def _new_invoker(self) -> Invoker:
+        settings = self.settings
+        return Invoker(
+            self._loop,
+            self._clock,
+            keep_alive_s=settings.keep_alive_s,
+            init_timeout_s=settings.init_timeout_s,
+            max_instances=settings.max_instances,
+            cpu_quota=settings.cpu_quota,
+            host_wait_s=settings.host_wait_s,
+            memory_budget_mib=settings.memory_budget_mib,
+            memory_reserve_mib=settings.memory_reserve_mib,
+            max_age_s=settings.max_age_s,
+            snapshots=settings.snapshots,
+            learn_imports=settings.learn_imports,
+            home=Home(settings.region, INNER_ENDPOINT, INNER_ENDPOINT, self._function_key),
+            isolated_paths=True,
+        )
 
     def _address(self, guard: Guard | None) -> None:
         """What has addresses of its own on the port: function URLs and APIs."""
