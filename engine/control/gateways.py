@@ -1,7 +1,7 @@
-"""Definitions of APIs, read from the API Gateway in use for the supervisor, which serves them; and the keys that sign tokens.
+"""Definitions of APIs and load balancers, read from the services in use for the supervisor, which serves them; and the keys that sign tokens.
 
-The supervisor asks here, with the secret that only it and the control plane know: for an API by its id, in the accounts in which API Gateway
-was spoken to; and for the key set of an issuer of tokens. Nothing is kept here. boto3 blocks and runs in threads.
+The supervisor asks here, with the secret that only it and the control plane know: for an API by its id or a load balancer by its name, in the
+accounts in which the services were spoken to; and for the key set of an issuer of tokens. Nothing is kept here. boto3 blocks and runs in threads.
 Source: docs.aws.amazon.com/apigateway/latest/api, docs.aws.amazon.com/apigatewayv2/latest/api-reference,
 openid.net/specs/openid-connect-discovery-1_0.html.
 """
@@ -22,6 +22,8 @@ import msgspec
 from engine.config import AuthMode, Settings
 from engine.control.link import Hello
 from engine.errors import ServiceError
+from engine.protocol.gateway import balancers
+from engine.protocol.gateway.balancers import Balancer
 from engine.protocol.gateway.definition import Api, read_http, read_rest
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 PATH = "/_lambda-engine/gateway"
 FETCH_S = 10.0
+# The supervisor tells reading from writing by it, where the method does not.
+READING = "lambda-engine-reading"
 MAX_KEYS = 1024 * 1024
 _COGNITO = re.compile(r"https://cognito-idp\.[a-z0-9-]+\.amazonaws\.com/([A-Za-z0-9_-]+)/?")
 
@@ -82,6 +86,21 @@ class Gateways:
             [client.get_authorizer(ApiId=api_id, AuthorizerId=name) for name in named],
         )
 
+    def balancer(self, name: str, accounts: Iterable[str], hello: Hello) -> Balancer | None:
+        """The application load balancer of this name, or whose DNS name begins with it. Raises ServiceError when ELB cannot be asked."""
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as in api
+
+        for account in accounts:
+            client = self._aws(account, hello).client("elbv2", user_agent_extra=READING)
+            try:
+                for found in _pages(client, "describe_load_balancers", "LoadBalancers"):
+                    names = (str(found["LoadBalancerName"]).lower(), str(found.get("DNSName") or "").partition(".")[0].lower())
+                    if name in names and found.get("Type", "application") == "application":
+                        return _balancer(client, account, found)
+            except (ClientError, BotoCoreError) as e:
+                raise ServiceError(f"Elastic Load Balancing could not be asked for {name}: {e}") from e
+        return None
+
     def key_set(self, issuer: str, hello: Hello) -> dict[str, Any]:
         """The JSON Web Key Set of an issuer, found by its discovery document. Raises ServiceError when it cannot be had.
 
@@ -121,6 +140,30 @@ def _pages_v2(operation: Callable[..., Any], api_id: str) -> Iterator[Any]:
         more = {"NextToken": page["NextToken"]}
 
 
+def _balancer(client: Any, account: str, found: Any) -> Balancer:
+    arn = found["LoadBalancerArn"]
+    listeners = [
+        (about, client.describe_rules(ListenerArn=about["ListenerArn"])["Rules"])
+        for about in _pages(client, "describe_listeners", "Listeners", LoadBalancerArn=arn)
+    ]
+    groups = []
+    named = {
+        one.get("TargetGroupArn")
+        for _, rules in listeners for rule in rules for action in rule["Actions"]
+        for one in (action, *((action.get("ForwardConfig") or {}).get("TargetGroups") or ()))
+    }  # fmt: skip
+    used = sorted(filter(None, named))
+    for about in _pages(client, "describe_target_groups", "TargetGroups", TargetGroupArns=used) if used else ():
+        group = {"TargetGroupArn": about["TargetGroupArn"]}
+        targets = [t["Target"]["Id"] for t in client.describe_target_health(**group)["TargetHealthDescriptions"]]
+        groups.append((about, targets, _attributes(client.describe_target_group_attributes(**group))))
+    return balancers.read(account, found, listeners, groups, _attributes(client.describe_load_balancer_attributes(LoadBalancerArn=arn)))
+
+
+def _attributes(answer: Any) -> dict[str, str]:
+    return {a["Key"]: a["Value"] for a in answer["Attributes"]}
+
+
 def _keys(client: Any, api_id: str) -> dict[str, dict[str, str]]:
     """Values of enabled API keys by stage and id: a key opens the stages of its usage plans."""
     values = {k["id"]: k["value"] for k in _pages(client, "get_api_keys", "items", includeValues=True) if k.get("enabled")}
@@ -149,7 +192,7 @@ def _get(url: str) -> dict[str, Any]:
 
 
 class GatewayEndpoint:
-    """ASGI. The question is JSON: ``{"api": id, "accounts": [...]}`` or ``{"issuer": url}``."""
+    """ASGI. The question is JSON: ``{"api": id, "accounts": [...]}``, ``{"balancer": name, "accounts": [...]}`` or ``{"issuer": url}``."""
 
     def __init__(self, gateways: Gateways, hello: Callable[[], Awaitable[Hello]]) -> None:
         self._gateways = gateways
@@ -173,6 +216,8 @@ class GatewayEndpoint:
             if "issuer" in asked:
                 return 200, msgspec.json.encode(await asyncio.to_thread(self._gateways.key_set, asked["issuer"], hello))
             accounts: Sequence[str] = asked["accounts"]
+            if "balancer" in asked:
+                return 200, msgspec.json.encode(await asyncio.to_thread(self._gateways.balancer, asked["balancer"], accounts, hello))
             return 200, msgspec.json.encode(await asyncio.to_thread(self._gateways.api, asked["api"], accounts, hello))
         except ServiceError as e:
             return 502, msgspec.json.encode({"message": e.message})

@@ -19,6 +19,12 @@ REASONS = {
     429: "Too Many Requests", 500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable",
 }  # fmt: skip
 
+
+def reason(status: int) -> str:
+    """The phrase of a status line."""
+    return REASONS.get(status) or responses.get(status, "Unknown")
+
+
 _date_s = 0
 _date = b""
 
@@ -62,7 +68,7 @@ def of_url(
     size = "" if length is None else f"Content-Length: {length}\r\n"
     return b"".join(
         (
-            f"HTTP/1.1 {status} {REASONS.get(status) or responses.get(status, 'Unknown')}\r\n".encode(),
+            f"HTTP/1.1 {status} {reason(status)}\r\n".encode(),
             date_header(),
             lines.encode("utf-8", "replace"),
             f"{size}x-amzn-RequestId: {request_id}\r\n".encode(),

@@ -170,7 +170,7 @@ class Supervisor:
             account_id=settings.account_id,
             written_here=settings.aws_endpoint == "embedded",
         )
-        self._changes = Changes(guard, self.gateways.definitions)
+        self._changes = Changes(guard, self.gateways)
 
     def _posted(self, guard: Guard | None) -> Guard | None:
         """The guard, put at its doors."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.protocol.function_url import MalformedResponse
-from engine.protocol.gateway import authorizers, http, rest, tokens
+from engine.protocol.gateway import alb, authorizers, balancers, http, rest, tokens
 from engine.protocol.gateway.definition import HTTP, REST, Api, Authorizer, Integration, Route, Stage, read_http, read_rest
 from engine.protocol.gateway.request import ApiContext, ApiRequest
 from engine.protocol.gateway.routes import Router, stage_of
@@ -39,6 +39,31 @@ def test_any_answer_is_a_response_or_malformed(answer: Any, kind: str, binary: t
         return
     assert 200 <= made.status <= 599
     assert not any(c in f"{name}{value}" for name, value in made.headers for c in "\r\n\0")
+
+
+@given(JSON, st.booleans())
+def test_any_answer_to_a_load_balancer_is_a_response_or_malformed(answer: Any, multi_value: bool) -> None:
+    try:
+        made, reason = alb.response(json.dumps(answer).encode(), multi_value=multi_value)
+    except MalformedResponse:
+        return
+    assert 200 <= made.status <= 599
+    assert not any(c in f"{reason}{name}{value}" for name, value in made.headers for c in "\r\n\0")
+
+
+@given(
+    st.sampled_from(["path-pattern", "host-header", "http-header", "http-request-method", "query-string", "source-ip", "other"]),
+    st.lists(st.text("ab*?=.[/", max_size=6), max_size=2), st.text("ab/", max_size=6), st.text("ab&=%", max_size=6),
+)  # fmt: skip
+def test_any_condition_holds_or_not(field: str, values: list[str], path: str, query: str) -> None:
+    rule = balancers.Rule((balancers.Condition(field, tuple(values), "a"),), ())
+    listener = balancers.Listener(80, "HTTP", (rule, balancers.Rule((), ())))
+    chosen = balancers.choose(listener, balancers.Asked("GET", "a.b", path, query, [("A", "b")], "::1"))
+    assert chosen is not None
+    if field == "other" or not values:
+        assert chosen is listener.rules[1]
+    if field == "path-pattern" and path in values:
+        assert chosen is rule
 
 
 @given(st.binary(max_size=40))

@@ -24,7 +24,7 @@ from engine.protocol.gateway import authorizers, tokens
 from engine.protocol.gateway.definition import HTTP, Authorizer
 from engine.protocol.gateway.refusals import Refused, Why, refused, said, unserved
 from engine.protocol.gateway.request import ApiContext, ApiRequest
-from engine.supervisor.gateway.definitions import Served
+from engine.supervisor.gateway.served import Served
 
 if TYPE_CHECKING:
     from engine.supervisor.gateway.front import Gateways
@@ -84,7 +84,7 @@ class Authorizing:
         self._identity = identity
         kept = self._served.verdicts.get((authorizer.authorizer_id, *identity)) if identity else None
         if kept is not None and kept[0] > self._owner.loop.time():
-            self._judge(kept[1])  # type: ignore[arg-type] # what _remember put there
+            self._judge(kept[1])
             return
         event = authorizers.event(authorizer, self._request, self._context, self._arn(), identity)
         self._began_s = self._owner.loop.time()

@@ -29,7 +29,8 @@ from engine.protocol.gateway.routes import stage_of
 from engine.supervisor.api import new_trace_id
 from engine.supervisor.gateway import replies
 from engine.supervisor.gateway.authorizing import Authorizing, check_anybody, check_signed
-from engine.supervisor.gateway.definitions import Served, Unreadable
+from engine.supervisor.gateway.definitions import Unreadable
+from engine.supervisor.gateway.served import Served
 
 if TYPE_CHECKING:
     from engine.supervisor.front import Connection, Head

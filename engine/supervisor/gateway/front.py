@@ -1,4 +1,4 @@
-"""APIs at their addresses: which requests are for one, what it is, and invoking its functions in API Gateway's name.
+"""APIs and load balancers at their addresses: which requests are for one, what it is, and invoking its functions in the service's name.
 
 One ``ApiExchange`` is one request, from its head to its answer. A function is invoked only if its resource policy lets API Gateway in, or if
 the integration has a role to do it with.
@@ -22,9 +22,11 @@ from engine.supervisor.api import InvokeApi, Verifier
 from engine.supervisor.ask import Connect
 from engine.supervisor.catalogue import Catalogue
 from engine.supervisor.gateway import addresses
+from engine.supervisor.gateway.balancing import BalancerExchange, address_of, decode
 from engine.supervisor.gateway.definitions import ELSEWHERE_S, EMBEDDED_S, Definitions
 from engine.supervisor.gateway.exchange import ApiExchange
 from engine.supervisor.gateway.keysets import KeySets
+from engine.supervisor.gateway.served import served
 from engine.supervisor.request import ReplyTo
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ log = structlog.get_logger("engine")
 
 
 class Gateways:
-    """Finds the API that a request is for."""
+    """Finds the API or load balancer that a request is for."""
 
     def __init__(
         self,
@@ -56,7 +58,8 @@ class Gateways:
         self.clock = clock
         self.verifier = verifier
         fresh_s = EMBEDDED_S if written_here else ELSEWHERE_S
-        self.definitions = Definitions(loop, connect, token, account_id, fresh_s=fresh_s)
+        self.definitions = Definitions(loop, "api", served, connect, token, account_id, fresh_s=fresh_s)
+        self.balancers = Definitions(loop, "balancer", decode, connect, token, account_id, fresh_s=fresh_s)
         self.key_sets = KeySets(loop, connect, token)
         self.account_id = account_id
         self._catalogue = catalogue
@@ -65,10 +68,13 @@ class Gateways:
         self._decisions: dict[tuple[str, str], bool] = {}
         self._revision = -1
 
-    def exchange(self, head: Head, connection: Connection) -> ApiExchange | None:
-        """The exchange that a request begins; None when it is not for an API."""
+    def exchange(self, head: Head, connection: Connection) -> ApiExchange | BalancerExchange | None:
+        """The exchange that a request begins; None when it is for neither an API nor a load balancer."""
         address = addresses.of(head, self._region)
-        return None if address is None else ApiExchange(self, address, head, connection)
+        if address is not None:
+            return ApiExchange(self, address, head, connection)
+        balancer = address_of(head)
+        return None if balancer is None else BalancerExchange(self, balancer, head, connection)
 
     def invoke(
         self, uri: str, context: ApiContext, role: str, source_arn: str, event: bytes, trace: bytes | None, reply_to: ReplyTo
@@ -77,9 +83,15 @@ class Gateways:
         arn = function_arn(uri, context.stage.variables)
         if arn is None:
             raise ValueError(f"{uri!r} does not name a function")
+        self.start(arn, None if role else policies.API_GATEWAY, context.api.account, source_arn, event, trace, reply_to)
+
+    def start(
+        self, arn: str, caller: Identity | None, account: str, source_arn: str, event: bytes, trace: bytes | None, reply_to: ReplyTo
+    ) -> None:
+        """Start a function for a service that its policy has to let in; None: nobody has to be. Raises AwsError."""
         ref = parse_function_name(arn, account=self.account_id, region=self._region)
-        if not role and not self._lets_in(ref, policies.API_GATEWAY, context.api.account, source_arn):
-            raise AccessDenied(f"{ref.arn()} has no policy that lets API Gateway invoke it for {source_arn}")
+        if caller is not None and not self._lets_in(ref, caller, account, source_arn):
+            raise AccessDenied(f"{ref.arn()} has no policy that lets {caller.arn} invoke it for {source_arn}")
         self._api.invoke_function(ref, event, trace, reply_to)
 
     def _lets_in(self, ref: FunctionRef, caller: Identity, account: str, source_arn: str) -> bool:
@@ -92,5 +104,5 @@ class Gateways:
             policy = self._catalogue.policy(ref)
             decision = self._decisions[key] = policies.lets_in(policy, caller, ref.arn(), account, source_arn)
             if not decision:
-                log.warning("a function does not let API Gateway in", function=ref.arn(), source=source_arn)
+                log.warning("a function does not let a service in", function=ref.arn(), service=caller.arn, source=source_arn)
         return decision

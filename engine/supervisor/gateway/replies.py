@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from http.client import responses
 from typing import TYPE_CHECKING
 
 from engine.protocol import cors
@@ -43,7 +42,7 @@ def send(
         headers.append(("Content-Length", str(len(answer.body))))
     headers.append(("Connection", "keep-alive" if head.keep_alive else "close"))
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
-    status = f"HTTP/1.1 {answer.status} {replies.REASONS.get(answer.status) or responses.get(answer.status, 'Unknown')}\r\n"
+    status = f"HTTP/1.1 {answer.status} {replies.reason(answer.status)}\r\n"
     whole = b"".join((status.encode(), replies.date_header(), lines.encode("utf-8", "replace"), b"\r\n"))
     connection.answer(whole, b"" if bodiless or head.method == b"HEAD" else answer.body)
 
