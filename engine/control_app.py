@@ -40,6 +40,7 @@ from engine.control.code_links import CodeLinks
 from engine.control.event_invoke import StoredPolicies
 from engine.control.gateways import PATH as GATEWAY_PATH
 from engine.control.gateways import GatewayEndpoint, Gateways
+from engine.control.images import Images
 from engine.control.link import ControlLink, Hello
 from engine.control.packages import Packages
 from engine.control.plane import Plane
@@ -55,6 +56,7 @@ from engine.errors import ConfigurationError, ServiceError
 from engine.eventing.delivery import Delivery
 from engine.eventing.dispatcher import Dispatcher
 from engine.eventing.intake import Intake
+from engine.http import images as image_routes
 from engine.http import vpcs
 from engine.http.app import build_app
 from engine.http.operations import Registry
@@ -108,7 +110,8 @@ def _plane(
     with _no_collection():
         store = MemoryFunctionStore(SqlFunctionStore(database))
     packages = Packages(code)
-    catalogue = Catalogue(code)
+    images = Images(settings.data_dir, store, clock)
+    catalogue = Catalogue(code, images)
     greeted: list[Hello] = []
 
     def on_hello(hello: Hello) -> None:
@@ -141,6 +144,7 @@ def _plane(
         links=links,
         clock=clock,
         roles=Roles(settings, clock, link.ready),
+        images=images,
         vpcs=Vpcs(settings, SqlVpcStore(database), link, sources, catalogue, clock),
         account_concurrency=settings.account_concurrency,
     )
@@ -184,9 +188,11 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
             CREDENTIALS_PATH: CredentialsEndpoint(plane.roles, link.ready),
             GATEWAY_PATH: GatewayEndpoint(Gateways(settings), link.ready),
             vpcs.PATH: vpcs.VpcRoutes(plane.vpcs, settings.account_id),
+            image_routes.PATH: image_routes.ImageRoutes(plane.images),
         },
     )
     await asyncio.to_thread(code.sweep)
+    await asyncio.to_thread(plane.images.collect)
     link.start()
     dispatcher.start()
     try:
@@ -200,8 +206,8 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         await client.close()
         await plane.changes.close()
         await link.close()
-        app.close()
-        plane.packages.close()
+        for part in (app, plane.packages):
+            part.close()
 
 
 def _dispatcher(

@@ -16,6 +16,7 @@ from engine.cli import (
     cold_starts,
     deploy,
     doctor,
+    image,
     instances,
     invoke,
     listing,
@@ -45,6 +46,7 @@ app.command("list")(listing.list_functions)
 app.command("instances")(instances.instances)
 app.command("cold-starts")(cold_starts.cold_starts)
 app.add_typer(vpc.app, name="vpc")
+app.add_typer(image.app, name="image")
 app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)
 app.command("backup")(backup.backup)

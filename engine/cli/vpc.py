@@ -2,55 +2,23 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import socket
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from engine.cli.options import Json
-from engine.cli.output import CliError, data, document, table
-from engine.cli.session import settings_of
+from engine.cli.output import data, document, table
+from engine.cli.own_socket import DataDir, ask
 
 PATH = "/_engine/vpc"
-TIMEOUT_S = 60.0
 
 app = typer.Typer(no_args_is_help=True, help="Attach private servers to subnets, so that functions with a VpcConfig reach them.")
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The running engine's data directory, when it is not the configured one.")]
-
-
-class _Socket(http.client.HTTPConnection):
-    """HTTP over the engine's own Unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("engine", timeout=TIMEOUT_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
-        self.sock.connect(str(self._path))
 
 
 def _ask(data_dir: Path | None, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The engine's answer. Raises CliError with its reason, or when there is no engine."""
-    settings = settings_of(data_dir=data_dir)
-    connection = _Socket(settings.run_dir() / "http.sock")
-    try:
-        connection.request(method, path, None if body is None else json.dumps(body))
-        answer = connection.getresponse()
-        found: dict[str, Any] = json.loads(answer.read())
-    except PermissionError as e:
-        raise CliError(f"only the user who runs the engine of {settings.data_dir} may do this") from e
-    except (OSError, ValueError, http.client.HTTPException) as e:
-        raise CliError(f"no engine runs on {settings.data_dir}: name its directory with --data-dir ({e})") from e
-    finally:
-        connection.close()
-    if answer.status != 200:
-        raise CliError(str(found.get("message", found)))
-    return found
+    return ask(data_dir, method, path, None if body is None else json.dumps(body).encode())
 
 
 @app.command("attach")

@@ -9,15 +9,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from engine.control import instance_policy, snap_start
+from engine.control.configuration import is_image
+from engine.control.images import Images
 from engine.control.kinds import POLICY, URL, may_loop, provisioned_concurrency, reserved_concurrency, resource_policies
 from engine.control.vpc_documents import network
 from engine.store.api import LATEST, CodeStore, Function, Version
 
 
 class Catalogue:
-    """Entries by account and name. ``code`` says where trees are."""
+    """Entries by account and name. ``code`` says where trees are, ``images`` what a container image is."""
 
-    def __init__(self, code: CodeStore) -> None:
+    def __init__(self, code: CodeStore, images: Images) -> None:
+        self._images = images
         # Text: at a start with many functions the path objects would cost more than everything else here.
         self._trees = code.tree("any").parent
         self._entries: dict[tuple[str, str], dict[str, Any]] = {}
@@ -86,8 +89,8 @@ class Catalogue:
             "version": version.version,
             "generation": version.generation,
             "state": "Active" if all(map(os.path.isdir, (tree, *layers))) else "Failed",
-            "runtime": config["Runtime"],
-            "handler": config["Handler"],
+            "runtime": config.get("Runtime"),
+            "handler": config.get("Handler"),
             "timeout_s": config["Timeout"],
             "memory_mb": config["MemorySize"],
             "tmp_mb": config["EphemeralStorage"]["Size"],
@@ -105,4 +108,5 @@ class Catalogue:
             "snap_start": snap_start.of_version(version),
             "architecture": config["Architectures"][0],
             "network": network(config.get("VpcConfig")),
+            **(self._images.entry(version) if is_image(config) else {}),
         }

@@ -18,21 +18,32 @@ from engine.errors import InvalidParameterValue
 from engine.store.api import Function, Version
 
 DEFAULTS: Mapping[str, Any] = {"Description": "", "Timeout": 3, "MemorySize": 128, "EphemeralStorage": {"Size": 512}}
+IMAGE = "Image"
+# Kept with a version, never shown as its configuration: the image's address as it was given.
+IMAGE_URI = "_ImageUri"
 _PLAIN = ("Role", "Handler", "Runtime", "Description", "Timeout", "MemorySize", "EphemeralStorage")
 _CREATING = ("The function is being created.", "Creating")
 
 
-def new(members: Mapping[str, Any], name: str, architectures: list[str], runtime_version_arn: str) -> dict[str, Any]:
-    """The configuration of a function that is being created, defaults filled in. Raises InvalidParameterValue."""
+def is_image(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is that of a container image."""
+    return bool(config.get("PackageType") == IMAGE)
+
+
+def new(members: Mapping[str, Any], name: str, architectures: list[str], runtime_version_arn: str | None) -> dict[str, Any]:
+    """The configuration of a function that is being created, defaults filled in; a container image's has no runtime. Raises
+    InvalidParameterValue.
+    """
     config: dict[str, Any] = {
         **DEFAULTS,
-        "PackageType": "Zip",
+        "PackageType": IMAGE if runtime_version_arn is None else "Zip",
         "Architectures": architectures,
         "TracingConfig": {"Mode": "PassThrough"},
         "SnapStart": {"ApplyOn": "None", "OptimizationStatus": "Off"},
         "LoggingConfig": {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{name}"},
-        "RuntimeVersionConfig": {"RuntimeVersionArn": runtime_version_arn},
     }
+    if runtime_version_arn is not None:
+        config["RuntimeVersionConfig"] = {"RuntimeVersionArn": runtime_version_arn}
     return merged(config, members)
 
 
@@ -47,6 +58,10 @@ def merged(config: Mapping[str, Any], members: Mapping[str, Any]) -> dict[str, A
     if members.get("VpcConfig") is not None:
         result["VpcConfig"] = dict(members["VpcConfig"])
     _dead_letter(result, members.get("DeadLetterConfig") or {})
+    if members.get("ImageConfig") is not None:
+        result.pop("ImageConfigResponse", None)
+        if any(members["ImageConfig"].values()):
+            result["ImageConfigResponse"] = {"ImageConfig": {k: v for k, v in members["ImageConfig"].items() if v}}
     if members.get("SnapStart") is not None:
         result["SnapStart"] = {"ApplyOn": members["SnapStart"].get("ApplyOn") or "None", "OptimizationStatus": "Off"}
     snap_start.check(result)
@@ -97,20 +112,25 @@ def last_modified(epoch_ms: int) -> str:
 
 
 def code_sha256(hexadecimal: str) -> str:
-    """A digest as the API shows it."""
+    """A package's digest as the API shows it."""
     return base64.b64encode(bytes.fromhex(hexadecimal)).decode("ascii")
+
+
+def shown_sha256(version: Version) -> str:
+    """The digest of a version's code as the API shows it: of an image hexadecimal."""
+    return version.code_sha256 if is_image(version.config) else code_sha256(version.code_sha256)
 
 
 def listed(name: str, version: Version, account: str, region: str, qualifier: str | None) -> dict[str, Any]:
     """A FunctionConfiguration as in lists: without states and without the runtime's version. ``qualifier`` goes into the ARN."""
-    shown = {k: v for k, v in version.config.items() if k != "RuntimeVersionConfig"}
+    shown = {k: v for k, v in version.config.items() if k not in ("RuntimeVersionConfig", IMAGE_URI)}
     return {
         "FunctionName": name,
         "FunctionArn": function_arn(region, account, name, qualifier),
         **shown,
         "SnapStart": snap_start.shown(version.config, version.version),
         "CodeSize": version.code_size,
-        "CodeSha256": code_sha256(version.code_sha256),
+        "CodeSha256": shown_sha256(version),
         "LastModified": last_modified(version.last_modified_ms),
         "Version": version.version,
         "RevisionId": version.revision_id,
@@ -119,9 +139,10 @@ def listed(name: str, version: Version, account: str, region: str, qualifier: st
 
 def shown(function: Function, version: Version, region: str, qualifier: str | None) -> dict[str, Any]:
     """A FunctionConfiguration of a function at rest: Active, its last update Successful."""
+    config = version.config
     return {
         **listed(function.name, version, function.account, region, qualifier),
-        "RuntimeVersionConfig": version.config["RuntimeVersionConfig"],
+        **({"RuntimeVersionConfig": config["RuntimeVersionConfig"]} if "RuntimeVersionConfig" in config else {}),
         "State": "Active",
         "LastUpdateStatus": "Successful",
     }

@@ -6,11 +6,12 @@ Source: docs.aws.amazon.com/lambda/latest/api/API_CreateFunction.html, functions
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from engine import ids
 from engine.arn import FunctionRef, runtime_version_arn
-from engine.control import configuration, function_layers, rules, snap_start, trust
+from engine.control import configuration, function_layers, images, rules, snap_start, trust
 from engine.control.api import Caller, Registrar
 from engine.control.kinds import CODE_SIGNING, CONCURRENCY
 from engine.control.link import Hello
@@ -20,8 +21,6 @@ from engine.control.plane import Plane, locate, not_found, pick
 from engine.control.versions import publish
 from engine.errors import AccessDenied, InvalidParameterValue, ResourceConflict
 from engine.store.api import LATEST, Function, LayerVersion, Listed, Position, Version
-
-_MANDATORY = "Runtime and Handler are mandatory parameters for functions created with deployment packages."
 
 
 class FunctionOperations:
@@ -43,34 +42,56 @@ class FunctionOperations:
         architectures = self._check(params)
         plane = self._plane
         hello = await plane.link.ready()
-        rules.check_runtime(params["Runtime"], hello.runtimes)
+        image = configuration.is_image(params)
+        if not image:
+            rules.check_runtime(params["Runtime"], hello.runtimes)
         await plane.roles.check(params["Role"], ref.account)
         async with plane.changes.lock(ref.account, ref.name):
             await self._check_free(ref)
             params = await plane.vpcs.placed(params, ref.account, hello)
-            data = await plane.fetch(params["Code"], ref.account, hello)
-            await plane.check_storage(ref.account, len(data) * (2 if params.get("Publish") else 1))
-            async with (
-                function_layers.resolved(plane, ref.account, ref.region, params.get("Layers") or []) as layers,
-                plane.installed(data, params["Runtime"], hello) as package,
-                trust.kept(plane, params.get("CodeSigningConfigArn")),
-            ):
-                hashes = [layer.code_sha256 for layer in layers]
-                await function_layers.ready(plane, package.sha256, hashes, params["Runtime"], hello)
-                signed = await trust.check(plane, ref.account, ref.name, params.get("CodeSigningConfigArn"), data, hashes)
-                function = self._new(ref, params, architectures, package, layers, hello, signed)
-                answered = function.latest
-                if params.get("Publish"):
-                    function, answered = publish(function, None)
-                await plane.changes.apply(None, function)
+            if image:
+                source = plane.images.find(params["Code"]["ImageUri"], hello)
+                config = configuration.new(params, ref.name, architectures, None)
+                config[configuration.IMAGE_URI] = source.uri
+                return await self._store(ref, params, config, Package(source.digest, 0, Path(), ()), [])
+            return await self._create_of_package(ref, params, architectures, hello)
+
+    async def _create_of_package(
+        self, ref: FunctionRef, params: dict[str, Any], architectures: list[str], hello: Hello
+    ) -> dict[str, Any]:
+        plane, runtime = self._plane, params["Runtime"]
+        data = await plane.fetch(params["Code"], ref.account, hello)
+        await plane.check_storage(ref.account, len(data) * (2 if params.get("Publish") else 1))
+        async with (
+            function_layers.resolved(plane, ref.account, ref.region, params.get("Layers") or []) as layers,
+            plane.installed(data, runtime, hello) as package,
+            trust.kept(plane, params.get("CodeSigningConfigArn")),
+        ):
+            hashes = [layer.code_sha256 for layer in layers]
+            await function_layers.ready(plane, package.sha256, hashes, runtime, hello)
+            signed = await trust.check(plane, ref.account, ref.name, params.get("CodeSigningConfigArn"), data, hashes)
+            arn = runtime_version_arn(ref.region, runtime, hello.runtimes[runtime].version)
+            config = configuration.new(params, ref.name, architectures, arn)
+            function_layers.attach(config, layers, ref.region)
+            config.update(signed)
+            return await self._store(ref, params, config, package, layers)
+
+    async def _store(
+        self, ref: FunctionRef, params: dict[str, Any], config: dict[str, Any], package: Package, layers: list[LayerVersion]
+    ) -> dict[str, Any]:
+        function = self._new(ref, params, config, package, layers)
+        answered = function.latest
+        if params.get("Publish"):
+            function, answered = publish(function, None)
+        await self._plane.changes.apply(None, function)
         return configuration.creating(function, answered, ref.region, None, ids.revision_id())
 
     def _check(self, params: dict[str, Any]) -> list[str]:
         """Everything that can be judged without looking at the package; the function's architectures."""
-        code = params["Code"]
-        rules.check_package_type(params.get("PackageType"), has_image=bool(code.get("ImageUri")))
-        if not params.get("Runtime") or not params.get("Handler"):
-            raise InvalidParameterValue(_MANDATORY)
+        if configuration.is_image(params):
+            images.check_new(params)
+        else:
+            rules.check_package(params)
         rules.refuse_unsupported("CreateFunction", params)
         rules.check_limits(params)
         rules.check_environment((params.get("Environment") or {}).get("Variables") or {})
@@ -88,17 +109,10 @@ class FunctionOperations:
         self,
         ref: FunctionRef,
         params: dict[str, Any],
-        architectures: list[str],
+        config: dict[str, Any],
         package: Package,
         layers: list[LayerVersion],
-        hello: Hello,
-        signed: dict[str, str],
     ) -> Function:
-        runtime = params["Runtime"]
-        arn = runtime_version_arn(ref.region, runtime, hello.runtimes[runtime].version)
-        config = configuration.new(params, ref.name, architectures, arn)
-        function_layers.attach(config, layers, ref.region)
-        config.update(signed)
         now_ms = self._plane.clock.epoch_ms()
         latest = Version(
             version=LATEST,
@@ -125,11 +139,12 @@ class FunctionOperations:
 
     async def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref, function, version = self._find(caller, params)
-        location = self._plane.links.url(caller.headers.get("host", "127.0.0.1"), version.code_sha256)
-        answer: dict[str, Any] = {
-            "Configuration": await self._at_rest(ref, function, version),
-            "Code": {"RepositoryType": "S3", "Location": location},
-        }
+        if configuration.is_image(version.config):
+            code = images.located(version)
+        else:
+            location = self._plane.links.url(caller.headers.get("host", "127.0.0.1"), version.code_sha256)
+            code = {"RepositoryType": "S3", "Location": location}
+        answer: dict[str, Any] = {"Configuration": await self._at_rest(ref, function, version), "Code": code}
         if function.tags:
             answer["Tags"] = dict(function.tags)
         reservation = function.document(CONCURRENCY)
@@ -144,7 +159,11 @@ class FunctionOperations:
         """The configuration with the state the version is in now."""
         shown = configuration.shown(function, version, ref.region, ref.qualifier)
         code = self._plane.code
-        if not all(code.tree(sha256).is_dir() for sha256 in (version.code_sha256, *version.layers)):
+        if configuration.is_image(version.config):
+            there = self._plane.images.image(version.code_sha256) is not None
+        else:
+            there = all(code.tree(sha256).is_dir() for sha256 in (version.code_sha256, *version.layers))
+        if not there:
             return configuration.lost(shown)
         return await snap_start.with_state(self._plane.link, function, version, shown)
 

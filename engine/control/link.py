@@ -53,6 +53,7 @@ class Hello:
     region: str
     account_id: str
     no_vpc: str = ""
+    no_images: str = ""
 
 
 class LinkRefused(ServiceError):
@@ -296,6 +297,7 @@ def _read_hello(about: Mapping[str, Any]) -> Hello:
             str(about["region"]),
             str(about["account_id"]),
             str(about.get("no_vpc", "")),
+            str(about.get("no_images", "")),
         )
     except (KeyError, TypeError, AttributeError, IndexError) as e:
         raise WireError(f"the supervisor's hello is not usable: {type(e).__name__}: {e}") from e

@@ -15,6 +15,7 @@ from engine.control import rules
 from engine.control.api import Caller
 from engine.control.changes import Changes
 from engine.control.code_links import CodeLinks
+from engine.control.images import Images
 from engine.control.link import ControlLink, Hello
 from engine.control.packages import Package, Packages
 from engine.control.roles import Roles
@@ -48,6 +49,7 @@ class Plane:
     clock: Clock
     roles: Roles
     vpcs: Vpcs
+    images: Images
     account_concurrency: int = 1000
     # Set by whoever changes an event source mapping, for whoever has it polled.
     mappings_changed: asyncio.Event = field(default_factory=asyncio.Event)

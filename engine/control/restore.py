@@ -28,7 +28,8 @@ def _ready(store: FunctionStore, packages: Packages, hello: Hello) -> Iterator[F
     present = packages.present()
     for function in store.everything():
         for version in function.versions.values():
-            runtime = version.config["Runtime"]
+            # A container image has none, and nothing to be made ready.
+            runtime = version.config.get("Runtime", "")
             installed = hello.runtimes.get(runtime)
             if installed is None:
                 continue

@@ -55,12 +55,12 @@ _OBEYED: Mapping[str, frozenset[str]] = {
     "CreateFunction": frozenset(
         {
             "Architectures", "Code", "CodeSigningConfigArn", "DeadLetterConfig", "Description", "Environment", "EphemeralStorage", "FunctionName",
-            "Handler", "Layers", "LoggingConfig", "MemorySize", "PackageType", "Publish", "Role", "Runtime", "SnapStart", "Tags", "Timeout", "VpcConfig",
+            "Handler", "ImageConfig", "Layers", "LoggingConfig", "MemorySize", "PackageType", "Publish", "Role", "Runtime", "SnapStart", "Tags", "Timeout", "VpcConfig",
         }
     ),
     "UpdateFunctionConfiguration": frozenset(
         {
-            "DeadLetterConfig", "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "Layers", "LoggingConfig",
+            "DeadLetterConfig", "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "ImageConfig", "Layers", "LoggingConfig",
             "MemorySize", "RevisionId", "Role", "Runtime", "SnapStart", "Timeout", "VpcConfig",
         }
     ),
@@ -87,7 +87,6 @@ def _empty(value: Any) -> bool:
 # Values that ask for nothing: clients send them to clear a member, or because their own defaults do.
 _NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
     "TracingConfig": lambda v: v.get("Mode") in (None, "PassThrough"),
-    "ImageConfig": lambda v: not any(v.values()),
     # Packages are always copied.
     "S3ObjectStorageMode": lambda v: v == "COPY",
 }
@@ -114,10 +113,19 @@ def _detail(name: str, value: Any) -> str:
     return f" with Mode {value['Mode']}" if name == "TracingConfig" else ""
 
 
-def check_package_type(package_type: str | None, *, has_image: bool = False) -> None:
-    """Raises NotImplementedHere for container images."""
-    if package_type == "Image" or has_image:
-        raise NotImplementedHere("Lambda Engine does not run container images (PackageType Image); upload a zip package instead.")
+def check_package(members: Mapping[str, Any]) -> None:
+    """Raises InvalidParameterValue for what only a container image has, and for what a package must have."""
+    if members["Code"].get("ImageUri"):
+        raise InvalidParameterValue("Please don't provide ImageUri when creating a function with packageType Zip.")
+    check_no_image(members)
+    if not members.get("Runtime") or not members.get("Handler"):
+        raise InvalidParameterValue("Runtime and Handler are mandatory parameters for functions created with deployment packages.")
+
+
+def check_no_image(members: Mapping[str, Any]) -> None:
+    """Raises InvalidParameterValue when a function made of a package is given an image's settings."""
+    if any((members.get("ImageConfig") or {}).values()):
+        raise InvalidParameterValue("Please don't provide ImageConfig when the intended function PackageType is Zip.")
 
 
 def host_architecture() -> str:

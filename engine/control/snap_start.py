@@ -32,7 +32,7 @@ def check(config: Mapping[str, Any]) -> None:
     """Raises InvalidParameterValue for what Lambda does not snapshot, NotImplementedHere for what only this engine does not."""
     if not applied(config):
         return
-    runtime = str(config["Runtime"])
+    runtime = str(config.get("Runtime") or config["PackageType"])
     if runtime in _ELSEWHERE:
         raise NotImplementedHere(f"Lambda Engine does not support SnapStart for {runtime}: only Python workers can be copied.")
     minor = runtime.removeprefix("python3.")

@@ -15,7 +15,7 @@ from typing import Any
 
 from engine import ids
 from engine.arn import FunctionRef, runtime_version_arn
-from engine.control import configuration, function_layers, rules, trust
+from engine.control import configuration, function_layers, images, rules, trust
 from engine.control.api import Caller, Registrar
 from engine.control.link import Hello
 from engine.control.plane import Plane, locate_unqualified
@@ -43,11 +43,13 @@ class UpdateOperations:
         async with plane.changes.lock(ref.account, ref.name):
             function = await plane.read(ref)
             rules.check_revision(params.get("RevisionId"), function.latest.revision_id)
-            if params.get("ImageUri"):
-                raise InvalidParameterValue("Please don't provide ImageUri when updating a function with packageType Zip.")
             rules.refuse_unsupported("UpdateFunctionCode", params)
             architectures = rules.check_architectures(params.get("Architectures"), self._host)
             hello = await plane.link.ready()
+            if configuration.is_image(function.latest.config):
+                return await self._update_image(ref, function, params, hello)
+            if params.get("ImageUri"):
+                raise InvalidParameterValue("Please don't provide ImageUri when updating a function with packageType Zip.")
             runtime = function.latest.config["Runtime"]
             rules.check_runtime(runtime, hello.runtimes)
             source = {name: params[name] for name in _CODE_MEMBERS if params.get(name) is not None}
@@ -63,6 +65,19 @@ class UpdateOperations:
                 code = replace(function.latest, code_sha256=package.sha256, code_size=len(data), preload=package.preload)
                 after = self._updated(function, code, config)
                 return await self._apply(ref, function, after, publishing=bool(params.get("Publish")))
+
+    async def _update_image(
+        self, ref: FunctionRef, function: Function, params: Mapping[str, Any], hello: Hello
+    ) -> dict[str, Any]:
+        """What the address means now, which may be another image than last time."""
+        if not params.get("ImageUri"):
+            raise InvalidParameterValue("Please provide ImageUri when updating a function with packageType Image.")
+        source = self._plane.images.find(params["ImageUri"], hello)
+        config = {**function.latest.config, configuration.IMAGE_URI: source.uri}
+        after = self._updated(function, replace(function.latest, code_sha256=source.digest), config)
+        if params.get("DryRun"):
+            return configuration.shown(function, after.latest, ref.region, None)
+        return await self._apply(ref, function, after, publishing=bool(params.get("Publish")))
 
     async def _dry_run(self, ref: FunctionRef, function: Function, config: Mapping[str, Any], data: bytes) -> dict[str, Any]:
         """The configuration as it would be; the package is judged and forgotten."""
@@ -93,6 +108,11 @@ class UpdateOperations:
             latest = function.latest
             rules.check_revision(params.get("RevisionId"), latest.revision_id)
             rules.refuse_unsupported("UpdateFunctionConfiguration", params)
+            image = configuration.is_image(latest.config)
+            if image:
+                images.check_members(params)
+            else:
+                rules.check_no_image(params)
             rules.check_limits(params)
             rules.check_environment((params.get("Environment") or {}).get("Variables") or {})
             hello = await plane.link.ready()
@@ -100,6 +120,8 @@ class UpdateOperations:
                 await plane.roles.check(params["Role"], ref.account)
             params = await plane.vpcs.placed(params, ref.account, hello)
             config = configuration.merged(latest.config, params)
+            if image:
+                return await self._apply(ref, function, self._updated(function, latest, config), publishing=False)
             await self._prepare_runtime(ref, latest, config, hello, chosen=bool(params.get("Runtime")))
             async with function_layers.resolved(plane, ref.account, ref.region, params.get("Layers") or []) as layers:
                 if params.get("Layers") is not None:

@@ -57,7 +57,7 @@ class VersionOperations:
             function = await self._plane.read(ref)
             latest = function.latest
             rules.check_revision(params.get("RevisionId"), latest.revision_id)
-            given, actual = params.get("CodeSha256"), configuration.code_sha256(latest.code_sha256)
+            given, actual = params.get("CodeSha256"), configuration.shown_sha256(latest)
             if given is not None and given != actual:
                 raise InvalidParameterValue(
                     f"CodeSHA256 ({given}) is different from current CodeSHA256 in $LATEST ({actual}). "

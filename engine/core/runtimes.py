@@ -10,12 +10,13 @@ from functools import lru_cache
 
 
 class Family(StrEnum):
-    """``PROVIDED``: the function brings its own runtime."""
+    """``PROVIDED``: the function brings its own runtime. ``IMAGE``: it is a container image, with everything in it."""
 
     PYTHON = "python"
     NODEJS = "nodejs"
     JAVA = "java"
     PROVIDED = "provided"
+    IMAGE = "image"
 
 
 CUSTOM = ("provided.al2023", "provided.al2")

@@ -22,6 +22,9 @@ from typing import Any, Protocol
 from engine.sandbox.freezer import Freezer
 from engine.sandbox.wishes import VpcDone
 
+# Why level process refuses them.
+NO_IMAGES = "container images need a file system of the sandbox's own: level user or full"
+
 
 class Cause(StrEnum):
     """Why a worker ended."""
@@ -61,7 +64,7 @@ class ZygoteSpec:
 class SpecialiseSpec:
     """What a holder becomes. Directories are absolute host paths; sizes in MiB; ``cpu_shares`` as cgroup v1's.
 
-    ``cpu_quota_us``: CPU time per ``group.CPU_PERIOD_US`` once the init phase is over (``initialised``); 0 for no quota.
+    ``image``: ``code_dir`` is the file system of a container image, which becomes the sandbox's root. ``cpu_quota_us``: CPU time per ``group.CPU_PERIOD_US`` once the init phase is over (``initialised``); 0 for no quota.
     """
 
     code_dir: str
@@ -72,6 +75,7 @@ class SpecialiseSpec:
     cpu_shares: int = 74
     cpu_quota_us: int = 0
     hostname: str = "lambda"
+    image: bool = False
 
 
 @dataclass(slots=True)

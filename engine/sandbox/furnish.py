@@ -13,6 +13,10 @@ from collections.abc import Sequence
 
 from engine.sandbox import holder, kernel, nest
 
+# A container image's file system passes through here on its way to becoming the root, and these are taken along. The image store sees to it
+# that none of them is a link in the image.
+_NEW_ROOT = "/mnt"
+_TAKEN_ALONG = ("/proc", "/dev", "/tmp", "/etc/hosts", "/etc/resolv.conf")
 _TMP_FLAGS = kernel.MS_REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV
 
 
@@ -36,15 +40,20 @@ class Visitor:
         for fd, _ in self._home:
             os.close(fd)
 
-    def furnish(self, init: int, mounts: Sequence[int], tmp_mib: int, hostname: str) -> None:
-        """Attach detached ``mounts`` (the code, then what goes on /opt) in the sandbox of the init behind a pidfd. Raises FurnishError."""
+    def furnish(self, init: int, mounts: Sequence[int], tmp_mib: int, hostname: str, *, image: bool = False) -> None:
+        """Attach detached ``mounts`` (the code, then what goes on /opt) in the sandbox of the init behind a pidfd; with ``image`` the one mount
+        becomes the sandbox's root. Raises FurnishError.
+        """
         renamed = hostname != nest.HOSTNAME
         step = "enter the sandbox"
         try:
             kernel.setns(init, kernel.CLONE_NEWNS | (kernel.CLONE_NEWUTS if renamed else 0))
             try:
-                step = "mount the code"
-                kernel.move_mount(mounts[0], "/var/task")
+                step = "mount the image" if image else "mount the code"
+                if image:
+                    _become_root(mounts[0])
+                else:
+                    kernel.move_mount(mounts[0], "/var/task")
                 if len(mounts) > 1:
                     step = "mount the layers"
                     kernel.move_mount(mounts[1], "/opt")
@@ -66,3 +75,15 @@ class Visitor:
         except OSError as e:
             raise SystemExit(f"the broker cannot leave a sandbox: {e}") from e
 
+
+def _become_root(tree: int) -> None:
+    """Every process of the sandbox, which are its init and its worker, has the image for its root from now on."""
+    kernel.move_mount(tree, _NEW_ROOT)
+    for path in filter(os.path.exists, _TAKEN_ALONG):
+        fd = kernel.open_tree(path)
+        try:
+            kernel.move_mount(fd, _NEW_ROOT + path)
+        finally:
+            os.close(fd)
+    os.chdir(_NEW_ROOT)
+    kernel.pivot_here()

@@ -1,7 +1,7 @@
-"""Landlock as the worker's second fence around its files: read and execute anywhere, write only where told.
+"""Landlock as the worker's second fence around its files: write only where told.
 
-The rule for reading stands on ``/``, not on ``/var/task`` or ``/opt``: code is mounted there after the worker has locked itself
-down, and Landlock does not look at a directory hidden under a mount. What is visible at all is decided by the mount namespace.
+Reading and executing are not its matter: what is visible at all is decided by the mount namespace, and the root itself may become another,
+a container image's, after the worker has locked itself down. What may be written keeps its place in the rules wherever it is mounted.
 Python 3.9, standard library.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
-_OF_FILES = _READ_FILE | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV
+_OF_FILES = _WRITE_FILE | _TRUNCATE | _IOCTL_DEV
 # Rights the kernel handles, by ABI version (1: 13 of them, 2: rename across directories, 3: truncate, 5: device ioctls).
 _HANDLED = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 # ABI 6: abstract Unix sockets and signals stay inside.
@@ -34,7 +34,7 @@ def version() -> int:
 
 
 class Ruleset:
-    """All of ``/`` to read, ``writable`` directories and files to do anything, ``devices`` to read and write. Paths that do not exist are skipped.
+    """``writable`` directories and files to do anything with, ``devices`` to write to. Paths that do not exist are skipped.
 
     ``writable`` are looked up by the process that is confined, where something of its own is mounted there; the others
     here, and their descriptors must still be open then. Raises OSError.
@@ -42,12 +42,11 @@ class Ruleset:
 
     def __init__(self, writable: Sequence[str], devices: Sequence[str]) -> None:
         abi = version()
-        handled = _HANDLED[max(v for v in _HANDLED if v <= abi)]
+        handled = _HANDLED[max(v for v in _HANDLED if v <= abi)] & ~_READ
         packed = struct.pack("QQQ", handled, 0, _SCOPED if abi >= 6 else 0)
         self._attributes = packed if abi >= 6 else packed[: 16 if abi >= 4 else 8]
         self._writable = [(path, handled if os.path.isdir(path) else handled & _OF_FILES) for path in writable]
-        wanted = (("/", _READ), *((device, handled & _OF_FILES) for device in devices))
-        self._opened = [(_out_of_the_way(fd), access) for path, access in wanted if (fd := _open(path)) >= 0]
+        self._opened = [(_out_of_the_way(fd), handled & _OF_FILES) for path in devices if (fd := _open(path)) >= 0]
 
     def restrict(self) -> None:
         """Confine this process. Needs no_new_privs. Raises OSError."""

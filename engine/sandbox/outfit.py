@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from engine.sandbox import kernel, layers
+from engine.sandbox.api import NO_IMAGES
 from engine.sandbox.furnish import FurnishError, Visitor
 from engine.sandbox.levels import Level
 from engine.sandbox.marker import Marker
@@ -76,6 +77,9 @@ class Outfitter:
         """Bring code and layers into the sandbox, or have its init do it."""
         assert holder.control is not None  # noqa: S101 - the caller's matter
         mounts: list[int] = []
+        image = bool(spec.get("image"))
+        if image and not (self._level.namespaces and holder.visited):
+            raise FurnishError("mount the image", NO_IMAGES)
         hostname, tmp_mib = str(spec["hostname"])[:64], int(spec["tmp_mib"])
         try:
             if self._level.namespaces:
@@ -90,8 +94,8 @@ class Outfitter:
                 if len(mounts) > 2:
                     mounts.insert(1, kernel.overlay(mounts[1:]))
                     kernel.set_mount(mounts[1], _ATTRIBUTES, recursive=False)
-                self._visitor.furnish(holder.pidfd, mounts, tmp_mib, hostname)
-                holder.task_root = b"/var/task\n"
+                self._visitor.furnish(holder.pidfd, mounts, tmp_mib, hostname, image=image)
+                holder.task_root = b"/\n" if image else b"/var/task\n"
                 self.release(holder)
             else:
                 root = "/var/task" if self._level.namespaces else str(spec["code_dir"])

@@ -77,7 +77,8 @@ def _save_versions(connection: Connection, function: Function, old: Mapping[str,
         if former == version:
             continue
         row = version_row(function, version)
-        if former is None or former.code_sha256 != version.code_sha256:
+        # What has no bytes is a container image, which is not kept among the packages.
+        if version.code_size and (former is None or former.code_sha256 != version.code_sha256):
             refer(connection, version.code_sha256, version.code_size)
         if former is None:
             connection.execute(_INSERT[versions], row)

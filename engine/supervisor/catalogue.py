@@ -108,6 +108,7 @@ def parse_entry(entry: Any) -> FunctionConfig:
                 tracing=str(v.get("tracing") or "PassThrough"),
                 snap_start=bool(v.get("snap_start")),
                 network=str(v.get("network") or ""),
+                image=v.get("image"),
             )
             for key, v in entry["versions"].items()
         }
@@ -136,9 +137,8 @@ def parse_entry(entry: Any) -> FunctionConfig:
             keep_alive_s=_seconds(entry.get("keep_alive_s")),
             max_age_s=_seconds(entry.get("max_age_s")),
             provisioned=provisioned,
-            urls=urls,
-            policies={str(k): str(p) for k, p in (entry.get("policies") or {}).items()},
-        )
+            urls=urls, policies={str(k): str(p) for k, p in (entry.get("policies") or {}).items()},
+        )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise WireError(f"catalogue entry: {type(e).__name__}: {e}") from e
 

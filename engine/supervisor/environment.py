@@ -18,6 +18,13 @@ _OF_FAMILY: dict[Family | None, dict[str, str]] = {
     Family.NODEJS: {"PWD": "/var/task", "SHLVL": "0"},
     Family.JAVA: {"PWD": "/var/task", "SHLVL": "0"},
 }
+_OF_PACKAGES = {
+    "LANG": "en_US.UTF-8",
+    "PATH": "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
+    "LD_LIBRARY_PATH": "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib",
+}
+# Where container engines look for programs if the image does not say.
+_OF_IMAGES = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +40,11 @@ class Home:
 
 
 def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
-    """Everything but the log stream's name; customer variables win over those that AWS lets them override."""
+    """Everything but the log stream's name; customer variables win over those that AWS lets them override, and what a container image
+    says of its own over what only packages need.
+    """
     env = {
-        "LANG": "en_US.UTF-8",
-        "PATH": "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
-        "LD_LIBRARY_PATH": "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib",
+        **(_OF_PACKAGES if config.image is None else _OF_IMAGES),
         "TZ": ":UTC",
         "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
         "AWS_XRAY_DAEMON_ADDRESS": "169.254.100.1:2000",
@@ -55,10 +62,13 @@ def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
     if home.credentials is not None:
         names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
         env.update(zip(names, home.credentials, strict=True))
+    if config.image is not None:
+        env.update(config.image["env"])
     env.update(config.env)
+    if config.image is None:
+        env["_HANDLER"] = config.handler
     env.update(
         {
-            "_HANDLER": config.handler,
             "AWS_REGION": home.region,
             "AWS_DEFAULT_REGION": home.region,
             "AWS_LAMBDA_FUNCTION_NAME": config.name,
@@ -70,7 +80,7 @@ def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
             "LAMBDA_RUNTIME_DIR": "/var/runtime",
         }
     )
-    if family(config.runtime) is not Family.PROVIDED:
+    if family(config.runtime) not in (Family.PROVIDED, Family.IMAGE):
         env["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{config.runtime}"
     if config.log_format == "JSON":
         env["AWS_LAMBDA_LOG_FORMAT"] = "JSON"

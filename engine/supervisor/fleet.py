@@ -193,6 +193,7 @@ class Fleet:
             SpecialiseSpec(
                 code_dir=config.code_dir,
                 layers=config.layers,
+                image=config.image is not None,
                 memory_mib=config.memory_mib,
                 tmp_mib=config.tmp_mib,
                 cpu_shares=max(2, config.memory_mib * 1024 // MIB_PER_VCPU),

@@ -48,7 +48,7 @@ class Setting:
         config = version.config
         interpreter = self.runtimes.get(config.runtime)
         kind = family(config.runtime)
-        if interpreter is None or kind is None or kind is Family.PROVIDED:
+        if interpreter is None or kind is None or kind in (Family.PROVIDED, Family.IMAGE):
             return
         about: dict[str, object] = {
             "initializationType": instance.kind,
@@ -107,6 +107,8 @@ class Setting:
         if command:
             more["command"] = command
             more["native"] = speaks_frames(version.config.runtime)
+        if version.config.image is not None:
+            more["image"] = {name: version.config.image[name] for name in ("entrypoint", "cmd", "workdir")}
         if instance.current is not None:
             more["request_id"] = instance.current.request_id
         return init_message(

@@ -26,7 +26,7 @@ from engine.clock import Clock
 from engine.config import AuthMode, Settings
 from engine.errors import AwsError, RequestEntityTooLarge, UnrecognizedClient
 from engine.sandbox import layers
-from engine.sandbox.api import ExitCause, HolderFds, Sandbox, SandboxReport, ZygoteSpec
+from engine.sandbox.api import NO_IMAGES, ExitCause, HolderFds, Sandbox, SandboxReport, ZygoteSpec
 from engine.sandbox.wishes import VpcDone
 from engine.supervisor import lanes, replies, routing, zygotes
 from engine.supervisor.api import InvokeApi, Verifier
@@ -411,6 +411,7 @@ class Supervisor:
             "region": self.settings.region,
             "account_id": self.settings.account_id,
             "no_vpc": self._status.report.no_vpc,
+            "no_images": NO_IMAGES if self._status.report.level == "process" else "",
         }
 
     def vpc(self, name: str, document: dict[str, Any] | None, then: VpcDone) -> None:

@@ -63,7 +63,7 @@ def _zygote(config: VersionConfig, *, behind_agent: bool) -> str:
         return f"{config.runtime}+{LATE}" if any(name in config.env for name in _EARLY) else config.runtime
     if speaks_frames(config.runtime):
         return "+".join((config.runtime, *(config.preload if compiles(config.runtime) else ())))
-    return AGENT if kind is Family.PROVIDED else f"{AGENT}:{config.runtime}"
+    return AGENT if kind in (Family.PROVIDED, Family.IMAGE) else f"{AGENT}:{config.runtime}"
 
 
 def command(config: VersionConfig, runtimes: Mapping[str, Interpreter], zygote_key: str) -> list[str]:

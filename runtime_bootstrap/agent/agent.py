@@ -22,7 +22,7 @@ from functools import partial, reduce
 from typing import Any, Callable, NoReturn, Optional, Union
 
 from runtime_bootstrap import packing
-from runtime_bootstrap.agent import chronicle, peers
+from runtime_bootstrap.agent import chronicle, container, peers
 from runtime_bootstrap.agent import extensions as ext
 from runtime_bootstrap.agent import link as frames
 from runtime_bootstrap.agent import output as outputs
@@ -169,13 +169,23 @@ class Agent(Events, ext.Told):
             self._process = Process(self.loop, argv, self.env, writer, self._runtime_exited, keep)
             if self._relay is not None:
                 self._relay.theirs.close()
+        except container.LaunchError as e:
+            self._unlaunched(e.kind, str(e))
         except OSError as e:
-            self._fatal("Runtime.InvalidEntrypoint", "fork/exec %s: %s" % (e.filename or "runtime", error_text(e)))
+            self._unlaunched("Runtime.InvalidEntrypoint", "fork/exec %s: %s" % (e.filename or "runtime", error_text(e)))
         except LookupError as e:
             self._fatal("Runtime.InvalidEntrypoint", str(e.args[0]))
 
+    def _unlaunched(self, kind: str, text: str) -> NoReturn:
+        image = self.init.get("image")
+        if image is not None and not self._json:
+            self._log(0, container.line(image, text))
+        self._fatal(kind, text)
+
     def _command(self) -> "list[str]":
-        """The program to run. Raises LookupError with AWS's text when there is none."""
+        """The program to run. Raises LookupError with AWS's text when there is none, LaunchError for a container image's."""
+        if self.init.get("image") is not None:
+            return container.prepare(self.init["image"], self.env)
         command = self.init.get("command")
         if command:
             roots = {"{runtime}": library_root(), "{task}": self._task_root, "{opt}": self._opt_root}

@@ -22,6 +22,7 @@ from engine.control import operations
 from engine.control.catalogue import Catalogue
 from engine.control.changes import Changes
 from engine.control.code_links import CodeLinks
+from engine.control.images import Images
 from engine.control.link import ControlLink
 from engine.control.packages import Packages
 from engine.control.plane import Plane
@@ -99,7 +100,8 @@ class ControlServer:
         self.store = MemoryFunctionStore(SqlFunctionStore(self.database))
         self.code = DiskCodeStore(self.database, self.settings.data_dir, self.clock)
         self.packages = Packages(self.code)
-        self.catalogue = Catalogue(self.code)
+        self.images = Images(self.settings.data_dir, self.store, self.clock)
+        self.catalogue = Catalogue(self.code, self.images)
 
         def snapshot() -> list[dict[str, Any]]:
             if not self.catalogue.loaded:
@@ -129,6 +131,7 @@ class ControlServer:
                 clock=self.clock,
                 roles=Roles(self.settings, self.clock, self.link.ready),
                 vpcs=self.vpcs,
+                images=self.images,
                 account_concurrency=self.settings.account_concurrency,
             ),
         )

@@ -120,7 +120,7 @@ REFUSALS: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("dead runtime", {"Runtime": "java8"}, 400, "InvalidParameterValueException", "The runtime parameter of java8 is no longer supported for creating or updating AWS Lambda functions. We recommend you use a supported runtime while creating or updating functions."),
     ("runtime not here", {"Runtime": "python3.14"}, 400, "InvalidParameterValueException", f"Runtime python3.14 is not installed on this host. Installed: {OWN_RUNTIME}."),
     ("other language", {"Runtime": "dotnet8"}, 501, "NotImplementedException", "Lambda Engine does not run the runtime dotnet8 yet."),
-    ("image", {"PackageType": "Image", "Code": {"ImageUri": "x"}}, 501, "NotImplementedException", "PackageType Image"),
+    ("image", {"PackageType": "Image", "Code": {"ImageUri": "x"}, "Runtime": None, "Handler": None}, 400, "InvalidParameterValueException", "Source image x does not exist. Provide a valid source image."),
     ("no zip", {"Code": {"ZipFile": b"no zip"}}, 400, "InvalidParameterValueException", "Could not unzip uploaded file. Please check your file, then try to upload again."),
     ("no source", {"Code": {}}, 400, "InvalidParameterValueException", "Please provide a source for function code."),
     ("half a source", {"Code": {"S3Bucket": "bucket"}}, 400, "InvalidParameterValueException", "S3Bucket and S3Key"),

@@ -88,7 +88,6 @@ def test_members_that_ask_for_nothing_pass(members: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "members",
     [
-        {"ImageConfig": {"Command": ["x"]}},
         {"DurableConfig": {"ExecutionTimeout": 1}},
         {"TenancyConfig": {"TenantIsolationMode": "PER_TENANT"}},
         {"CapacityProviderConfig": {"x": {}}},
@@ -151,6 +150,10 @@ def test_tags_revisions_storage_accounts_and_architectures() -> None:
     assert rules.check_architectures(["x86_64"], "x86_64") == ["x86_64"]
     with pytest.raises(NotImplementedHere, match="Architectures arm64 cannot run here: this host is x86_64"):
         rules.check_architectures(["arm64"], "x86_64")
-    with pytest.raises(NotImplementedHere, match="PackageType Image"):
-        rules.check_package_type(None, has_image=True)
-    rules.check_package_type("Zip")
+    with pytest.raises(InvalidParameterValue, match="don't provide ImageUri when creating a function with packageType Zip"):
+        rules.check_package({"Code": {"ImageUri": "a/b:1"}})
+    with pytest.raises(InvalidParameterValue, match="don't provide ImageConfig when the intended function PackageType is Zip"):
+        rules.check_package({"Code": {}, "ImageConfig": {"Command": ["x"]}, "Runtime": "python3.12", "Handler": "m.f"})
+    with pytest.raises(InvalidParameterValue, match="Runtime and Handler are mandatory"):
+        rules.check_package({"Code": {}, "Runtime": "python3.12"})
+    rules.check_package({"Code": {}, "Runtime": "python3.12", "Handler": "m.f", "ImageConfig": {}})
