@@ -31,6 +31,7 @@ REGION = "us-east-1"
 ROLE = "arn:aws:iam::000000000000:role/bench"
 # The engine is what is measured here: with less, the CPU quota of the function would be.
 ONE_VCPU = 1769
+_ROOT = Path(__file__).parents[1]
 _START_S = 90.0
 _STOP_S = 40.0
 
@@ -136,13 +137,16 @@ class Engine:
         document: dict[str, Any] = json.loads(self.get("/_engine/state")[1])
         return document
 
-    def settle(self, *, instances: int | None = None, timeout_s: float = 60.0) -> None:
-        """Wait until the pool is full and no zygote or holder is being made (and, when given, until so many instances are left)."""
+    def settle(self, *, instances: int | None = None, stock: bool = True, timeout_s: float = 60.0) -> None:
+        """Wait until the pool is full and no zygote or holder is being made (and, when given, until so many instances are left).
+
+        ``stock`` False: it is an engine that keeps none.
+        """
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             state = self.state()
             pools = state.get("pool", {}).values()
-            calm = all(not p.get("making") for p in pools) and any(p.get("ready") for p in pools)
+            calm = all(not p.get("making") for p in pools) and (not stock or any(p.get("ready") for p in pools))
             if calm and (instances is None or len(state.get("instances", [])) <= instances):
                 return
             time.sleep(0.05)
@@ -176,8 +180,8 @@ class Engine:
 
 
 @contextlib.contextmanager
-def started(directory: Path, *, auth: bool = False, **settings: object) -> Iterator[Engine]:
-    """An engine of our own on a free port, gone afterwards. Settings are passed through its environment.
+def started(directory: Path, *, auth: bool = False, root: Path = _ROOT, **settings: object) -> Iterator[Engine]:
+    """An engine of our own on a free port, gone afterwards. Settings are passed through its environment; ``root`` holds its code.
 
     Raises RuntimeError with the end of its log when it does not become ready.
     """
@@ -192,7 +196,7 @@ def started(directory: Path, *, auth: bool = False, **settings: object) -> Itera
     log_path = directory / f"engine-{port}.log"
     words = [sys.executable, "-c", "from engine.cli.main import main; main()", "serve"]
     with log_path.open("wb") as log:
-        process = subprocess.Popen(words, env=env, stdout=log, stderr=log, cwd=Path(__file__).parents[1], start_new_session=True)
+        process = subprocess.Popen(words, env=env, stdout=log, stderr=log, cwd=root, start_new_session=True)
     try:
         engine = Engine(f"127.0.0.1:{port}", str(load_settings(data_dir=data_dir, port=port).run_dir() / "engine.sock"), auth, process.pid)
         _wait_ready(engine, process, log_path)

@@ -2,7 +2,8 @@
 
 Memory in two ways: the growth of the whole process tree's PSS divided by the instances that were added (what the host pays, supervisor's
 share included), and the mean PSS of the instances' own processes, init and worker. A frozen instance's first invocation is compared with its
-second, which finds it thawed; a busy function's with none and with all of the idle ones around it.
+second, which finds it thawed; a busy function's latency with none, a quarter and all of the idle ones around it, beside the CPU time that
+the whole engine uses while nobody asks for anything.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import platform
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -25,9 +27,12 @@ from bench.scenarios.cold import SUBJECT
 
 _PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 _PER_FUNCTION = 25
-# Long enough that all of them are in flight at once.
-_SLEEP = b"30"
+# Long enough that all of them are in flight at once, and less than a generator waits for an answer.
+_SLEEP = b"25"
 _FREEZE_S = 0.1
+_FROZEN_S = 20.0
+# Requests a second of the busy function when it is not in a hurry.
+_PACE = 100.0
 _KCMP = 272 if platform.machine() == "aarch64" else 312
 _KCMP_VM = 1
 
@@ -47,8 +52,8 @@ def shares_memory(pid: int, other: int) -> bool:
 
 
 def run(context: Context) -> list[Row]:
-    """A busy function alone, a crowd of idle instances, their memory and thawing, the busy function among them."""
-    n = 50 if context.quick else 1000
+    """A busy function alone, then with a quarter of the crowd around it, then with all of it; the crowd's memory and thawing."""
+    n = 60 if context.quick else 1000
     settings = {"max_instances": n + 50, "keep_alive_s": 3600, "account_concurrency": n + 50, "freeze_after_s": _FREEZE_S}
     with context.engine(**settings) as engine:
         if engine.pid is None:
@@ -56,47 +61,71 @@ def run(context: Context) -> list[Row]:
         engine.deploy("busy", zipped(COUNT))
         names = [f"idle-{i}" for i in range(n // _PER_FUNCTION)]
         engine.deploy_many(names, zipped(SLEEP))
-        rows = [_warm(context, engine, "busy, nothing around it")]
+        rows = _warm(context, engine, 0)
         engine.settle()
         before = _tree(engine)
-        raw = [http1.request(engine.host, engine.path(name), _SLEEP) for name in names]
-        context.say(f"starting {n} instances")
-        plan = Plan(engine.host, Http(), lambda i: (raw[i % len(raw)], None), connections=n, count=n, seconds=110)
-        started = Generator(plan).run()
-        engine.settle()
-        time.sleep(3 * _FREEZE_S)
+        for size in (n // 4, n):
+            context.say(f"{size} instances at once")
+            started = _start(engine, names, size)
+            rows += _warm(context, engine, len(_idle(engine)))
         after = _tree(engine)
-        state = engine.state()
-        idle = [i for i in state["instances"] if i["function"] != "busy"]
-        long_lived = set(state["processes"].values())
+        idle = _idle(engine)
+        long_lived = set(engine.state()["processes"].values())
         own = [_family(i["pid"], long_lived) for i in idle]
         context.say(f"{len(idle)} idle instances, {sum(bool(i.get('frozen')) for i in idle)} of them frozen")
         rows.append(_density(started, before, after, own, idle))
         rows += _thaw(engine, names, 5 if context.quick else 10)
-        rows.append(_warm(context, engine, f"busy, {len(idle)} idle around it"))
     return rows
 
 
-def _warm(context: Context, engine: Engine, case: str) -> Row:
+def _start(engine: Engine, names: list[str], size: int) -> Outcome:
+    """Have so many instances: as many invocations at once that each take long."""
+    raw = [http1.request(engine.host, engine.path(name), _SLEEP) for name in names]
+    plan = Plan(engine.host, Http(), lambda i: (raw[i % len(raw)], None), connections=size, count=size, seconds=110)
+    outcome = Generator(plan).run()
+    engine.settle()
+    end = time.monotonic() + _FROZEN_S
+    while not all(i.get("frozen") for i in _idle(engine)) and time.monotonic() < end:
+        time.sleep(_FREEZE_S)
+    return outcome
+
+
+def _idle(engine: Engine) -> list[dict[str, Any]]:
+    return [i for i in engine.state()["instances"] if i["function"] != "busy"]
+
+
+def _warm(context: Context, engine: Engine, idle: int) -> list[Row]:
+    """One in flight as fast as it goes, and at a modest rate, which leaves the caches time to get cold; what doing nothing costs."""
     data = http1.request(engine.host, engine.path("busy"), b"{}")
-    before = engine.cpu_s()[0]
-    outcome = Generator(Plan(engine.host, Http(), lambda _n: (data, None), connections=1, seconds=context.seconds)).run()
-    used_us = (engine.cpu_s()[0] - before) * 1e6
-    latencies = outcome.latencies()
-    return row(
-        "density",
-        SUBJECT,
-        case,
-        generator="Python",
-        latencies=latencies,
-        seconds=outcome.seconds,
-        errors=outcome.errors,
-        payload=2,
-        supervisor_us_per_request=round(used_us / max(1, len(latencies)), 1),
-    )
+    around = f"{idle} idle around it" if idle else "nothing around it"
+    rows = []
+    for case, rate in (("busy", None), ("paced", _PACE)):
+        before = engine.cpu_s()[0]
+        plan = Plan(engine.host, Http(), lambda _n: (data, None), connections=1, seconds=context.seconds, rate=rate)
+        outcome = Generator(plan).run()
+        used_us = (engine.cpu_s()[0] - before) * 1e6
+        latencies = outcome.latencies()
+        rows.append(
+            row(
+                "density",
+                SUBJECT,
+                f"{case}, {around}",
+                generator="Python",
+                latencies=latencies,
+                seconds=outcome.seconds,
+                errors=outcome.errors,
+                payload=2,
+                idle=idle,
+                supervisor_us_per_request=round(used_us / max(1, len(latencies)), 1),
+            )
+        )
+    before = engine.cpu_s()[1]
+    time.sleep(context.seconds)
+    rows[0].extra["cpu_ms_per_idle_second"] = round((engine.cpu_s()[1] - before) * 1e3 / context.seconds, 1)
+    return rows
 
 
-def _density(outcome: Outcome, before: int, after: int, own: list[int], idle: list[dict[str, object]]) -> Row:
+def _density(outcome: Outcome, before: int, after: int, own: list[int], idle: list[dict[str, Any]]) -> Row:
     return row(
         "density",
         SUBJECT,

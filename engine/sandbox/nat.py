@@ -2,8 +2,10 @@
 
 What the host lends: the pair ``le-nat-PID``, a route to one address of 198.18.0.0/24, forwarding, and the table ``lambda-engine-PID``.
 The pair goes with the namespace behind it and the table with the socket that made it, so a killed engine leaves neither. Only
-forwarding is a switch that nobody owns: where it was off, the engine's table keeps it off between the host's networks, a note in ``/run`` names who
-asked, and the last to leave, or the next to start, turns it off again.
+forwarding is a switch that nobody owns: where it was off, the engine's table keeps it off between the networks that the host had then; a note in
+``/run`` names who asked and those networks. The last to leave, or the next to start, turns it off again, unless the host has got other
+networks meanwhile: they may be somebody's who found the switch on and relies on it. Then it stays on, and a table without an owner
+goes on keeping the former networks apart.
 
 Functions reach what the host routes to, but nothing of the host itself (on any of its addresses), not each other, and no link-local
 address: the credentials that clouds hand out at 169.254.169.254 are the host's, not theirs.
@@ -16,6 +18,7 @@ import errno
 import fcntl
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine.sandbox import kernel, nft
@@ -24,6 +27,8 @@ from engine.sandbox.nft import Table
 from engine.sandbox.spaces import RESOLVER, Chunks, Gateway, Space
 
 PREFIX = "le-nat-"
+# Table of what stays kept apart when the last engine has ended but others need the switch.
+GUARD = "lambda-engine-guard"
 _NOTES = Path("/run/lambda-engine/forwarding")
 _SWITCH = "/proc/sys/net/ipv4/ip_forward"
 _MAC = bytes.fromhex("060000000002")
@@ -55,11 +60,11 @@ class Nat:
         self._host_routes.ask([pair])
         index = socket.if_nametoindex(self._interface)
         ip = self._claim(index)
-        guarded = self._forwarding.enter()
+        apart = self._forwarding.enter()
         kernel.write_file(f"/proc/sys/net/ipv4/conf/{self._interface}/forwarding", b"1")
         with contextlib.suppress(FileNotFoundError):
             kernel.write_file(f"/proc/sys/net/ipv6/conf/{self._interface}/disable_ipv6", b"1")
-        self._host_packets.put(self._host_rules(socket.inet_ntoa(ip), guarded=guarded))
+        self._host_packets.put(self._host_rules(socket.inet_ntoa(ip), apart))
         self.space.routes.ask([up(_UPLINK_INDEX, arp=False), address(_UPLINK_INDEX, ip), route(_UPLINK_INDEX, bytes(4), 0)])
 
     def _claim(self, index: int) -> bytes:
@@ -73,7 +78,7 @@ class Nat:
             return ip
         raise OSError(errno.EADDRNOTAVAIL, "every address of 198.18.0.0/24 is taken")
 
-    def _host_rules(self, ip: str, *, guarded: bool) -> Table:
+    def _host_rules(self, ip: str, apart: Sequence[str]) -> Table:
         table = Table(f"lambda-engine-{os.getpid()}", owned=True)
         table.base("input", nft.INPUT)
         table.rule("input", nft.incoming(self._interface), nft.reject())
@@ -82,20 +87,8 @@ class Nat:
         table.base("forward", nft.FORWARD)
         table.rule("forward", nft.outgoing(self._interface), nft.known(), nft.accept())
         table.rule("forward", nft.outgoing(self._interface), nft.drop())
-        if guarded:
-            self._guard(table)
+        _keep_apart(table, apart)
         return table
-
-    @staticmethod
-    def _guard(table: Table) -> None:
-        """Between the interfaces that are there now nothing is forwarded, as before. What comes later, such as a container engine's or a
-        hypervisor's networks, which want forwarding themselves, is none of our business.
-        """
-        present = interfaces()
-        table.chain("between")
-        for name in present:
-            table.rule("forward", nft.incoming(name), nft.jump("between"))
-            table.rule("between", nft.outgoing(name), nft.drop())
 
     def _inner_rules(self) -> Table:
         table = Table("lambda")
@@ -126,10 +119,28 @@ class Nat:
 
     def close(self) -> None:
         """Give everything back."""
+        apart = self._forwarding.leave()
+        if apart:
+            # Before the engine's own table goes: at no moment is the host a router between them.
+            table = Table(GUARD)
+            table.base("forward", nft.FORWARD)
+            _keep_apart(table, apart)
+            self._host_packets.put(table)
         self._host_packets.close()
-        self._forwarding.leave()
         self._host_routes.close()
         self.space.close()
+
+
+def _keep_apart(table: Table, names: Sequence[str]) -> None:
+    """Between these interfaces nothing is forwarded. What came later, such as a container engine's or a hypervisor's networks, which want
+    forwarding themselves, is none of our business.
+    """
+    if not names:
+        return
+    table.chain("between")
+    for name in names:
+        table.rule("forward", nft.incoming(name), nft.jump("between"))
+        table.rule("between", nft.outgoing(name), nft.drop())
 
 
 class Forwarding:
@@ -140,39 +151,66 @@ class Forwarding:
         self._mark = f"{os.stat('/proc/self/ns/net').st_ino}."
         self._own = notes / f"{self._mark}{os.getpid()}"
         self._lock = -1
+        self._apart: list[str] = []
 
-    def enter(self) -> bool:
-        """Switch it on. Whether an engine, not the operator, has done so, and others' packets must go on being refused."""
+    def enter(self) -> list[str]:
+        """Switch it on. The interfaces between which packets must go on being refused, for an engine, not the operator, has done so; else none."""
         self._notes.mkdir(parents=True, exist_ok=True)
-        self._sweep()
-        if _read(_SWITCH) == "1" and not self._others():
-            return False
-        # Locked while we live: the kernel lets go of it when we die, however we do.
-        self._lock = os.open(self._own, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        left = self._sweep()
+        on = _read(_SWITCH) == "1"
+        others = [_names(note) for note in self._others()] or ([left] if left else [])
+        if on and not others:
+            return []
+        # What came after the first of us is not ours to keep apart.
+        self._apart = others[0] if on else interfaces()
+        # Locked while we live: the kernel lets go of it when we die, however we do. Whole when others see it.
+        unfinished = self._own.with_name(f"new.{os.getpid()}")
+        self._lock = os.open(unfinished, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        os.write(self._lock, "\n".join(self._apart).encode())
+        unfinished.replace(self._own)
         kernel.write_file(_SWITCH, b"1")
-        return True
+        return self._apart
 
-    def leave(self) -> None:
-        """No longer wanted here. Idempotent."""
-        if self._lock >= 0:
-            self._own.unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = -1
-            if not self._others():
-                kernel.write_file(_SWITCH, b"0")
+    def leave(self) -> list[str]:
+        """No longer wanted here. The interfaces to be kept apart from now on, where it must stay on nevertheless. Idempotent."""
+        if self._lock < 0:
+            return []
+        self._own.unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = -1
+        if self._others():
+            return []
+        if set(interfaces()) - set(self._apart):
+            return self._apart
+        kernel.write_file(_SWITCH, b"0")
+        return []
 
     def _others(self) -> list[Path]:
         return [p for p in self._notes.glob(f"{self._mark}*") if p != self._own]
 
-    def _sweep(self) -> None:
-        """Forget who was killed; when nobody is left, forwarding is as it was before them."""
-        found = self._others()
+    def _sweep(self) -> list[str]:
+        """Forget who was killed. When nobody is left, forwarding is as it was before them, or what they kept apart is returned."""
+        left: list[str] = []
+        ours = self._others()
         for note in self._notes.iterdir():
             if note != self._own and _abandoned(note):
+                if note in ours:
+                    left = _names(note)
                 note.unlink(missing_ok=True)
-        if found and not self._others():
-            kernel.write_file(_SWITCH, b"0")
+        if not ours or self._others():
+            return []
+        if set(interfaces()) - set(left):
+            return left
+        kernel.write_file(_SWITCH, b"0")
+        return []
+
+
+def _names(note: Path) -> list[str]:
+    try:
+        return note.read_text().split()
+    except OSError:
+        return []
 
 
 def interfaces() -> list[str]:

@@ -304,7 +304,8 @@ class HolderPool:
         return {k: {"ready": len(s.ready), "making": len(s.making)} for k, s in self._stocks.items()}
 
     def ready_anywhere(self) -> bool:
-        return any(s.ready for s in self._stocks.values())
+        """Whether a sandbox stands or, where none is kept in stock, can be made."""
+        return any(s.ready or (self._size == 0 and s.up) for s in self._stocks.values())
 
     def failures(self) -> dict[str, str]:
         return {k: s.failed for k, s in self._stocks.items() if s.failed}

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the tests: started once in a directory of its own, spoken to over a Unix socket, thrown away afterwards.
+"""A real PostgreSQL for the tests: started in a directory of its own, spoken to over a Unix socket, thrown away afterwards.
 
 It refuses to run as root, so as root it is started as the user ``postgres`` or ``nobody``.
 """
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine, text
+
+from tests.framework.networks import Host
 
 _numbers = itertools.count(1)
 
@@ -60,8 +62,8 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def postgres() -> Iterator[Postgres]:
-    """A server that is ready. Needs ``binaries()``."""
+def postgres(host: Host | None = None) -> Iterator[Postgres]:
+    """A server that is ready. Needs ``binaries()``. With a ``host`` it also lets in everybody who reaches that one's port 5432."""
     programs, user = binaries(), _user()
     assert programs is not None
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:
@@ -76,10 +78,15 @@ def postgres() -> Iterator[Postgres]:
                 [str(programs / "initdb"), "-D", data, "-U", "engine", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
                 cwd=folder, stdout=out, stderr=out, check=True, timeout=120, **common,
             )  # fmt: skip
-            server = subprocess.Popen(
-                [str(programs / "postgres"), "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "max_connections=60", "-c", "fsync=off"],
-                cwd=folder, stdout=out, stderr=out, **common,
-            )  # fmt: skip
+            if host is not None:
+                with open(f"{data}/pg_hba.conf", "a") as rules:
+                    rules.write("host all all all trust\n")
+            with contextlib.nullcontext() if host is None else host.inside():
+                server = subprocess.Popen(
+                    [str(programs / "postgres"), "-D", data, "-k", folder, "-c", f"listen_addresses={'*' if host else ''}",
+                     "-c", "max_connections=60", "-c", "fsync=off"],
+                    cwd=folder, stdout=out, stderr=out, **common,
+                )  # fmt: skip
         try:
             _until_ready(server, programs, folder, log)
             yield Postgres(folder)

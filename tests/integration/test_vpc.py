@@ -17,6 +17,8 @@ from botocore.exceptions import ClientError
 from tests.framework.engine import Engine, engine
 from tests.framework.host import require
 from tests.framework.networks import Host, devices, settled
+from tests.framework.packages import package_of
+from tests.framework.postgres import postgres
 
 pytestmark = pytest.mark.root
 # The event is an address; the answer is what its web server says, or how it fails.
@@ -73,6 +75,9 @@ class Lab:
         event = json.dumps({"host": host, "port": port, "timeout": timeout})
         return str(json.loads(self.aws.invoke(FunctionName=name, Payload=event)["Payload"].read()))
 
+    def ask(self, name: str, **event: Any) -> dict[str, Any]:
+        return dict(json.loads(self.aws.invoke(FunctionName=name, Payload=json.dumps(event))["Payload"].read()))
+
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "engine.cli.main", "vpc", *words, "--data-dir", str(self.engine.data_dir)]
         return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
@@ -115,6 +120,21 @@ def test_one_group_reaches_the_database_another_does_not(lab: Lab) -> None:
     lab.deploy("stranger", lab.subnet, lab.stranger)
     assert lab.get("app", "db.internal", 5432) == "database for 10.0.1.254"
     assert lab.get("stranger", "db.internal", 5432, 0.5) == "TimeoutError"
+
+
+def test_a_real_database_answers_one_function_and_is_not_there_for_another(lab: Lab) -> None:
+    """PostgreSQL in a namespace of its own, asked by a driver from a package."""
+    require("no PostgreSQL")
+    with Host() as server, postgres(server):
+        words = ("--ip", "10.0.1.30", "--netns", server.name, "--security-group", lab.db, "--name", "sql.internal")
+        attached = lab.attach("--subnet", lab.subnet, *words)
+        for name, group in (("sql-app", lab.app), ("sql-stranger", lab.stranger)):
+            config = {"SubnetIds": [lab.subnet], "SecurityGroupIds": [group]}
+            lab.engine.deploy(name, package_of("sql_query"), VpcConfig=config, Timeout=60, MemorySize=512)
+        assert lab.ask("sql-app", host="sql.internal", timeout=30) == {"rows": [["sql-app", "10.0.1.254"]]}
+        assert lab.ask("sql-stranger", host="sql.internal", timeout=1)["error"].startswith("Can't create a connection to host sql.internal")
+        assert lab.ask("sql-app", host="sql.internal", timeout=30) == {"rows": [["sql-app", "10.0.1.254"]] * 2}
+        assert lab.command("detach", attached).returncode == 0
 
 
 def test_a_function_in_a_vpc_has_the_engine_as_its_aws(lab: Lab) -> None:

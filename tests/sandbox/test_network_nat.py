@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import SandboxUnavailable
+from engine.sandbox.nat import GUARD
 from tests.framework.host import require
 from tests.framework.networks import Host, devices, filter_tables, settled
 from tests.sandbox.rig import Failed, Rig
@@ -125,6 +126,39 @@ def test_a_host_that_did_not_forward_still_does_not_but_lets_later_networks_be(t
                 pass
 
 
+def connects(here: Host) -> bool:
+    with here.inside():
+        try:
+            socket.create_connection(("203.0.113.1", 80), 1).close()
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("how", ["stop", pytest.param("kill", marks=pytest.mark.slow)])
+def test_who_came_meanwhile_keeps_the_forwarding_and_who_was_there_stays_apart(tmp_path, how):
+    """A container engine that finds the switch on relies on it; nobody else may gain a router by that."""
+    require("no iproute2")
+    require("no macvlan")
+    with Host() as host, Host() as before, Host() as outside, Host() as later, host.inside():
+        host.join(outside, "203.0.113.2/24", "203.0.113.1/24")
+        host.join(before, "192.0.2.1/30", "192.0.2.2/30")
+        outside.serve("outside", 80)
+        outside.ip("route", "add", "192.0.2.0/24", "via", "203.0.113.2")
+        before.ip("route", "add", "default", "via", "192.0.2.1")
+        with Rig(tmp_path, network="nat") as rig:
+            host.join(later, "192.0.2.5/30", "192.0.2.6/30")
+            later.ip("route", "add", "default", "via", "192.0.2.5")
+            if how == "kill":
+                end_by_force(rig)
+        settled(lambda: not [d for d in devices() if d.startswith("le-nat-")], "the engine's end is gone")
+        if how == "stop":
+            assert (connects(before), connects(later), forwarding(), filter_tables()) == (False, True, "1", {GUARD})
+        with Rig(tmp_path / "next", network="nat"):
+            assert (connects(before), connects(later)) == (False, True)
+        assert (connects(before), connects(later), forwarding(), filter_tables()) == (False, True, "1", {GUARD})
+
+
 def test_names_are_resolved_by_the_hosts_resolver(rig, world, box, tmp_path):
     """The resolver that the host names, here on its loopback, is asked from the host; the function talks to it through the engine's."""
     host, _ = world
@@ -185,6 +219,15 @@ def _answer_stream(server: socket.socket) -> None:
         connection.sendall(struct.pack(">H", len(reply)) + reply)
 
 
+def end_by_force(rig: Rig) -> None:
+    """The keeper is what the supervisor started; killed with its broker it cannot start another one."""
+    assert rig.link._process is not None
+    os.kill(rig.link._process.pid, signal.SIGKILL)
+    os.kill(rig.link.broker_pid, signal.SIGKILL)
+    rig.wait("broker_lost")
+    rig.link._closing = True
+
+
 @pytest.mark.parametrize("how", ["stop", "kill"])
 def test_the_host_is_as_it_was_after_a_stop_and_after_a_kill(tmp_path, how):
     require("not root")
@@ -200,12 +243,7 @@ def test_the_host_is_as_it_was_after_a_stop_and_after_a_kill(tmp_path, how):
             assert devices() != before
             assert [name.split("-")[:2] for name in filter_tables()] == [["lambda", "engine"]]
             if how == "kill":
-                # The keeper is what the supervisor started; killed with its broker it cannot start another one.
-                assert rig.link._process is not None
-                os.kill(rig.link._process.pid, signal.SIGKILL)
-                os.kill(rig.link.broker_pid, signal.SIGKILL)
-                rig.wait("broker_lost")
-            rig.link._closing = True
+                end_by_force(rig)
         settled(lambda: devices() == before, "the interfaces are gone")
         settled(lambda: filter_tables() == set(), "the rules are gone")
         if how == "kill":

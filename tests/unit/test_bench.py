@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import threading
 import time
 from array import array
@@ -13,6 +15,7 @@ from typing import ClassVar
 
 import pytest
 
+from bench.scenarios import layers
 from engine.wire import messages as m
 from tests.framework import host
 from tests.framework.frame_server import FrameServer
@@ -230,3 +233,20 @@ def test_every_scenario_and_promise_is_described() -> None:
     for promise in PROMISES:
         for name in promise.scenario.split(", "):
             assert name in SCENARIOS or promise.pending
+
+
+def test_each_fence_that_the_layers_scenario_cuts_out_is_gone_in_the_copy(tmp_path: Path) -> None:
+    root = layers.cut(tmp_path, tuple(layers.CUTS))
+    check = """
+from engine.sandbox import cgroups, kernel, levels, lockdown, nest
+assert levels._landlock()[0] is False
+assert kernel.filter_step(b"").name == "no filter"
+assert cgroups.Groups(frozenset()).mechanisms["memory"] == "none: left out"
+fences = lockdown.Fences(True, True, False, b"")
+from engine.sandbox.holder import Build
+print([s.name for s in nest.plan(Build(fences, False, print, 1)).furnish], levels.__file__)
+"""
+    done = subprocess.run([sys.executable, "-c", check], cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split("]")[0] == "['host name'", done.stderr
+    assert str(root) in done.stdout
+    assert layers.cut(tmp_path, ()) == Path(layers.__file__).parents[2]

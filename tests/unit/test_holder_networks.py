@@ -36,11 +36,11 @@ class NoFds:
     def close(self) -> None: ...
 
 
-def run(test: Callable[[HolderPool, Orders], None]) -> None:
+def run(test: Callable[[HolderPool, Orders], None], size: int = 4) -> None:
     async def main() -> None:
         orders = Orders()
         spec_of = lambda key: ZygoteSpec(key.partition("@")[0], "python3.12", "/bin/true")  # noqa: E731
-        pool = HolderPool(asyncio.get_running_loop(), orders, 4, spec_of)  # type: ignore[arg-type]
+        pool = HolderPool(asyncio.get_running_loop(), orders, size, spec_of)  # type: ignore[arg-type]
         test(pool, orders)
         pool.close()
 

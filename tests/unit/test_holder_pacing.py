@@ -38,3 +38,18 @@ def test_whoever_waits_is_served_at_full_speed_and_before_the_stock() -> None:
         assert len(orders.made) <= 2 * MAX_MAKING + UNHURRIED
 
     run(check)
+
+
+def test_without_a_stock_it_is_ready_when_sandboxes_can_be_made_and_makes_what_is_asked_for() -> None:
+    def check(pool: HolderPool, orders: Orders) -> None:
+        pool.use("p")
+        assert not pool.ready_anywhere()
+        pool.zygote_ready("p", 1)
+        assert pool.ready_anywhere()
+        assert not orders.made
+        served: list[Holder | None] = []
+        pool.take("p", lambda holder, _why: served.append(holder))
+        ready(pool, orders.made[0][0])
+        assert len(served) == len(orders.made) == 1
+
+    run(check, size=0)
