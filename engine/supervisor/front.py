@@ -55,6 +55,14 @@ class Exchange(Protocol):
     def serve(self, body: bytes, *, too_large: bool) -> None: ...
 
 
+class Upgraded(Passed, Protocol):
+    """What a client speaks to after a switch of protocols."""
+
+    def received(self, data: bytes) -> None: ...
+
+    def going_away(self) -> None: ...
+
+
 class FindsExchange(Protocol):
     """Says whether a request is for an API, and begins its exchange then."""
 
@@ -136,6 +144,7 @@ class Connection(asyncio.Protocol):
         self._passed: Passed | None = None
         self._hot = False
         self._exchange: Exchange | None = None
+        self._upgraded: Upgraded | None = None
         self._refused: AwsError | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -163,6 +172,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._answering:
+            if self._upgraded is not None:
+                self._upgraded.received(data)
+                return
             self._held.append(data)
             self.transport.pause_reading()
             return
@@ -171,8 +183,12 @@ class Connection(asyncio.Protocol):
         self._fresh = False
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._bad_request()
+        except httptools.HttpParserUpgrade as e:
+            if self._exchange is None and self._upgraded is None:
+                self._bad_request()
+            elif rest := data[e.args[0] :]:
+                # Whatever it is, it is not for the parser.
+                self.data_received(rest)
         except httptools.HttpParserError:
             if not self._closing:
                 self._bad_request()
@@ -293,7 +309,7 @@ class Connection(asyncio.Protocol):
         if head.header(b"expect") is not None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self._exchange is not None:
-            head.keep_alive = self._parser.should_keep_alive()
+            head.keep_alive = self._parser.should_keep_alive() and head.header(b"upgrade") is None
         elif not self._hot and self._services.local(head) is None:
             head.keep_alive = self._parser.should_keep_alive()
             self._passed = self._services.pass_through(head, self)
@@ -476,9 +492,20 @@ class Connection(asyncio.Protocol):
         self._passed = passed
         return passed
 
+    def upgrade(self, upgraded: Upgraded, head: bytes) -> None:
+        """Answer with a switch of protocols: from now on the client's bytes are for ``upgraded``."""
+        self.transport.write(head)
+        self._passed = self._upgraded = upgraded
+        held, self._held = self._held, []
+        self.transport.resume_reading()
+        for data in held:
+            upgraded.received(data)
+
     def close_when_idle(self) -> None:
         """Drain: close now when nothing is being answered, else after the answer."""
-        if self._head is None and not self._answering:
+        if self._upgraded is not None:
+            self._upgraded.going_away()
+        elif self._head is None and not self._answering:
             self.transport.close()
         else:
             self._keep_alive = False

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.protocol.function_url import MalformedResponse
-from engine.protocol.gateway import alb, authorizers, balancers, http, rest, tokens
+from engine.protocol.gateway import alb, authorizers, balancers, http, rest, tokens, websocket
 from engine.protocol.gateway.definition import HTTP, REST, Api, Authorizer, Integration, Route, Stage, read_http, read_rest
 from engine.protocol.gateway.request import ApiContext, ApiRequest
 from engine.protocol.gateway.routes import Router, stage_of
@@ -135,6 +135,21 @@ def test_any_claims_are_good_or_refused(claims: dict[str, Any]) -> None:
     else:
         assert (claims["iss"], claims["exp"] > 100) == ("i", True)
     assert all(isinstance(v, str) for v in tokens.described(claims, ["read"])["claims"].values())
+
+
+@given(st.sampled_from(["$request.body.a", "${request.body.a.b}", "$request.header.x", ""]), st.text(max_size=20) | JSON.map(json.dumps))
+def test_any_message_has_a_route_key(selection: str, message: str) -> None:
+    assert isinstance(websocket.route_key(selection, message), str)
+    try:
+        websocket.answer_body(message.encode("utf-8", "surrogatepass"))
+    except MalformedResponse:
+        pass
+
+
+def test_a_message_is_routed_by_its_member() -> None:
+    assert websocket.route_key("$request.body.action", '{"action": "join"}') == "join"
+    assert websocket.route_key("${request.body.a.b}", '{"a": {"b": true}}') == "true"
+    assert websocket.route_key("$request.body.action", '{"action": {}}') == "$default"
 
 
 def test_definitions_of_nothing_are_empty() -> None:

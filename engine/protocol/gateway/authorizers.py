@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.protocol.gateway import http, rest
+from engine.protocol.gateway import http, rest, websocket
 from engine.protocol.gateway.definition import HTTP, Authorizer
 from engine.protocol.gateway.request import ApiContext, ApiRequest, clf_time, header, parameters
 
@@ -95,6 +95,8 @@ def event(authorizer: Authorizer, request: ApiRequest, context: ApiContext, arn:
         document = {"version": "2.0", "type": "REQUEST", "routeArn": arn, "identitySource": list(found) or None}
         return _encode(document | {k: v for k, v in http.described(request, context).items() if k != "version"})
     document = {"type": "REQUEST", "methodArn": arn}
+    if context.connected is not None:
+        return _encode(document | websocket.connect(request, context))
     if context.api.kind == HTTP:
         token = ",".join(found)
         document = {"version": "1.0", **document, "identitySource": token, "authorizationToken": token}

@@ -64,7 +64,9 @@ class Authorizer(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """``method`` may be ANY. ``path``: the resource's path with its parameters in braces. ``key``: ``GET /pets/{id}`` or ``$default``."""
+    """``method`` may be ANY. ``path``: the resource's path with its parameters in braces. ``key``: ``GET /pets/{id}`` or ``$default``;
+    of a WebSocket API the value that selects it. ``two_way``: what the function answers to a message goes back to who sent it.
+    """
 
     method: str
     path: str
@@ -76,7 +78,7 @@ class Route(msgspec.Struct, frozen=True):
     key_required: bool = False
     resource_id: str = ""
     operation: str = ""
-    required: tuple[str, ...] = ()
+    two_way: bool = False
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -276,6 +278,7 @@ def _http_route(about: Document, targets: Mapping[str, Integration]) -> Route:
         bool(about.get("ApiKeyRequired")),
         str(about.get("RouteId") or ""),
         str(about.get("OperationName") or ""),
+        bool(about.get("RouteResponseSelectionExpression")),
     )
 
 

@@ -28,6 +28,13 @@ class ApiRequest(NamedTuple):
     peer: str
 
 
+class Connected(NamedTuple):
+    """A WebSocket connection as events name it."""
+
+    connection_id: str
+    connected_ms: int
+
+
 class ApiContext(NamedTuple):
     """Where a request is, and what is known of its caller. ``authorizer``: the event's ``requestContext.authorizer``.
     ``iam``: who has signed, None when nobody had to.
@@ -44,6 +51,7 @@ class ApiContext(NamedTuple):
     authorizer: Mapping[str, Any] | None = None
     iam: Mapping[str, Any] | None = None
     api_key: tuple[str, str] | None = None
+    connected: Connected | None = None
 
 
 def forwarded(headers: Sequence[tuple[str, str]], peer: str, port: str, trace_id: str) -> list[tuple[str, str]]:

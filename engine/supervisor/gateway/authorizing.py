@@ -21,7 +21,7 @@ from engine.auth.policy import Identity, Kind, MalformedPolicy, Request, evaluat
 from engine.core.invocation import Outcome, Status
 from engine.errors import AwsError
 from engine.protocol.gateway import authorizers, tokens
-from engine.protocol.gateway.definition import HTTP, Authorizer
+from engine.protocol.gateway.definition import HTTP, WEBSOCKET, Authorizer
 from engine.protocol.gateway.refusals import Refused, Why, refused, said, unserved
 from engine.protocol.gateway.request import ApiContext, ApiRequest
 from engine.supervisor.gateway.served import Served
@@ -97,11 +97,10 @@ class Authorizing:
             self._failed_because(str(e))
 
     def _arn(self) -> str:
-        """Of this method and path; of an HTTP API, of its route."""
-        api, stage, request = self._served.api, self._context.stage.name, self._request
-        if api.kind == HTTP:
-            return api.arn(f"{stage}/{self._context.route.key.replace(' ', '')}")
-        return api.arn(f"{stage}/{request.method}{request.path}")
+        """Of this method and path; of an HTTP or WebSocket API, of its route."""
+        if self._served.api.kind == HTTP:
+            return self._served.api.arn(f"{self._context.stage.name}/{self._context.route.key.replace(' ', '')}")
+        return _arn(self._served, self._request, self._context)
 
     def _failed_because(self, reason: str) -> None:
         if not self._done:
@@ -191,7 +190,7 @@ def check_signed(identity: Identity | None, account: str, served: Served, reques
     """Whether who signed may call: by its policies, where they are enforced, and by the API's. Raises Refused."""
     caller = identity or root_of(account)
     api = served.api
-    arn = api.arn(f"{context.stage.name}/{request.method}{request.path}")
+    arn = _arn(served, request, context)
     conditions = context_of(caller, now_epoch_s=time.time(), region=api.region, peer=request.peer)
     policy = policies.read(api.policy, arn) if api.policy else None
     decision = evaluate(Request(policies.EXECUTE, arn, api.account, conditions), caller, policy)
@@ -202,11 +201,17 @@ def check_signed(identity: Identity | None, account: str, served: Served, reques
 def check_anybody(served: Served, request: ApiRequest, context: ApiContext, *, needs_allow: bool) -> None:
     """Whether the API's own policy lets in a caller that nobody has named. Raises Refused. ``needs_allow`` False: only a denial counts."""
     api = served.api
-    arn = api.arn(f"{context.stage.name}/{request.method}{request.path}")
+    arn = _arn(served, request, context)
     conditions = context_of(ANYBODY, now_epoch_s=time.time(), region=api.region, peer=request.peer)
     say = policies.api_policy(api.policy, api.account, arn, ANYBODY, conditions)
     if say is policies.Say.DENY or (needs_allow and say is not policies.Say.ALLOW):
         raise _denied("anonymous", api.kind, arn, explicitly=say is policies.Say.DENY)
+
+
+def _arn(served: Served, request: ApiRequest, context: ApiContext) -> str:
+    """What is called, as policies name it."""
+    called = context.route.key if served.api.kind == WEBSOCKET else f"{request.method}{request.path}"
+    return served.api.arn(f"{context.stage.name}/{called}")
 
 
 def _denied(who: str, kind: str, arn: str, *, explicitly: bool) -> Refused:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -22,14 +22,17 @@ from engine.errors import AwsError, TooManyRequests, UnrecognizedClient
 from engine.protocol import cors
 from engine.protocol.function_url import MalformedResponse, UrlResponse, response
 from engine.protocol.gateway import http, rest
-from engine.protocol.gateway.definition import DEFAULT_STAGE, HTTP, REST, WEBSOCKET, Integration
+from engine.protocol.gateway.definition import DEFAULT_STAGE, HTTP, REST, WEBSOCKET, Integration, Route, Stage
 from engine.protocol.gateway.refusals import Refused, Why, refused, said, unserved
 from engine.protocol.gateway.request import ApiContext, ApiRequest, forwarded, header
 from engine.protocol.gateway.routes import stage_of
+from engine.protocol.gateway.websocket import CONNECT
 from engine.supervisor.api import new_trace_id
 from engine.supervisor.gateway import replies
 from engine.supervisor.gateway.authorizing import Authorizing, check_anybody, check_signed
+from engine.supervisor.gateway.connections import ConnectionsExchange
 from engine.supervisor.gateway.definitions import Unreadable
+from engine.supervisor.gateway.handshake import Handshake
 from engine.supervisor.gateway.served import Served
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 
 MAX_EVENT = 6 * 1024 * 1024
 log = structlog.get_logger("engine")
+# Told of the event's authorizer; raises Refused.
+Enter = Callable[["Mapping[str, Any] | None"], None]
 
 
 class ApiExchange:
@@ -48,8 +53,8 @@ class ApiExchange:
     def __init__(self, owner: Gateways, address: Address, head: Head, connection: Connection) -> None:
         self._owner = owner
         self._address = address
-        self._head = head
-        self._connection = connection
+        self.head = head
+        self.connection = connection
         self._body = b""
         self._too_large = False
         self._learnt = False
@@ -59,8 +64,9 @@ class ApiExchange:
         self._extended_id = ids.extended_id()
         self._trace = b""
         self._served: Served | None = None
-        self._request: ApiRequest
-        self._context: ApiContext
+        self._entering: Enter
+        self.request: ApiRequest
+        self.context: ApiContext
 
     def serve(self, body: bytes, *, too_large: bool) -> None:
         """The request is complete."""
@@ -76,13 +82,11 @@ class ApiExchange:
                 raise refused(Why.FORBIDDEN, REST)
             self._route(served)
         except Refused as e:
-            self._refuse(e)
+            self.refuse(e)
 
     def _route(self, served: Served) -> None:
         """Find stage and route. Raises Refused."""
-        api, head = served.api, self._head
-        if api.kind == WEBSOCKET:
-            raise unserved("a WebSocket API")
+        api, head = served.api, self.head
         path, _, query = self._address.target.partition(b"?")
         method, full_path = head.method.decode("latin-1"), path.decode("latin-1")
         staged = None if api.disabled else stage_of(api, full_path)
@@ -96,49 +100,67 @@ class ApiExchange:
         trace = self._trace.decode("latin-1")
         sent = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in head.spelled()]
         headers = forwarded(sent, head.peer, self._address.port or "80", trace)
+        if api.kind == WEBSOCKET:
+            self._upgrade(served, stage, ApiRequest(method, below, full_path, query.decode("latin-1"), headers, b"", head.peer), now_ms)
+            return
         if api.kind == HTTP and api.cors:
             fields = {n.lower(): v for n, v in sent}
             if cors.is_preflight(method, fields):
-                self._send(UrlResponse(204, cors.preflight(api.cors, fields), b""), preflight=True)
+                self.send(UrlResponse(204, cors.preflight(api.cors, fields), b""), preflight=True)
                 return
         found = served.router.find(method, below)
         if found is None:
             raise refused(Why.NO_ROUTE, api.kind)
         full = full_path if stage.name != DEFAULT_STAGE else below
-        self._request = ApiRequest(method, below, full, query.decode("latin-1"), headers, self._body, head.peer)
-        self._context = ApiContext(
+        self.request = ApiRequest(method, below, full, query.decode("latin-1"), headers, self._body, head.peer)
+        self.context = ApiContext(
             api, stage, found.route, found.parameters, self._request_id, self._extended_id, now_ms, self._address.host
         )
-        self._admit(served)
+        self.admit(served, self._enter)
+
+    def _upgrade(self, served: Served, stage: Stage, request: ApiRequest, now_ms: int) -> None:
+        """A WebSocket API: a handshake, or a word to one of its connections. Raises Refused."""
+        below = request.path
+        if below.startswith("/@connections/"):
+            connection_id = below.removeprefix("/@connections/")
+            words = ConnectionsExchange(self._owner, self.head, self.connection, connection_id, served.api.api_id, stage.name)
+            words.serve(self._body, too_large=self._too_large)
+            return
+        if below != "/":
+            raise refused(Why.FORBIDDEN, REST)
+        route = Route("ANY", "", CONNECT, None)
+        context = ApiContext(served.api, stage, route, {}, self._request_id, self._extended_id, now_ms, self._address.host)
+        Handshake(self._owner, served, stage, self).begin(request, context)
 
     # Who may call.
 
-    def _admit(self, served: Served) -> None:
-        """Raises Refused."""
-        kind = self._context.route.authorization
+    def admit(self, served: Served, enter: Enter) -> None:
+        """Have the caller let in, and ``enter`` called then. Raises Refused."""
+        self._entering = enter
+        kind = self.context.route.authorization
         signed = kind == "AWS_IAM"
         if served.api.policy and not signed:
-            check_anybody(served, self._request, self._context, needs_allow=kind == "NONE")
+            check_anybody(served, self.request, self.context, needs_allow=kind == "NONE")
         if kind == "NONE":
-            self._enter(None)
+            enter(None)
         elif signed:
             self._verify(served)
         elif kind in ("CUSTOM", "JWT"):
-            Authorizing(self._owner, served, self._request, self._context, self._judged).start()
+            Authorizing(self._owner, served, self.request, self.context, self._judged).start()
         else:
-            raise unserved(f"authorization of type {kind} ({self._context.route.key})")
+            raise unserved(f"authorization of type {kind} ({self.context.route.key})")
 
     def _judged(self, authorizer: Mapping[str, Any] | None, error: Refused | None) -> None:
         try:
             if error is not None:
                 raise error
-            self._enter(authorizer)
+            self._entering(authorizer)
         except Refused as e:
-            self._refuse(e)
+            self.refuse(e)
 
     def _verify(self, served: Served) -> None:
         """By signature; without authentication a key must at least be claimed, since the function is told whose it is. Raises Refused."""
-        head, verifier = self._head, self._owner.verifier
+        head, verifier = self.head, self._owner.verifier
         path, _, query = head.url.partition(b"?")
         raw_query, kind = query.decode("latin-1"), served.api.kind
         if verifier is None:
@@ -159,7 +181,7 @@ class ApiExchange:
                 if kind == HTTP or e.code == "MissingAuthenticationTokenException":
                     raise refused(Why.UNSIGNED, kind) from e
                 raise said(403, e.message or "", e.code) from e
-        check_signed(principal.identity, principal.account, served, self._request, self._context)
+        check_signed(principal.identity, principal.account, served, self.request, self.context)
         arn = f"arn:aws:iam::{principal.account}:root" if principal.identity is None else principal.identity.arn
         iam = {
             "accessKey": principal.access_key_id,
@@ -170,20 +192,20 @@ class ApiExchange:
             "userArn": arn,
             "userId": principal.access_key_id,
         }
-        self._context = self._context._replace(iam=iam)
-        self._enter(None)
+        self.context = self.context._replace(iam=iam)
+        self._entering(None)
 
     def _again(self, served: Served) -> None:
         try:
             self._verify(served)
         except Refused as e:
-            self._refuse(e)
+            self.refuse(e)
 
     # What the route leads to.
 
     def _enter(self, authorizer: Mapping[str, Any] | None) -> None:
         """The caller is let in. Raises Refused."""
-        context = self._context = self._context._replace(authorizer=authorizer)
+        context = self.context = self.context._replace(authorizer=authorizer)
         api, route = context.api, context.route
         if route.key_required:
             self._check_key()
@@ -200,32 +222,32 @@ class ApiExchange:
 
     def _check_key(self) -> None:
         """An API key by header. Raises Refused."""
-        given = header(self._request.headers, "x-api-key")
-        key_id = next((k for k, value in self._context.stage.keys.items() if value == given), None)
+        given = header(self.request.headers, "x-api-key")
+        key_id = next((k for k, value in self.context.stage.keys.items() if value == given), None)
         if key_id is None or given is None:
-            raise refused(Why.FORBIDDEN, self._context.api.kind)
-        self._context = self._context._replace(api_key=(key_id, given))
+            raise refused(Why.FORBIDDEN, self.context.api.kind)
+        self.context = self.context._replace(api_key=(key_id, given))
 
     def _mock(self, integration: Integration) -> None:
         answer = integration.mock.get(integration.mock_status)
         if answer is None:
             raise refused(Why.BROKEN, REST)
         if "$" in answer.body or "#" in answer.body:
-            raise unserved(f"the template of the mock response of {self._context.route.key}")
+            raise unserved(f"the template of the mock response of {self.context.route.key}")
         headers = [("Content-Type", "application/json"), *answer.headers.items()]
-        self._send(UrlResponse(int(integration.mock_status), headers, answer.body.encode()))
+        self.send(UrlResponse(int(integration.mock_status), headers, answer.body.encode()))
 
     def _invoke(self, integration: Integration) -> None:
         """Raises Refused."""
-        context, owner = self._context, self._owner
+        context, owner = self.context, self._owner
         api, route = context.api, context.route
         make = http.event if api.kind == HTTP and integration.payload == "2.0" else rest.event
-        document = make(self._request, context)
+        document = make(self.request, context)
         if len(document) > MAX_EVENT:
             raise refused(Why.TOO_LARGE, api.kind)
-        called = f"{self._request.method}{route.path}" if route.path else route.key
+        called = f"{self.request.method}{route.path}" if route.path else route.key
         source = api.arn(f"{context.stage.name}/{called}")
-        self._timer = owner.loop.call_later(integration.timeout_s, self._timed_out)
+        self.limit(integration.timeout_s)
         try:
             owner.invoke(integration.uri, context, integration.credentials, source, document, self._trace, self)
         except TooManyRequests as e:
@@ -233,14 +255,18 @@ class ApiExchange:
         except (AwsError, ValueError) as e:
             raise refused(Why.BROKEN, api.kind) from e
 
+    def limit(self, timeout_s: float) -> None:
+        """From now on the exchange ends within this time."""
+        self._timer = self._owner.loop.call_later(timeout_s, self._timed_out)
+
     def _timed_out(self) -> None:
-        self._refuse(refused(Why.TIMED_OUT, self._context.api.kind))
+        self.refuse(refused(Why.TIMED_OUT, self.context.api.kind))
 
     # ReplyTo
 
     def answered(self, request: Request, outcome: Outcome) -> None:
         """The function's answer as HTTP."""
-        context = self._context
+        context = self.context
         api, integration = context.api, context.route.integration
         try:
             if outcome.status is not Status.SUCCESS:
@@ -248,28 +274,31 @@ class ApiExchange:
             if api.kind == HTTP and integration is not None and integration.payload == "2.0":
                 answer = response(outcome.payload)
             else:
-                answer = rest.response(outcome.payload, api.kind, api.binary, header(self._request.headers, "accept") or "")
+                answer = rest.response(outcome.payload, api.kind, api.binary, header(self.request.headers, "accept") or "")
         except MalformedResponse as e:
             log.info("no HTTP response came of an invocation", api=api.api_id, route=context.route.key, reason=str(e))
-            self._refuse(refused(Why.FAILED, api.kind))
+            self.refuse(refused(Why.FAILED, api.kind))
             return
-        self._send(answer)
+        self.send(answer)
 
     def failed(self, request: Request, error: AwsError) -> None:
         """It did not run: throttled, or the platform's fault."""
-        self._refuse(refused(Why.THROTTLED if isinstance(error, TooManyRequests) else Why.FAILED, self._context.api.kind))
+        self.refuse(refused(Why.THROTTLED if isinstance(error, TooManyRequests) else Why.FAILED, self.context.api.kind))
 
-    def _refuse(self, error: Refused) -> None:
-        self._send(replies.refusal(error))
+    def refuse(self, error: Refused) -> None:
+        """The answer is a refusal."""
+        self.send(replies.refusal(error))
 
-    def _send(self, answer: UrlResponse, *, preflight: bool = False) -> None:
-        if self._answered:
-            return
-        self._answered = True
+    def end(self) -> bool:
+        """Whether this was not the end before."""
+        first, self._answered = not self._answered, True
         if self._timer is not None:
             self._timer.cancel()
-        api = None if self._served is None else self._served.api
-        trace = self._trace.decode("latin-1").partition(";Parent")[0]
-        replies.send(
-            self._connection, self._head, api, answer, self._request_id, self._extended_id, trace, preflight=preflight
-        )
+        return first
+
+    def send(self, answer: UrlResponse, *, preflight: bool = False) -> None:
+        """The answer, unless there was one."""
+        if self.end():
+            api = None if self._served is None else self._served.api
+            trace = self._trace.decode("latin-1").partition(";Parent")[0]
+            replies.send(self.connection, self.head, api, answer, self._request_id, self._extended_id, trace, preflight=preflight)

@@ -23,10 +23,13 @@ from engine.supervisor.ask import Connect
 from engine.supervisor.catalogue import Catalogue
 from engine.supervisor.gateway import addresses
 from engine.supervisor.gateway.balancing import BalancerExchange, address_of, decode
+from engine.supervisor.gateway.connections import PATH as WORDS
+from engine.supervisor.gateway.connections import ConnectionsExchange
 from engine.supervisor.gateway.definitions import ELSEWHERE_S, EMBEDDED_S, Definitions
 from engine.supervisor.gateway.exchange import ApiExchange
 from engine.supervisor.gateway.keysets import KeySets
 from engine.supervisor.gateway.served import served
+from engine.supervisor.gateway.sockets import Socket
 from engine.supervisor.request import ReplyTo
 
 if TYPE_CHECKING:
@@ -65,14 +68,18 @@ class Gateways:
         self._catalogue = catalogue
         self._api = api
         self._region = region
+        self.sockets: dict[str, Socket] = {}
         self._decisions: dict[tuple[str, str], bool] = {}
         self._revision = -1
 
-    def exchange(self, head: Head, connection: Connection) -> ApiExchange | BalancerExchange | None:
+    def exchange(self, head: Head, connection: Connection) -> ApiExchange | BalancerExchange | ConnectionsExchange | None:
         """The exchange that a request begins; None when it is for neither an API nor a load balancer."""
         address = addresses.of(head, self._region)
         if address is not None:
             return ApiExchange(self, address, head, connection)
+        if head.url.startswith(WORDS):
+            connection_id = head.path[len(WORDS) :].decode("latin-1")
+            return ConnectionsExchange(self, head, connection, connection_id, None, None)
         balancer = address_of(head)
         return None if balancer is None else BalancerExchange(self, balancer, head, connection)
 

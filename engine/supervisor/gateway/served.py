@@ -19,6 +19,7 @@ class Served:
     def __init__(self, api: Api) -> None:
         self.api = api
         self.router = Router(api)
+        self.by_key = {route.key: route for route in api.routes}
         self.verdicts: dict[tuple[str, ...], tuple[float, Verdict]] = {}
 
 
