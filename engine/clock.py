@@ -28,6 +28,22 @@ class SystemClock:
         return time.time_ns() // 1_000_000
 
 
+class ShiftedClock(SystemClock):
+    """The host's clocks, of which the one that names moments can be put forward: what happens hours later is then seen at once."""
+
+    def __init__(self) -> None:
+        self._ahead_ms = 0
+
+    def epoch_ms(self) -> int:
+        return super().epoch_ms() + self._ahead_ms
+
+    def advance(self, seconds: float) -> None:
+        """Put it forward by ``seconds``; raises ValueError when asked to go back."""
+        if not seconds >= 0:
+            raise ValueError(f"a clock does not go back: advance({seconds})")
+        self._ahead_ms += round(seconds * 1000)
+
+
 class ManualClock:
     """A clock that moves only when ``advance`` is called; both readings move together."""
 

@@ -29,7 +29,7 @@ from engine.auth.identity import root_of
 from engine.auth.principals import Credential, KeyRing
 from engine.auth.sigv4 import Verifier
 from engine.client import AsyncClient
-from engine.clock import SystemClock
+from engine.clock import ShiftedClock, SystemClock
 from engine.config import AuthMode, Settings, load
 from engine.control import operations
 from engine.control.access import Access, Identities
@@ -40,18 +40,22 @@ from engine.control.code_links import CodeLinks
 from engine.control.event_invoke import StoredPolicies
 from engine.control.gateways import PATH as GATEWAY_PATH
 from engine.control.gateways import GatewayEndpoint, Gateways
+from engine.control.hands import PATH as TIME_PATH
+from engine.control.hands import TimeRoute
 from engine.control.images import Images
 from engine.control.link import ControlLink, Hello
 from engine.control.packages import Packages
 from engine.control.plane import Plane
 from engine.control.pollers import Pollers
 from engine.control.provisioned import ProvisionedOperations
+from engine.control.pushes import PushRoute
 from engine.control.restore import restore
 from engine.control.roles import PATH as CREDENTIALS_PATH
 from engine.control.roles import CredentialsEndpoint, Roles
 from engine.control.signatures import Profiles
 from engine.control.sources import Sources
 from engine.control.vpcs import Vpcs
+from engine.core.push import PATH as PUSH_PATH
 from engine.errors import ConfigurationError, ServiceError
 from engine.eventing.delivery import Delivery
 from engine.eventing.dispatcher import Dispatcher
@@ -165,16 +169,19 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
     queue = SqlEventQueue(database)
     client = AsyncClient(settings.run_dir() / "engine.sock", events=True)
     delivery = Delivery(plane.roles.clients)
-    dispatcher = _dispatcher(plane, queue, client, delivery, clock, settings)
+    # Queued events go by a clock of their own, whose hands can be turned.
+    event_clock = ShiftedClock()
+    dispatcher = _dispatcher(plane, queue, client, delivery, event_clock, settings)
 
     async def loaded() -> None:
         if not catalogue.loaded:
             await link.ready()
 
-    Intake(queue, catalogue, clock, ready=loaded, wake=dispatcher.wake).register(registry)
+    intake = Intake(queue, catalogue, event_clock, ready=loaded, wake=dispatcher.wake)
+    intake.register(registry)
     verifier = Verifier(keys) if settings.auth is not AuthMode.OFF else None
     pollers = Pollers(plane, settings)
-    figures = Figures(settings, link, queue, clock, dispatcher, delivery, pollers)
+    figures = Figures(settings, link, queue, event_clock, dispatcher, delivery, pollers)
     app = build_app(
         registry,
         settings,
@@ -185,10 +192,9 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         code=plane.links.source,
         bytecode=plane.packages.figures,
         extra_routes={
+            **_inside(settings, plane, intake, event_clock, dispatcher),
             CREDENTIALS_PATH: CredentialsEndpoint(plane.roles, link.ready),
             GATEWAY_PATH: GatewayEndpoint(Gateways(settings), link.ready),
-            vpcs.PATH: vpcs.VpcRoutes(plane.vpcs, settings.account_id),
-            image_routes.PATH: image_routes.ImageRoutes(plane.images),
         },
     )
     await asyncio.to_thread(code.sweep)
@@ -222,6 +228,16 @@ def _dispatcher(
         policies=StoredPolicies(plane.store),
         delivery=delivery,
     )
+
+
+def _inside(settings: Settings, plane: Plane, intake: Intake, event_clock: ShiftedClock, dispatcher: Dispatcher) -> dict[str, Any]:
+    """What only the engine's own socket serves."""
+    return {
+        vpcs.PATH: vpcs.VpcRoutes(plane.vpcs, settings.account_id),
+        image_routes.PATH: image_routes.ImageRoutes(plane.images),
+        PUSH_PATH: PushRoute(plane.store, intake, region=settings.region, account=settings.account_id),
+        TIME_PATH: TimeRoute(plane.link, event_clock, dispatcher.wake, embedded=settings.aws_endpoint == "embedded"),
+    }
 
 
 def _auto_scaler(plane: Plane, settings: Settings, clock: SystemClock) -> AutoScaler:

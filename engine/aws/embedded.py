@@ -12,6 +12,8 @@ URL_VARIABLE = "ENGINE_EMBEDDED_URL"
 KEY_VARIABLE = "ENGINE_EMBEDDED_KEY"
 TOKEN_VARIABLE = "ENGINE_EMBEDDED_TOKEN"  # noqa: S105 - a name
 ENFORCE_VARIABLE = "ENGINE_EMBEDDED_ENFORCE"
+PUSH_VARIABLE = "ENGINE_EMBEDDED_PUSH"
+TIME_PATH = "/_lambda-engine/time/"
 IDENTITY_PATH = "/_lambda-engine/identity/"
 
 # moto's own switches and ambient AWS settings must not leak from the operator's shell into the server that plays AWS.
@@ -24,7 +26,7 @@ def command(
     """argv and environment of a server on ``127.0.0.1:port`` that plays ``settings.account_id`` and ends with its parent.
 
     With a ``token`` it serves only requests that carry it. With an ``engine_url`` its CloudFormation makes Lambda resources there, signed with
-    ``key`` if there is one. It must be started from the process (and thread) that calls this: the child leaves at once when its parent is another.
+    ``key`` if there is one, and its services invoke functions through the control plane's socket. It must be started from the process (and thread) that calls this: the child leaves at once when its parent is another.
     """
     argv = [sys.executable, "-m", "engine.aws.embedded_server", str(port), str(os.getpid())]
     env = {k: v for k, v in os.environ.items() if not k.startswith(_DROPPED)}
@@ -37,6 +39,7 @@ def command(
     )
     if engine_url:
         env[URL_VARIABLE] = engine_url
+        env[PUSH_VARIABLE] = str(settings.run_dir() / "http.sock")
     if key is not None:
         env[KEY_VARIABLE] = " ".join(key)
     if token:

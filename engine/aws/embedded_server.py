@@ -1,7 +1,7 @@
 """The embedded AWS's process: ``python -m engine.aws.embedded_server PORT PARENT_PID``. Started by ``engine.aws.embedded`` only.
 
 With a token in its environment it serves only requests that carry it, and answers ``GET /_lambda-engine/identity/KEY`` with what its IAM
-knows of an access key.
+knows of an access key. ``POST /_lambda-engine/time/SECONDS`` turns the hands of the clock that schedules go by.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
-from engine.aws.embedded import ENFORCE_VARIABLE, IDENTITY_PATH, TOKEN_VARIABLE
+from engine.aws import targets
+from engine.aws.embedded import ENFORCE_VARIABLE, IDENTITY_PATH, TIME_PATH, TOKEN_VARIABLE
+from engine.aws.push.installation import sources
+from engine.aws.push.timekeeper import Timekeeper
 
 PR_SET_PDEATHSIG = 1
 HOST = "127.0.0.1"
@@ -31,6 +34,8 @@ _IMPROVED = {
     "kinesis": "engine.aws.streams",
     "dynamodb": "engine.aws.streams",
 }
+# In a request's environment: its token was right.
+_INSIDE = "lambda_engine.inside"
 
 
 def main(argv: list[str]) -> int:
@@ -55,28 +60,36 @@ def main(argv: list[str]) -> int:
 
     application: Any = DomainDispatcherApplication(create_backend_app)
     token = os.environ.pop(TOKEN_VARIABLE, "")
+    application = Bridged(application)
     if token:
         application = Guarded(application, token)
     if os.environ.get(ENFORCE_VARIABLE):
         from engine.aws import enforcement  # noqa: PLC0415
 
         enforcement.install()
-    run_simple(HOST, port, Bridged(application), threaded=True, request_handler=MotoRequestHandler)
+    run_simple(HOST, port, application, threaded=True, request_handler=MotoRequestHandler)
     return 0
 
 
 class Bridged:
     """A WSGI application that learns at the first request to a service what the engine needs of it: CloudFormation to make Lambda resources on
-    the engine, SQS to give messages quickly, API Gateway to keep all that it is told, Kinesis and DynamoDB to have streams that end.
+    the engine, SQS to give messages quickly, API Gateway to keep all that it is told, Kinesis and DynamoDB to have streams that end, and the
+    services that push events to push them to the engine's functions.
     """
 
     def __init__(self, application: Any) -> None:
         self._application = application
         self._lock = threading.Lock()
         self._pending = dict(_IMPROVED)
+        self._sources = sources()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        service = _service(environ.get("HTTP_AUTHORIZATION", "")) if self._pending else ""
+        service = targets.service(environ.get("HTTP_AUTHORIZATION", ""), str(environ.get("QUERY_STRING", "")))
+        if self._sources is not None:
+            path = str(environ.get("PATH_INFO", ""))
+            if path.startswith(TIME_PATH) and environ.get("REQUEST_METHOD") == "POST" and _is_engine(environ):
+                return _answered(start_response, _advanced(self._sources.timekeeper, path.removeprefix(TIME_PATH)))
+            self._sources.see(service or "s3")
         if service in self._pending:
             with self._lock:
                 module = self._pending.get(service)
@@ -85,13 +98,27 @@ class Bridged:
                     importlib.import_module(module).install()
                     self._pending = {name: other for name, other in self._pending.items() if other != module}
         answer: Iterable[bytes] = self._application(environ, start_response)
+        if self._sources is not None:
+            self._sources.done(service)
         return answer
 
 
-def _service(authorization: str) -> str:
-    """The service in a signature's scope."""
-    before, found, _ = authorization.partition("/aws4_request")
-    return before.rpartition("/")[2] if found else ""
+def _is_engine(environ: dict[str, Any]) -> bool:
+    """Whether the engine itself asks: the supervisor lets no client's header of these names through, and names the client where it knows it."""
+    return (_INSIDE in environ or "HTTP_X_LAMBDA_ENGINE_TOKEN" in environ) and "HTTP_X_LAMBDA_ENGINE_CALLER" not in environ
+
+
+def _advanced(timekeeper: Timekeeper, seconds: str) -> dict[str, Any]:
+    try:
+        return {"runs": timekeeper.advance(float(seconds)), "now_s": timekeeper.now()}
+    except ValueError as e:
+        return {"error": str(e)}
+
+
+def _answered(start_response: Any, document: Any) -> list[bytes]:
+    body = json.dumps(document).encode()
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
 
 
 class Guarded:
@@ -106,13 +133,12 @@ class Guarded:
         if not hmac.compare_digest(given.encode("latin-1", "replace"), self._token):
             start_response("403 Forbidden", [("Content-Type", "text/plain")])
             return [b"Ask the engine's own port: this one serves nobody else.\n"]
+        environ[_INSIDE] = True
         path = str(environ.get("PATH_INFO", ""))
         if path.startswith(IDENTITY_PATH):
             from engine.aws.identities import record_of  # noqa: PLC0415
 
-            body = json.dumps(record_of(path.removeprefix(IDENTITY_PATH))).encode()
-            start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
-            return [body]
+            return _answered(start_response, record_of(path.removeprefix(IDENTITY_PATH)))
         answer: Iterable[bytes] = self._application(environ, start_response)
         return answer
 

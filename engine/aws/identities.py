@@ -72,6 +72,27 @@ def _session(access_key_id: str) -> dict[str, Any] | None:
     return None
 
 
+def role_record(arn: str) -> dict[str, Any] | None:
+    """What a service acts as in a role: a session without keys. None for a role that is not there."""
+    role = role_of(arn)
+    if role is None:
+        return None
+    from moto.iam.models import iam_backends  # noqa: PLC0415 - moto is an extra
+
+    account = arn.split(":")[4]
+    return {
+        "kind": "session",
+        "arn": arn,
+        "account": account,
+        "user_id": role.id,
+        "role_arn": arn,
+        "policies": list(_documents(role)),
+        "boundary": _boundary(iam_backends[account][PARTITION], role.permissions_boundary_arn),
+        "session": None,
+        "tags": _tags(role.tags),
+    }
+
+
 def role_of(arn: str) -> Any:
     """The role with this ARN, or None."""
     from moto.iam.models import iam_backends  # noqa: PLC0415 - moto is an extra

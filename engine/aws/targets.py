@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/([^/,\s]+)/([^/,\s]+)/aws4_request")
+_QUERY_SCOPE = re.compile(r"X-Amz-Credential=[^&]*?(?:%2F|/)\d{8}(?:%2F|/)[^&/%]+(?:%2F|/)([^&/%]+)(?:%2F|/)aws4_request", re.IGNORECASE)
 REST_JSON = frozenset({"apigateway", "scheduler", "pipes", "kafka", "es", "batch", "eks", "appsync", "xray", "elasticfilesystem", "iot"})
 # Service -> (member, the ARN's last part with {} for the member).
 _NAMED: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -43,6 +44,15 @@ def scope(authorization: str) -> tuple[str | None, str]:
     """(service, region) of a signature; (None, "") without one."""
     match = _SCOPE.search(authorization)
     return (match[2], match[1]) if match else (None, "")
+
+
+def service(authorization: str, query: str = "") -> str | None:
+    """The service a request's signature is for, in its header or its query; None without one."""
+    named, _ = scope(authorization)
+    if named is None and "X-Amz-Credential=" in query:
+        match = _QUERY_SCOPE.search(query)
+        return match[1] if match else None
+    return named
 
 
 def resource(service: str, members: Mapping[str, Any], account: str, region: str) -> str | None:

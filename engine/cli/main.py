@@ -11,6 +11,7 @@ import typer
 
 from engine import __version__
 from engine.cli import (
+    advance,
     aws,
     backup,
     cold_starts,
@@ -45,6 +46,7 @@ app.command("logs")(logs.logs)
 app.command("list")(listing.list_functions)
 app.command("instances")(instances.instances)
 app.command("cold-starts")(cold_starts.cold_starts)
+app.command("advance")(advance.advance)
 app.add_typer(vpc.app, name="vpc")
 app.add_typer(image.app, name="image")
 app.command("simulate")(simulate.simulate)

@@ -116,7 +116,7 @@ class Dispatcher:
             self._wake.clear()
             try:
                 if not released:
-                    count = await self._queue.release()
+                    count = await self._queue.release(self._clock.epoch_ms())
                     released = True
                     if count:
                         _log.info("%d events were being run when the last control plane ended; they are run again", count)

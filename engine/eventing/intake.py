@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from engine.arn import function_arn, parse_function_name
+from engine.arn import FunctionRef, function_arn, parse_function_name
 from engine.clock import Clock
 from engine.errors import InvalidRequestContent, NotImplementedHere, RequestEntityTooLarge, ResourceNotFound
 from engine.store.api import LATEST, Event, EventQueue
@@ -99,16 +99,23 @@ class Intake:
         if len(payload) > MAX_PAYLOAD:
             raise RequestEntityTooLarge(f"Request must be smaller than {MAX_PAYLOAD} bytes for the {operation} operation")
         ref = parse_function_name(name, account=caller.account, region=caller.region, qualifier=qualifier)
+        await self.put(ref, payload, caller.request_id, caller.headers.get("x-amzn-trace-id"))
+
+    async def check(self, ref: FunctionRef) -> None:
+        """Raises ResourceNotFound when there is nothing of that name."""
         await self._ready()
         if not self._invocables.has(ref.account, ref.name, ref.qualifier):
             arn = function_arn(ref.region, ref.account, ref.name, ref.qualifier or LATEST)
             raise ResourceNotFound(f"Function not found: {arn}")
+
+    async def put(self, ref: FunctionRef, payload: bytes, request_id: str, trace_id: str | None) -> None:
+        """Accept an event; it is on the disk when this returns. Raises ResourceNotFound and InvalidRequestContent with AWS's texts."""
+        await self.check(ref)
         _check_json(payload or b"{}")
         now_ms = self._clock.epoch_ms()
-        trace_id = caller.headers.get("x-amzn-trace-id")
         await self._queue.enqueue(
             Event(
-                request_id=caller.request_id,
+                request_id=request_id,
                 account=ref.account,
                 function=ref.name,
                 qualifier=ref.qualifier,

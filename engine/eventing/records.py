@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from engine.core.records import millis
 from engine.store.api import LATEST, Event
 
 ERROR_TEXT_BYTES = 1024
@@ -42,17 +43,11 @@ class End:
         return self.condition == "Success"
 
 
-def iso(at_ms: int) -> str:
-    """``2026-01-31T12:00:00.000Z``."""
-    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03d}Z"
-
-
 def record(end: End) -> bytes:
     """The invocation record as JSON."""
     told: dict[str, Any] = {
         "version": "1.0",
-        "timestamp": iso(end.at_ms),
+        "timestamp": millis(end.at_ms),
         "requestContext": {
             "requestId": end.event.request_id,
             "functionArn": end.function_arn,

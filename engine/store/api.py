@@ -316,8 +316,10 @@ class EventQueue(Protocol):
         """Give the event back with its new ``due_ms`` and counts."""
         ...
 
-    async def release(self) -> int:
-        """End all leases: their holder is gone. How many there were."""
+    async def release(self, now_ms: int) -> int:
+        """End all leases: their holder is gone. How many there were. What was accepted at a later time than now (the clock was put back)
+        counts as accepted now, and what is due stays as far ahead.
+        """
         ...
 
     def next_due_ms(self, full: frozenset[tuple[str, str]]) -> int | None:

@@ -40,9 +40,15 @@ class SqlEventQueue:
         )
         await self._writer.write(lambda connection: connection.execute(change).close())
 
-    async def release(self) -> int:
+    async def release(self, now_ms: int) -> int:
         change = update(events).where(events.c.lease_ms.is_not(None)).values(lease_ms=None)
-        return await self._writer.write(lambda connection: connection.execute(change).rowcount)
+        early = update(events).where(events.c.first_ms > now_ms).values(due_ms=events.c.due_ms - events.c.first_ms + now_ms, first_ms=now_ms)
+
+        def run(connection: Connection) -> int:
+            connection.execute(early)
+            return connection.execute(change).rowcount
+
+        return await self._writer.write(run)
 
     def next_due_ms(self, full: _Full) -> int | None:
         query = select(events.c.due_ms).where(events.c.lease_ms.is_(None)).order_by(events.c.due_ms).limit(1)

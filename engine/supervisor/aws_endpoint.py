@@ -44,6 +44,14 @@ class AwsEndpoint:
     def embedded_port(self) -> int | None:
         return self._port or None
 
+    def embedded(self) -> int | None:
+        """The embedded server's port; 0 while it starts, which this begins; None when there is none to be."""
+        if self._where != "embedded" or self._unavailable is not None:
+            return None
+        if self._up is None:
+            self._up = self._loop.create_task(self._bring_up())
+        return self._port if self._up.done() else 0
+
     async def connect(self, factory: Callable[[], asyncio.Protocol]) -> Any:
         if self._where == "embedded":
             return await self._connect_embedded(factory)

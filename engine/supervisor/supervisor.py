@@ -423,6 +423,7 @@ class Supervisor:
             "provisioned": self._invoker.provisioner.figures,
             "templates": self._invoker.standing.templates.figures,
             "autoscaling": lambda: self._aws.autoscaling,
+            "embedded": lambda: {"port": self._aws.embedded(), "token": "" if self._guard is None else self._guard.token},
         }
 
     def identity(self, access_key: str, answer: Callable[[dict[str, Any] | None], None]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.eventing.patterns import InvalidPattern, load, parse
+from engine.core.patterns import InvalidPattern, load, parse
 
 KEYS = st.sampled_from("abc")
 SCALARS = st.one_of(st.none(), st.sampled_from(["", "x", "X", "xy", "yx"]), st.integers(2, 5))

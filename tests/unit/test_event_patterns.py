@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.eventing.patterns import MAX_DEPTH, MAX_LENGTH, InvalidPattern, load, parse
+from engine.core.patterns import BUS, MAX_DEPTH, MAX_LENGTH, InvalidPattern, load, parse
 
 
 def matches(pattern: Any, record: Any) -> bool:
@@ -91,3 +91,34 @@ def test_what_is_no_pattern(text: str) -> None:
 def test_nesting_beyond_reason_is_no_json() -> None:
     with pytest.raises(ValueError, match="nested"):
         load("[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "wanted"),
+    [
+        ({"wildcard": "a*c"}, "abbc", True), ({"wildcard": "a*c"}, "abbd", False), ({"wildcard": "a\\*"}, "a*", True),
+        ({"wildcard": "a\\*"}, "ab", False), ({"wildcard": "a\\\\*"}, "a\\x", True), ({"wildcard": "*"}, 1, False),
+        ({"cidr": "10.0.0.0/24"}, "10.0.0.255", True), ({"cidr": "10.0.0.0/24"}, "10.0.1.0", False), ({"cidr": "2001:db8::/32"}, "2001:db8::1", True),
+        ({"cidr": "10.0.0.0/24"}, "elsewhere", False), ({"prefix": {"equals-ignore-case": "AB"}}, "abc", True),
+        ({"suffix": {"equals-ignore-case": "BC"}}, "abc", True), ({"anything-but": {"prefix": "a"}}, "b", True),
+        ({"anything-but": {"prefix": "a"}}, "ab", False), ({"anything-but": {"suffix": ["x", "y"]}}, "ay", False),
+        ({"anything-but": {"equals-ignore-case": "A"}}, "a", False), ({"anything-but": {"wildcard": "a*"}}, "b", True), ({"anything-but": ["a"]}, "b", True),
+    ],
+)  # fmt: skip
+def test_operators_of_rules_only(rule, value, wanted):
+    text = json.dumps({"f": [rule]})
+    record: Any = load(json.dumps({"f": value}))
+    assert parse(text, BUS).matches(record) is wanted
+    if rule != {"anything-but": ["a"]}:
+        with pytest.raises(InvalidPattern):
+            parse(text)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"wildcard": "a**"}, {"wildcard": "a\\b"}, {"wildcard": 1}, {"cidr": "x"}, {"prefix": {"suffix": "a"}}, {"anything-but": {"numeric": [">", 1]}},
+     {"anything-but": {}}, {"anything-but": {"prefix": []}}],
+)  # fmt: skip
+def test_what_rules_refuse(rule):
+    with pytest.raises(InvalidPattern):
+        parse(json.dumps({"f": [rule]}), BUS)

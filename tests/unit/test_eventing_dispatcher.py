@@ -253,7 +253,7 @@ def test_an_attempt_that_does_not_end_is_left_for_the_next_process(tmp_path: Pat
         await bench.until(lambda: len(bench.engine.waiting) == 1)
         await bench.dispatcher.close()
         assert bench.queue.backlog().depth == 1
-        assert await bench.queue.release() == 1
+        assert await bench.queue.release(bench.clock.epoch_ms()) == 1
 
     run(tmp_path, scenario)
 
@@ -308,10 +308,10 @@ def test_a_queue_that_cannot_be_read_is_tried_again(
                 raise troubles.pop()
             return await claim(*args)
 
-        async def failing_release() -> int:
+        async def failing_release(now_ms: int) -> int:
             if len(troubles) == 2:
                 raise troubles.pop()
-            return await release()
+            return await release(now_ms)
 
         monkeypatch.setattr(bench.queue, "claim", failing)
         monkeypatch.setattr(bench.queue, "release", failing_release)

@@ -378,7 +378,7 @@ def test_settled_events_are_gone_and_postponed_ones_wait(database: Database) -> 
         assert await queue.claim(3999, 9000, 10, frozenset()) == []
         assert await queue.claim(4000, 9000, 10, frozenset()) == [replace(second, due_ms=4000, failures=1, refusals=2)]
         assert await queue.claim(8999, 9999, 10, frozenset()) == []
-        assert await queue.release() == 1
+        assert await queue.release(10_000) == 1
         assert len(await queue.claim(4000, 9000, 10, frozenset())) == 1
         await queue.settle("id-2")
         assert queue.backlog() == Backlog(0, None)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from engine.eventing.records import iso
+from engine.core.records import millis
 from engine.eventing.sources.attempts import Batch, Condition
 from engine.eventing.sources.messages import queue_url
 from engine.eventing.sources.orders import Source, event
@@ -50,7 +50,7 @@ def record(given: Discarded, source: Source, *, whole: bool = False) -> dict[str
             "executedVersion": answer.executed_version,
             "functionError": answer.function_error,
         }
-    told |= {"version": "1.0", "timestamp": iso(given.at_ms), _INFO[source.service]: _info(batch.records, given.shard, source)}
+    told |= {"version": "1.0", "timestamp": millis(given.at_ms), _INFO[source.service]: _info(batch.records, given.shard, source)}
     if whole:
         told["payload"] = json.loads(event([one.event for one in batch.records]))
     return told
@@ -59,7 +59,7 @@ def record(given: Discarded, source: Source, *, whole: bool = False) -> dict[str
 def _info(records: Sequence[Record], shard: str, source: Source) -> dict[str, Any]:
     first, last = records[0], records[-1]
     # DynamoDB tells whole seconds.
-    shown: Callable[[int], str] = iso if source.service == "kinesis" else lambda at_ms: iso_s(at_ms // 1000)
+    shown: Callable[[int], str] = millis if source.service == "kinesis" else lambda at_ms: iso_s(at_ms // 1000)
     return {
         "shardId": shard,
         "startSequenceNumber": first.number,

@@ -1,0 +1,107 @@
+"""Subscriptions of log groups. Source of the event: docs.aws.amazon.com/lambda/latest/dg/services-cloudwatchlogs.html."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import gzip
+from collections.abc import Callable
+from typing import Any
+
+from engine.aws.push.courier import Courier, Unreachable
+from engine.core import log_patterns
+from engine.core.rule_input import compact
+
+REFUSED = "Could not execute the lambda function. Make sure you have given CloudWatch Logs permission to execute your function."
+ID_DIGITS = 56
+
+
+@functools.lru_cache(maxsize=1024)
+def _pattern(text: str) -> Callable[[str], bool]:
+    return log_patterns.parse(text)
+
+
+def install(courier: Courier) -> None:
+    """Have log groups send what subscriptions ask for to functions of the engine."""
+    from moto.logs.exceptions import InvalidParameterException, ResourceNotFoundException  # noqa: PLC0415 - moto is an extra
+    from moto.logs.models import LogsBackend, LogStream  # noqa: PLC0415
+
+    put_filter, put_events = LogsBackend.put_subscription_filter, LogStream.put_log_events
+
+    def put_subscription_filter(
+        backend: Any, log_group_name: str, filter_name: str, filter_pattern: str, destination_arn: str, role_arn: str
+    ) -> None:
+        group = backend.groups.get(log_group_name)
+        if group is None:
+            raise ResourceNotFoundException
+        try:
+            _pattern(filter_pattern or "")
+        except log_patterns.InvalidLogPattern as e:
+            raise InvalidParameterException(f"Invalid filter pattern: {e}") from e
+        if destination_arn.split(":")[2] != "lambda":
+            put_filter(backend, log_group_name, filter_name, filter_pattern, destination_arn, role_arn)
+            return
+        try:
+            verdict = courier.check(destination_arn, _principals(backend.region_name), _source(group), group.account_id)
+        except Unreachable as e:
+            raise InvalidParameterException(f"The engine could not be asked about {destination_arn}: {e}") from e
+        if not verdict.accepted:
+            raise InvalidParameterException(REFUSED)
+        group.put_subscription_filter(filter_name, filter_pattern, destination_arn, role_arn)
+
+    def put_log_events(stream: Any, log_events: list[dict[str, Any]]) -> Any:
+        """moto's own, which sends everything to everybody, without its subscriptions; then ours, each with what it asks for."""
+        group = stream.log_group
+        filters = dict(group.subscription_filters)
+        known = len(stream.events)
+        if not filters:
+            return put_events(stream, log_events)
+        group.subscription_filters = {}
+        try:
+            token = put_events(stream, log_events)
+        finally:
+            group.subscription_filters = filters
+        added = [{"id": f"{e.event_id:0{ID_DIGITS}d}", "timestamp": e.timestamp, "message": e.message} for e in stream.events[known:]]
+        for each in filters.values():
+            wanted = _pattern(each.filter_pattern or "")
+            found = [event for event in added if wanted(event["message"])]
+            if found:
+                _send(courier, stream, each, found)
+        return token
+
+    LogsBackend.put_subscription_filter = put_subscription_filter
+    LogStream.put_log_events = put_log_events
+
+
+def _send(courier: Courier, stream: Any, subscription: Any, found: list[dict[str, Any]]) -> None:
+    service = subscription.destination_arn.split(":")[2]
+    if service != "lambda":
+        stream._send_log_events(  # noqa: SLF001 - moto's own way with its other destinations
+            service=service, destination_arn=subscription.destination_arn, filter_name=subscription.name, log_events=found
+        )
+        return
+    group = stream.log_group
+    message = {
+        "messageType": "DATA_MESSAGE",
+        "owner": group.account_id,
+        "logGroup": group.name,
+        "logStream": stream.log_stream_name,
+        "subscriptionFilters": [subscription.name],
+        "logEvents": found,
+    }
+    data = base64.b64encode(gzip.compress(compact(message).encode())).decode()
+    courier.send(
+        subscription.destination_arn,
+        compact({"awslogs": {"data": data}}),
+        principal=_principals(group.region),
+        source_arn=_source(group),
+        source_account=group.account_id,
+    )
+
+
+def _principals(region: str) -> str:
+    return f"logs.amazonaws.com logs.{region}.amazonaws.com"
+
+
+def _source(group: Any) -> str:
+    return f"arn:aws:logs:{group.region}:{group.account_id}:log-group:{group.name}:*"

@@ -1,0 +1,112 @@
+"""Notifications of buckets. Source of the event: docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from typing import Any
+from urllib.parse import quote_plus
+
+from engine.aws.push import request
+from engine.aws.push.courier import Courier, Unreachable
+from engine.core.records import millis
+from engine.core.rule_input import compact
+
+PRINCIPAL = "s3.amazonaws.com"
+INVALID = "Unable to validate the following destination configurations"
+_SKIP = "x-amz-skip-destination-validation"
+
+
+def install(courier: Courier) -> None:
+    """Have buckets notify functions of the engine, and everybody else with whole events."""
+    from moto.s3 import notifications  # noqa: PLC0415 - moto is an extra
+    from moto.s3.exceptions import S3ClientError  # noqa: PLC0415
+    from moto.s3.models import FakeBucket, S3Backend  # noqa: PLC0415
+
+    def invoke(_account: str, event: Any, function: str, _region: str) -> None:
+        bucket = event["Records"][0]["s3"]["bucket"]["name"]
+        owner = _owner(bucket)
+        courier.send(
+            function, compact(event), principal=PRINCIPAL, source_arn=f"arn:aws:s3:::{bucket}", source_account=owner, trace=request.trace()
+        )
+
+    notifications._get_s3_event = _event  # noqa: SLF001 - where moto makes and sends them
+    notifications._invoke_awslambda = invoke  # noqa: SLF001
+    configure = FakeBucket.set_notification_configuration
+
+    def set_configuration(bucket: Any, configuration: Any) -> None:
+        if not _skips():
+            for each in (configuration or {}).get("CloudFunctionConfiguration") or []:
+                _validate(courier, bucket, each["CloudFunction"], S3ClientError)
+        configure(bucket, configuration)
+
+    FakeBucket.set_notification_configuration = set_configuration
+    mark = S3Backend._set_delete_marker  # noqa: SLF001 - moto tells nobody of delete markers
+
+    def set_delete_marker(backend: Any, bucket_name: str, key_name: str) -> Any:
+        marker = mark(backend, bucket_name, key_name)
+        bucket = backend.get_bucket(bucket_name)
+        kind = notifications.S3NotificationEvent.OBJECT_REMOVED_DELETE_MARKER_CREATED_EVENT
+        notifications.send_event(backend.account_id, kind, bucket, marker)
+        return marker
+
+    S3Backend._set_delete_marker = set_delete_marker  # noqa: SLF001
+
+
+def _skips() -> bool:
+    from flask import has_request_context  # noqa: PLC0415 - flask is an extra
+    from flask import request as current  # noqa: PLC0415
+
+    return has_request_context() and str(current.headers.get(_SKIP, "")).lower() == "true"
+
+
+def _validate(courier: Courier, bucket: Any, function: str, error: Any) -> None:
+    try:
+        verdict = courier.check(function, PRINCIPAL, bucket.arn, bucket.account_id)
+    except Unreachable as e:
+        raise error("InternalError", f"The engine could not be asked about {function}: {e}") from e
+    if not verdict.accepted:
+        raise error("InvalidArgument", INVALID)
+
+
+def _owner(bucket: str) -> str:
+    from moto.s3.models import s3_backends  # noqa: PLC0415 - moto is an extra
+
+    return str(s3_backends.bucket_accounts[bucket][1])
+
+
+def _event(event_name: str, bucket: Any, key: Any, notification_id: str) -> dict[str, Any]:
+    """The notification. Removals have neither size nor ETag; a version id comes with versioned buckets only."""
+    name = str(getattr(event_name, "value", event_name)).removeprefix("s3:")
+    now_ns = time.time_ns()
+    thing: dict[str, Any] = {"key": quote_plus(key.name, safe="/")}
+    if not name.startswith("ObjectRemoved:"):
+        thing |= {"size": key.size, "eTag": key.etag.replace('"', "")}
+    if bucket.is_versioned:
+        thing["versionId"] = str(key.version_id)
+    thing["sequencer"] = f"00{now_ns:016X}"
+    owner = hashlib.sha256(bucket.account_id.encode()).hexdigest()[:14].upper()
+    return {
+        "Records": [
+            {
+                "eventVersion": "2.1",
+                "eventSource": "aws:s3",
+                "awsRegion": bucket.region_name,
+                "eventTime": millis(now_ns // 1_000_000),
+                "eventName": name,
+                "userIdentity": {"principalId": f"AWS:{request.access_key()}"},
+                "requestParameters": {"sourceIPAddress": "127.0.0.1"},
+                "responseElements": {
+                    "x-amz-request-id": request.identifier(),
+                    "x-amz-id-2": base64.b64encode(hashlib.sha512(str(now_ns).encode()).digest()[:57]).decode(),
+                },
+                "s3": {
+                    "s3SchemaVersion": "1.0",
+                    "configurationId": notification_id,
+                    "bucket": {"name": bucket.name, "ownerIdentity": {"principalId": owner}, "arn": bucket.arn},
+                    "object": thing,
+                },
+            }
+        ]
+    }

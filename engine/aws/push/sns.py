@@ -1,0 +1,85 @@
+"""Subscriptions of topics. Source of the event: docs.aws.amazon.com/lambda/latest/dg/with-sns.html."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from typing import Any
+
+from engine.aws.push import request
+from engine.aws.push.courier import Courier
+from engine.core.push import Verdict
+from engine.core.records import millis
+from engine.core.rule_input import compact
+
+PRINCIPAL = "sns.amazonaws.com"
+
+
+def install(courier: Courier) -> None:
+    """Have topics publish to functions of the engine."""
+    from moto.sns.models import Subscription  # noqa: PLC0415 - moto is an extra
+
+    publish = Subscription.publish
+
+    def publish_or_invoke(
+        subscription: Any, message: str, message_id: str, subject: str | None = None, message_attributes: dict[str, Any] | None = None,
+        group_id: str | None = None, deduplication_id: str | None = None, message_structure: str | None = None,
+    ) -> None:  # fmt: skip
+        if subscription.protocol != "lambda":
+            publish(subscription, message, message_id, subject, message_attributes, group_id, deduplication_id, message_structure)
+            return
+        matcher = subscription._filter_policy_matcher  # noqa: SLF001 - moto has no other name for it
+        if matcher is not None and not matcher.matches(message_attributes, message):
+            return
+        if message_structure == "json":
+            message = subscription._parse_message_structure(message, subscription.protocol)  # noqa: SLF001
+        notification = _notification(subscription, message, message_id, subject, message_attributes)
+        event = {
+            "Records": [
+                {"EventSource": "aws:sns", "EventVersion": "1.0", "EventSubscriptionArn": subscription.arn, "Sns": notification},
+            ]
+        }
+        courier.send(
+            subscription.endpoint,
+            compact(event),
+            principal=PRINCIPAL,
+            source_arn=subscription.topic.arn,
+            source_account=subscription.topic.account_id,
+            trace=request.trace(),
+            refused=lambda verdict: _redrive(subscription, notification, verdict),
+        )
+
+    Subscription.publish = publish_or_invoke
+
+
+def _notification(subscription: Any, message: str, message_id: str, subject: str | None, attributes: dict[str, Any] | None) -> dict[str, Any]:
+    region = subscription.topic.sns_backend.region_name
+    return {
+        "Type": "Notification",
+        "MessageId": message_id,
+        "TopicArn": subscription.topic.arn,
+        "Subject": subject,
+        "Message": message,
+        "Timestamp": millis(time.time_ns() // 1_000_000),
+        "SignatureVersion": "1",
+        "Signature": "EXAMPLE",
+        "SigningCertUrl": f"https://sns.{region}.amazonaws.com/SimpleNotificationService-0000000000000000000000.pem",
+        "UnsubscribeUrl": f"https://sns.{region}.amazonaws.com/?Action=Unsubscribe&SubscriptionArn={subscription.arn}",
+        "MessageAttributes": {name: {"Type": str(given["Type"]), "Value": _text(given["Value"])} for name, given in (attributes or {}).items()},
+    }
+
+
+def _text(value: Any) -> str:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+
+
+def _redrive(subscription: Any, notification: dict[str, Any], _verdict: Verdict) -> None:
+    """What the function cannot take goes to the subscription's dead-letter queue, where it has one."""
+    policy = subscription.attributes.get("RedrivePolicy")
+    if not policy:
+        return
+    from moto.sqs.models import sqs_backends  # noqa: PLC0415 - moto is an extra
+
+    region, account, name = json.loads(policy)["deadLetterTargetArn"].split(":")[3:6]
+    sqs_backends[account][region].send_message(queue_name=name, message_body=compact(notification))
