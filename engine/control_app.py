@@ -43,6 +43,7 @@ from engine.control.gateways import GatewayEndpoint, Gateways
 from engine.control.hands import PATH as TIME_PATH
 from engine.control.hands import TimeRoute
 from engine.control.images import Images
+from engine.control.layer_permissions import LayerPolicies
 from engine.control.link import ControlLink, Hello
 from engine.control.packages import Packages
 from engine.control.plane import Plane
@@ -187,7 +188,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         settings,
         verifier,
         learn=Identities(keys, link, enforce=enforce).learn,
-        authorize=Access(plane.store, clock).authorize if enforce else None,
+        authorize=Access(plane.store, clock, LayerPolicies(plane.layers)).authorize if enforce else None,
         metrics=figures.render,
         code=plane.links.source,
         bytecode=plane.packages.figures,

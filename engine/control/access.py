@@ -24,10 +24,11 @@ from engine.wire.messages import IDENTITY_QUERY
 
 REVISION_HEADER = "x-lambda-engine-identities"
 PASS_ROLE = "iam:PassRole"  # noqa: S105 - an action's name
+ATTACH_LAYER = "lambda:GetLayerVersion"
 
 
 class ResourcePolicies(Protocol):
-    """Finds the policy of a resource that is not a function."""
+    """Finds the policy of a resource that is not a function. May block."""
 
     def __call__(self, arn: str, /) -> Mapping[str, Any] | None: ...
 
@@ -76,15 +77,19 @@ class Access:
         keys = self._context(identity, context)
         keys |= lambda_keys(params, principal.account, context.region)
         owner = owner_of(resource, principal.account)
-        function = await asyncio.to_thread(self._function, resource, owner, context.region)
+        function, policy = await asyncio.to_thread(self._found, resource, owner, context.region)
         if function is not None:
             keys |= {f"aws:resourcetag/{k}".lower(): v for k, v in function.tags.items()}
-        policy = self._policy(function, resource)
         check(Request(action_of(context.operation), resource, owner, keys), identity, policy)
         role = params.get("Role")
         if role and context.operation in ("CreateFunction", "UpdateFunctionConfiguration"):
             passing = {**self._context(identity, context), "iam:passedtoservice": "lambda.amazonaws.com"}
             check(Request(PASS_ROLE, role, principal.account, passing), identity)
+        if context.operation in ("CreateFunction", "UpdateFunctionConfiguration"):
+            for layer in params.get("Layers") or []:
+                _, shared = await asyncio.to_thread(self._found, layer, "", context.region)
+                request = Request(ATTACH_LAYER, layer, owner_of(layer, principal.account), self._context(identity, context))
+                check(request, identity, shared)
 
     def _context(self, identity: Identity, context: RequestContext) -> dict[str, str | list[str]]:
         return context_of(
@@ -100,6 +105,11 @@ class Access:
         if marker not in resource:
             return None
         return self._store.get(owner, resource.partition(marker)[2].partition(":")[0])
+
+    def _found(self, resource: str, owner: str, region: str) -> tuple[Function | None, Policy | None]:
+        """The function that a resource is, and the resource's policy. Blocks."""
+        function = self._function(resource, owner, region)
+        return function, self._policy(function, resource)
 
     def _policy(self, function: Function | None, resource: str) -> Policy | None:
         if function is None:

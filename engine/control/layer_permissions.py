@@ -15,7 +15,24 @@ from engine.control.api import Caller, Registrar
 from engine.control.layer_names import LayerRef
 from engine.control.plane import Plane
 from engine.errors import InvalidParameterValue, ResourceConflict, ResourceNotFound
-from engine.store.api import LayerVersion
+from engine.store.api import LayerStore, LayerVersion
+
+
+class LayerPolicies:
+    """The policy of a layer version by its ARN, for whoever decides about access; None for any other resource. Blocks."""
+
+    def __init__(self, layers: LayerStore) -> None:
+        self._layers = layers
+
+    def __call__(self, arn: str, /) -> dict[str, Any] | None:
+        if ":layer:" not in arn:
+            return None
+        try:
+            ref, version = layer_names.parse_version_arn(arn)
+        except InvalidParameterValue:
+            return None
+        layer = self._layers.get(ref.account, ref.name, version)
+        return None if layer is None or not layer.policy else policy_document.document(layer.policy)
 
 
 class LayerPermissionOperations:

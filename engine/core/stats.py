@@ -36,8 +36,8 @@ class FunctionStats:
     """What happened to one function since the supervisor started."""
 
     __slots__ = (
-        "cold_starts", "cpu_s", "error", "errors", "init", "invoke", "overhead", "pending", "provisioned", "queue", "spillover", "success",
-        "tally", "throttles", "timeout", "urls",
+        "cold_starts", "cpu_s", "error", "errors", "init", "invoke", "overhead", "pending", "provisioned", "queue", "recursions", "spillover",
+        "success", "tally", "throttles", "timeout", "urls",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -48,6 +48,8 @@ class FunctionStats:
         # Ran on a provisioned instance; ran on demand though the version has provisioned ones.
         self.provisioned = 0
         self.spillover = 0
+        # Invocations dropped because they would have gone on with a loop.
+        self.recursions = 0
         # (queue, invoke, overhead) seconds of finished invocations, not yet in the histograms: `fold` does many at once.
         self.pending: list[tuple[float, float, float]] = []
         self.tally: Tally | None = None
@@ -105,6 +107,7 @@ class FunctionStats:
             "provisioned": {"provisioned": self.provisioned, "spillover": self.spillover},
             "cold_starts": dict(self.cold_starts),
             "urls": dict(self.urls),
+            "recursions": self.recursions,
             "cpu_s": self.cpu_s,
             "phases": {
                 name: [list(h.counts), h.sum_s]

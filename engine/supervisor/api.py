@@ -20,7 +20,14 @@ from engine.auth.principals import Principal
 from engine.auth.sigv4 import Repeat
 from engine.clock import Clock
 from engine.core import lineage
-from engine.errors import InvalidParameterValue, InvalidRequestContent, RecursiveInvocation, ServiceError, ValidationError
+from engine.errors import (
+    InvalidParameterValue,
+    InvalidRequestContent,
+    NotImplementedHere,
+    RecursiveInvocation,
+    ServiceError,
+    ValidationError,
+)
 from engine.ids import is_request_id, request_id
 from engine.supervisor.catalogue import Catalogue, FunctionUrl, Version
 from engine.supervisor.invoker import Invoker
@@ -38,6 +45,8 @@ _bits = random.Random(random.SystemRandom().getrandbits(64)).getrandbits  # noqa
 
 # Account (None: the default one), invocation type, log type, client context, trace id: raw header values.
 InvokeOptions = tuple[bytes | None, bytes | None, bytes | None, bytes | None, bytes | None]
+# Options of an Invoke that would have to be obeyed, by header: members that the refusal names.
+NOT_OBEYED = {b"x-amz-tenant-id": "TenantId", b"x-amz-durable-execution-name": "DurableExecutionName"}
 
 
 class HttpReplyTo(ReplyTo, Protocol):
@@ -264,6 +273,7 @@ def _continued(trace: bytes, version: Version) -> bytes:
     trace, count = lineage.met(trace, lineage.mark(config.account, config.name))
     function = version.function.config
     if count > lineage.MAX_MET and function is not None and not function.may_loop:
+        version.function.stats.recursions += 1
         raise RecursiveInvocation(
             f"Lambda Engine stopped a recursive loop: {config.name} was invoked {count} times in one chain of requests."
         )
@@ -310,7 +320,7 @@ def new_trace_id(epoch_s: int) -> bytes:
 
 
 def options_of(headers: list[tuple[bytes, bytes]]) -> InvokeOptions:
-    """Read the options of an Invoke from its headers (names in lower case)."""
+    """Read the options of an Invoke from its headers (names in lower case). Raises NotImplementedHere for one that nothing obeys."""
     account = kind = log_type = client_context = trace = None
     for name, value in headers:
         if name == b"authorization":
@@ -323,6 +333,8 @@ def options_of(headers: list[tuple[bytes, bytes]]) -> InvokeOptions:
             client_context = value
         elif name == b"x-amzn-trace-id":
             trace = value
+        elif name in NOT_OBEYED:
+            raise NotImplementedHere(f"Invoke with {NOT_OBEYED[name]} is not implemented by this engine.")
     return account, kind, log_type, client_context, trace
 
 

@@ -245,6 +245,8 @@ class Connection(asyncio.Protocol):
                 kind = self._value(data, head, b"\r\nx-amz-invocation-type:", line_end + 9)
                 if kind != b"RequestResponse":
                     return False
+            if b"\r\nx-amz-tenant-id:" in head or b"\r\nx-amz-durable-execution-name:" in head:
+                return False
             log_type = self._value(data, head, b"\r\nx-amz-log-type:", line_end + 9)
             context = self._value(data, head, b"\r\nx-amz-client-context:", line_end + 9)
             trace = self._value(data, head, b"\r\nx-amzn-trace-id:", line_end + 9)

@@ -67,6 +67,7 @@ class _Snapshot(Collector):
         yield from self._engine()
         yield from self._counters()
         yield self._cpu()
+        yield self._recursions()
         yield self._durations()
         yield from self._instances()
         yield from self._provisioned()
@@ -121,6 +122,16 @@ class _Snapshot(Collector):
                 for value, count in figures[key].items():
                     family.add_metric((function, value), count)
             yield family
+
+    def _recursions(self) -> Metric:
+        family = CounterMetricFamily(
+            f"{PREFIX}_recursive_invocations_dropped",
+            "Invocations stopped because they would have gone on with a loop (RecursiveInvocationsDropped).",
+            labels=("function",),
+        )
+        for function, figures in self._functions.items():
+            family.add_metric((function,), figures["recursions"])
+        return family
 
     def _cpu(self) -> Metric:
         family = CounterMetricFamily(
@@ -295,6 +306,7 @@ def _figures(given: Mapping[str, Any]) -> dict[str, Any]:
         "provisioned": dict(given.get("provisioned", {})),
         "concurrent": given.get("concurrent", 0),
         "cpu_s": given.get("cpu_s", 0.0),
+        "recursions": given.get("recursions", 0),
         "provisioned_in_use": given.get("provisioned_in_use", 0),
         "memory": list(given.get("memory", ())),
     }
@@ -311,7 +323,7 @@ def _sum(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
         else:
             phases[phase] = (counts, seconds)
     total["phases"] = phases
-    for key in ("concurrent", "cpu_s", "provisioned_in_use"):
+    for key in ("concurrent", "cpu_s", "provisioned_in_use", "recursions"):
         total[key] = one[key] + two[key]
     total["memory"] = [(OTHER, sum(size for _, size in (*one["memory"], *two["memory"])))]
     return total

@@ -167,6 +167,21 @@ def test_giving_a_function_a_role_needs_the_right_to_pass_it(cloud: Cloud) -> No
     client.create_function(**made)
 
 
+def test_giving_a_function_a_layer_needs_the_right_to_get_it(cloud: Cloud) -> None:
+    role = f"arn:aws:iam::{ACCOUNT}:role/plain"
+    layer = cloud.admin.publish_layer_version(LayerName="kept", Content={"ZipFile": zip_of({"python/kept.py": "N = 1\n"})})["LayerVersionArn"]
+    keys = cloud.user("layerer", allow(["lambda:CreateFunction", "lambda:UpdateFunctionConfiguration", "iam:PassRole"]))
+    client = cloud.engine.client(**keys)
+    code = {"ZipFile": zip_of({"m.py": "def f(e, c): pass\n"})}
+    made = {"FunctionName": "layered", "Role": role, "Runtime": OWN_RUNTIME, "Handler": "m.f", "Code": code, "Layers": [layer]}
+    no = denied("layerer", "lambda:GetLayerVersion", layer)
+    assert refused(client.create_function, **made) == no
+    client.create_function(**{**made, "Layers": []})
+    assert refused(client.update_function_configuration, FunctionName="layered", Layers=[layer]) == no
+    cloud.iam.put_user_policy(UserName="layerer", PolicyName="q", PolicyDocument=document(allow("lambda:GetLayerVersion", layer)))
+    assert client.update_function_configuration(FunctionName="layered", Layers=[layer])["Layers"][0]["Arn"] == layer
+
+
 def test_other_services_are_enforced_too(cloud: Cloud) -> None:
     s3 = cloud.engine.client("s3", **ROOT)
     s3.create_bucket(Bucket="shelf")

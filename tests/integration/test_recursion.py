@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from typing import Any
 
 from tests.framework.engine import Engine
@@ -31,5 +32,7 @@ def test_a_function_that_calls_itself_is_stopped_unless_it_may(shared: Engine) -
     kind, status, left, text = run(30)
     assert (kind, status, left) == ("RecursiveInvocationException", 400, 15)
     assert "ouroboros was invoked 16 times in one chain of requests" in text
+    with urllib.request.urlopen(f"{shared.url}/metrics") as page:
+        assert b'lambda_engine_recursive_invocations_dropped_total{function="ouroboros"} 1.0\n' in page.read()
     client.put_function_recursion_config(FunctionName="ouroboros", RecursiveLoop="Allow")
     assert run(20) == "done"

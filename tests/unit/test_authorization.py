@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from engine.arn import FunctionRef
 from engine.auth.authorization import action_of, context_of, denial, lambda_keys, owner_of, resource_of
+from engine.auth.context import RequestContext
 from engine.auth.identity import credential_of, identity_of, root_of, service
-from engine.auth.policy import Decision, Kind, Reason, Request, Source, evaluate, parse
+from engine.auth.policy import Decision, Identity, Kind, Reason, Request, Source, evaluate, parse
+from engine.auth.principals import Principal
 from engine.aws import targets
-from engine.control.access import service_may_invoke
+from engine.clock import ManualClock
+from engine.control.access import Access, service_may_invoke
 from engine.control.kinds import POLICY
-from engine.store.api import Function
+from engine.control.layer_permissions import LayerPolicies
+from engine.errors import AccessDenied
+from engine.store.api import Function, LayerVersion
+from engine.store.database import Database
+from engine.store.functions import SqlFunctionStore
+from engine.store.layers import SqlLayerStore
 
 ACCOUNT, REGION = "111122223333", "eu-west-1"
 FUNCTION = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:f"
@@ -183,3 +196,34 @@ def test_a_service_may_invoke_what_lets_it_for_its_source():
     assert not service_may_invoke(function, live, "s3.amazonaws.com", "arn:aws:s3:::b", "444455556666")
     assert not service_may_invoke(function, live, "sns.amazonaws.com", "arn:aws:s3:::b", ACCOUNT)
     assert not service_may_invoke(function, FunctionRef(ACCOUNT, REGION, "f"), "s3.amazonaws.com", "arn:aws:s3:::b", ACCOUNT)
+
+
+def test_another_accounts_layer_is_for_those_whom_its_policy_names(tmp_path: Path) -> None:
+    anything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    owner, guest = "444455556666", Identity(Kind.USER, f"arn:aws:iam::{ACCOUNT}:user/u", ACCOUNT, (parse(anything),))
+    statement = {"Sid": "s", "Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}, "Action": "lambda:GetLayerVersion"}
+
+    def arn(name: str, version: int = 1) -> str:
+        return f"arn:aws:lambda:{REGION}:{owner}:layer:{name}:{version}"
+
+    def may(access: Access, operation: str, params: dict[str, Any]) -> bool:
+        principal = Principal("AKIA", ACCOUNT, verified=True, identity=guest)
+        context = RequestContext(operation, "r", ACCOUNT, REGION, principal, "GET", "/", "", {}, b"", "")
+        try:
+            asyncio.run(access.authorize(context, params))
+        except AccessDenied as e:
+            return "because no resource-based policy allows the lambda:GetLayerVersion action" not in e.message
+        return True
+
+    with contextlib.closing(Database(tmp_path / "engine.db")) as database:
+        layers = SqlLayerStore(database)
+        for name, policy in (("open", ({**statement, "Resource": arn("open")},)), ("shut", ())):
+            asyncio.run(layers.publish(LayerVersion(owner, name, 0, "", None, None, None, "0" * 64, 1, 0, "r", policy)))
+        access = Access(SqlFunctionStore(database), ManualClock(), LayerPolicies(layers))
+        assert may(access, "GetLayerVersion", {"LayerName": arn("open")[:-2], "VersionNumber": 1})
+        assert may(access, "GetLayerVersionByArn", {"Arn": arn("open")})
+        assert not may(access, "GetLayerVersionByArn", {"Arn": arn("shut")})
+        assert not may(access, "GetLayerVersionByArn", {"Arn": arn("open", 2)})
+        assert not may(access, "GetLayerVersion", {"LayerName": arn("open")[:-2], "VersionNumber": 2})
+        assert may(access, "CreateFunction", {"FunctionName": "f", "Layers": [arn("open")]})
+        assert not may(access, "UpdateFunctionConfiguration", {"FunctionName": "f", "Layers": [arn("open"), arn("shut")]})

@@ -264,6 +264,8 @@ def test_log_tail_and_client_context_and_trace(play: Callable[..., None]) -> Non
         (PATH, {}, b"{oops", 400, "InvalidRequestContentException", "Could not parse request body into json"),
         (PATH, {"X-Amz-Log-Type": "All"}, b"{}", 400, "ValidationException", "Member must satisfy enum value set: [Tail, None]"),
         (PATH, {"X-Amz-Client-Context": "%%%"}, b"{}", 400, "InvalidRequestContentException", "Client context"),
+        (PATH, {"X-Amz-Tenant-Id": "t"}, b"{}", 501, "NotImplementedException", "TenantId"),
+        (PATH, {"X-Amz-Durable-Execution-Name": "d"}, b"{}", 501, "NotImplementedException", "DurableExecutionName"),
         (PATH, {"X-Amz-Client-Context": "A" * 3584}, b"{}", 400, "InvalidRequestContentException", "3583"),
         ("/2015-03-31/functions/b%3Aa%3Ad%3A1/invocations", {}, b"{}", 400, "ValidationException", "'functionName'"),
         (PATH, {}, b'"' + b"x" * (6 * 1024 * 1024) + b'"', 413, "RequestEntityTooLargeException", "6291456 bytes"),

@@ -68,7 +68,8 @@ def value(found: Samples, name: str, **labels: str) -> float:
 
 @pytest.mark.parametrize("accept", [OPENMETRICS, "text/plain;version=0.0.4", ""])
 def test_figures_of_a_function_in_either_format(accept: str) -> None:
-    found = scrape(snapshot(function("f")), accept)
+    found = scrape(snapshot(function("f", recursions=2)), accept)
+    assert value(found, "recursive_invocations_dropped_total", function="f") == 2
     assert value(found, "invocations_total", function="f", outcome="success") == 3
     assert value(found, "invocations_total", function="f", outcome="timeout") == 0
     assert value(found, "errors_total", function="f", error_type="Runtime.ExitError") == 1
