@@ -142,9 +142,9 @@ class Sandbox(Protocol):
 
     def add_zygote(self, spec: ZygoteSpec) -> None: ...
 
-    def make(self, holder_id: int, zygote_key: str, network: str = "", *, template: bool = False) -> None:
+    def make(self, holder_id: int, zygote_key: str, network: str = "", *, template: bool = False, hurried: bool = False) -> None:
         """``network``: ``vpc/subnet,subnet/group,group`` for a sandbox in a VPC, empty for any other. ``template``: a sandbox whose worker can be copied once its init is over.
-        ``zygote_key`` may name a template then declared.
+        ``zygote_key`` may name a template then declared. ``hurried``: somebody waits for it, so it prepares itself no further than it must.
         """
 
     def declare_template(self, key: str, holder_id: int) -> None:

@@ -67,7 +67,7 @@ class Broker:
         if kind == "specialise":
             self._holders.specialise(int(args[0]), args[1])
         elif kind == "make":
-            self._make(int(args[0]), str(args[1]), str(args[2]), template=bool(args[3]))
+            self._make(int(args[0]), str(args[1]), str(args[2]), template=bool(args[3]), hurried=bool(args[4]))
         elif kind == "template":
             self._holders.declare(str(args[0]), int(args[1]))
         elif kind == "drop":
@@ -149,13 +149,13 @@ class Broker:
         elif kind == "failed":
             zygote.failure = args[0]
 
-    def _make(self, holder_id: int, key: str, where: str, *, template: bool) -> None:
+    def _make(self, holder_id: int, key: str, where: str, *, template: bool, hurried: bool) -> None:
         zygote = self._zygotes.get(key) or self._holders.template(key)
         if zygote is None:
             self._tell(["holder_failed", holder_id, "zygote", f"there is no zygote {key}"])
             self._tell(["holder_gone", holder_id])
             return
-        self._holders.make(holder_id, zygote, where, template=template)
+        self._holders.make(holder_id, zygote, where, template=template, hurried=hurried)
 
     def _on_children(self, fd: int) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -43,7 +43,8 @@ _MAX_PID = 32000
 class Build(NamedTuple):
     """How every sandbox of one zygote is made.
 
-    ``serve`` is the bootstrap's loop: (channel, wait_ready), and in a template its ``Copier``. ``opt_taken``: the interpreter itself lives under /opt.
+    ``serve`` is the bootstrap's loop: (channel, wait_ready), and in a template its ``Copier``; ``serve_at_once`` the same for workers that
+    somebody waits for. ``opt_taken``: the interpreter itself lives under /opt.
     """
 
     fences: lockdown.Fences
@@ -51,6 +52,7 @@ class Build(NamedTuple):
     serve: Callable[..., object]
     zygote_pid: int
     opt_taken: bool = False
+    serve_at_once: Callable[..., object] | None = None
 
 
 class Init:
@@ -420,7 +422,7 @@ def _wait_ready() -> None:
     os.chdir(path[:-1])
 
 
-def run_worker(build: Build, channel: socket.socket, orders: int) -> None:
+def run_worker(build: Build, channel: socket.socket, orders: int, *, hurried: bool = False) -> None:
     """The bootstrap's loop, then the interpreter's own end: exit functions, flushed streams, the status it asked for."""
     import atexit  # noqa: PLC0415 - only needed here
 
@@ -428,7 +430,8 @@ def run_worker(build: Build, channel: socket.socket, orders: int) -> None:
     try:
         copies = copier.offered(orders, build.fences)
         if copies is None:
-            build.serve(channel, _wait_ready)
+            serve = (hurried and build.serve_at_once) or build.serve
+            serve(channel, _wait_ready)
         else:
             build.serve(channel, _wait_ready, copies)
     except SystemExit as e:

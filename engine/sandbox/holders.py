@@ -69,15 +69,15 @@ class Holders:
         """Whether anything is left."""
         return bool(self._holders or self._removals)
 
-    def make(self, holder_id: int, zygote: Source, network: str = "", *, template: bool = False) -> None:
+    def make(self, holder_id: int, zygote: Source, network: str = "", *, template: bool = False, hurried: bool = False) -> None:
         """Have a sandbox made, now or when its source has caught up. ``network``: the VPC's it belongs to (see ``network``).
-        ``template``: its worker shall be able to copy itself.
+        ``template``: its worker shall be able to copy itself. ``hurried``: somebody waits for it.
         """
         if holder_id in self._holders:
             return
         if isinstance(zygote, Template):
             network = zygote.network
-        holder = Holder(holder_id, zygote, network=network, is_template=template)
+        holder = Holder(holder_id, zygote, network=network, is_template=template, hurried=hurried)
         holder.visited = self._level.namespaces and not template and not isinstance(zygote, Template)
         holder.wired = not network and self._level.network != "nat"
         self._holders[holder_id] = holder
@@ -125,7 +125,7 @@ class Holders:
                 self._loop, ours, lambda p: self._on_control(holder, p), lambda _r: self._on_control_lost(holder)
             )
             self._next_pid = (self._next_pid + 7919) % _PIDS
-            request = [kind, holder.id, self._next_pid + _FIRST_PID, *first_id, into, holder.is_template]
+            request = [kind, holder.id, self._next_pid + _FIRST_PID, *first_id, into, holder.is_template, holder.hurried and kind == "make"]
             if holder.is_template:
                 holder.orders, orders = packets.pair()
                 holder.orders.setblocking(False)

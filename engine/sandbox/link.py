@@ -204,9 +204,9 @@ class BrokerLink:
         more = {"entry": spec.entry, "command": list(spec.command)}
         self._ask(["zygote", spec.key, spec.runtime, spec.interpreter, prefixes, list(spec.preload), more])
 
-    def make(self, holder_id: int, zygote_key: str, network: str = "", *, template: bool = False) -> None:
+    def make(self, holder_id: int, zygote_key: str, network: str = "", *, template: bool = False, hurried: bool = False) -> None:
         """Make an empty sandbox in a network."""
-        self._ask(["make", holder_id, zygote_key, network, template])
+        self._ask(["make", holder_id, zygote_key, network, template, hurried])
 
     def declare_template(self, key: str, holder_id: int) -> None:
         """A template's worker waits to be copied."""

@@ -60,8 +60,8 @@ def plan(build: holder.Build) -> Plan:
     return Plan(build, become_root, furnish, lockdown.steps(build.fences))
 
 
-def enter(plan: Plan, init: int, control: int, channel: int, output: int, joins: Sequence[int], fresh: bool) -> None:
-    """In the fork: from the zygote's namespaces to user code. Never returns."""
+def enter(plan: Plan, init: int, control: int, channel: int, output: int, joins: Sequence[int], fresh: bool, hurried: bool) -> None:
+    """In the fork: from the zygote's namespaces to user code. ``hurried``: somebody waits for it. Never returns."""
     try:
         step = "join control groups"
         try:
@@ -79,7 +79,7 @@ def enter(plan: Plan, init: int, control: int, channel: int, output: int, joins:
                 step = "endpoint listener"
                 listener = _open_network() if plan.build.isolated_network else None
             step = "lock down the worker"
-            _become_worker(plan, control, channel, output, listener)
+            _become_worker(plan, control, channel, output, listener, hurried)
         except (OSError, ValueError) as e:
             _fail(control, step, str(e))
     except BaseException:  # the process must not return into the zygote's loop
@@ -103,7 +103,7 @@ def _fail(control: int, step: str, reason: str) -> None:
         os.write(control, packets.encode(["failed", step, reason[:4000]]))
 
 
-def _become_worker(plan: Plan, control: int, channel: int, output: int, listener: _socket.socket | None) -> None:
+def _become_worker(plan: Plan, control: int, channel: int, output: int, listener: _socket.socket | None, hurried: bool) -> None:
     """From the sandbox's root to user code. Never returns."""
     try:
         _arrange(control, channel, output, -1 if listener is None else listener.detach())
@@ -114,7 +114,7 @@ def _become_worker(plan: Plan, control: int, channel: int, output: int, listener
         os._exit(1)
     lockdown.renew_entropy()
     gc.enable()
-    holder.run_worker(plan.build, socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, _CHANNEL), -1)
+    holder.run_worker(plan.build, socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, _CHANNEL), -1, hurried=hurried)
 
 
 _CHANNEL, _CONTROL, _LISTENER = holder.CHANNEL, holder.GO, holder.GO + 1

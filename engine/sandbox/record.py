@@ -52,6 +52,7 @@ class Holder:
     is_template: bool = False
     fds: set[str] = field(default_factory=lambda: {"pidfd", "channel", "output", "endpoint"})
 
+    hurried: bool = False
     def close_fds(self, *names: str) -> None:
         """Close the named descriptors, or all."""
         for name in names or tuple(self.fds):

@@ -95,7 +95,7 @@ class Zygote:
         serve = functools.partial(entry.serve, command=tuple(plan["command"])) if plan["command"] else entry.serve
         self._build = holder.Build(
             fences, namespaces and plan["network"] != "host", serve, os.getpid(),
-            any(prefix.startswith("/opt/") for prefix in plan["prefixes"]),
+            any(prefix.startswith("/opt/") for prefix in plan["prefixes"]), getattr(entry, "serve_at_once", None),
         )  # fmt: skip
         self._prepare_nests(self._build)
         _hide(title)
@@ -148,11 +148,11 @@ class Zygote:
         return self._build is not None and self._build.fences.namespaces and not template
 
     def _make(self, packet: packets.Packet) -> None:
-        """["make", holder id, worker pid, first host id, v2 directory given, template] + control, channel, output, cgroup fds.
+        """["make", holder id, worker pid, first host id, v2 directory given, template, hurried] + control, channel, output, cgroup fds.
 
         For a template the fourth descriptor is its socket for orders.
         """
-        holder_id, pid_hint, first_id, into_cgroup, template = packet.args
+        holder_id, pid_hint, first_id, into_cgroup, template, _ = packet.args
         if self._own_nest(template):
             self._make_nest(packet)
             return
@@ -185,13 +185,13 @@ class Zygote:
 
     def _make_nest(self, packet: packets.Packet) -> None:
         """``_make`` for an ordinary sandbox: an init to hold the namespaces, and the worker."""
-        holder_id, number, first_id, into_cgroup, _ = packet.args
+        holder_id, number, first_id, into_cgroup, _, hurried = packet.args
         pid, pidfd = self._spawn_init(self._nest.joined | kernel.CLONE_NEWPID)
         try:
             self._children[pid] = ("exited", holder_id)
             self._inits[holder_id] = pid
             _map_ids(pid, first_id, self._nest.build.fences.own_uid)
-            self._enter(holder_id, pidfd, number, packet.fds, into_cgroup, fresh=False)
+            self._enter(holder_id, pidfd, number, packet.fds, into_cgroup, hurried=hurried)
             packets.send(self._control, ["made", holder_id, pid], [pidfd])
         except OSError:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -200,8 +200,8 @@ class Zygote:
             os.close(pidfd)
 
     def _fresh(self, packet: packets.Packet) -> None:
-        """["fresh", holder id, worker pid, v2 directory given, False] + the same: another worker in a sandbox that has lost its own."""
-        holder_id, number, into_cgroup, _ = packet.args
+        """["fresh", holder id, worker pid, v2 directory given, False, False] + the same: another worker in a sandbox that has lost its own."""
+        holder_id, number, into_cgroup, _, _ = packet.args
         pidfd = self._pidfd_of(holder_id)
         if pidfd >= 0:
             try:
@@ -214,13 +214,15 @@ class Zygote:
         pid = self._inits.get(holder_id)
         return -1 if pid is None else os.pidfd_open(pid)
 
-    def _enter(self, holder_id: int, pidfd: int, number: int, fds: list[int], into_cgroup: bool, *, fresh: bool) -> None:
+    def _enter(
+        self, holder_id: int, pidfd: int, number: int, fds: list[int], into_cgroup: bool, *, fresh: bool = False, hurried: bool = False
+    ) -> None:
         """Fork a worker into a sandbox."""
         control, channel, output, *joins = fds
         cgroup_fd = joins.pop() if into_cgroup else -1
         pid = self._fork_into(pidfd, cgroup_fd, number)
         if pid == 0:
-            nest.enter(self._nest, pidfd, control, channel, output, joins, fresh)
+            nest.enter(self._nest, pidfd, control, channel, output, joins, fresh, hurried)
         self._children[pid] = ("ended", holder_id)
 
     def _fork_into(self, pidfd: int, cgroup_fd: int = -1, number: int = 0) -> int:

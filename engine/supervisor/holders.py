@@ -199,9 +199,11 @@ class HolderPool:
         most = max(UNHURRIED, min(len(stock.wanted), MAX_MAKING))
         for _ in range(min(missing, most - len(stock.making))):
             self._next_id += 1
+            # Those made first go to those who wait.
+            hurried = len(stock.making) < len(stock.wanted)
             stock.making.add(self._next_id)
             self._by_id[self._next_id] = stock
-            self._sandbox.make(self._next_id, stock.spec.key, stock.network)
+            self._sandbox.make(self._next_id, stock.spec.key, stock.network, hurried=hurried)
 
     def zygote_ready(self, key: str, pid: int) -> None:
         for stock in list(self._of_zygote(key)):

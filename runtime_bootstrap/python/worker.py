@@ -288,14 +288,18 @@ def _perform(sock: socket.socket, init: "dict[str, Any]") -> Worker:
     return worker
 
 
-def serve(sock: socket.socket, wait_ready: Callable[[], None], copies: Any = None, *, own_env: bool = False) -> None:
+def serve(
+    sock: socket.socket, wait_ready: Callable[[], None], copies: Any = None, *, own_env: bool = False, rehearsed: bool = True
+) -> None:
     """Become the function that INIT names and serve its events. ``wait_ready`` returns when its code is in place; ``copies`` makes a
     worker that can be copied (``engine.sandbox.copier``).
 
-    ``own_env``: the process's environment is the function's, not INIT's. Returns only when the channel ended before an INIT came; otherwise it ends the process.
+    ``own_env``: the process's environment is the function's, not INIT's. ``rehearsed``: whether there is time for a rehearsal.
+    Returns only when the channel ended before an INIT came; otherwise it ends the process.
     """
     env = dict(os.environ) if own_env else None
-    rehearsal.rehearse(_perform)
+    if rehearsed:
+        rehearsal.rehearse(_perform)
     channel = Channel(sock)
     channel.hello(_TAG, _VERSION)
     try:
@@ -320,3 +324,8 @@ def serve(sock: socket.socket, wait_ready: Callable[[], None], copies: Any = Non
     # As on AWS, where a function without extensions is killed at once: no exit functions.
     worker.settle_output()
     os._exit(0)
+
+
+def serve_at_once(sock: socket.socket, wait_ready: Callable[[], None]) -> None:
+    """``serve`` where somebody waits for this worker already: what a rehearsal costs would be on their way, and more than it saves them."""
+    serve(sock, wait_ready, rehearsed=False)

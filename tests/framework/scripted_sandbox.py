@@ -89,6 +89,7 @@ class ScriptedSandbox:
         self.workers: dict[int, ScriptedWorker] = {}
         self.specialised: dict[int, SpecialiseSpec] = {}
         self.made: list[int] = []
+        self.hurried: list[int] = []
         self.killed: list[int] = []
         self.resets: list[int] = []
         self.templates: dict[str, int] = {}
@@ -130,8 +131,10 @@ class ScriptedSandbox:
         self.dropped.append(key)
         self.loop.call_soon(self.listener.zygote_failed, key, "dropped")
 
-    def make(self, holder_id: int, zygote_key: str, network: str = "", *, template: bool = False) -> None:
+    def make(self, holder_id: int, zygote_key: str, network: str = "", *, template: bool = False, hurried: bool = False) -> None:
         self.made.append(holder_id)
+        if hurried:
+            self.hurried.append(holder_id)
         if self.refuse is not None:
             self.loop.call_soon(self.listener.holder_failed, holder_id, "clone", self.refuse)
             self.loop.call_soon(self.listener.holder_gone, holder_id)

@@ -19,12 +19,15 @@ class Orders:
         self.zygotes: list[str] = []
         self.made: list[tuple[int, str, str]] = []
         self.killed: list[int] = []
+        self.hurried: list[int] = []
 
     def add_zygote(self, spec: ZygoteSpec) -> None:
         self.zygotes.append(spec.key)
 
-    def make(self, holder_id: int, zygote_key: str, network: str = "", **_: Any) -> None:
+    def make(self, holder_id: int, zygote_key: str, network: str = "", *, hurried: bool = False, **_: Any) -> None:
         self.made.append((holder_id, zygote_key, network))
+        if hurried:
+            self.hurried.append(holder_id)
 
     def kill(self, holder_id: int) -> None:
         self.killed.append(holder_id)

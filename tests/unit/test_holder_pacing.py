@@ -53,3 +53,20 @@ def test_without_a_stock_it_is_ready_when_sandboxes_can_be_made_and_makes_what_i
         assert len(served) == len(orders.made) == 1
 
     run(check, size=0)
+
+
+def test_only_what_is_made_for_somebody_who_waits_is_hurried() -> None:
+    def check(pool: HolderPool, orders: Orders) -> None:
+        pool.use("p")
+        pool.zygote_ready("p", 1)
+        assert orders.hurried == []
+        for _ in range(UNHURRIED + 3):
+            pool.take("p", lambda _holder, _why: None)
+        # Those under way are enough for the first two in line.
+        assert orders.hurried == [made[0] for made in orders.made[UNHURRIED : UNHURRIED + 3]]
+        for holder_id, *_ in list(orders.made):
+            ready(pool, holder_id)
+        assert len(orders.made) > UNHURRIED + 3
+        assert len(orders.hurried) == 3
+
+    run(check)
