@@ -18,13 +18,16 @@ REQUEST, _ACK, REPLACE, EXCLUSIVE, CREATE, DUMP = 1, 4, 0x100, 0x200, 0x400, 0x3
 _SOL_NETLINK, _CAP_ACK = 270, 10
 _NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE, _NEWNEIGH = 16, 17, 20, 24, 28
 _UP, _NOARP = 1, 0x80
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 5, 18, 28
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 1, 3, 5, 18, 26, 28
+_INET6_ADDR_GEN_MODE, _GEN_MODE_NONE = 8, 1
 _INFO_KIND, _INFO_DATA, _VETH_PEER, _MACVLAN_MODE, _MACVLAN_PRIVATE = 1, 2, 1, 1, 1
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _TABLE_MAIN, _PROTO_STATIC, _SCOPE_UNIVERSE, _SCOPE_LINK, _UNICAST, _BLACKHOLE, _ONLINK = 254, 4, 0, 253, 1, 6, 4
 _NUD_PERMANENT = 0x80
 _NESTED = 0x8000
 LOOPBACK = 1
+# The kernel sends no more at once (NLMSG_GOODSIZE and what a dump asks for); a bigger buffer would be mapped and unmapped each time.
+_ROOM = 65536
 
 
 def attribute(kind: int, data: bytes) -> bytes:
@@ -119,7 +122,7 @@ class Netlink:
                 found.append(body)
 
     def _receive(self) -> Iterator[tuple[int, int, bytes]]:
-        data = self._sock.recv(1 << 20)
+        data = self._sock.recv(_ROOM)
         while len(data) >= 16:
             size, kind, _, sequence, _ = _HEADER.unpack_from(data)
             yield kind, sequence, data[16:size]
@@ -178,6 +181,12 @@ def macvlan(name: str, index: int, mac: bytes, lower: int, namespace: int) -> Me
 def up(index: int, *, arp: bool = True) -> Message:
     """Bring an interface up."""
     return Message("interface up", _NEWLINK, REQUEST, _link(index, _UP if arp else _UP | _NOARP))
+
+
+def no_own_ipv6(index: int) -> Message:
+    """Keep an interface from giving itself an IPv6 address when it comes up, which takes a probe for others that have it and a kernel thread."""
+    family = attribute(socket.AF_INET6 | _NESTED, attribute(_INET6_ADDR_GEN_MODE, bytes([_GEN_MODE_NONE])))
+    return Message("no IPv6 address", _NEWLINK, REQUEST, _link(index, 0) + nested(_IFLA_AF_SPEC, family))
 
 
 def move(index: int, namespace: int) -> Message:

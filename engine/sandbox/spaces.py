@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from engine.sandbox import kernel
-from engine.sandbox.netlink import LOOPBACK, Message, Netlink, address, macvlan, neighbour, route, up, veth
+from engine.sandbox.netlink import LOOPBACK, Message, Netlink, address, macvlan, neighbour, no_own_ipv6, route, up, veth
 from engine.sandbox.nft import Filter
 
 # Reserved for benchmarks (RFC 2544) and, by AWS, refused as a VPC's block: no network that a function wants to reach.
@@ -55,7 +55,13 @@ class Space:
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
         """Run a block in this namespace; the process must have one thread."""
-        kernel.setns(self.fd, kernel.CLONE_NEWNET)
+        with self.visit(self.fd):
+            yield
+
+    @contextlib.contextmanager
+    def visit(self, there: int) -> Iterator[None]:
+        """``inside`` for the namespace of another descriptor, or of a pidfd's process."""
+        kernel.setns(there, kernel.CLONE_NEWNET)
         try:
             yield
         finally:
@@ -107,6 +113,9 @@ class Gateway:
         self._free: deque[bytes] = deque()
         pair = veth(name, self._index, _GATEWAY_MAC, f"{name}-low", peer_index=self._lower)
         space.routes.ask([pair, up(self._lower)])
+        speaks_ipv6 = os.path.isdir("/proc/sys/net/ipv6")
+        self._before: list[Message] = [*([no_own_ipv6(_INNER)] if speaks_ipv6 else []), up(_INNER)]
+        self._after = [neighbour(_INNER, _NEXT_HOP, _GATEWAY_MAC), route(_INNER, _ANYWHERE, 0, via=_NEXT_HOP)]
 
     def connect(self, pidfd: int) -> bytes:
         """Give the namespace of a process its interface ``eth0``; the address, to be given back. Raises OSError naming the step."""
@@ -117,12 +126,8 @@ class Gateway:
         try:
             there, routes = self._look_into(pidfd)
             try:
-                steps: list[Message] = [macvlan("eth0", _INNER, mac, self._lower, there)]
-                self._space.routes.ask([*steps, neighbour(self._index, ip, mac)])
-                routes.ask([
-                    up(_INNER), address(_INNER, ip), neighbour(_INNER, _NEXT_HOP, _GATEWAY_MAC),
-                    route(_INNER, _ANYWHERE, 0, via=_NEXT_HOP),
-                ])  # fmt: skip
+                self._space.routes.ask([macvlan("eth0", _INNER, mac, self._lower, there), neighbour(self._index, ip, mac)])
+                routes.ask([*self._before, address(_INNER, ip), *self._after])
             finally:
                 os.close(there)
                 routes.close()
@@ -133,15 +138,8 @@ class Gateway:
 
     def _look_into(self, pidfd: int) -> tuple[int, Netlink]:
         """A descriptor of the namespace and a socket in it."""
-        home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            kernel.setns(pidfd, kernel.CLONE_NEWNET)
-            try:
-                return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC), Netlink()
-            finally:
-                kernel.setns(home, kernel.CLONE_NEWNET)
-        finally:
-            os.close(home)
+        with self._space.visit(pidfd):
+            return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC), Netlink()
 
     def release(self, ip: bytes) -> None:
         """The sandbox with this address has ended. Addresses come round again as late as possible."""
