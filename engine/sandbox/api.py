@@ -86,7 +86,7 @@ class HolderFds:
     ``endpoint``: a listening TCP socket on 127.0.0.1:4566 *inside* the sandbox's network namespace, to be accepted from out
     here so that the function reaches the engine and nothing else of the host; None when the function shares the host's network.
     ``freezer`` stops the sandbox between invocations; ``peak_file`` holds the peak of memory use in bytes as text, ``cpu_file`` counts
-    CPU time (v1 nanoseconds, v2 ``usage_usec``). These and ``endpoint`` come with the first worker only and stay valid after a reset.
+    CPU time (v1 nanoseconds, v2 ``usage_usec``), of which ``cpu_before_s`` was used before this sandbox. These and ``endpoint`` come with the first worker only and stay valid after a reset.
     """
 
     channel: socket.socket
@@ -95,6 +95,7 @@ class HolderFds:
     freezer: Freezer | None = None
     peak_file: str | None = None
     cpu_file: str | None = None
+    cpu_before_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

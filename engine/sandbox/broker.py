@@ -73,7 +73,7 @@ class Broker:
         elif kind == "drop":
             self._holders.drop(str(args[0]))
         elif kind == "kill":
-            self._holders.kill(int(args[0]))
+            self._holders.let_go(int(args[0]))
         elif kind == "reset":
             self._holders.reset(int(args[0]))
         elif kind == "initialised":

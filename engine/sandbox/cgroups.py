@@ -33,6 +33,8 @@ _TRUNK_WEIGHT = {1: ("cpu.shares", b"4096"), 2: ("cpu.weight", b"400")}
 # A sandbox that is being made for the stock, against the functions at work: as much as the smallest of those. By default it would
 # have fourteen times as much, and serving would wait for what is only made ahead of need.
 MAKING_SHARES = 64
+# Groups kept for the next holders at most.
+SPARE = 128
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class Groups:
         self._trunks: set[str] = set()
         self._kept: list[str] = []
         self._serial = 0
+        self._spare: list[Group] = []
+        self._idle = 0
         try:
             mounts = _mounts()
         except OSError as e:
@@ -125,6 +129,8 @@ class Groups:
         groups._places = []
         groups._trunks = set()
         groups._kept = []
+        groups._spare = []
+        groups._idle = 0
         groups._serial = 0
         groups._movable = frozenset()
         groups._name = ""
@@ -217,7 +223,36 @@ class Groups:
             os.rmdir(trial)
 
     def create(self) -> Group:
-        """New groups for a holder. Raises OSError; nothing is left then."""
+        """Groups for a holder: what another one left, or new ones. Raises OSError; nothing is left then."""
+        group = self._spare.pop() if self._spare else self._new()
+        self._idle = min(self._idle, len(self._spare))
+        with contextlib.suppress(OSError):
+            # Only a matter of turns: what cannot be weighed is made all the same.
+            group.weigh(MAKING_SHARES)
+        return group
+
+    def give_back(self, group: Group) -> bool:
+        """Keep the groups of a holder that has ended for another one; False when they are better removed.
+
+        Making and removing them costs half a millisecond, mostly in the kernel's own threads. A function does not see its groups.
+        """
+        if len(self._spare) >= SPARE or not group.renew():
+            return False
+        self._spare.append(group)
+        return True
+
+    def unneeded(self) -> list[Group]:
+        """Those that nobody took since this was last called: the caller removes them. None are left after two calls with no ``create``."""
+        unneeded, self._spare = self._spare[: self._idle], self._spare[self._idle :]
+        self._idle = len(self._spare)
+        return unneeded
+
+    @property
+    def spare(self) -> int:
+        """How many are kept for others."""
+        return len(self._spare)
+
+    def _new(self) -> Group:
         self._serial += 1
         group = Group({p.controller: (p.version, os.path.join(p.parent, f"h{self._serial}")) for p in self._places})
         try:
@@ -226,13 +261,13 @@ class Groups:
         except OSError:
             group.remove()
             raise
-        with contextlib.suppress(OSError):
-            # Only a matter of turns: what cannot be weighed is made all the same.
-            group.weigh(MAKING_SHARES)
         return group
 
     def close(self) -> None:
         """Remove this engine's own directories; children that are still busy keep theirs (the next start sweeps them)."""
+        for group in self._spare:
+            group.remove()
+        self._spare.clear()
         for trunk in (*self._kept, *self._trunks):
             with contextlib.suppress(OSError):
                 os.rmdir(trunk)

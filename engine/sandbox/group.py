@@ -1,4 +1,4 @@
-"""The control groups of one sandbox: joining, limits, counters, freezing, removal.
+"""The control groups of one sandbox: joining, limits, counters, freezing, removal, and use by the next one.
 
 ``places`` maps what a group can do to (cgroup version, directory). The first three are controllers; ``cpu time`` and ``freeze`` rest on
 v1's ``cpuacct`` and ``freezer`` hierarchies or on any v2 directory, which counts time and freezes without a controller.
@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.sandbox import kernel
 
@@ -19,13 +19,22 @@ from engine.sandbox import kernel
 CPU_PERIOD_US = 20_000
 # The kernel refuses less.
 _LEAST_QUOTA_US = 1000
+# What may still be charged to a group nothing runs in (the kernel charges ahead, per processor): more than that belongs to somebody.
+_LEFT_OVER = 256 << 10
 FREEZE_FILES = {1: ("freezer.state", b"FROZEN", b"THAWED"), 2: ("cgroup.freeze", b"1", b"0")}
 
 
 def read(path: str) -> str:
     """A control file's text. Raises OSError."""
-    with open(path) as f:
-        return f.read()
+    # Without the machinery of buffered files, which costs more than the reading.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = b""
+        while piece := os.read(fd, 65536):
+            text += piece
+        return text.decode()
+    finally:
+        os.close(fd)
 
 
 def limits(controller: str, version: int, memory: int, pids: int, shares: int) -> list[tuple[str, str]]:
@@ -50,11 +59,41 @@ def quota(version: int, quota_us: int) -> list[tuple[str, str]]:
     return [("cpu.max", f"{quota_us} {CPU_PERIOD_US}")]
 
 
+def cpu_used_s(path: str | None) -> float:
+    """What ``Group.cpu_file`` says, in seconds; 0.0 without one or when its group is gone."""
+    if path is None:
+        return 0.0
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0.0
+    try:
+        text = os.read(fd, 256)
+    except OSError:
+        return 0.0
+    finally:
+        os.close(fd)
+    if text.startswith(b"usage_usec "):
+        return int(text.split(None, 2)[1]) / 1e6
+    return int(text) / 1e9
+
+
 @dataclass
 class Group:
-    """The control groups of one holder."""
+    """The control groups of one holder. ``cpu_before_s``: CPU time that its counter already showed when they were given to it."""
 
     places: dict[str, tuple[int, str]]
+    cpu_before_s: float = 0.0
+    # What files were last written with: a group that is used again mostly gets the limits it has.
+    _written: dict[str, str] = field(default_factory=dict)
+    _memory: int = 0
+
+    def _set(self, directory: str, name: str, text: str) -> None:
+        path = f"{directory}/{name}"
+        if self._written.get(path) != text:
+            self._written.pop(path, None)
+            kernel.write_file(path, text.encode())
+            self._written[path] = text
 
     def directories(self) -> list[str]:
         """Each directory once (controllers may share one)."""
@@ -90,16 +129,22 @@ class Group:
 
     def limit(self, memory: int, pids: int, shares: int) -> None:
         """Write the limits: bytes, processes and threads, v1 CPU shares. Raises OSError naming the file."""
+        # With swap is never less than without: the one that makes room goes first.
+        grows = 0 < self._memory < memory
+        if grows:
+            self._forbid_swap(memory)
         for controller, (version, directory) in self.places.items():
             for name, text in limits(controller, version, memory, pids, shares):
-                kernel.write_file(os.path.join(directory, name), text.encode())
-        self._forbid_swap(memory)
+                self._set(directory, name, text)
+        if not grows:
+            self._forbid_swap(memory)
+        self._memory = memory
 
     def weigh(self, shares: int) -> None:
         """Write only how much it weighs against its siblings when the processors are busy. Raises OSError naming the file."""
         version, directory = self.places.get("cpu", (0, ""))
         for name, text in limits("cpu", version, 0, 0, shares) if version else ():
-            kernel.write_file(os.path.join(directory, name), text.encode())
+            self._set(directory, name, text)
 
     def _forbid_swap(self, memory: int) -> None:
         """A function that swaps is neither limited nor fast; without swap accounting there is nothing to write."""
@@ -107,7 +152,7 @@ class Group:
         name, text = ("memory.swap.max", "0") if version == 2 else ("memory.memsw.limit_in_bytes", str(memory))
         if version:
             with contextlib.suppress(OSError):
-                kernel.write_file(os.path.join(directory, name), text.encode())
+                self._set(directory, name, text)
 
     def cap_cpu(self, quota_us: int) -> None:
         """At most ``quota_us`` of CPU time per CPU_PERIOD_US from now on. Raises OSError naming the file."""
@@ -116,7 +161,7 @@ class Group:
             return
         try:
             for name, text in quota(version, quota_us):
-                kernel.write_file(os.path.join(directory, name), text.encode())
+                self._set(directory, name, text)
         except OSError as e:
             # v1 refuses more than a group above has (an engine in a container with fewer CPUs): that one's quota then is the limit.
             if e.errno != errno.EINVAL:
@@ -178,6 +223,33 @@ class Group:
             with contextlib.suppress(OSError):
                 return not read(os.path.join(directory, "cgroup.procs"))
         return False
+
+    def renew(self) -> bool:
+        """Make the groups of a sandbox that has ended fit for another. False where they are not: something is left in them or charged to
+        them, or they count what cannot be taken back, as v2 does with the highest memory use.
+        """
+        version, directory = self.places.get("memory", (0, ""))
+        try:
+            if version != 1 or not self.empty() or self.oom_kills():
+                return False
+            kernel.write_file(f"{directory}/memory.max_usage_in_bytes", b"0")
+            if int(read(f"{directory}/memory.max_usage_in_bytes")) > _LEFT_OVER:
+                return False
+            self._uncap_cpu()
+            freezer, directory = self.places.get("freeze", (0, ""))
+            if freezer:
+                name, _, thawed = FREEZE_FILES[freezer]
+                kernel.write_file(f"{directory}/{name}", thawed)
+            self.cpu_before_s = cpu_used_s(self.cpu_file())
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def _uncap_cpu(self) -> None:
+        version, directory = self.places.get("cpu quota", (0, ""))
+        name, text = ("cpu.cfs_quota_us", "-1") if version == 1 else ("cpu.max", f"max {CPU_PERIOD_US}")
+        if f"{directory}/{name}" in self._written:
+            self._set(directory, name, text)
 
     def remove(self) -> bool:
         """Remove the directories; False while a process is still leaving one of them."""

@@ -36,6 +36,8 @@ _IN_FLIGHT = 8
 _REMOVE_EVERY_S = 0.01
 _REMOVE_AT_ONCE = 8
 _FORCE_AFTER_S = 2.0
+# How often it is looked which control groups nobody needed in between; all are gone after twice this time without a new holder.
+_SPARE_S = 0.5
 _PIDS, _FIRST_PID = 31700, 300
 
 
@@ -61,7 +63,8 @@ class Holders:
         self._slots: list[int] = []
         self._next_slot = 0
         self._next_pid = random.SystemRandom().randrange(_PIDS)
-        self._removals: deque[tuple[int, Group]] = deque()
+        self._removals: deque[tuple[Holder | None, Group]] = deque()
+        self._counting_spare = False
         self._outfitter = Outfitter(loop, level, data_dir, self._holders, self.refused)
         self._pods = Pods(self._holders, tell, fail=self._fail, kill=self.kill, announce=self._announce, finish=self._finish)
 
@@ -296,7 +299,7 @@ class Holders:
         if group is not None:
             with contextlib.suppress(OSError):
                 what["freezer"], freezer = group.open_freezer()
-            what["peak_file"], what["cpu_file"] = group.peak_file(), group.cpu_file()
+            what["peak_file"], what["cpu_file"], what["cpu_before_s"] = group.peak_file(), group.cpu_file(), group.cpu_before_s
         if freezer >= 0:
             fds.append(freezer)
         try:
@@ -385,6 +388,13 @@ class Holders:
         if holder is not None:
             self._fail(holder, step, reason)
             self.kill(holder.id)
+
+    def let_go(self, holder_id: int) -> None:
+        """``kill``, for the supervisor, which does nothing with it any more."""
+        holder = self._holders.get(holder_id)
+        if holder is not None and not holder.dying:
+            holder.let_go = True
+            self.kill(holder_id)
 
     def kill(self, holder_id: int) -> None:
         """End a holder in any state."""
@@ -517,17 +527,35 @@ class Holders:
             return
         if not self._removals:
             self._loop.later(_REMOVE_EVERY_S, self._remove_some)
-        self._removals.append((holder.id, holder.group))
+        self._removals.append((holder, holder.group))
 
     def _remove_some(self) -> None:
         for _ in range(min(_REMOVE_AT_ONCE, len(self._removals))):
-            holder_id, group = self._removals.popleft()
-            if group.remove():
-                self._tell(["holder_gone", holder_id])
+            holder, group = self._removals.popleft()
+            if (holder is not None and self._pass_on(holder, group)) or group.remove():
+                if holder is not None:
+                    self._tell(["holder_gone", holder.id])
             else:
-                self._removals.append((holder_id, group))
+                self._removals.append((holder, group))
         if self._removals:
             self._loop.later(_REMOVE_EVERY_S, self._remove_some)
+
+    def _pass_on(self, holder: Holder, group: Group) -> bool:
+        """Whether the next holder gets its control groups. Not when it ended by itself: the supervisor may still have its hand on the freezer."""
+        if not (holder.let_go and holder.visited and self._level.groups.give_back(group)):
+            return False
+        if not self._counting_spare:
+            self._counting_spare = True
+            self._loop.later(_SPARE_S, self._count_spare)
+        return True
+
+    def _count_spare(self) -> None:
+        if not self._removals:
+            self._loop.later(_REMOVE_EVERY_S, self._remove_some)
+        self._removals.extend((None, group) for group in self._level.groups.unneeded())
+        self._counting_spare = self._level.groups.spare > 0
+        if self._counting_spare:
+            self._loop.later(_SPARE_S, self._count_spare)
 
     def kill_all(self) -> None:
         """End every holder."""

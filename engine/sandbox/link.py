@@ -332,7 +332,7 @@ class BrokerLink:
             fds.freezer = GroupFreezer(what["freezer"], next(rest))
         elif self._report is not None and self._report.mechanisms.get("freeze", "").startswith("signals"):
             fds.freezer = SignalFreezer(lambda frozen: self._ask(["freeze", holder_id, frozen]))
-        fds.peak_file, fds.cpu_file = what.get("peak_file"), what.get("cpu_file")
+        fds.peak_file, fds.cpu_file, fds.cpu_before_s = what.get("peak_file"), what.get("cpu_file"), what.get("cpu_before_s", 0.0)
         return fds
 
     def _forget(self) -> None:

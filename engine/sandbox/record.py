@@ -30,6 +30,8 @@ class Holder:
     announced: bool = False
     worker_alive: bool = False
     dying: bool = False
+    # By the supervisor, which has closed what it had of it.
+    let_go: bool = False
     oom_seen: int = 0
     over_limit: bool = False
     watch: MemoryWatch | None = None
@@ -50,9 +52,9 @@ class Holder:
     inner_pid: int = 0
     lent: list[int] = field(default_factory=list)
     is_template: bool = False
+    hurried: bool = False
     fds: set[str] = field(default_factory=lambda: {"pidfd", "channel", "output", "endpoint"})
 
-    hurried: bool = False
     def close_fds(self, *names: str) -> None:
         """Close the named descriptors, or all."""
         for name in names or tuple(self.fds):

@@ -17,6 +17,7 @@ from engine.core.pool import VersionPool
 from engine.core.report import init_error_type
 from engine.errors import WireError
 from engine.ids import hex32
+from engine.sandbox.group import cpu_used_s
 from engine.supervisor.channel import Channel
 from engine.supervisor.logs import MAX_EVENT
 
@@ -54,7 +55,7 @@ class Instance:
     """An execution environment of one version. Hashable by identity."""
 
     __slots__ = (
-        "_accepting", "_cpu_read_ms", "_current", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "answered", "born_s", "capped", "channel", "copied", "cpu_file", "cpu_s", "deadline_s", "endpoint", "flight", "freezer", "frozen", "holder_id", "init_error",
+        "_accepting", "_cpu_read_ms", "_current", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "answered", "born_s", "capped", "channel", "copied", "cpu_before_s", "cpu_file", "cpu_s", "deadline_s", "endpoint", "flight", "freezer", "frozen", "holder_id", "init_error",
         "init_failed_in_init", "init_ms", "init_started_s", "invocations", "kind", "learned", "leave_s", "leaving", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "provisioned", "raw_used", "response", "restore_ms", "restored",
         "said_hello", "snapshot", "state", "stream", "template", "version",
     )  # fmt: skip
@@ -102,6 +103,7 @@ class Instance:
         self.memory_peak_file: str | None = None
         self.memory_bytes = 0
         self.cpu_file: str | None = None
+        self.cpu_before_s = 0.0
         self.cpu_s = 0.0
         self.freezer: Freezer | None = None
         self.frozen = False
@@ -153,6 +155,7 @@ class Instance:
         self.holder_id = holder.holder_id
         fds = holder.fds
         self.memory_peak_file, self.cpu_file, self.freezer = fds.peak_file, fds.cpu_file, fds.freezer
+        self.cpu_before_s = fds.cpu_before_s
         self._attach(holder.fds.channel, holder.fds.output_fd, holder.pid)
         self.endpoint = holder.fds.endpoint
 
@@ -290,22 +293,10 @@ class Instance:
 
     def read_cpu(self) -> None:
         """Bring ``cpu_s``, the CPU time of everything in the sandbox, and the function's total up to date."""
-        used_s = self._cpu_used_s()
+        used_s = cpu_used_s(self.cpu_file) - self.cpu_before_s
         if used_s > self.cpu_s:
             self.version.function.stats.cpu_s += used_s - self.cpu_s
             self.cpu_s = used_s
-
-    def _cpu_used_s(self) -> float:
-        if self.cpu_file is None:
-            return 0.0
-        try:
-            with open(self.cpu_file, "rb") as f:
-                text = f.read()
-        except OSError:
-            return 0.0
-        if text.startswith(b"usage_usec "):
-            return int(text.split(None, 2)[1]) / 1e6
-        return int(text) / 1e9
 
     def freeze(self) -> None:
         """Stop everything in the sandbox until ``thaw``. Idempotent; nothing where the host cannot."""

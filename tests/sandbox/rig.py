@@ -33,6 +33,7 @@ class Box:
 
     def __init__(self, holder_id: int, fds: HolderFds, pid: int) -> None:
         self.id, self.pid, self.peak_file, self.cpu_file = holder_id, pid, fds.peak_file, fds.cpu_file
+        self.cpu_before_s = fds.cpu_before_s
         self.endpoint, self.freezer = fds.endpoint, fds.freezer
         self.attach(fds, pid)
 

@@ -10,7 +10,7 @@ import pytest
 
 from engine.sandbox import cgroups
 from engine.sandbox.api import Cause, ExitCause, SpecialiseSpec
-from engine.sandbox.group import limits
+from engine.sandbox.group import cpu_used_s, limits
 from tests.sandbox.rig import Failed, alive, until
 
 pytestmark = pytest.mark.root
@@ -266,8 +266,49 @@ def test_kill_leaves_nothing(full):
     directory = os.path.dirname(box.peak_file)
     full.end(box)
     assert not any(alive(p) for p in [init, *members])
-    assert not os.path.exists(directory)
+    # The next sandbox may have its control groups; after a second without one nobody has.
+    until(lambda: not os.path.exists(directory), "its control groups are gone")
     assert not [e for e in full.events if e[1] == box.id]
+
+
+def test_control_groups_that_go_on_to_the_next_sandbox_tell_nothing_of_the_last(full):
+    """Where the kernel's counters can be reset they are used again: with neither use, limits, quota nor frozenness of whoever had them."""
+    kept = full.report.mechanisms["memory"] == "cgroup v1"
+    for _ in range(20):
+        used = full.instance(memory_mib=256, cpu_quota_us=2000, pids=50, cpu_shares=300)
+        used.run("x = b'x' * (60 << 20); del x")
+        full.link.initialised(used.id)
+        used.freezer.freeze()
+        full.end(used)
+        # Nothing of it may be in the way of a larger one, and a smaller one gets less again.
+        for memory_mib in (512, 128):
+            box = full.make()
+            again = box.peak_file == used.peak_file
+            full.link.specialise(box.id, SpecialiseSpec(str(full.code("app", {"app.py": ""})), memory_mib=memory_mib))
+            assert box.run("result = sum(range(10))") == 45
+            with open(box.peak_file) as f:
+                assert int(f.read()) < 40 << 20
+            assert 0 < cpu_used_s(box.cpu_file) - box.cpu_before_s < 20
+            if again:
+                assert box.cpu_before_s > 0
+                _assert_limits(full, box, memory_mib)
+            full.end(box)
+        if again or not kept:
+            break
+    assert again is kept
+
+
+def _assert_limits(full, box, memory_mib):
+    """v1: the memory limit is its own, and there is no quota."""
+    directory = os.path.dirname(box.peak_file)
+    with open(f"{directory}/memory.limit_in_bytes") as f:
+        until(lambda: f.seek(0) == 0 and memory_mib << 20 < int(f.read()) < (memory_mib + 600) << 20, "its own memory limit")
+    if full.report.mechanisms["cpu quota"] != "cgroup v1":
+        return
+    with open(f"/proc/{box.pid}/cgroup") as f:
+        path = next(line.split(":", 2)[2].strip() for line in f if "cpu" in line.split(":")[1].split(","))
+    with open(f"/sys/fs/cgroup/cpu{path}/cpu.cfs_quota_us") as f:
+        assert f.read() == "-1\n"
 
 
 def test_kill_before_it_is_ready_ends_in_gone_alone(full):

@@ -117,6 +117,63 @@ def test_kills_for_memory_are_counted(tmp_path, version, name):
     assert group.oom_kills() == 2
 
 
+@pytest.fixture
+def ended(tmp_path):
+    """The v1 groups of a sandbox that has ended with nothing left, as files."""
+    for name, text in (("cgroup.procs", ""), ("memory.oom_control", "oom_kill 0\n"), ("cpu.stat", "usage_usec 1500000\n"), ("cgroup.freeze", "1")):
+        (tmp_path / name).write_text(text)
+    for name in ("memory.max_usage_in_bytes", "cpu.cfs_quota_us", "cpu.cfs_period_us"):
+        (tmp_path / name).write_text("")
+    places = {"memory": 1, "cpu quota": 1, "cpu time": 2, "freeze": 2}
+    return Group({name: (version, str(tmp_path)) for name, version in places.items()})
+
+
+def test_groups_are_renewed_for_the_next_sandbox(ended, tmp_path):
+    ended.cap_cpu(5000)
+    assert ended.renew()
+    assert (tmp_path / "cpu.cfs_quota_us").read_text().startswith("-1")
+    assert (tmp_path / "cgroup.freeze").read_text() == "0"
+    assert ended.cpu_before_s == 1.5
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("cgroup.procs", "12\n"), ("memory.oom_control", "oom_kill 1\n"), ("memory.max_usage_in_bytes", "0999999"), ("cpu.stat", "what")],
+)
+def test_groups_in_which_something_is_left_are_not(ended, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert not ended.renew()
+
+
+def test_what_counts_without_an_end_is_not_renewed(tmp_path):
+    (tmp_path / "cgroup.procs").write_text("")
+    assert not Group({"memory": (2, str(tmp_path))}).renew()
+    assert not Group({}).renew()
+
+
+def test_groups_are_kept_while_somebody_takes_them(ended):
+    groups = Groups.none("none")
+    assert groups.give_back(ended)
+    assert groups.unneeded() == []
+    assert groups.create() is ended
+    assert groups.give_back(ended)
+    assert (groups.unneeded(), groups.spare) == ([], 1)
+    assert (groups.unneeded(), groups.spare) == ([ended], 0)
+    for _ in range(cgroups.SPARE):
+        assert groups.give_back(ended)
+    assert not groups.give_back(ended)
+
+
+def test_with_swap_is_never_less_than_without(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(kernel, "write_file", lambda path, data: written.append((os.path.basename(path), int(data))))
+    group = Group({"memory": (1, str(tmp_path))})
+    for memory in (100, 100, 200, 50):
+        group.limit(memory, 1, 2)
+    limit, swap = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
+    assert written == [(limit, 100), (swap, 100), (swap, 200), (limit, 200), (limit, 50), (swap, 50)]
+
+
 def test_without_groups_there_is_nothing_to_do():
     groups = Groups.none("why")
     assert set(groups.mechanisms.values()) == {"none: why"}
