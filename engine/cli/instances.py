@@ -56,6 +56,8 @@ def _fetch(url: str, function: str | None) -> list[dict[str, Any]]:
 
 
 def _row(instance: dict[str, Any]) -> Sequence[str]:
+    if instance.get("limit", 1) > 1 and instance["state"] in ("idle", "busy"):
+        instance = {**instance, "state": f"{instance['state']} {instance['running']}/{instance['limit']}"}
     state = "frozen" if instance.get("frozen") and instance["state"] == "idle" else instance["state"]
     memory = size(instance["memory_bytes"]) if instance["memory_bytes"] else "-"
     return (

@@ -30,6 +30,7 @@ def simulate(
     reserved: Annotated[int | None, typer.Option(min=0, help="Reserved concurrency of each function.")] = None,
     provisioned: Annotated[int, typer.Option(min=0, help="Provisioned concurrency of each function.")] = 0,
     keep_alive: Annotated[float, typer.Option(min=0.001, help="Seconds after which an idle instance goes.")] = 600.0,
+    per_instance: Annotated[int, typer.Option(min=1, help="Invocations that an instance runs at once.")] = 1,
     account: Annotated[int, typer.Option(min=1, help="Concurrent executions of the account.")] = 1000,
     max_instances: Annotated[int, typer.Option(min=1, help="Instances the host holds.")] = 1000,
     request_rate: Annotated[int, typer.Option(min=0, help="Requests per second and unit of concurrency; 0: no limit.")] = 10,
@@ -37,7 +38,7 @@ def simulate(
 ) -> None:
     """Predict cold starts, throttles, waiting, instance-seconds and cost of a trace under given limits."""
     arrivals = _arrivals(trace, kind, durations, limit, rate, seconds, burst, seed, duration)
-    plan = FunctionPlan(reserved, provisioned, keep_alive, init, memory)
+    plan = FunctionPlan(reserved, provisioned, keep_alive, init, memory, per_instance)
     names = dict.fromkeys(a.function for a in arrivals)
     world = World(
         account_limit=account,

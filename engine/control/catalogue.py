@@ -53,18 +53,20 @@ class Catalogue:
         return wanted in entry["versions"] or wanted in entry["aliases"]
 
     def _entry(self, function: Function) -> dict[str, Any]:
+        policy = instance_policy.of_tags(function.tags)
+        places = int(policy.pop("max_concurrency") or 1)
         return {
             "account": function.account,
             "name": function.name,
             "reserved": reserved_concurrency(function),
             "may_loop": may_loop(function),
-            **instance_policy.of_tags(function.tags),
+            **policy,
             "provisioned": {
                 qualifier: {"requested": d["ProvisionedConcurrentExecutions"], "revision": d["Revision"]}
                 for qualifier, d in provisioned_concurrency(function).items()
             },
             "aliases": {key: {"version": a.version, "weights": dict(a.weights)} for key, a in function.aliases.items()},
-            "versions": {key: self._version(v) for key, v in function.versions.items()},
+            "versions": {key: self._version(v, places if instance_policy.shareable(v.config) else 1) for key, v in function.versions.items()},
             "policies": resource_policies(function),
             "urls": [self._url(function, key.qualifier, document) for key, document in function.attached.items() if key.kind == URL],
         }
@@ -81,7 +83,8 @@ class Catalogue:
             "streamed": document.get("InvokeMode") == "RESPONSE_STREAM",
         }
 
-    def _version(self, version: Version) -> dict[str, Any]:
+    def _version(self, version: Version, places: int) -> dict[str, Any]:
+        """``places``: how many invocations an instance runs at once; the lines of several can only be told apart as JSON."""
         config = version.config
         logging = config["LoggingConfig"]
         tree, *layers = (f"{self._trees}/{sha256}" for sha256 in (version.code_sha256, *version.layers))
@@ -100,13 +103,14 @@ class Catalogue:
             "layers": layers,
             "preload": list(version.preload),
             "role": config["Role"],
-            "log_format": logging["LogFormat"],
+            "log_format": "JSON" if places > 1 else logging["LogFormat"],
             "log_level": logging.get("ApplicationLogLevel"),
             "system_log_level": logging.get("SystemLogLevel"),
             "log_group": logging["LogGroup"],
             "tracing": config["TracingConfig"]["Mode"],
             "snap_start": snap_start.of_version(version),
             "architecture": config["Architectures"][0],
+            "max_concurrency": places,
             "network": network(config.get("VpcConfig")),
             **(self._images.entry(version) if is_image(config) else {}),
         }

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine import ids
 from engine.arn import FunctionRef, runtime_version_arn
-from engine.control import configuration, function_layers, images, rules, snap_start, trust
+from engine.control import configuration, function_layers, images, instance_policy, rules, snap_start, trust
 from engine.control.api import Caller, Registrar
 from engine.control.kinds import CODE_SIGNING, CONCURRENCY
 from engine.control.link import Hello
@@ -113,6 +113,7 @@ class FunctionOperations:
         package: Package,
         layers: list[LayerVersion],
     ) -> Function:
+        instance_policy.check(params.get("Tags") or {}, config)
         now_ms = self._plane.clock.epoch_ms()
         latest = Version(
             version=LATEST,

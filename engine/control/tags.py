@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from engine import ids
-from engine.control import rules
+from engine.control import instance_policy, rules
 from engine.control.api import Caller, Registrar
 from engine.control.plane import Plane, locate
 from engine.errors import InvalidParameterValue, ResourceNotFound
@@ -100,5 +100,7 @@ class TaggedFunctions:
         async with plane.changes.lock(ref.account, ref.name):
             function = await plane.read(ref)
             latest = replace(function.latest, revision_id=ids.revision_id())
-            after = replace(function, tags=change(function.tags), versions={**function.versions, LATEST: latest})
+            tags = change(function.tags)
+            instance_policy.check(tags, function.latest.config)
+            after = replace(function, tags=tags, versions={**function.versions, LATEST: latest})
             await plane.changes.apply(function, after)

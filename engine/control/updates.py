@@ -15,7 +15,7 @@ from typing import Any
 
 from engine import ids
 from engine.arn import FunctionRef, runtime_version_arn
-from engine.control import configuration, function_layers, images, rules, trust
+from engine.control import configuration, function_layers, images, instance_policy, rules, trust
 from engine.control.api import Caller, Registrar
 from engine.control.link import Hello
 from engine.control.plane import Plane, locate_unqualified
@@ -120,6 +120,7 @@ class UpdateOperations:
                 await plane.roles.check(params["Role"], ref.account)
             params = await plane.vpcs.placed(params, ref.account, hello)
             config = configuration.merged(latest.config, params)
+            instance_policy.check(function.tags, config)
             if image:
                 return await self._apply(ref, function, self._updated(function, latest, config), publishing=False)
             await self._prepare_runtime(ref, latest, config, hello, chosen=bool(params.get("Runtime")))

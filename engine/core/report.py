@@ -26,7 +26,8 @@ def billed_ms(duration_ms: float, init_ms: float | None) -> int:
 @dataclass(slots=True)
 class Report:
     """What REPORT tells of one invocation. Not frozen: one is made per invocation, and frozen ones cost three times as much.
-    ``max_memory_mib`` None when the host gives no way to measure it.
+    ``max_memory_mib`` None when the host gives no way to measure it. ``shared``: others ran in the instance, so its memory and init are
+    nobody's own.
     """
 
     request_id: str
@@ -36,6 +37,7 @@ class Report:
     init_ms: float | None
     outcome: Outcome
     restore_ms: float | None = None
+    shared: bool = False
 
     def text(self) -> str:
         """The REPORT line without newline."""
@@ -58,11 +60,19 @@ class Report:
 
     def json(self, at_ms: int) -> str:
         """The ``platform.report`` event."""
-        metrics: dict[str, float | int] = {
-            "durationMs": round(self.duration_ms, 3),
-            "billedDurationMs": billed_ms(self.duration_ms, self.init_ms),
-            "memorySizeMB": self.memory_mib,
-        }
+        metrics: dict[str, float | int] = {"durationMs": round(self.duration_ms, 3)}
+        if not self.shared:
+            self._add_environment(metrics)
+        record: dict[str, object] = {"requestId": self.request_id, "metrics": metrics}
+        record["status"] = self.outcome.status.value if self.outcome.platform else "success"
+        if self.outcome.platform and self.outcome.status is not Status.TIMEOUT:
+            record["errorType"] = self.outcome.error_type
+        return event(at_ms, "platform.report", record)
+
+    def _add_environment(self, metrics: dict[str, float | int]) -> None:
+        """What the environment had and was billed."""
+        metrics["billedDurationMs"] = billed_ms(self.duration_ms, self.init_ms)
+        metrics["memorySizeMB"] = self.memory_mib
         if self.max_memory_mib is not None:
             metrics["maxMemoryUsedMB"] = self.max_memory_mib
         if self.init_ms is not None:
@@ -70,11 +80,6 @@ class Report:
         if self.restore_ms is not None:
             metrics["restoreDurationMs"] = round(self.restore_ms, 3)
             metrics["billedRestoreDurationMs"] = math.ceil(self.restore_ms)
-        record: dict[str, object] = {"requestId": self.request_id, "metrics": metrics}
-        record["status"] = self.outcome.status.value if self.outcome.platform else "success"
-        if self.outcome.platform and self.outcome.status is not Status.TIMEOUT:
-            record["errorType"] = self.outcome.error_type
-        return event(at_ms, "platform.report", record)
 
 
 def iso_ms(at_ms: int) -> str:

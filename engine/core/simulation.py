@@ -24,6 +24,7 @@ from engine.core.concurrency import (
     Throttle,
 )
 from engine.core.pool import Plan, VersionPool
+from engine.core.shared_pool import SharedPool
 
 USD_PER_REQUEST = 0.20 / 1e6
 USD_PER_GB_S = 0.0000166667
@@ -42,13 +43,14 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class FunctionPlan:
-    """What one function is given. ``reserved`` None draws on the account."""
+    """What one function is given. ``reserved`` None draws on the account; ``max_concurrency``: invocations that an instance runs at once."""
 
     reserved: int | None = None
     provisioned: int = 0
     keep_alive_s: float = 600.0
     init_s: float = 0.2
     memory_mib: int = 128
+    max_concurrency: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,8 @@ class _Function:
 
     def __init__(self, plan: FunctionPlan, account: Account, world: World) -> None:
         self.plan = plan
-        self.pool: VersionPool[_Instance, _Request] = VersionPool()
+        places = plan.max_concurrency
+        self.pool: VersionPool[_Instance, _Request] = SharedPool(places) if places > 1 else VersionPool()
         self.standing: VersionPool[_Instance, _Request] = VersionPool()
         self.standing.waiting = self.pool.waiting
         self.quota = FunctionQuota(scaling=ScalingRate(*world.scaling))
@@ -242,6 +245,11 @@ class Simulation:
         """An instance is ready for the next: the head of the line, or idleness, or its end when others wait for room."""
         pool = function.standing if instance.provisioned else function.pool
         request = pool.ready(instance, self._now_s)
+        if isinstance(pool, SharedPool):
+            while (another := pool.join(instance)) is not None:
+                self._serve(function, instance, another)
+            if request is None and pool.load(instance):
+                return
         if request is None:
             if self._starved and not instance.provisioned:
                 function.pool.lost(instance)
@@ -301,6 +309,9 @@ class Simulation:
         result.instance_s += result.provisioned_s
         result.peak_instances = max(result.peak_instances, function.plan.provisioned)
         on_demand_s = result.busy_s - result.provisioned_busy_s + result.init_s
+        if function.plan.max_concurrency > 1:
+            # Of several in one instance each is not billed for all of it: the instance is.
+            on_demand_s = result.instance_s - result.provisioned_s
         result.cost_usd = (
             result.invocations * USD_PER_REQUEST
             + on_demand_s * gb * USD_PER_GB_S

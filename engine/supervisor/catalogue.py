@@ -14,6 +14,7 @@ from engine.arn import FunctionRef, function_arn
 from engine.core.concurrency import REQUEST_RATE, SCALING_BURST, SCALING_PERIOD_S, Account, FunctionQuota, ScalingRate
 from engine.core.model import LATEST, AliasConfig, FunctionConfig, ProvisionedConfig, UrlConfig, VersionConfig
 from engine.core.pool import VersionPool
+from engine.core.shared_pool import SharedPool
 from engine.core.stats import FunctionStats
 from engine.errors import AwsError, ResourceConflict, ResourceNotFound, WireError
 from engine.supervisor import zygotes
@@ -34,13 +35,15 @@ class Version:
     """
 
     __slots__ = (
-        "base_env", "config", "extensions", "function", "imports", "init_fields", "init_more", "pool", "provisioned", "refusal", "stock_key", "template", "zygote_key",
+        "base_env", "config", "extensions", "function", "imports", "init_fields", "init_more", "limit", "pool", "provisioned", "refusal", "stock_key", "template", "zygote_key",
     )  # fmt: skip
 
     def __init__(self, function: Function, config: VersionConfig) -> None:
         self.function = function
         self.config = config
-        self.pool: VersionPool[Instance, Request] = VersionPool()
+        # Invocations that an instance may run at once; a pool of such instances is another.
+        self.limit = zygotes.places(config, behind_agent=zygotes.has_extensions(config))
+        self.pool: VersionPool[Instance, Request] = SharedPool(self.limit) if self.limit > 1 else VersionPool()
         self.provisioned: Provision | None = None
         self.extensions = zygotes.has_extensions(config)
         self.zygote_key = self.stock_key = zygotes.key(config, behind_agent=self.extensions)
@@ -109,6 +112,7 @@ def parse_entry(entry: Any) -> FunctionConfig:
                 snap_start=bool(v.get("snap_start")),
                 network=str(v.get("network") or ""),
                 image=v.get("image"),
+                max_concurrency=int(v.get("max_concurrency") or 1),
             )
             for key, v in entry["versions"].items()
         }
@@ -141,6 +145,11 @@ def parse_entry(entry: Any) -> FunctionConfig:
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise WireError(f"catalogue entry: {type(e).__name__}: {e}") from e
+
+
+def _same(former: VersionConfig, now: VersionConfig) -> bool:
+    """Whether instances of one serve the other."""
+    return former.generation == now.generation and former.max_concurrency == now.max_concurrency
 
 
 def _seconds(value: Any) -> float | None:
@@ -233,7 +242,7 @@ class Catalogue:
         function.versions = {}
         for name, version in config.versions.items():
             old = former.get(name)
-            if old is not None and old.config.generation == version.generation:
+            if old is not None and _same(old.config, version):
                 former.pop(name)
                 old.config = version
                 function.versions[name] = old

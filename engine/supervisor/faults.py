@@ -20,6 +20,7 @@ from engine.supervisor.catalogue import Version
 from engine.supervisor.fleet import Fleet
 from engine.supervisor.instance import Instance
 from engine.supervisor.request import Request
+from engine.supervisor.sharing import Sharing
 from engine.supervisor.standing import Standing
 from engine.supervisor.story import Story
 
@@ -52,7 +53,9 @@ class Faults:
         timed: dict[Instance, None],
         owner: FaultsOwner,
         ready: Callable[[Instance], None],
+        sharing: Sharing,
     ) -> None:
+        self._sharing = sharing
         self._clock = clock
         self._fleet = fleet
         self._standing = standing
@@ -65,6 +68,9 @@ class Faults:
         """The worker ended by itself (or was killed by the kernel)."""
         instance = self._fleet.of_holder(holder_id)
         if instance is None or self._fleet.farewell.over(instance) or instance.state in (State.STARTING, State.RETIRING, State.GONE):
+            return
+        if instance.crew is not None:
+            self._sharing.worker_exited(instance, cause)
             return
         instance.drain()
         if instance.state is State.INITIALISING:
@@ -93,6 +99,10 @@ class Faults:
 
     def init_failed(self, instance: Instance, fault: tuple[str, str | None]) -> None:
         """Init failed or timed out before any invocation: it is repeated inside the next one, if somebody waits for it."""
+        if instance.crew is not None:
+            self._timed.pop(instance, None)
+            self._sharing.init_failed(instance, fault)
+            return
         self._stories.init_over(instance, "init", fault[0], fault[1], self.since_init_ms(instance))
         self._timed.pop(instance, None)
         if instance.provisioned or instance.template:
@@ -156,6 +166,8 @@ class Faults:
     def _orphan(self, instance: Instance, reason: str) -> None:
         request = instance.current
         self._fleet.lose(instance)
+        if instance.crew is not None:
+            self._sharing.orphaned(instance, reason)
         if request is not None and request.outcome is None:
             instance.current = None
             self._owner.finish(instance, request, inv.sandbox_failure(request.request_id, reason), self._clock.monotonic())

@@ -38,6 +38,8 @@ class FleetOwner(InstanceEvents, Protocol):
     def on_unstartable(self, version: Version, why: str | AwsError) -> None:
         """An on-demand instance that was spawned cannot be had."""
 
+    sharing: InstanceEvents
+
     def on_stopped(self, instance: Instance) -> None:
         """The instance runs nothing any more; deadlines on it are void."""
 
@@ -111,7 +113,8 @@ class Fleet:
     def _new(self, version: Version, provision: Provision | None, *, template: bool) -> Instance:
         day = report.iso_ms(self._clock.epoch_ms())[:10].replace("-", "/")
         now_s = self._clock.monotonic()
-        instance = Instance(self._loop, version, self._owner, now_s, day, provision=provision, template=template)
+        events = self._owner.sharing if version.limit > 1 and provision is None and not template else self._owner
+        instance = Instance(self._loop, version, events, now_s, day, provision=provision, template=template)
         self.instances.add(instance)
         self._room.take(version.config.memory_mib)
         instance.pool.started(instance)
@@ -211,6 +214,8 @@ class Fleet:
     def freeze_idle(self, now_s: float, after_s: float) -> None:
         """Freeze what has been idle for ``after_s``. An instance is used last in, first out, so the frozen ones are the oldest."""
         for version in self._versions:
+            if version.limit > 1:
+                continue
             for pool in (version.pool,) if version.provisioned is None else (version.pool, version.provisioned.pool):
                 for instance, since_s in pool.newest_idle():
                     if instance.frozen:

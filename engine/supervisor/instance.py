@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from engine.supervisor.lanes import LaneWorker
     from engine.supervisor.provision import Provision
     from engine.supervisor.request import Request
+    from engine.supervisor.sharing import Seat
     from engine.supervisor.streaming import ResponseStream
 
 PEAK_AGE_MS = 50
@@ -35,6 +36,7 @@ CPU_AGE_MS = 1000
 ON_DEMAND = "on-demand"
 PROVISIONED = "provisioned-concurrency"
 SNAP_START = "snap-start"
+MANAGED = "lambda-managed-instances"
 
 
 class InstanceEvents(Protocol):
@@ -55,9 +57,11 @@ class Instance:
     """An execution environment of one version. Hashable by identity."""
 
     __slots__ = (
-        "_accepting", "_cpu_read_ms", "_current", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "answered", "born_s", "capped", "channel", "copied", "cpu_before_s", "cpu_file", "cpu_s", "deadline_s", "endpoint", "flight", "freezer", "frozen", "holder_id", "init_error",
-        "init_failed_in_init", "init_ms", "init_started_s", "invocations", "kind", "learned", "leave_s", "leaving", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "provisioned", "raw_used", "response", "restore_ms", "restored",
-        "said_hello", "snapshot", "state", "stream", "template", "version",
+        "_accepting", "_cpu_read_ms", "_current", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "answered",
+        "born_s", "capped", "channel", "copied", "cpu_before_s", "cpu_file", "cpu_s", "crew", "deadline_s", "endpoint", "flight", "freezer",
+        "frozen", "holder_id", "init_error", "init_failed_in_init", "init_ms", "init_started_s", "invocations", "kind", "learned",
+        "leave_s", "leaving", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "provisioned", "raw_used", "response",
+        "restore_ms", "restored", "said_hello", "snapshot", "state", "stream", "template", "version",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +97,11 @@ class Instance:
         self.snapshot = ((template or self.restored) and not learned) or version.config.snap_start
         # AWS_LAMBDA_INITIALIZATION_TYPE
         self.kind = SNAP_START if self.snapshot else ON_DEMAND if provision is None else PROVISIONED
+        # The invocations in it by request id, where there may be several at once.
+        self.crew: dict[str, Seat] | None = None
+        if version.limit > 1 and provision is None and not template:
+            self.crew = {}
+            self.kind = MANAGED
         if template:
             self.pool = VersionPool()
         self.state = State.STARTING

@@ -37,6 +37,7 @@ from engine.supervisor.lanes import Lanes, LaneWorker
 from engine.supervisor.request import Request
 from engine.supervisor.room import Room
 from engine.supervisor.setting import Setting
+from engine.supervisor.sharing import Sharing
 from engine.supervisor.standing import Standing
 from engine.supervisor.story import Story
 from engine.supervisor.throttling import throttled
@@ -92,7 +93,8 @@ class Invoker:
         self.on_idle: Callable[[], None] | None = None
         self.on_connection_accepted: Callable[[socket.socket], None] = socket.socket.close
         self._stories = Story(clock)
-        self.faults = Faults(clock, self._fleet, self.standing, self._stories, self._timed, self, self._free)
+        self.sharing = Sharing(clock, self._fleet, self._stories, self, accepted=self.on_connection, timed=self._timed)
+        self.faults = Faults(clock, self._fleet, self.standing, self._stories, self._timed, self, self._free, self.sharing)
 
     def wire(self, sandbox: Sandbox, holders: HolderPool) -> None:
         """The two are made after the invoker, which listens to both."""
@@ -121,6 +123,10 @@ class Invoker:
 
     def assign(self, request: Request, now_s: float) -> None:
         """Give an admitted request to an idle instance, or put it in line."""
+        if request.version.limit > 1:
+            if not self.sharing.assign(request, now_s):
+                self._enqueue(request.version, request)
+            return
         instance = request.version.pool.reuse()
         if instance is not None:
             self._run(instance, request, now_s)
@@ -435,6 +441,10 @@ class Invoker:
 
     # Time.
 
+    def sweep_soon(self) -> None:
+        """There is something that can expire."""
+        self._sweep_soon()
+
     def _sweep_soon(self) -> None:
         if not self._sweeping:
             self._sweeping = True
@@ -445,7 +455,8 @@ class Invoker:
         for instance in [i for i in self._timed if i.deadline_s is not None and i.deadline_s <= now_s]:
             self._overdue(instance)
         self._finishing.sweep(now_s)
-        if self._timed:
+        self.sharing.sweep(now_s)
+        if self._timed or self.sharing.running:
             self._loop.call_later(SWEEP_S, self._sweep)
         else:
             self._sweeping = False

@@ -83,7 +83,7 @@ class Setting:
         """How long a worker may take until it is ready for its first event."""
         if instance.restored:
             return RESTORE_TIMEOUT_S
-        if instance.provisioned or instance.template:
+        if instance.provisioned or instance.template or instance.crew is not None:
             return max(provisioning.INIT_TIMEOUT_S, float(instance.version.config.timeout_s))
         return init_timeout_s
 
@@ -94,6 +94,7 @@ class Setting:
             version.base_env = base_env(version.config, replace(self.home, credentials=self.roles.give(instance)))
         elif version.base_env is None:
             version.base_env = base_env(version.config, self.home)
+        env = version.base_env
         task_root = "/var/task" if self.isolated_paths else version.config.code_dir
         opt_root = self.opt_root(version.config.layers)
         more = dict(version.init_more)
@@ -101,8 +102,11 @@ class Setting:
             more["features"] = [*more.get("features", ()), "restore"]
         if instance.learned:
             more["preload"] = [] if version.imports is None else version.imports.modules
-        elif version.imports is None and version.zygote_key.startswith("python") and not instance.template:
+        elif version.imports is None and version.zygote_key.startswith("python") and not instance.template and instance.crew is None:
             more["features"] = [*more.get("features", ()), "imports"]
+        if instance.crew is not None:
+            more["max_concurrency"] = version.limit
+            env = {**env, "AWS_LAMBDA_MAX_CONCURRENCY": str(version.limit)}
         command = zygotes.command(version.config, self.runtimes, version.zygote_key)
         if command:
             more["command"] = command
@@ -112,5 +116,5 @@ class Setting:
         if instance.current is not None:
             more["request_id"] = instance.current.request_id
         return init_message(
-            version.config, version.base_env, instance.stream, instance.kind, task_root=task_root, opt_root=opt_root, more=more
+            version.config, env, instance.stream, instance.kind, task_root=task_root, opt_root=opt_root, more=more
         )

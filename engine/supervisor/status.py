@@ -162,6 +162,8 @@ class Status:
                     "pid": i.pid,
                     "age_s": now_s - i.born_s,
                     "invocations": i.invocations,
+                    "running": len(i.crew) if i.crew is not None else int(i.state == "busy"),
+                    "limit": i.version.limit if i.crew is not None else 1,
                     "memory_bytes": i.memory_bytes,
                     "cpu_s": i.cpu_s,
                     "frozen": i.frozen,

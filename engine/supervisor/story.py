@@ -60,7 +60,9 @@ class Ended:
         config = instance.version.config
         request_id = self._request[0]
         used = instance.peak_memory_mib(self._at_ms)
-        told = report.Report(request_id, self._duration_ms, config.memory_mib, used, self._init_ms, outcome, self._restore_ms)
+        told = report.Report(
+            request_id, self._duration_ms, config.memory_mib, used, self._init_ms, outcome, self._restore_ms, instance.crew is not None
+        )
         if config.log_format != "JSON":
             return [report.end_text(request_id), told.text()]
         if not report.shown(config.system_log_level, "WARN" if outcome.platform else "INFO"):
@@ -105,16 +107,17 @@ class Story:
         request.start_logged = True
         self._emit(instance, request, at_ms, Started(instance.version.config, request.request_id, at_ms))
 
-    def printed(self, instance: Instance, text: str, at_ms: int) -> None:
-        """A line of the function's own."""
-        if instance.current is not None and not instance.current.start_logged:
-            self.started(instance.current, instance)
+    def printed(self, instance: Instance, text: str, at_ms: int, request: Request | None = None) -> None:
+        """A line of the function's own; of ``request``, where the instance runs several."""
+        request = request or instance.current
+        if request is not None and not request.start_logged:
+            self.started(request, instance)
         if "\n" in text:
             instance.version.function.log.write(at_ms, instance.stream, text.replace("\n", "\r"))
-            if instance.current is not None and instance.current.tail is not None:
-                instance.current.tail.append(text)
+            if request is not None and request.tail is not None:
+                request.tail.append(text)
         else:
-            self._emit(instance, instance.current, at_ms, text)
+            self._emit(instance, request, at_ms, text)
 
     def ended(self, request: Request, instance: Instance, outcome: Outcome, settled_s: float) -> None:
         """END and REPORT."""

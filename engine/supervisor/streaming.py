@@ -19,7 +19,7 @@ from engine.wire.frames import MAX_PAYLOAD
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.supervisor.instance import Instance
+    from engine.supervisor.channel import Channel
     from engine.supervisor.request import Request
 
 MAX_STREAM = 200 * 1024 * 1024
@@ -38,12 +38,21 @@ class StreamTo(Protocol):
         """The next bytes; False when no more are wanted for now."""
 
 
+class Streams(Protocol):
+    """An instance that runs one invocation, or one invocation's seat in an instance that runs several."""
+
+    response: ResponseStream | None
+
+    @property
+    def channel(self) -> Channel | None: ...
+
+
 class ResponseStream:
     """The state of one answer. Raises WireError for malformed messages."""
 
     __slots__ = ("_instance", "_limit", "_pieces", "_request", "_size", "_to")
 
-    def __init__(self, instance: Instance, request: Request, parts: list[Any]) -> None:
+    def __init__(self, instance: Streams, request: Request, parts: list[Any]) -> None:
         if len(parts) != 4 or not isinstance(parts[2], str | None) or not isinstance(parts[3], bytes | None):
             raise WireError("STREAM_START has 4 elements")
         _, _, content_type, prelude = parts
@@ -93,7 +102,7 @@ class ResponseStream:
         return inv.success(b"".join(self._pieces))
 
 
-def take(instance: Instance, request: Request, parts: list[Any]) -> tuple[Outcome, bool] | None:
+def take(instance: Streams, request: Request, parts: list[Any]) -> tuple[Outcome, bool] | None:
     """One of the three messages; at STREAM_END the outcome and whether the worker is ready for more. Raises WireError out of order."""
     response = instance.response
     if parts[0] == messages.STREAM_START:

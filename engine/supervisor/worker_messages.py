@@ -8,6 +8,7 @@ from engine.core.invocation import Outcome
 from engine.errors import WireError
 from engine.supervisor.instance import Instance
 from engine.supervisor.request import Request
+from engine.supervisor.streaming import Streams
 from engine.wire import messages
 from engine.wire.frames import MAX_PAYLOAD
 
@@ -20,7 +21,7 @@ def answering(instance: Instance, request_id: object) -> Request:
     return request
 
 
-def outcome_of(instance: Instance, reply: messages.Reply) -> Outcome:
+def outcome_of(instance: Streams, reply: messages.Reply) -> Outcome:
     """What a RESPONSE or ERROR says became of the invocation."""
     if instance.response is not None:
         raise WireError("a reply in the middle of a stream")

@@ -66,6 +66,12 @@ def _zygote(config: VersionConfig, *, behind_agent: bool) -> str:
     return AGENT if kind in (Family.PROVIDED, Family.IMAGE) else f"{AGENT}:{config.runtime}"
 
 
+def places(config: VersionConfig, *, behind_agent: bool) -> int:
+    """How many invocations an instance runs at once: more than one only where its worker can, and where no snapshot of it is taken."""
+    able = family(config.runtime) is Family.PYTHON and key(config, behind_agent=behind_agent).startswith("python")
+    return config.max_concurrency if able and not config.snap_start else 1
+
+
 def command(config: VersionConfig, runtimes: Mapping[str, Interpreter], zygote_key: str) -> list[str]:
     """What the agent runs; empty where there is no agent, or where the function brings its own program."""
     interpreter = runtimes.get(config.runtime)

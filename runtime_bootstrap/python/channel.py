@@ -91,6 +91,11 @@ class Channel:
         except ConnectionResetError:
             raise Closed from None
 
+    @property
+    def buffered(self) -> bool:
+        """Whether something of the next frame has been read already."""
+        return bool(self._left)
+
     def _gather(self, data: bytes) -> Frame:
         """The frame that ``data`` begins, or begins with."""
         while len(data) < 4:

@@ -20,7 +20,7 @@ import threading
 import tokenize  # noqa: F401 - linecache wants it for the first stack trace
 from typing import Any, Callable, NoReturn, Optional
 
-from runtime_bootstrap.python import environment, errors, handler, imports, logs, marshal, rehearsal, snapstart, streaming, streams
+from runtime_bootstrap.python import crew, environment, errors, handler, imports, logs, marshal, rehearsal, snapstart, streaming, streams
 from runtime_bootstrap.python.channel import INIT, RESTORE, SHUTDOWN, Channel, Closed, Frame, event_of, message_of
 from runtime_bootstrap.python.context import Function, LambdaContext
 from runtime_bootstrap.python.faults import Fault
@@ -162,8 +162,11 @@ class Worker:
             out.settle()
             err.settle()
 
-    def loop(self) -> None:
+    def loop(self, places: int = 1) -> None:
         """Serve events until SHUTDOWN. Raises Closed at the end of the channel."""
+        if places > 1:
+            self._serve_several(places)
+            return
         receive = self._channel.receive
         if self._watch is not None:
             self._learn()
@@ -174,6 +177,32 @@ class Worker:
                 return
             self._invoke(frame)
             del frame
+
+    def _serve_several(self, places: int) -> None:
+        """Serve up to so many events at once, until SHUTDOWN. Raises Closed at the end of the channel."""
+        channel, sink = self._channel, self._sink
+        crew.share(channel, sink, self._lines)
+        self._trace = crew.NoTrace()  # type: ignore[assignment]
+        if crew.is_coroutine(self._handler):
+            crew.Loop(channel, self._invoke_soon, channel.fileno()).run()
+        else:
+            crew.Threads(channel, self._invoke, self.end, places).run()
+
+    async def _invoke_soon(self, frame: Frame) -> None:
+        """An event for a handler that is a coroutine function."""
+        channel, sink = self._channel, self._sink
+        request_id, deadline_ms, arn, _, client, identity, tenant, payload = event_of(frame)
+        sink.request_id = channel.request_id = request_id
+        sink.tenant_id = tenant
+        try:
+            context = LambdaContext(self._function, request_id, deadline_ms, arn, client, identity, tenant)
+            result = await self._handler(marshal.event_from(payload), context)  # type: ignore[misc]
+            answer, content_type = marshal.payload_from(result)
+        except Exception as e:
+            self._fail(request_id, e)
+            return
+        self.settle_output()
+        channel.respond(request_id, answer.encode() if isinstance(answer, str) else answer, content_type)
 
     def _learn(self) -> None:
         """The first event, and then what was learnt."""
@@ -316,7 +345,7 @@ def serve(
         if "preload" in message[1]:
             worker = Worker(channel, worker.preload())
         worker.initialise()
-        worker.loop()
+        worker.loop(message[1].get("max_concurrency", 1))
     except Closed:
         pass
     except BaseException as e:

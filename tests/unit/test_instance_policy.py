@@ -22,8 +22,9 @@ def idle(rig: Rig) -> int:
 
 
 def test_tags_are_seconds() -> None:
-    assert of_tags({"team": "a"}) == {"keep_alive_s": None, "max_age_s": None}
-    assert of_tags({"lambda-engine:keep-alive-s": "30", "lambda-engine:max-age-s": "0"}) == {"keep_alive_s": 30.0, "max_age_s": 0.0}
+    assert of_tags({"team": "a"}) == {"keep_alive_s": None, "max_age_s": None, "max_concurrency": None}
+    tags = {"lambda-engine:keep-alive-s": "30", "lambda-engine:max-age-s": "0", "lambda-engine:max-concurrency": "1600"}
+    assert of_tags(tags) == {"keep_alive_s": 30.0, "max_age_s": 0.0, "max_concurrency": 1600}
 
 
 @pytest.mark.parametrize(

@@ -130,3 +130,13 @@ def test_quantiles() -> None:
     assert quantile([], 0.5) == 0.0
     assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert quantile([3.0, 1.0, 2.0], 0.99) == 3.0
+
+
+def test_instances_that_run_several_at_once_are_fewer() -> None:
+    trace = [Arrival(0.0, "f", 1.0) for _ in range(20)]
+    alone = run(trace, init_s=0.1)["f"]
+    shared = run(trace, init_s=0.1, max_concurrency=8)["f"]
+    assert (alone.cold_starts, shared.cold_starts) == (20, 3)
+    assert shared.invocations == alone.invocations == 20
+    assert shared.peak_instances == 3
+    assert shared.cost_usd < alone.cost_usd
