@@ -134,8 +134,8 @@ def test_quantiles() -> None:
 
 def test_instances_that_run_several_at_once_are_fewer() -> None:
     trace = [Arrival(0.0, "f", 1.0) for _ in range(20)]
-    alone = run(trace, init_s=0.1)["f"]
-    shared = run(trace, init_s=0.1, max_concurrency=8)["f"]
+    alone = run(trace, **plan(init_s=0.1))
+    shared = run(trace, **plan(init_s=0.1, max_concurrency=8))
     assert (alone.cold_starts, shared.cold_starts) == (20, 3)
     assert shared.invocations == alone.invocations == 20
     assert shared.peak_instances == 3
