@@ -87,35 +87,7 @@ def parse_entry(entry: Any) -> FunctionConfig:
     """A catalogue entry as the control plane sends it. Raises WireError naming what is missing or of the wrong type."""
     try:
         account, name = str(entry["account"]), str(entry["name"])
-        versions = {
-            str(key): VersionConfig(
-                account=account,
-                name=name,
-                version=str(v["version"]),
-                generation=str(v["generation"]),
-                state=str(v["state"]),
-                runtime=str(v["runtime"]),
-                handler=str(v["handler"]),
-                timeout_s=int(v["timeout_s"]),
-                memory_mib=int(v["memory_mb"]),
-                tmp_mib=int(v["tmp_mb"]),
-                code_dir=str(v["code_dir"]),
-                env={str(k): str(x) for k, x in (v.get("env") or {}).items()},
-                layers=tuple(v.get("layers") or ()),
-                preload=tuple(v.get("preload") or ()),
-                role=str(v.get("role") or ""),
-                log_format=str(v.get("log_format") or "Text"),
-                log_level=v.get("log_level"),
-                system_log_level=v.get("system_log_level"),
-                log_group=str(v.get("log_group") or f"/aws/lambda/{name}"),
-                tracing=str(v.get("tracing") or "PassThrough"),
-                snap_start=bool(v.get("snap_start")),
-                network=str(v.get("network") or ""),
-                image=v.get("image"),
-                max_concurrency=int(v.get("max_concurrency") or 1),
-            )
-            for key, v in entry["versions"].items()
-        }
+        versions = {str(key): _version(account, name, v) for key, v in entry["versions"].items()}
         aliases = {
             str(key): AliasConfig(
                 str(key), str(a["version"]), tuple((str(v), float(w)) for v, w in (a.get("weights") or {}).items())
@@ -145,6 +117,35 @@ def parse_entry(entry: Any) -> FunctionConfig:
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise WireError(f"catalogue entry: {type(e).__name__}: {e}") from e
+
+
+def _version(account: str, name: str, v: Any) -> VersionConfig:
+    return VersionConfig(
+        account=account,
+        name=name,
+        version=str(v["version"]),
+        generation=str(v["generation"]),
+        state=str(v["state"]),
+        runtime=str(v["runtime"]),
+        handler=str(v["handler"]),
+        timeout_s=int(v["timeout_s"]),
+        memory_mib=int(v["memory_mb"]),
+        tmp_mib=int(v["tmp_mb"]),
+        code_dir=str(v["code_dir"]),
+        env={str(k): str(x) for k, x in (v.get("env") or {}).items()},
+        layers=tuple(v.get("layers") or ()),
+        preload=tuple(v.get("preload") or ()),
+        role=str(v.get("role") or ""),
+        log_format=str(v.get("log_format") or "Text"),
+        log_level=v.get("log_level"),
+        system_log_level=v.get("system_log_level"),
+        log_group=str(v.get("log_group") or f"/aws/lambda/{name}"),
+        tracing=str(v.get("tracing") or "PassThrough"),
+        snap_start=bool(v.get("snap_start")),
+        network=str(v.get("network") or ""),
+        image=v.get("image"),
+        max_concurrency=int(v.get("max_concurrency") or 1),
+    )
 
 
 def _same(former: VersionConfig, now: VersionConfig) -> bool:

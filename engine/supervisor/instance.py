@@ -86,22 +86,7 @@ class Instance:
         self.provisioned = provision is not None
         # Others are copied from it; it serves nobody, so the pool it is in is its own.
         self.template = template
-        learned = version.template is not None and version.template.learned
-        # It is such a copy.
-        self.copied = version.stock_key != version.zygote_key and not template
-        # What is copied has its packages imported, and no more.
-        self.learned = template and learned
-        # It is a copy whose init is over.
-        self.restored = self.copied and not learned
-        # Its runtime is to run the hooks of a snapshot.
-        self.snapshot = ((template or self.restored) and not learned) or version.config.snap_start
-        # AWS_LAMBDA_INITIALIZATION_TYPE
-        self.kind = SNAP_START if self.snapshot else ON_DEMAND if provision is None else PROVISIONED
-        # The invocations in it by request id, where there may be several at once.
-        self.crew: dict[str, Seat] | None = None
-        if version.limit > 1 and provision is None and not template:
-            self.crew = {}
-            self.kind = MANAGED
+        self._be_of_a_kind(version, provision)
         if template:
             self.pool = VersionPool()
         self.state = State.STARTING
@@ -137,6 +122,25 @@ class Instance:
         # Epoch seconds after which its credentials do not last for another invocation; None: they do.
         self.leave_s: float | None = None
         self.leaving = False
+
+    def _be_of_a_kind(self, version: Version, provision: Provision | None) -> None:
+        """What it is copied from, and what AWS_LAMBDA_INITIALIZATION_TYPE says of it."""
+        template = self.template
+        learned = version.template is not None and version.template.learned
+        # It is such a copy.
+        self.copied = version.stock_key != version.zygote_key and not template
+        # What is copied has its packages imported, and no more.
+        self.learned = template and learned
+        # It is a copy whose init is over.
+        self.restored = self.copied and not learned
+        # Its runtime is to run the hooks of a snapshot.
+        self.snapshot = ((template or self.restored) and not learned) or version.config.snap_start
+        self.kind = SNAP_START if self.snapshot else ON_DEMAND if provision is None else PROVISIONED
+        # The invocations in it by request id, where there may be several at once.
+        self.crew: dict[str, Seat] | None = None
+        if version.limit > 1 and provision is None and not template:
+            self.crew = {}
+            self.kind = MANAGED
 
     @property
     def current(self) -> Request | None:

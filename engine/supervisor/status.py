@@ -152,22 +152,23 @@ class Status:
                 }
                 for account, f in self._catalogue.functions()
             ],
-            "instances": [
-                {
-                    "id": i.stream[-32:],
-                    "function": i.version.function.name,
-                    "version": i.version.config.version,
-                    "state": i.state,
-                    "kind": i.kind,
-                    "pid": i.pid,
-                    "age_s": now_s - i.born_s,
-                    "invocations": i.invocations,
-                    "running": len(i.crew) if i.crew is not None else int(i.state == "busy"),
-                    "limit": i.version.limit if i.crew is not None else 1,
-                    "memory_bytes": i.memory_bytes,
-                    "cpu_s": i.cpu_s,
-                    "frozen": i.frozen,
-                }
-                for i in self._invoker.instances
-            ],
+            "instances": [_instance(i, now_s) for i in self._invoker.instances],
         }
+
+
+def _instance(i: Instance, now_s: float) -> dict[str, Any]:
+    return {
+        "id": i.stream[-32:],
+        "function": i.version.function.name,
+        "version": i.version.config.version,
+        "state": i.state,
+        "kind": i.kind,
+        "pid": i.pid,
+        "age_s": now_s - i.born_s,
+        "invocations": i.invocations,
+        "running": len(i.crew) if i.crew is not None else int(i.state == "busy"),
+        "limit": i.version.limit if i.crew is not None else 1,
+        "memory_bytes": i.memory_bytes,
+        "cpu_s": i.cpu_s,
+        "frozen": i.frozen,
+    }
