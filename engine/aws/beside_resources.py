@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from engine.aws.http_api_resources import HTTP_API
 from engine.aws.lambda_resources import Handler, Made, Properties
+from engine.aws.rest_api_resources import REST_API
 
 
 class BucketPolicyHandler(Handler):
@@ -85,4 +87,6 @@ BESIDE: Mapping[str, type[Handler]] = {
     "AWS::SQS::QueuePolicy": QueuePolicyHandler,
     "AWS::SNS::TopicPolicy": TopicPolicyHandler,
     "AWS::SNS::Subscription": SubscriptionHandler,
+    **REST_API,
+    **HTTP_API,
 }

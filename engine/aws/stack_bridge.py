@@ -8,6 +8,7 @@ deploys through CloudFormation (AWS CLI, SAM, CDK, Serverless) ends at the engin
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,6 +29,9 @@ MAX_NAME = 64
 # Kept: moto finds them as long as they live.
 _MODELS: list[type] = []
 _ATTRIBUTES = frozenset({"Arn", "Version", "FunctionUrl", "FunctionArn", "LayerVersionArn", "AliasArn", "EventSourceMappingArn", "Id"})
+# Of APIs and their parts.
+_ATTRIBUTES |= {"RootResourceId", "RestApiId", "ResourceId", "DeploymentId", "AuthorizerId", "APIKeyId", "ApiId", "ApiEndpoint"}
+_ATTRIBUTES |= {"RouteId", "IntegrationId"}
 SAM = "AWS::Serverless-2016-10-31"
 
 
@@ -148,8 +152,19 @@ def _understand_sam(region: str) -> None:
         from samtranslator.translator.transform import transform  # noqa: PLC0415
     except ImportError:
         return
+    # A stack reads its template before it knows the parameters' values, which the translator needs.
+    Stack.__init__ = _knowing_parameters(Stack.__init__)
     for kind in (Stack, ChangeSet):
         kind._parse_template = _with_sam(kind._parse_template, transform, ManagedPolicyLoader, region)  # noqa: SLF001 - where moto reads
+
+
+def _knowing_parameters(init: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(init)
+    def made(stack: Any, stack_id: str, name: str, template: Any, parameters: dict[str, str], *rest: Any, **more: Any) -> None:
+        stack.parameters = parameters
+        init(stack, stack_id, name, template, parameters, *rest, **more)
+
+    return made
 
 
 def _with_sam(parse: Callable[[Any], None], transform: Any, loader: Any, region: str) -> Callable[[Any], None]:

@@ -47,6 +47,9 @@ def deploy_template(template: Path, name: str | None, parameters: list[str], end
     """Make or change a stack, and print its outputs."""
     state = stack_of(Session(endpoint), template, name).deploy(pairs_of("--parameter", parameters))
     say(f"the stack {state.name} stands: {len(state.resources)} Lambda resources{' and others beside' if state.companion else ''}")
+    for logical, standing in state.resources.items():
+        if "Address" in standing.attributes:
+            say(f"{logical} serves {standing.attributes['Address']}")
     if as_json:
         document({"stack": state.name, "outputs": state.outputs, "resources": {k: r.physical for k, r in state.resources.items()}})
         return
