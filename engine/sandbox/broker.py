@@ -22,7 +22,7 @@ import time
 import traceback
 from typing import Any
 
-from engine.sandbox import bundle, cgroups, kernel, levels, network, packets
+from engine.sandbox import bundle, cgroups, holder, kernel, levels, network, packets
 from engine.sandbox.holders import Holders
 from engine.sandbox.peers import Loop, Peer
 from engine.sandbox.spaces import RESOLVER
@@ -181,8 +181,18 @@ class Broker:
         zygote.drain()
         zygote.close()
         self._holders.zygote_ended(zygote.key)
+        self._end_strays()
         how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit status {os.WEXITSTATUS(status)}"
         self._tell(["zygote_failed", zygote.key, zygote.failure or f"the zygote ended ({how})"])
+
+    def _end_strays(self) -> None:
+        """End what a zygote left that nobody knows: killed in the middle of making a sandbox, it could not name it, and an init that had not
+        begun yet does not die with it. It is this process's child now, as a subreaper's.
+        """
+        helpers = {z.pid for z in self._zygotes.values()} | self._bundle.children | self._holders.helpers
+        if self._network is not None:
+            helpers.add(self._network.pid)
+        holder.end_children(helpers)
 
     def _end(self) -> None:
         """Kill every process below, wait for all of them, remove the control groups."""

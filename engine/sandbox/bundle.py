@@ -62,6 +62,11 @@ class Bundle:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    @property
+    def children(self) -> frozenset[int]:
+        """The compilations still running."""
+        return frozenset(self._children)
+
     def reaped(self, pid: int) -> None:
         """A child of this process has ended; it may have been one of ours."""
         self._children.discard(pid)

@@ -68,6 +68,11 @@ class Holders:
         self._outfitter = Outfitter(loop, level, data_dir, self._holders, self.refused)
         self._pods = Pods(self._holders, tell, fail=self._fail, kill=self.kill, announce=self._announce, finish=self._finish)
 
+    @property
+    def helpers(self) -> set[int]:
+        """Children of the broker that belong to no sandbox."""
+        return self._outfitter.helpers
+
     def busy(self) -> bool:
         """Whether anything is left."""
         return bool(self._holders or self._removals)

@@ -4,7 +4,8 @@ Theory of operation. A pid namespace needs a first process, which must be out of
 or signals would not work on it as usual. It has nothing to decide, so it needs no memory of its own either: a copy of the zygote's
 costs as much to make and to remove as the worker's. On x86-64 it is therefore cloned *into* the zygote's memory
 (``CLONE_VM``) and executes a few instructions of ours there: die with the parent, ignore SIGCHLD (so that the kernel reaps orphans),
-take a name, close all descriptors, sleep for ever. It writes to no memory. Elsewhere, and where the host forbids making memory
+take a name, close all descriptors, sleep for ever. It writes to no memory. A parent that was killed before an init could ask to die with it
+is recognised by the word that the kernel clears in shared memory when that parent ends. Elsewhere, and where the host forbids making memory
 executable, it is a plain fork that does the same in Python.
 
 A function cannot reach that memory through it: tracing it and its files in /proc are refused, since it has other ids and the function
@@ -29,15 +30,19 @@ _CLONE_VM, _CLONE_PIDFD = 0x100, 0x1000
 # Where ``_ARGUMENT`` is in the page of the code, which finds it from where it is itself: what libc hands over goes by the stack, and that
 # is shared by inits that start at the same time.
 _ARGUMENT_AT = 0x100
+# Where the word is that is not zero while the one who forks lives: in the page after the code's, which can be written.
+_ALIVE_AT = 0x1000
 _CODE = {
     "x86_64": bytes.fromhex(
         "488d1df9000000"  # lea rbx, [rip + _ARGUMENT_AT - 7]
         "bf01000000 be09000000 b89d000000 0f05"  # prctl(PR_SET_PDEATHSIG, SIGKILL)
+        "83bb000f000000 7440"  # cmp dword [rbx + _ALIVE_AT - _ARGUMENT_AT], 0; je exit
         "bf11000000 4889de 31d2 41ba08000000 b80d000000 0f05"  # rt_sigaction(SIGCHLD, rbx, NULL, 8)
         "bf0f000000 488d7320 b89d000000 0f05"  # prctl(PR_SET_NAME, rbx + 32)
         "31ff beffffffff 31d2 b8b4010000 0f05"  # close_range(0, 0xffffffff, 0)
         "b822000000 0f05"  # pause()
         "ebf7"  # the same again
+        "31ff b83c000000 0f05"  # exit: exit(0)
     ),
 }
 # The kernel's struct sigaction for SIG_IGN, and the name.
@@ -57,17 +62,17 @@ def spawner(machine: str = platform.machine()) -> Spawn:
 
 def _sharing(code: bytes) -> Spawn | None:
     """Inits in the memory of this process; None when the host does not let it make memory executable."""
-    text = mmap.mmap(-1, _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    text.write(code)
-    text.seek(_ARGUMENT_AT)
-    text.write(_ARGUMENT)
-    data = mmap.mmap(-1, _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    entry, bottom = (C.addressof(C.c_char.from_buffer(m)) for m in (text, data))
+    memory = mmap.mmap(-1, 2 * _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.write(code)
+    memory.seek(_ARGUMENT_AT)
+    memory.write(_ARGUMENT)
+    entry = C.addressof(C.c_char.from_buffer(memory))
     if _libc.mprotect(C.c_void_p(entry), C.c_size_t(_PAGE), C.c_int(mmap.PROT_READ | mmap.PROT_EXEC)) != 0:
         return None
+    kernel.clear_at_end(entry + _ALIVE_AT)
     # libc puts the entry and a word that is not used here on top of this stack, the same each time, and calls the entry: an init that starts
     # late may write its return address over the word while another one starts, never over the entry.
-    stack = bottom + _PAGE
+    stack = entry + 2 * _PAGE
 
     def spawn(flags: int) -> tuple[int, int]:
         pidfd = C.c_int(-1)
@@ -87,7 +92,7 @@ def _sharing(code: bytes) -> Spawn | None:
             raise OSError(code, f"clone: {os.strerror(code)}")
         return pid, pidfd.value
 
-    spawn.memory = (text, data)  # type: ignore[attr-defined]
+    spawn.memory = memory  # type: ignore[attr-defined]
     return spawn
 
 

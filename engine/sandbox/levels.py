@@ -204,9 +204,7 @@ def _reap_all() -> None:
     """
     with contextlib.suppress(ChildProcessError):
         while True:
-            for pid in holder.children_of(os.getpid()):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            holder.end_children()
             os.waitpid(-1, 0)
 
 

@@ -27,6 +27,7 @@ class Marker:
         self._loop = loop
         self._done = done
         self._peer: Peer | None = None
+        self.pid = 0
 
     def start(self) -> None:
         """Fork it. Raises OSError."""
@@ -41,7 +42,8 @@ class Marker:
 
     def _start(self) -> Peer:
         ours, theirs = packets.pair()
-        if os.fork() == 0:
+        self.pid = os.fork()
+        if self.pid == 0:
             _serve(theirs)
         theirs.close()
         return Peer(self._loop, ours, lambda packet: self._done(int(packet.kind)), lambda _reason: None)

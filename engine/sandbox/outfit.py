@@ -50,6 +50,11 @@ class Outfitter:
         if level.groups.mechanisms["memory"] == "cgroup v1":
             self._marker.start()
 
+    @property
+    def helpers(self) -> set[int]:
+        """Processes that help with it."""
+        return {self._marker.pid}
+
     def close(self) -> None:
         """Give descriptors and the helper back."""
         self._marker.close()

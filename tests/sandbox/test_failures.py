@@ -16,6 +16,7 @@ from engine.config import Settings
 from engine.errors import SandboxUnavailable
 from engine.sandbox import cgroups
 from engine.sandbox.api import SpecialiseSpec, ZygoteSpec
+from engine.sandbox.interpreters import discover
 from engine.sandbox.probe import probe
 from tests.sandbox.rig import Rig, alive, until
 
@@ -126,6 +127,51 @@ def test_a_zygote_that_dies_takes_its_sandboxes_and_can_be_added_again(tmp_path)
         rig.link.add_zygote(rig.spec)
         rig.wait("zygote_ready", rig.key)
         assert rig.instance().run("result = 1") == 1
+
+
+# An init that has not begun yet when its zygote is killed: it neither asks to die with it nor does anything else.
+_LATE = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+from engine.sandbox import init, kernel
+def late(flags):
+    pid, pidfd = kernel.clone3(flags)
+    while pid == 0:
+        signal.pause()
+    {then}
+    return pid, pidfd
+init.spawner = lambda: late
+"""
+
+
+def test_what_a_zygote_was_making_when_it_was_killed_goes_too(tmp_path):
+    """Nobody has been told of that sandbox, and its init does not die with its parent."""
+    known = discover()
+    runtime = next(iter(known))
+    python = known[runtime].path
+    late = tmp_path / "late.py"
+    late.write_text(_LATE.format(root=str(ROOT), then="os.kill(os.getpid(), signal.SIGKILL)"))
+    wrapper = tmp_path / "python"
+    wrapper.write_text(f'#!/bin/sh\ncase "$5" in *zygote*) exec {python} -I -S -B -c "exec(open(\'{late}\').read()); $5";; esac\nexec {python} "$@"\n')
+    wrapper.chmod(0o755)
+    with Rig(tmp_path / "data", interpreter=str(wrapper), runtime=runtime) as rig:
+        broker = rig.link.broker_pid
+        assert len(_below(broker)) == _alone(rig)
+        rig.link.make(1, rig.key)
+        assert "signal 9" in rig.wait("zygote_failed", rig.key)[2]
+        rig.wait("holder_gone", 1)
+        until(lambda: len(_below(broker)) == _alone(rig) - 1, "the broker and its helpers alone")
+
+
+def test_trying_a_level_out_ends_although_an_init_of_the_trial_had_not_begun(tmp_path):
+    source = _LATE.format(root=str(ROOT), then="") + f"""
+from engine.sandbox import holder, levels
+kernel.become_subreaper()
+config = {{"network": "isolated", "mountpoint": {str(tmp_path)!r}}}
+print(levels._attempt("full", config, levels._landlock()[0]), holder.children_of(os.getpid()))
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "None []\n", done.stderr
 
 
 def test_a_zygote_that_cannot_start_says_why(tmp_path):

@@ -91,6 +91,57 @@ def test_killing_an_init_ends_what_runs_in_its_namespace_and_nothing_else(machin
         maker.communicate()
 
 
+@pytest.mark.skipif(platform.machine() not in init._CODE, reason="no instructions of ours for this machine")
+def test_an_init_whose_maker_was_killed_before_it_could_ask_to_die_with_it_ends_by_itself():
+    """It asks after the fact: the kernel has cleared the word by which it knows that its maker lives."""
+    maker, (first, _, _, _) = _make(platform.machine(), "import mmap; spawn.memory[4096:4100] = bytes(4); print(spawn(0)[0], flush=True); sys.stdin.read()")
+    try:
+        late = int(maker.stdout.readline())
+        # Nobody has reaped it.
+        until(lambda: not alive(late), "it has ended")
+        assert alive(first)
+    finally:
+        maker.kill()
+        maker.communicate()
+
+
+_KILLED = """
+import ctypes, os, sys
+sys.path.insert(0, {root!r})
+from engine.sandbox import init, kernel
+kernel.become_subreaper()
+read_end, write_end = os.pipe()
+maker = os.fork()
+if maker == 0:
+    # One that neither asks to die with its maker nor closes anything: only pause, for ever.
+    init._CODE["x86_64"] = bytes.fromhex("b8220000000f05ebf7")
+    spawn = init.spawner("x86_64")
+    address = ctypes.addressof(ctypes.c_char.from_buffer(spawn.memory)) + init._ALIVE_AT
+    assert ctypes.c_int.from_address(address).value == os.getpid()
+    os.write(write_end, b"%d %d" % (spawn(0)[0], address))
+    import signal
+    signal.pause()
+stray, address = map(int, os.read(read_end, 64).split())
+def word():
+    with open("/proc/%d/mem" % stray, "rb", buffering=0) as f:
+        f.seek(address)
+        return int.from_bytes(f.read(4), "little")
+before = word()
+os.kill(maker, 9)
+os.waitpid(maker, 0)
+print(before == maker, word(), flush=True)
+from engine.sandbox import holder
+holder.end_children()
+print(os.waitpid(stray, 0)[1], flush=True)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the instructions of this test are x86-64's")
+def test_the_kernel_clears_the_word_of_a_maker_that_is_killed():
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", _KILLED.format(root=str(ROOT))], capture_output=True, timeout=60, check=True)
+    assert done.stdout.split() == [b"True", b"0", b"9"]
+
+
 def _in_space(space: str) -> set[int]:
     found = set()
     for name in filter(str.isdigit, os.listdir("/proc")):
