@@ -258,6 +258,11 @@ class Settings(BaseSettings):
     aws_endpoint: str = Field(
         "embedded", description="Where other AWS services live: embedded, aws (the real one) or a URL."
     )
+    xray_daemon: str | None = Field(
+        None, pattern=r"^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:.]+\]:\d{1,5}$",
+        description="host:port at which an X-Ray daemon takes segments (UDP): those of functions with TracingConfig Active are sent there, and "
+        "functions are told its address; they must be able to reach it themselves.",
+    )
     drain_s: float = Field(20.0, ge=0, description="How long a SIGTERM waits for invocations in flight.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="The engine's own log level.")
     log_file_mib: int = Field(16, ge=1, description="Size at which a function's log file is rotated (one old file is kept).")

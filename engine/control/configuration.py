@@ -57,6 +57,8 @@ def merged(config: Mapping[str, Any], members: Mapping[str, Any]) -> dict[str, A
         result["Environment"] = {"Variables": dict(members["Environment"].get("Variables") or {})}
     if members.get("VpcConfig") is not None:
         result["VpcConfig"] = dict(members["VpcConfig"])
+    if members.get("TracingConfig") is not None:
+        result["TracingConfig"] = {"Mode": members["TracingConfig"].get("Mode") or config["TracingConfig"]["Mode"]}
     _dead_letter(result, members.get("DeadLetterConfig") or {})
     if members.get("ImageConfig") is not None:
         result.pop("ImageConfigResponse", None)

@@ -55,13 +55,14 @@ _OBEYED: Mapping[str, frozenset[str]] = {
     "CreateFunction": frozenset(
         {
             "Architectures", "Code", "CodeSigningConfigArn", "DeadLetterConfig", "Description", "Environment", "EphemeralStorage", "FunctionName",
-            "Handler", "ImageConfig", "Layers", "LoggingConfig", "MemorySize", "PackageType", "Publish", "Role", "Runtime", "SnapStart", "Tags", "Timeout", "VpcConfig",
+            "Handler", "ImageConfig", "Layers", "LoggingConfig", "MemorySize", "PackageType", "Publish", "Role", "Runtime", "SnapStart", "Tags", "Timeout", "TracingConfig",
+            "VpcConfig",
         }
     ),
     "UpdateFunctionConfiguration": frozenset(
         {
             "DeadLetterConfig", "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "ImageConfig", "Layers", "LoggingConfig",
-            "MemorySize", "RevisionId", "Role", "Runtime", "SnapStart", "Timeout", "VpcConfig",
+            "MemorySize", "RevisionId", "Role", "Runtime", "SnapStart", "Timeout", "TracingConfig", "VpcConfig",
         }
     ),
     "UpdateFunctionCode": frozenset(
@@ -80,13 +81,28 @@ _OBEYED: Mapping[str, frozenset[str]] = {
 }  # fmt: skip
 
 
+# Why a member is refused, for those who read the refusal or the coverage page.
+_MANAGED = "managed instances run on EC2 capacity, which one machine does not have"
+WHY_NOT: Mapping[str, str] = {
+    "AcceleratorConfig": _MANAGED,
+    "CapacityProviderConfig": _MANAGED,
+    "DurableConfig": "durable executions are a workflow engine of their own, which this is not",
+    "FileSystemConfigs": "there is no EFS or S3 Files here to mount",
+    "KMSKeyArn": "environment variables are not encrypted with a key of yours",
+    "PublishTo": _MANAGED,
+    "RuntimeConfig": "runtimes are those installed on the host; custom ones come as provided.* or as a container image",
+    "S3ObjectStorageMode": "packages are always copied",
+    "SourceKMSKeyArn": "packages are not encrypted with a key of yours",
+    "TenancyConfig": "instances are not kept apart by tenant",
+}
+
+
 def _empty(value: Any) -> bool:
     return not value
 
 
 # Values that ask for nothing: clients send them to clear a member, or because their own defaults do.
 _NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
-    "TracingConfig": lambda v: v.get("Mode") in (None, "PassThrough"),
     # Packages are always copied.
     "S3ObjectStorageMode": lambda v: v == "COPY",
 }
@@ -98,19 +114,14 @@ def refuse_unsupported(operation: str, members: Mapping[str, Any]) -> None:
     for name, value in members.items():
         if name in obeyed or _NEUTRAL.get(name, _empty)(value):
             continue
-        raise NotImplementedHere(
-            f"Lambda Engine does not support {name}{_detail(name, value)} in {operation}. Nothing was changed: leave the member out."
-        )
+        why = f": {WHY_NOT[name]}" if name in WHY_NOT else ""
+        raise NotImplementedHere(f"Lambda Engine does not support {name} in {operation}{why}. Nothing was changed: leave the member out.")
 
 
 def refused_members(operation: str, members: Iterable[str]) -> list[str]:
     """Those of an operation's ``members`` that are refused unless they ask for nothing; none for an operation that obeys all."""
     obeyed = _OBEYED.get(operation)
     return [] if obeyed is None else sorted(set(members) - obeyed)
-
-
-def _detail(name: str, value: Any) -> str:
-    return f" with Mode {value['Mode']}" if name == "TracingConfig" else ""
 
 
 def check_package(members: Mapping[str, Any]) -> None:

@@ -218,10 +218,12 @@ class InvokeApi:
             check_json(body)
         now_s = self._monotonic()
         now_ms = self._epoch_ms()
-        if trace is None:
-            trace = new_trace_id(now_ms // 1000)
-        else:
+        if trace is not None:
             trace = _continued(trace, version)
+        if version.tracer is not None:
+            trace = version.tracer.begin(trace)
+        elif trace is None:
+            trace = new_trace_id(now_ms // 1000)
         middle = b"%b\xd9%c%b%b\xc0\xc0" % (
             route.arn, len(trace), trace, b"\xc0" if client_context is None else messages.str16(client_context),
         )  # fmt: skip
@@ -243,7 +245,7 @@ class InvokeApi:
             route.version = version
             route.revision = revision
             route.lane = None
-            if self.lanes is not None and not route.drawn and version.config.log_format != "JSON":
+            if self.lanes is not None and not route.drawn and version.config.log_format != "JSON" and version.tracer is None:
                 route.lane = self.lanes.Lane(self, self._invoker, self._catalogue, version, route.arn)
         return version
 

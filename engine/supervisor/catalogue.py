@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from engine.supervisor.provision import Provision
     from engine.supervisor.request import Request
     from engine.supervisor.templates import Template
+    from engine.supervisor.tracer import Tracer
 
 
 class Version:
@@ -35,11 +36,13 @@ class Version:
     """
 
     __slots__ = (
-        "base_env", "config", "extensions", "function", "imports", "init_fields", "init_more", "limit", "pool", "provisioned", "refusal", "stock_key", "template", "zygote_key",
+        "base_env", "config", "extensions", "function", "imports", "init_fields", "init_more", "limit", "pool", "provisioned", "refusal", "stock_key", "template", "tracer", "zygote_key",
     )  # fmt: skip
 
-    def __init__(self, function: Function, config: VersionConfig) -> None:
+    def __init__(self, function: Function, config: VersionConfig, tracer: Tracer | None = None) -> None:
+        """``tracer``: of those whose tracing is active."""
         self.function = function
+        self.tracer = tracer if config.tracing == "Active" else None
         self.config = config
         # Invocations that an instance may run at once; a pool of such instances is another.
         self.limit = zygotes.places(config, behind_agent=zygotes.has_extensions(config))
@@ -172,6 +175,7 @@ class Catalogue:
         on_delete: Callable[[Function], None] = lambda _function: None,
         request_rates: tuple[int, int | None] = (REQUEST_RATE, None),
         scaling: tuple[int, float] = (SCALING_BURST, SCALING_PERIOD_S),
+        tracer: Tracer | None = None,
     ) -> None:
         self.region = region
         self.account_limit = account_limit
@@ -184,6 +188,7 @@ class Catalogue:
         self._on_delete = on_delete
         self._rates = request_rates
         self._scaling = scaling
+        self._tracer = tracer
         self._accounts: dict[str, Account] = {}
         self._functions: dict[tuple[str, str], Function] = {}
         self._keep: set[tuple[str, str]] | None = None
@@ -248,7 +253,7 @@ class Catalogue:
                 old.config = version
                 function.versions[name] = old
             else:
-                function.versions[name] = new = Version(function, version)
+                function.versions[name] = new = Version(function, version, self._tracer)
                 self._on_new(new)
         for version_entry in former.values():
             self._on_drain(version_entry)

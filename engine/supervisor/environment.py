@@ -26,17 +26,21 @@ _OF_PACKAGES = {
 # Where container engines look for programs if the image does not say.
 _OF_IMAGES = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
+# Lambda's own; here nobody listens there.
+NO_DAEMON = "169.254.100.1:2000"
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
     """Where a function finds the engine. ``endpoint_url`` None leaves the choice to the AWS SDK (the real AWS);
-    ``lambda_url`` is then still home. ``credentials``: access key id, secret, session token.
+    ``lambda_url`` is then still home. ``credentials``: access key id, secret, session token. ``daemon``: of X-Ray, host and port.
     """
 
     region: str
     endpoint_url: str | None
     lambda_url: str
     credentials: tuple[str, str, str] | None
+    daemon: str = NO_DAEMON
 
 
 def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
@@ -47,9 +51,9 @@ def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
         **(_OF_PACKAGES if config.image is None else _OF_IMAGES),
         "TZ": ":UTC",
         "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
-        "AWS_XRAY_DAEMON_ADDRESS": "169.254.100.1:2000",
-        "_AWS_XRAY_DAEMON_ADDRESS": "169.254.100.1",
-        "_AWS_XRAY_DAEMON_PORT": "2000",
+        "AWS_XRAY_DAEMON_ADDRESS": home.daemon,
+        "_AWS_XRAY_DAEMON_ADDRESS": home.daemon.rpartition(":")[0],
+        "_AWS_XRAY_DAEMON_PORT": home.daemon.rpartition(":")[2],
         **_OF_FAMILY.get(family(config.runtime), {}),
     }
     if family(config.runtime) is Family.NODEJS:

@@ -420,8 +420,11 @@ class Invoker:
             if request.version.provisioned is not None and request.version.provisioned.serving:
                 stats.spillover += 1
         self.in_flight -= 1
+        init_ms = instance.init_ms
         self._stories.ended(request, instance, outcome, now_s)
         request.reply_to.answered(request, outcome)
+        if request.version.tracer is not None:
+            request.version.tracer.end(request, outcome, init_ms)
         started_s = request.started_s
         stats.pending.append((started_s - request.received_s, now_s - started_s, self._monotonic() - now_s))
         if outcome.status is Status.SUCCESS:

@@ -35,7 +35,7 @@ from engine.supervisor.binary import ClientConnection, LinkConnection
 from engine.supervisor.catalogue import Catalogue
 from engine.supervisor.changes import Changes
 from engine.supervisor.children import Child
-from engine.supervisor.environment import Home
+from engine.supervisor.environment import NO_DAEMON, Home
 from engine.supervisor.folding import Folding
 from engine.supervisor.front import Connection, Head, Passed
 from engine.supervisor.gateway.front import Gateways
@@ -47,6 +47,7 @@ from engine.supervisor.passthrough import Collecting, Passing
 from engine.supervisor.refusals import refusal
 from engine.supervisor.role_credentials import RoleCredentials
 from engine.supervisor.status import Status
+from engine.supervisor.tracer import Tracer
 from engine.supervisor.upstreams import Upstreams
 from engine.supervisor.urls import FunctionUrls
 from engine.supervisor.zygotes import Interpreter
@@ -120,6 +121,7 @@ class Supervisor:
             on_delete=self._invoker.provisioner.forget,
             request_rates=(settings.request_rate, settings.account_request_rate),
             scaling=(settings.scaling_burst, settings.scaling_period_s),
+            tracer=Tracer(clock, settings.region, settings.xray_daemon),
         )
         self.api = InvokeApi(
             self.catalogue, self._invoker, clock, region=settings.region, account_id=settings.account_id
@@ -196,7 +198,7 @@ class Supervisor:
         isolated = report.network != "host"
         endpoint = INNER_ENDPOINT if isolated else self.endpoint_url()
         self._invoker.setting.home = Home(
-            settings.region, None if settings.aws_endpoint == "aws" else endpoint, endpoint, self._credentials()
+            settings.region, None if settings.aws_endpoint == "aws" else endpoint, endpoint, self._credentials(), settings.xray_daemon or NO_DAEMON
         )
         self._invoker.setting.isolated_paths = report.level != "process"
         self._invoker.standing.on_rerouted = self.catalogue.rerouted

@@ -136,7 +136,7 @@ REFUSALS: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("vpc-six", {"VpcConfig": {"Ipv6AllowedForDualStack": True}}, 501, "NotImplementedException", "IPv4 only"),
     ("layers", {"Layers": ["arn:aws:lambda:us-east-1:000000000000:layer:l:1"]}, 400, "InvalidParameterValueException", "Layer version arn:aws:lambda:us-east-1:000000000000:layer:l:1 does not exist."),
     ("dlq", {"DeadLetterConfig": {"TargetArn": "arn:aws:s3:us-east-1:000000000000:q"}}, 400, "InvalidParameterValueException", "must be the ARN of a standard SQS queue"),
-    ("tracing", {"TracingConfig": {"Mode": "Active"}}, 501, "NotImplementedException", "TracingConfig with Mode Active"),
+    ("tracing", {"TracingConfig": {"Mode": "active"}}, 400, "ValidationException", "Member must satisfy enum value set: [Active, PassThrough]"),
     ("snapstart", {"SnapStart": {"ApplyOn": "PublishedVersions"}, "EphemeralStorage": {"Size": 1024}}, 400, "InvalidParameterValueException", "SnapStart"),
     ("key", {"KMSKeyArn": "arn:aws:kms:us-east-1:000000000000:key/x"}, 501, "NotImplementedException", "KMSKeyArn"),
     ("other name", {"FunctionName": "arn:aws:lambda:us-east-1:111111111111:function:x"}, 403, "AccessDeniedException", ""),

@@ -11,7 +11,7 @@ import typer.main
 from engine.cli.main import app
 from engine.config import CONFIG_FILE_VARIABLE, ENV_PREFIX, Settings
 from engine.control.operations import register
-from engine.control.rules import refused_members
+from engine.control.rules import WHY_NOT, refused_members
 from engine.core.instance import diagram
 from engine.eventing.intake import Intake
 from engine.protocol.model import load
@@ -84,14 +84,14 @@ def coverage(implemented: list[str]) -> str:
         shape = model.operation(name).input
         members = refused_members(name, shape.members if shape is not None else ())
         if members:
-            refused.append(f"| {name} | {', '.join(f'`{member}`' for member in members)} |")
+            refused += [f"| {name} | `{member}` | {WHY_NOT.get(member, '')} |" for member in members]
     return (
         f"# Coverage of the Lambda API\n\n{_GENERATED}\n"
         f"{len(implemented)} of the {len(names)} operations of botocore's service model are served. Every other one is routed, parsed and answered\n"
         "with 501 `NotImplementedException` that names it. A member of a served operation that nothing here would obey is refused the same\n"
         "way, never stored and ignored.\n\n| operation | served |\n|---|---|\n" + "\n".join(rows) + "\n\n"
         "Members that are refused, by name, unless they ask for nothing (an empty list, `PassThrough`, …):\n\n"
-        "| operation | refused members |\n|---|---|\n" + "\n".join(refused) + "\n"
+        "| operation | refused member | why |\n|---|---|---|\n" + "\n".join(refused) + "\n"
     )
 
 
