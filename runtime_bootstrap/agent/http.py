@@ -1,20 +1,25 @@
 """HTTP/1.1, the server's side of one connection: requests in order, one at a time, each answered with one write.
 
-What a client of the APIs sends is nearly always one small request in one segment; that is recognised without the general parser. Bodies
-are collected up to a cap, or handed on piece by piece to whoever asked for that (a streamed response). Chunked bodies may have trailers.
+What a client of the APIs sends is nearly always what it sent before, with another invocation's id and another length: that is recognised
+without the general parser (``Shape``). Bodies are collected up to a cap, or handed on piece by piece to whoever asked for that (a streamed response). Chunked bodies may have trailers.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import Any, Callable, Optional
 
 from runtime_bootstrap.agent.loop import READ, WRITE, Loop
+from runtime_bootstrap.agent.shapes import Headers, Shape
 
-_READ = 256 * 1024
+# A read of more has the C library map memory for it and unmap it again, every time: only for what does not fit.
+_READ, _READ_BIG = 16 * 1024, 256 * 1024
 _MAX_HEAD = 64 * 1024
 # Unread bytes that a client may pile up behind a request that is still being answered.
 _MAX_AHEAD = 1024 * 1024
+# Ends in an id and one more part.
+_ID_PATH = re.compile(rb"[^ ]*/[0-9a-fA-F-]{36}/[a-z]+")
 _REASONS = {200: "OK", 202: "Accepted", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 413: "Request Entity Too Large", 500: "Internal Server Error"}
 _HEADS = {
     (status, kind): ("HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: " % (status, reason, kind)).encode()
@@ -43,26 +48,19 @@ class Sink:
 class Exchange:
     """A request on its connection, to be answered exactly once with ``reply``."""
 
-    __slots__ = ("_lower", "_raw", "answered", "connection", "keep_alive", "method", "path")
+    __slots__ = ("_headers", "answered", "connection", "keep_alive", "method", "path")
 
-    def __init__(self, connection: "Connection", method: bytes, path: bytes, raw: bytes) -> None:
+    def __init__(self, connection: "Connection", method: bytes, path: bytes, headers: Headers) -> None:
         self.connection = connection
         self.method = method
         self.path = path
-        # Few headers are ever asked for: they are searched for, not taken apart one by one.
-        self._raw = raw
-        self._lower = raw.lower()
+        self._headers = headers
         self.keep_alive = True
         self.answered = False
 
     def value(self, name: bytes) -> Optional[bytes]:
         """A header by its name in lower case; None when it is absent."""
-        at = self._lower.find(b"\r\n%b:" % name)
-        if at < 0:
-            return None
-        start = at + len(name) + 3
-        end = self._lower.find(b"\r\n", start)
-        return self._raw[start : end if end >= 0 else None].strip()
+        return self._headers.value(name)
 
     def header(self, name: bytes) -> str:
         """As text, "" when it is absent."""
@@ -100,6 +98,11 @@ class Connection:
         self._whole = whole
         self._cap = cap
         self._in = b""
+        self._big = False
+        # Of the last request with a body, and of the last without.
+        self._posts: Optional[Shape] = None
+        self._polls: Optional[Shape] = None
+        self._poll_path = b""
         self._out: "list[memoryview]" = []
         self._exchange: Optional[Exchange] = None
         self._sink: Optional[Sink] = None
@@ -122,16 +125,54 @@ class Connection:
 
     def _read(self) -> None:
         try:
-            data = self._sock.recv(_READ)
+            data = self._sock.recv(_READ_BIG if self._big else _READ)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             data = b""
         if not data:
+            if self._in:
+                # The rest of it will not come: whoever waits for its body must hear that.
+                self._advance()
             self.close()
             return
-        self._in = self._in + data if self._in else data
+        self._big = len(data) >= _READ
+        if self._in:
+            data = self._in + data
+        if self._exchange is None and not self._receiving and self._known(data):
+            return
+        self._in = data
         self._advance()
+
+    def _known(self, data: bytes) -> bool:
+        """Whether these bytes are one whole request, or the beginning of one, as this connection has had before; then it is dealt with."""
+        shape = self._polls
+        if shape is not None and shape.matches(data) is not None:
+            self._in = b""
+            exchange = self._exchange = Exchange(self, shape.method, self._poll_path, shape.headers)
+            self._whole(exchange, b"")
+            return True
+        shape = self._posts
+        found = None if shape is None else shape.matches(data)
+        if shape is None or found is None:
+            return False
+        path, start, size = found
+        if not size or size > _READ or len(data) > start + size:
+            return False
+        if len(data) < start + size:
+            # Its body comes by itself: no use to look at the head before it is there.
+            self._in = data
+            return True
+        self._in = b""
+        exchange = self._exchange = Exchange(self, shape.method, path, shape.headers)
+        body = data[start:]
+        sink = self._begin(exchange)
+        if sink is None:
+            self._whole(exchange, body)
+        else:
+            sink.data(body)
+            sink.end({})
+        return True
 
     def _advance(self) -> None:
         """Use up what has been read, as far as it can be."""
@@ -163,7 +204,8 @@ class Connection:
         parts = (data[:end] if line_end < 0 else data[:line_end]).split(b" ")
         if len(parts) != 3 or not parts[2].startswith(b"HTTP/1."):
             raise Malformed
-        exchange = self._exchange = Exchange(self, parts[0], parts[1], b"" if line_end < 0 else data[line_end:end])
+        headers = Headers(b"" if line_end < 0 else data[line_end:end])
+        exchange = self._exchange = Exchange(self, parts[0], parts[1], headers)
         self._in = data[end + 4 :]
         connection = exchange.value(b"connection")
         if connection is not None or parts[2] == b"HTTP/1.0":
@@ -175,10 +217,19 @@ class Connection:
             raise Malformed
         self._left = 0 if self._chunked else int(length)
         self._trailers = None
-        if (exchange.value(b"expect") or b"").lower() == b"100-continue":
+        expect = exchange.value(b"expect")
+        if expect is not None and expect.lower() == b"100-continue":
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
+        if exchange.keep_alive and not self._chunked and expect is None and connection is None and line_end >= 0:
+            self._remember(data[: end + 4], line_end, exchange, headers)
         self._start_body(exchange)
         return True
+
+    def _remember(self, head: bytes, line_end: int, exchange: Exchange, headers: Headers) -> None:
+        if exchange.method == b"GET" and headers.length_at() < 0:
+            self._polls, self._poll_path = Shape(head, line_end, exchange.method, exchange.path, headers), exchange.path
+        elif _ID_PATH.fullmatch(exchange.path) and headers.length_at() >= 0:
+            self._posts = Shape(head, line_end, exchange.method, exchange.path, headers)
 
     def _start_body(self, exchange: Exchange) -> None:
         if self._left == 0 and not self._chunked:

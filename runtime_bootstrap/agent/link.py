@@ -15,7 +15,8 @@ HELLO, INIT, NEXT, INVOKE, RESPONSE, ERROR, INIT_ERROR, LOG, SHUTDOWN = 1, 2, 3,
 STREAM_START, STREAM_CHUNK, STREAM_END, TOO_LARGE = 0x0D, 0x0E, 0x0F, 0x10
 # Lambda's limit for a response: 6 MiB and room for 100 bytes.
 MAX_PAYLOAD = 6 * 1024 * 1024 + 100
-_READ = 256 * 1024
+# A read of more has the C library map memory for it and unmap it again, every time: only for what does not fit.
+_READ, _READ_BIG = 16 * 1024, 256 * 1024
 _NEXT_FRAME = b"\x00\x00\x00\x02\x91\x03"
 _JSON = ("", "application/json")
 
@@ -61,7 +62,7 @@ class Link:
 
     def _read(self) -> None:
         try:
-            data = self._sock.recv(_READ)
+            data = self._sock.recv(_READ_BIG if self._in else _READ)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -193,14 +194,14 @@ def _message(body: bytes) -> "list[Any]":
     """A frame's parts; an INVOKE in canonical form without a copy of its payload through a decoder. Ends the process on nonsense."""
     try:
         if body[:4] == b"\x99\x04\xd9\x24" and body[40] == 0xCF and body[49] == 0xDA:
-            # The payload is last, and a decoder of the rest alone never touches it.
             at = 52 + (body[50] << 8 | body[51])
+            parts: "list[Any]" = [INVOKE, body[4:40].decode(), int.from_bytes(body[41:49], "big"), body[52:at].decode()]
             for _ in range(4):
-                at = _skip(body, at)
+                start, at = _text(body, at)
+                parts.append(None if start > at else body[start:at].decode())
             if body[at] == 0xC6 and len(body) - at - 5 == int.from_bytes(body[at + 1 : at + 5], "big"):
-                parts = packing.unpack(b"\x98" + body[1:at])
                 parts.append(body[at + 5 :])
-                return parts  # type: ignore[no-any-return]
+                return parts
         parts = packing.unpack(body)
         if isinstance(parts, list) and parts:
             return parts
@@ -209,13 +210,13 @@ def _message(body: bytes) -> "list[Any]":
     os._exit(1)
 
 
-def _skip(body: bytes, at: int) -> int:
-    """Where the nil, str 8 or str 16 at ``at`` ends."""
+def _text(body: bytes, at: int) -> "tuple[int, int]":
+    """Where the text of the str 8 or str 16 at ``at`` starts and ends; for nil it starts after its end. Raises ValueError for anything else."""
     mark = body[at]
     if mark == 0xC0:
-        return at + 1
+        return at + 2, at + 1
     if mark == 0xD9:
-        return at + 2 + body[at + 1]
+        return at + 2, at + 2 + body[at + 1]
     if mark == 0xDA:
-        return at + 3 + (body[at + 1] << 8 | body[at + 2])
+        return at + 3, at + 3 + (body[at + 1] << 8 | body[at + 2])
     raise ValueError

@@ -16,7 +16,7 @@ from runtime_bootstrap.agent.link import Invoke, Link
 from runtime_bootstrap.agent.loop import READ, WRITE, Loop
 from runtime_bootstrap.agent.runtime import Events
 
-_READ = 256 * 1024
+_READ, _READ_BIG = 16 * 1024, 256 * 1024
 _ANSWERS = (frames.RESPONSE, frames.ERROR, frames.STREAM_END)
 # In these ``then_next`` follows type and request id.
 _THEN_NEXT = 40
@@ -72,7 +72,7 @@ class Relay:
         if not mask & ~WRITE:
             return
         try:
-            data = self._sock.recv(_READ)
+            data = self._sock.recv(_READ_BIG if self._in else _READ)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:

@@ -50,7 +50,8 @@ class Server:
         exchange.reply(200, b"{}")
 
     def feed(self, data: bytes) -> None:
-        self.ours.sendall(data)
+        if data:
+            self.ours.sendall(data)
         self.loop.drain()
         self.loop.later(0, lambda: None)
         self.loop.turn()
@@ -61,9 +62,9 @@ class Server:
         self.ours.close()
 
 
-def encoded(request: tuple[bytes, bytes, bool]) -> bytes:
+def encoded(request: tuple[bytes, bytes, bool], more: bytes = b"") -> bytes:
     path, body, chunked = request
-    head = b"POST %b HTTP/1.1\r\nHost: x\r\nX-Other: y\r\n" % path
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\nX-Other: y\r\n%b" % (path, more)
     if not chunked:
         return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
     pieces = [body[at : at + 7] for at in range(0, len(body), 7)]
@@ -91,6 +92,62 @@ def test_segments_do_not_matter(requests: list[tuple[bytes, bytes, bool]], cuts:
             for path, body, chunked in requests
         ]
         assert server.seen == expected
+    finally:
+        server.close()
+
+
+_IDS = [b"%08x-1111-4222-8333-444444444444" % n for n in range(3)]
+ALIKE = st.lists(
+    st.one_of(
+        st.just(("poll", b"", b"")),
+        st.tuples(st.just("poll"), st.just(b""), st.sampled_from([b"X: 1\r\n"])),
+        st.tuples(
+            st.sampled_from([b"/stream/%b/response" % i for i in _IDS] + [b"/whole/%b/error" % i for i in _IDS] + [b"/whole"]),
+            st.binary(max_size=30),
+            st.sampled_from([b"", b"", b"", b"X: 1\r\n", b"Expect: 100-continue\r\n", b"Connection: keep-alive\r\n"]),
+        ),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(ALIKE, st.lists(st.integers(0, 1200), max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_what_was_sent_before_means_the_same(requests: list[tuple[Any, bytes, bytes]], cuts: list[int]) -> None:
+    sent = [
+        b"GET /next HTTP/1.1\r\nHost: x\r\n%b\r\n" % more if path == "poll" else encoded((path, body, False), more)
+        for path, body, more in requests
+    ]
+    expected: list[Any] = []
+    for path, body, _ in requests:
+        streamed = path != "poll" and path.startswith(b"/stream")
+        expected.append((b"GET", b"/next", b"") if path == "poll" else (b"POST", path, body, {}) if streamed else (b"POST", path, body))
+    data = b"".join(sent)
+    wholes = list(itertools.accumulate(map(len, sent), initial=0))
+    # As clients send, one request after the other, and cut anywhere.
+    for places in (wholes, sorted({0, *(c for c in cuts if c < len(data)), len(data)})):
+        server = Server()
+        try:
+            for a, b in itertools.pairwise(places):
+                server.feed(data[a:b])
+            for _ in range(2 * len(requests)):
+                server.feed(b"")
+            assert server.seen == expected
+        finally:
+            server.close()
+
+
+def test_a_known_request_that_breaks_off_is_heard_of() -> None:
+    server = Server()
+    try:
+        whole = encoded((b"/stream/%b/response" % _IDS[0], b"body", False))
+        server.feed(whole)
+        server.feed(whole[:-2])
+        assert server.seen == [(b"POST", b"/stream/%b/response" % _IDS[0], b"body", {})]
+        server.ours.shutdown(socket.SHUT_WR)
+        server.feed(b"")
+        assert server.seen[1:] == ["broken"]
     finally:
         server.close()
 
