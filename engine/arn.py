@@ -18,6 +18,9 @@ NAMESPACED_PATTERN = (
     r"(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?"
     r"(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?"
 )
+QUALIFIER_PATTERN = r"\$(LATEST(\.PUBLISHED)?)|[a-zA-Z0-9-_$]+"
+MAX_QUALIFIER = 128
+_QUALIFIER = re.compile(QUALIFIER_PATTERN)
 _FORM = re.compile(
     r"(?:arn:aws[a-zA-Z-]*:lambda:)?(?:(?P<region>" + REGION_PATTERN + r"):)?(?:(?P<account>\d{12}):)?"
     r"(?:function:)?(?P<name>[a-zA-Z0-9_.-]+)(?::(?P<qualifier>\$LATEST(?:\.PUBLISHED)?|[a-zA-Z0-9_-]+))?"
@@ -46,6 +49,18 @@ def function_arn(region: str, account: str, name: str, qualifier: str | None = N
     """``arn:aws:lambda:<region>:<account>:function:<name>[:<qualifier>]``."""
     tail = f":{qualifier}" if qualifier else ""
     return f"arn:aws:lambda:{region}:{account}:function:{name}{tail}"
+
+
+def check_qualifier(text: str) -> None:
+    """Raises ValidationError for a ``?Qualifier=`` of an invocation that cannot name anything."""
+    broken = [f"Member must have length less than or equal to {MAX_QUALIFIER}"] if len(text) > MAX_QUALIFIER else []
+    if not text:
+        broken.append("Member must have length greater than or equal to 1")
+    if _QUALIFIER.fullmatch(text) is None:
+        broken.append(f"Member must satisfy regular expression pattern: {QUALIFIER_PATTERN}")
+    if broken:
+        found = "; ".join(f"Value '{text}' at 'qualifier' failed to satisfy constraint: {constraint}" for constraint in broken)
+        raise ValidationError(f"{len(broken)} validation error{'s' if len(broken) > 1 else ''} detected: {found}")
 
 
 @lru_cache(maxsize=4096)

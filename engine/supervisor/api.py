@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from engine.arn import FunctionRef, parse_function_name
+from engine.arn import FunctionRef, check_qualifier, parse_function_name
 from engine.auth.principals import Principal
 from engine.auth.sigv4 import Repeat
 from engine.clock import Clock
@@ -45,6 +45,7 @@ _bits = random.Random(random.SystemRandom().getrandbits(64)).getrandbits  # noqa
 
 # Account (None: the default one), invocation type, log type, client context, trace id: raw header values.
 InvokeOptions = tuple[bytes | None, bytes | None, bytes | None, bytes | None, bytes | None]
+LOG_TYPES = (None, b"Tail", b"None")
 # Options of an Invoke that would have to be obeyed, by header: members that the refusal names.
 NOT_OBEYED = {b"x-amz-tenant-id": "TenantId", b"x-amz-durable-execution-name": "DurableExecutionName"}
 
@@ -140,11 +141,6 @@ class InvokeApi:
             version = self._resolve(route)
         if lane and route.lane is not None and options[1:] == _PLAIN and route.lane.run(cast("Caller", reply_to), body):
             return
-        if log_type is not None and log_type not in (b"Tail", b"None"):
-            raise ValidationError(
-                f"1 validation error detected: Value '{log_type.decode('latin-1')}' at 'logType' failed to satisfy constraint: "
-                "Member must satisfy enum value set: [Tail, None]"
-            )
         if kind == b"DryRun":
             reply_to.dry_run(request_id())
             return
@@ -254,7 +250,9 @@ class InvokeApi:
         path, _, query = url.partition(b"?")
         parts = path.decode("latin-1").strip("/").split("/")
         name = unquote(parts[2]) if len(parts) == 4 else ""
-        options = dict(parse_qsl(query.decode("latin-1")))
+        options = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+        if "Qualifier" in options:
+            check_qualifier(options["Qualifier"])
         ref = parse_function_name(
             name, account=account.decode("ascii"), region=self._region, qualifier=options.get("Qualifier") or None
         )
@@ -322,7 +320,9 @@ def new_trace_id(epoch_s: int) -> bytes:
 
 
 def options_of(headers: list[tuple[bytes, bytes]]) -> InvokeOptions:
-    """Read the options of an Invoke from its headers (names in lower case). Raises NotImplementedHere for one that nothing obeys."""
+    """Read the options of an Invoke from its headers (names in lower case). Raises ValidationError for one that cannot be, and
+    NotImplementedHere for one that nothing obeys.
+    """
     account = kind = log_type = client_context = trace = None
     for name, value in headers:
         if name == b"authorization":
@@ -330,6 +330,11 @@ def options_of(headers: list[tuple[bytes, bytes]]) -> InvokeOptions:
         elif name == b"x-amz-invocation-type":
             kind = value
         elif name == b"x-amz-log-type":
+            if value not in LOG_TYPES:
+                raise ValidationError(
+                    f"1 validation error detected: Value '{value.decode('latin-1')}' at 'logType' failed to satisfy constraint: "
+                    "Member must satisfy enum value set: [Tail, None]"
+                )
             log_type = value
         elif name == b"x-amz-client-context":
             client_context = value

@@ -16,7 +16,7 @@ from engine.auth.sigv4 import Repeat
 from engine.core.invocation import Outcome
 from engine.errors import AwsError, RequestEntityTooLarge, UnrecognizedClient
 from engine.supervisor import replies
-from engine.supervisor.api import HttpReplyTo, InvokeApi, InvokeOptions, Verifier, check_streamed, options_of
+from engine.supervisor.api import LOG_TYPES, HttpReplyTo, InvokeApi, InvokeOptions, Verifier, check_streamed, options_of
 from engine.supervisor.gateway.addresses import MARK as API_MARK
 from engine.supervisor.request import Request
 from engine.supervisor.stream_reply import StreamReply
@@ -245,9 +245,9 @@ class Connection(asyncio.Protocol):
                 kind = self._value(data, head, b"\r\nx-amz-invocation-type:", line_end + 9)
                 if kind != b"RequestResponse":
                     return False
-            if b"\r\nx-amz-tenant-id:" in head or b"\r\nx-amz-durable-execution-name:" in head:
-                return False
             log_type = self._value(data, head, b"\r\nx-amz-log-type:", line_end + 9)
+            if b"\r\nx-amz-tenant-id:" in head or b"\r\nx-amz-durable-execution-name:" in head or log_type not in LOG_TYPES:
+                return False
             context = self._value(data, head, b"\r\nx-amz-client-context:", line_end + 9)
             trace = self._value(data, head, b"\r\nx-amzn-trace-id:", line_end + 9)
         at = head.find(b"credential=")
