@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from bench.rows import Row
+from bench.scenarios.cold import ENGINES_PART
 from bench.scenarios.limit import C_WORKER, PYTHON_WORKER
 from bench.scenarios.warm import BINARY, HTTP, HTTP_SIGNED
 
@@ -92,6 +93,19 @@ def _cold(p50_ms: float, p99_ms: float) -> Callable[[Results], Got | None]:
         r = rows[0]
         holds = r.p50_us <= p50_ms * 1000 and r.p99_us <= p99_ms * 1000 and not r.errors
         return Got(f"p50 {r.p50_us / 1000:.2f} ms, p99 {r.p99_us / 1000:.2f} ms, n = {r.requests}{_clean([r])}", holds)
+
+    return measure
+
+
+def _engines_part(p50_ms: float, p99_ms: float) -> Callable[[Results], Got | None]:
+    def measure(results: Results) -> Got | None:
+        rows = results.some("cold", case=ENGINES_PART)
+        if not rows:
+            return None
+        r = rows[0]
+        holds = r.p50_us <= p50_ms * 1000 and r.p99_us <= p99_ms * 1000 and not r.errors
+        text = f"p50 {r.p50_us / 1000:.2f} ms, p99 {r.p99_us / 1000:.2f} ms, n = {r.requests}, beyond a warm call of the same function"
+        return Got(f"{text}{_clean([r])}", holds)
 
     return measure
 
@@ -284,6 +298,6 @@ PROMISES: tuple[Promise, ...] = (
     Promise("Later: binary warm", "≥ 35,000/s", "warm", _rate(BINARY, 35_000)),
     Promise("Later: binary p50 to the C dispatcher with a Python worker", "≤ 2×", "warm, limit", _ratio(BINARY, PYTHON_WORKER, 2)),
     Promise("Later: cold starts per core, sustained", "≥ 250/s", "cold", _sustained(250)),
-    Promise("Engine part of a cold start", "p50 ≤ 1.5 ms, p99 ≤ 6 ms", "cold", _nothing, "the client-to-reply figure above includes it"),
+    Promise("Engine part of a cold start", "p50 ≤ 1.5 ms, p99 ≤ 6 ms", "cold", _engines_part(1.5, 6)),
     Promise("Start from a template: numpy, boto3 client, 1 s of init", "p50 ≤ 5 ms, p99 ≤ 12 ms", "restore", _restored(5, 12)),
 )

@@ -8,12 +8,15 @@ instance is still there, or the loop would find itself among warm instances, go 
 
 from __future__ import annotations
 
+import socket
+import time
+
 from bench import http1
 from bench.context import Context
 from bench.engine import COUNT, ECHO, Engine, zipped
 from bench.loadgen import Generator, Http, Outcome, Plan, Tag
 from bench.packages import with_requirements
-from bench.rows import Row, row
+from bench.rows import Latencies, Row, row
 
 SUBJECT = "engine, HTTP"
 _BOTO3 = b"""import boto3
@@ -43,6 +46,9 @@ _GONE_AFTER_S = KEEP_ALIVE_S + 1.0
 # The fastest sustained rate that can be told from warm calls; the later promise is 250.
 _MOST_SUSTAINED = 300
 _PACED = {True: 120, False: 300}
+_PACE = 25.0
+ENGINES_PART = "engine's part of a small function's start"
+_OK = 200
 
 
 def only_cold(_tag: Tag, status: int, body: bytes) -> str | None:
@@ -61,7 +67,8 @@ def run(context: Context) -> list[Row]:
         engine.deploy_many(small, zipped(COUNT))
         few = small[: _PACED[context.quick]]
         samples = len(few) if context.quick or context.endpoint else 2 * len(few)
-        rows.append(_paced(context, engine, "small function", few, samples, rate=25))
+        rows.append(_paced(context, engine, "small function", few, samples, rate=_PACE))
+        rows.append(_engines_part(context, engine, few))
         for label, code, requirements in (("boto3 client at import", _BOTO3, []), ("numpy", _NUMPY, ["numpy"])):
             names = _names(label.split()[0], 12 if context.quick else 40)
             package = with_requirements(code, requirements, engine.runtime) if requirements else zipped({"app.py": code})
@@ -142,6 +149,47 @@ def _paced(context: Context, engine: Engine, label: str, names: list[str], sampl
         check=only_cold,
     )
     return _row(f"{label}, paced {rate:g}/s", Generator(plan).run(), in_flight=1, generator="Python, open loop")
+
+
+def _engines_part(context: Context, engine: Engine, names: list[str]) -> Row:
+    """What a cold start takes beyond a warm call: each function is called twice, half a pace apart, and the difference is the sample.
+
+    The function does nothing, so what is left is the engine's: a sandbox taken and made the function's, the runtime's init, the import.
+    """
+    context.say(f"{ENGINES_PART}: {len(names)} pairs at {_PACE:g}/s")
+    engine.settle(instances=0 if context.endpoint is None else None)
+    host, _, port = engine.host.rpartition(":")
+    latencies = Latencies()
+    errors = 0
+    started = time.perf_counter()
+    with socket.create_connection((host, int(port)), timeout=60) as sock:
+        for n, raw in enumerate(_requests(engine, names)):
+            time.sleep(max(0.0, started + n / _PACE - time.perf_counter()))
+            cold_ns, first = _ask(sock, raw)
+            time.sleep(max(0.0, started + (n + 0.5) / _PACE - time.perf_counter()))
+            warm_ns, second = _ask(sock, raw)
+            if (first, second) == (b"1", b"2"):
+                latencies.add(cold_ns - warm_ns)
+            else:
+                errors += 1
+    seconds = time.perf_counter() - started
+    return row(
+        "cold", SUBJECT, ENGINES_PART, generator="Python", latencies=latencies, seconds=seconds, errors=errors, in_flight=1, payload=2
+    )
+
+
+def _ask(sock: socket.socket, raw: bytes) -> tuple[int, bytes]:
+    """(nanoseconds from the question to the answer, its body); no body for an error."""
+    began = time.perf_counter_ns()
+    sock.sendall(raw)
+    buffer = bytearray()
+    while (reply := http1.find(buffer, 0)) is None:
+        piece = sock.recv(65536)
+        if not piece:
+            raise ConnectionError("closed before the answer")
+        buffer += piece
+    took = time.perf_counter_ns() - began
+    return took, bytes(buffer[reply.body_at : reply.size]) if reply.status == _OK else b""
 
 
 def _sustained(context: Context, engine: Engine, names: list[str]) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -222,6 +223,27 @@ def test_results_survive_the_disk_and_become_tables_promises_and_comparisons(tmp
     assert changes[BINARY].p50 == pytest.approx(1, rel=0.01)
     assert changes[HTTP].p50 == pytest.approx(2, rel=0.01)
     assert len(Latencies()) == 0
+
+
+def test_the_engines_part_of_a_cold_start_is_what_it_takes_beyond_a_warm_call(web: str) -> None:
+    from bench import http1
+    from bench.promises import PROMISES, Results
+    from bench.rows import Latencies, row
+    from bench.scenarios.cold import ENGINES_PART, SUBJECT, _ask
+
+    host, _, port = web.rpartition(":")
+    with socket.create_connection((host, int(port))) as sock:
+        took_ns, body = _ask(sock, http1.request(web, "/x", b"1"))
+        assert (took_ns > 0, body) == (True, b"1")
+        assert _ask(sock, http1.request(web, "/missing", b"1"))[1] == b""
+    promise = next(p for p in PROMISES if p.text == "Engine part of a cold start")
+    assert promise.measure(Results([])) is None
+    for slow_ms, holds in ((1.2, True), (1.8, False)):
+        samples = Latencies([int(slow_ms * 1e6)] * 20)
+        got = promise.measure(Results([row("cold", SUBJECT, ENGINES_PART, generator="Python", latencies=samples, seconds=1.0)]))
+        assert got is not None
+        assert got.holds is holds
+        assert f"p50 {slow_ms:.2f} ms" in got.text
 
 
 def test_every_scenario_and_promise_is_described() -> None:
