@@ -15,6 +15,7 @@ class Family(StrEnum):
     PYTHON = "python"
     NODEJS = "nodejs"
     JAVA = "java"
+    RUBY = "ruby"
     PROVIDED = "provided"
     IMAGE = "image"
 

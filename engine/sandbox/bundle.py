@@ -137,7 +137,7 @@ def _sources(directory: str) -> Iterator[str]:
     for path, _, files in os.walk(directory):
         if os.path.basename(path) != "__pycache__":
             for name in files:
-                if name.endswith((".py", ".js")):
+                if name.endswith((".py", ".js", ".rb")):
                     yield os.path.join(path, name)
 
 

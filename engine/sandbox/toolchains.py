@@ -1,4 +1,4 @@
-"""Finding the interpreters of the managed runtimes that are not Python on this host: Node.js, and JDKs for Java functions."""
+"""Finding the interpreters of the managed runtimes that are not Python on this host: Node.js, Ruby, and JDKs for Java functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NODE_MAJORS = (20, 22, 24)
+RUBIES = ("3.2", "3.3", "3.4")
 _ASK_S = 10.0
+_RUBY_VERSION = re.compile(r"ruby ((\d+\.\d+)\.\d+)\S* ")
 _JAVA_VERSION = re.compile(r'^JAVA_VERSION="((\d+)[^"]*)"', re.MULTILINE)
 _VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)\s*")
 
@@ -28,13 +30,18 @@ class Toolchain:
 
 
 def discover(overrides: Mapping[str, Path] | None = None) -> dict[str, Toolchain]:
-    """Runtime id (``nodejs22.x``) to program. The first place wins: overrides, PATH, version managers. An override that is not the version
+    """Runtime id (``nodejs22.x``, ``ruby3.3``) to program. The first place wins: overrides, PATH, version managers. An override that is not the version
     it claims to be is left out.
     """
-    chosen = {k: str(v) for k, v in (overrides or {}).items() if k.startswith("nodejs")}
-    paths = list(dict.fromkeys(os.path.realpath(p) for p in [*chosen.values(), *_nodes()]))
+    chosen = {k: str(v) for k, v in (overrides or {}).items() if k.startswith(("nodejs", "ruby"))}
+    nodes = [p for k, p in chosen.items() if k.startswith("nodejs")]
+    rubies = [p for k, p in chosen.items() if k.startswith("ruby")]
+    asked = [
+        *((_node, p) for p in dict.fromkeys(map(os.path.realpath, [*nodes, *_nodes()]))),
+        *((_ruby, p) for p in dict.fromkeys(map(os.path.realpath, [*rubies, *_rubies()]))),
+    ]
     with ThreadPoolExecutor(max_workers=4) as pool:
-        known = [t for t in pool.map(_node, paths) if t is not None]
+        known = [t for t in pool.map(lambda ask: ask[0](ask[1]), asked) if t is not None]
     found: dict[str, Toolchain] = {}
     for toolchain in known:
         override = chosen.get(toolchain.runtime)
@@ -82,15 +89,52 @@ def _nodes() -> Iterator[str]:
             continue
 
 
-def _node(path: str) -> Toolchain | None:
+def _rubies() -> Iterator[str]:
+    for name in ("ruby", *(f"ruby{version}" for version in RUBIES)):
+        path = shutil.which(name)
+        # A version manager's shim is no interpreter.
+        if path and "/shims/" not in path:
+            yield path
+    home = Path.home()
+    managers = (
+        (Path(os.environ.get("RBENV_ROOT", home / ".rbenv")) / "versions", "*/bin/ruby"),
+        (home / ".rubies", "*/bin/ruby"),
+        (home / ".asdf/installs/ruby", "*/bin/ruby"),
+        (Path("/opt/rubies"), "*/bin/ruby"),
+        (Path("/opt"), "ruby*/bin/ruby"),
+        (Path("/usr/local"), "ruby*/bin/ruby"),
+    )
+    for base, pattern in managers:
+        try:
+            yield from sorted(map(str, base.glob(pattern)), reverse=True)
+        except OSError:
+            continue
+
+
+def _answer(path: str) -> str:
+    """What a program says to ``--version``, "" if it does not run."""
     try:
-        answer = subprocess.run(  # noqa: S603 - the candidates are the operator's own programs
+        return subprocess.run(  # noqa: S603 - the candidates are the operator's own programs
             [path, "--version"], capture_output=True, text=True, timeout=_ASK_S, check=True, stdin=subprocess.DEVNULL
         ).stdout
     except (OSError, subprocess.SubprocessError, ValueError):
+        return ""
+
+
+def _shows(path: str) -> tuple[str, ...]:
+    return () if path.startswith("/usr/") else (os.path.dirname(os.path.dirname(path)),)
+
+
+def _ruby(path: str) -> Toolchain | None:
+    match = _RUBY_VERSION.match(_answer(path))
+    if match is None or match[2] not in RUBIES:
         return None
+    return Toolchain(f"ruby{match[2]}", path, match[1], _shows(path))
+
+
+def _node(path: str) -> Toolchain | None:
+    answer = _answer(path)
     match = _VERSION.fullmatch(answer)
     if match is None or int(match[1]) not in NODE_MAJORS:
         return None
-    prefix = os.path.dirname(os.path.dirname(path))
-    return Toolchain(f"nodejs{match[1]}.x", path, answer.strip()[1:], () if path.startswith("/usr/") else (prefix,))
+    return Toolchain(f"nodejs{match[1]}.x", path, answer.strip()[1:], _shows(path))

@@ -17,7 +17,9 @@ _OF_FAMILY: dict[Family | None, dict[str, str]] = {
     Family.PYTHON: {"PYTHONPATH": "/var/runtime", "PWD": "/var/task", "SHLVL": "0", "LC_CTYPE": "C.UTF-8"},
     Family.NODEJS: {"PWD": "/var/task", "SHLVL": "0"},
     Family.JAVA: {"PWD": "/var/task", "SHLVL": "0"},
+    Family.RUBY: {"PWD": "/var/task", "SHLVL": "0"},
 }
+_SEARCH_PATHS = frozenset({"PATH", "LD_LIBRARY_PATH", "NODE_PATH", "GEM_PATH", "RUBYLIB"})
 _OF_PACKAGES = {
     "LANG": "en_US.UTF-8",
     "PATH": "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
@@ -59,6 +61,10 @@ def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
     if family(config.runtime) is Family.NODEJS:
         major = config.runtime.removeprefix("nodejs").partition(".")[0]
         env["NODE_PATH"] = f"/opt/nodejs/node{major}/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:/var/runtime:/var/task"
+    if family(config.runtime) is Family.RUBY:
+        release = f"{config.runtime.removeprefix('ruby')}.0"
+        env["GEM_PATH"] = f"/var/task/vendor/bundle/ruby/{release}:/opt/ruby/gems/{release}"
+        env["RUBYLIB"] = "/var/task:/opt/ruby/lib"
     if home.endpoint_url is not None:
         env["AWS_ENDPOINT_URL"] = home.endpoint_url
     else:
@@ -112,8 +118,10 @@ def init_message(
         "LAMBDA_TASK_ROOT": task_root,
     }
     if opt_root != "/opt":
-        for name in ("PATH", "LD_LIBRARY_PATH", *(("NODE_PATH",) if "NODE_PATH" in env else ())):
+        for name in _SEARCH_PATHS & env.keys():
             env[name] = ":".join(opt_root + p[4:] if p.startswith("/opt/") else p for p in env[name].split(":"))
+        if "GEM_PATH" in env:
+            env["GEM_PATH"] = env["GEM_PATH"].replace("/var/task/", f"{task_root}/")
     fields: dict[str, Any] = {
         "handler": config.handler,
         "env": env,

@@ -86,6 +86,8 @@ def command(config: VersionConfig, runtimes: Mapping[str, Interpreter], zygote_k
         classes = f"{{task}}:{{task}}/lib/*:{{opt}}/java/lib/*:{interpreter.client}"
         memory = f"-XX:MaxRAM={config.memory_mib}m"
         return [interpreter.path, memory, *_JAVA_FLAGS, "-cp", classes, _JAVA_MAIN, config.handler]
+    if kind is Family.RUBY:
+        return [interpreter.path, "{runtime}/runtime_bootstrap/ruby/bootstrap.rb"]
     return []
 
 

@@ -1,4 +1,4 @@
-"""Finding Node.js: overrides first, and only what really is the version it is said to be."""
+"""Finding Node.js and Ruby: overrides first, and only what really is the version it is said to be."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from engine.sandbox import toolchains
 
 
-def fake(folder: Path, name: str, version: str) -> Path:
-    program = folder / name / "bin" / "node"
+def fake(folder: Path, name: str, version: str, called: str = "node") -> Path:
+    program = folder / name / "bin" / called
     program.parent.mkdir(parents=True)
     program.write_text(f"#!/bin/sh\necho {version}\n")
     program.chmod(0o755)
@@ -59,3 +59,14 @@ def test_a_jdk_says_its_version_in_a_file(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("JAVA_HOME", str(home))
     found = toolchains.java()["java99"]
     assert (found.path, found.version, found.shows) == (str(home / "bin/java"), "99.0.1", (str(home),))
+
+
+def test_rubies_are_found_beside_them(tmp_path: Path) -> None:
+    fake(tmp_path, "path", "v22.1.0")
+    fake(tmp_path, ".rbenv/versions/3.1.2", "ruby 3.1.2p20 \\(2022-04-12\\) [x86_64-linux]", "ruby")
+    managed = fake(tmp_path, ".rbenv/versions/3.3.8", "ruby 3.3.8 \\(2025-04-09\\) +YJIT [x86_64-linux]", "ruby")
+    chosen = fake(tmp_path, "mine", "ruby 3.4.1p0 \\(2024-12-25\\) [x86_64-linux]", "ruby")
+    found = {k: v for k, v in toolchains.discover({"ruby3.4": chosen}).items() if k.startswith("ruby")}
+    assert {k: (v.version, v.path) for k, v in found.items()} == {"ruby3.3": ("3.3.8", str(managed)), "ruby3.4": ("3.4.1", str(chosen))}
+    assert found["ruby3.3"].shows == (str(managed.parents[1]),)
+    assert "ruby3.3" not in toolchains.discover({"ruby3.3": chosen})
