@@ -106,6 +106,9 @@ class RestApiHandler(Handler):
                 ],
             )  # fmt: skip
 
+        for kind, about in (body.get("x-amazon-apigateway-gateway-responses") or {}).items():
+            put_response(rest, api_id, kind, about)
+
     def _resource(self, api_id: str, path: str, known: dict[str, str]) -> str:
         if path not in known:
             parent, _, part = path.rpartition("/")
@@ -114,6 +117,16 @@ class RestApiHandler(Handler):
             )
             known[path] = made["id"]
         return known[path]
+
+
+def put_response(rest: Any, api_id: str, kind: str, about: Mapping[str, Any]) -> None:
+    """A gateway response; ``about`` has the members of OpenAPI's extension."""
+    arguments: dict[str, Any] = {
+        "responseParameters": dict(about.get("responseParameters") or {}), "responseTemplates": dict(about.get("responseTemplates") or {}),
+    }  # fmt: skip
+    if about.get("statusCode"):
+        arguments["statusCode"] = str(about["statusCode"])
+    rest.put_gateway_response(restApiId=api_id, responseType=kind, **arguments)
 
 
 def put_method(
@@ -239,6 +252,23 @@ class RestAuthorizerHandler(Handler):
         )
 
 
+class GatewayResponseHandler(Handler):
+    """AWS::ApiGateway::GatewayResponse."""
+
+    exclusive = True
+
+    def create(self, name: str, properties: Properties) -> Made:
+        about = {k[0].lower() + k[1:]: v for k, v in properties.items()}
+        put_response(self.clients(REST), properties["RestApiId"], properties["ResponseType"], about)
+        return Made(properties["ResponseType"], name, {"Id": name})
+
+    def delete(self, made: Made, properties: Properties) -> None:
+        rest = self.clients(REST)
+        self.forgiving(
+            rest.delete_gateway_response, rest.exceptions.ClientError, restApiId=properties["RestApiId"], responseType=made.physical
+        )
+
+
 class ApiKeyHandler(Handler):
     """AWS::ApiGateway::ApiKey."""
 
@@ -304,6 +334,7 @@ REST_API: Mapping[str, type[Handler]] = {
     "AWS::ApiGateway::Deployment": RestDeploymentHandler,
     "AWS::ApiGateway::Stage": RestStageHandler,
     "AWS::ApiGateway::Authorizer": RestAuthorizerHandler,
+    "AWS::ApiGateway::GatewayResponse": GatewayResponseHandler,
     "AWS::ApiGateway::ApiKey": ApiKeyHandler,
     "AWS::ApiGateway::UsagePlan": UsagePlanHandler,
     "AWS::ApiGateway::UsagePlanKey": UsagePlanKeyHandler,

@@ -1,7 +1,7 @@
 """Definitions of APIs and load balancers, read from the services in use for the supervisor, which serves them; and the keys that sign tokens.
 
 The supervisor asks here, with the secret that only it and the control plane know: for an API by its id or a load balancer by its name, in the
-accounts in which the services were spoken to; and for the key set of an issuer of tokens. Nothing is kept here. boto3 blocks and runs in threads.
+engine's own account; and for the key set of an issuer of tokens. Nothing is kept here. boto3 blocks and runs in threads.
 Source: docs.aws.amazon.com/apigateway/latest/api, docs.aws.amazon.com/apigatewayv2/latest/api-reference,
 openid.net/specs/openid-connect-discovery-1_0.html.
 """
@@ -14,7 +14,7 @@ import json
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -44,20 +44,19 @@ class Gateways:
         self._settings = settings
         self._clients: dict[tuple[str, str], AwsClients] = {}
 
-    def api(self, api_id: str, accounts: Iterable[str], hello: Hello) -> Api | None:
-        """The API of this id in the first of the accounts that has one. Raises ServiceError when API Gateway cannot be asked."""
+    def api(self, api_id: str, hello: Hello) -> Api | None:
+        """The API of this id, None when there is none. Raises ServiceError when API Gateway cannot be asked."""
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - a third of a second that few starts need
 
-        for account in accounts:
-            for read in (self._http, self._rest):
-                try:
-                    return read(self._aws(account, hello), account, api_id, hello.region)
-                except ClientError as e:
-                    if e.response["Error"]["Code"] in ("NotFoundException", "404"):
-                        continue
-                    raise ServiceError(f"API Gateway could not be asked for {api_id}: {e}") from e
-                except BotoCoreError as e:
-                    raise ServiceError(f"API Gateway could not be asked for {api_id}: {e}") from e
+        for read in (self._http, self._rest):
+            try:
+                return read(self._aws(hello), hello.account_id, api_id, hello.region)
+            except ClientError as e:
+                if e.response["Error"]["Code"] in ("NotFoundException", "404"):
+                    continue
+                raise ServiceError(f"API Gateway could not be asked for {api_id}: {e}") from e
+            except BotoCoreError as e:
+                raise ServiceError(f"API Gateway could not be asked for {api_id}: {e}") from e
         return None
 
     def _rest(self, aws: AwsClients, account: str, api_id: str, region: str) -> Api:
@@ -66,10 +65,11 @@ class Gateways:
         resources = list(_pages(client, "get_resources", "items", restApiId=api_id, embed=["methods"]))
         stages = client.get_stages(restApiId=api_id)["item"]
         authorizers = client.get_authorizers(restApiId=api_id, limit=500).get("items") or []
+        responses = client.get_gateway_responses(restApiId=api_id, limit=500).get("items") or []
         keys: dict[str, dict[str, str]] = {}
         if any(m.get("apiKeyRequired") for r in resources for m in (r.get("resourceMethods") or {}).values()):
             keys = _keys(client, api_id)
-        return read_rest(account, region, api, resources, stages, authorizers, keys)
+        return read_rest(account, region, api, resources, stages, authorizers, keys, responses)
 
     def _http(self, aws: AwsClients, account: str, api_id: str, region: str) -> Api:
         client = aws.client("apigatewayv2")
@@ -86,19 +86,18 @@ class Gateways:
             [client.get_authorizer(ApiId=api_id, AuthorizerId=name) for name in named],
         )
 
-    def balancer(self, name: str, accounts: Iterable[str], hello: Hello) -> Balancer | None:
+    def balancer(self, name: str, hello: Hello) -> Balancer | None:
         """The application load balancer of this name, or whose DNS name begins with it. Raises ServiceError when ELB cannot be asked."""
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as in api
 
-        for account in accounts:
-            client = self._aws(account, hello).client("elbv2", user_agent_extra=READING)
-            try:
-                for found in _pages(client, "describe_load_balancers", "LoadBalancers"):
-                    names = (str(found["LoadBalancerName"]).lower(), str(found.get("DNSName") or "").partition(".")[0].lower())
-                    if name in names and found.get("Type", "application") == "application":
-                        return _balancer(client, account, found)
-            except (ClientError, BotoCoreError) as e:
-                raise ServiceError(f"Elastic Load Balancing could not be asked for {name}: {e}") from e
+        client = self._aws(hello).client("elbv2", user_agent_extra=READING)
+        try:
+            for found in _pages(client, "describe_load_balancers", "LoadBalancers"):
+                names = (str(found["LoadBalancerName"]).lower(), str(found.get("DNSName") or "").partition(".")[0].lower())
+                if name in names and found.get("Type", "application") == "application":
+                    return _balancer(client, hello.account_id, found)
+        except (ClientError, BotoCoreError) as e:
+            raise ServiceError(f"Elastic Load Balancing could not be asked for {name}: {e}") from e
         return None
 
     def key_set(self, issuer: str, hello: Hello) -> dict[str, Any]:
@@ -109,13 +108,15 @@ class Gateways:
         pool = _COGNITO.fullmatch(issuer)
         if pool is not None and self._settings.aws_endpoint != "aws":
             base = hello.endpoint_url if self._settings.aws_endpoint == "embedded" else self._settings.aws_endpoint
-            return _get(f"{base.rstrip('/')}/{pool[1]}/.well-known/jwks.json")
+            signing = hello.function_key if self._settings.auth is not AuthMode.OFF else ("test", "test", None)
+            return _get(f"{base.rstrip('/')}/{pool[1]}/.well-known/jwks.json", (*signing, hello.region))
         described = _get(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
         return _get(str(described.get("jwks_uri") or ""))
 
-    def _aws(self, account: str, hello: Hello) -> AwsClients:
+    def _aws(self, hello: Hello) -> AwsClients:
         from engine.aws.clients import for_settings  # noqa: PLC0415 - imports boto3
 
+        account = hello.account_id
         found = self._clients.get((account, hello.endpoint_url))
         if found is None:
             credentials: tuple[str, str, str | None] | None = None
@@ -177,12 +178,13 @@ def _keys(client: Any, api_id: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def _get(url: str) -> dict[str, Any]:
-    """A JSON object. Raises ServiceError naming the address."""
+def _get(url: str, signing: tuple[str, str, str | None, str] | None = None) -> dict[str, Any]:
+    """A JSON object. ``signing``: access key, secret, token and region, for Cognito. Raises ServiceError naming the address."""
     if not url.startswith(("https://", "http://")):
         raise ServiceError(f"{url[:200]!r} is not the address of a document")
+    request = urllib.request.Request(url, headers={} if signing is None else _signed(url, *signing))  # noqa: S310 - checked above
     try:
-        with urllib.request.urlopen(url, timeout=FETCH_S) as answer:  # noqa: S310 - checked above
+        with urllib.request.urlopen(request, timeout=FETCH_S) as answer:  # noqa: S310 - as above
             document = json.loads(answer.read(MAX_KEYS))
     except (OSError, ValueError, urllib.error.URLError) as e:
         raise ServiceError(f"{url}: {e}") from e
@@ -191,8 +193,19 @@ def _get(url: str) -> dict[str, Any]:
     return document
 
 
+def _signed(url: str, key: str, secret: str, token: str | None, region: str) -> dict[str, str]:
+    """The headers of a signed request: by its service, the engine and the embedded AWS tell whose it is."""
+    from botocore.auth import SigV4Auth  # noqa: PLC0415 - a third of a second that few starts need
+    from botocore.awsrequest import AWSRequest  # noqa: PLC0415
+    from botocore.credentials import Credentials  # noqa: PLC0415
+
+    request = AWSRequest("GET", url)
+    SigV4Auth(Credentials(key, secret, token), "cognito-idp", region).add_auth(request)
+    return dict(request.headers.items())
+
+
 class GatewayEndpoint:
-    """ASGI. The question is JSON: ``{"api": id, "accounts": [...]}``, ``{"balancer": name, "accounts": [...]}`` or ``{"issuer": url}``."""
+    """ASGI. The question is JSON: ``{"api": id}``, ``{"balancer": name}`` or ``{"issuer": url}``."""
 
     def __init__(self, gateways: Gateways, hello: Callable[[], Awaitable[Hello]]) -> None:
         self._gateways = gateways
@@ -215,9 +228,8 @@ class GatewayEndpoint:
             asked = json.loads(body)
             if "issuer" in asked:
                 return 200, msgspec.json.encode(await asyncio.to_thread(self._gateways.key_set, asked["issuer"], hello))
-            accounts: Sequence[str] = asked["accounts"]
             if "balancer" in asked:
-                return 200, msgspec.json.encode(await asyncio.to_thread(self._gateways.balancer, asked["balancer"], accounts, hello))
-            return 200, msgspec.json.encode(await asyncio.to_thread(self._gateways.api, asked["api"], accounts, hello))
+                return 200, msgspec.json.encode(await asyncio.to_thread(self._gateways.balancer, asked["balancer"], hello))
+            return 200, msgspec.json.encode(await asyncio.to_thread(self._gateways.api, asked["api"], hello))
         except ServiceError as e:
             return 502, msgspec.json.encode({"message": e.message})

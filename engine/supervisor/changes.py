@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from engine.supervisor.api import account_of
 from engine.supervisor.gateway.definitions import CHANGES_APIS, CHANGES_BALANCERS
 from engine.supervisor.guard import CHANGES_IAM, Guard
 
@@ -29,13 +28,9 @@ class Changes:
     def of(self, service: str | None, head: Head) -> Callable[[], None] | None:
         """To be called when the request is answered, before its answer is passed on; None when nothing has to be forgotten."""
         iam, apis, balancers = service in CHANGES_IAM, service in CHANGES_APIS, service in CHANGES_BALANCERS
-        if apis or balancers:
-            account = account_of(head.header(b"authorization") or b"")
-            for kept in (self._definitions, self._balancers):
-                kept.spoken_to(None if account is None else account.decode())
-            # Reading them, the control plane must not make them stale.
-            apis = apis and head.method != b"GET"
-            balancers = balancers and READING not in (head.header(b"user-agent") or b"")
+        # Reading them, the control plane must not make them stale.
+        apis = apis and head.method != b"GET"
+        balancers = balancers and READING not in (head.header(b"user-agent") or b"")
         return functools.partial(self.forget, iam=iam, apis=apis, balancers=balancers) if iam or apis or balancers else None
 
     def forget(self, *, iam: bool = True, apis: bool = True, balancers: bool = True) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -340,3 +341,90 @@ def test_methods_that_need_a_key_get_one_of_the_stages_usage_plans(gate: Engine)
     assert call(gate, api.host, "/prod", x_api_key="u" * 32).status == 403
     answer = call(gate, api.host, "/prod", x_api_key="k" * 32)
     assert (answer.status, answer.json()["requestContext"]["identity"]["apiKeyId"]) == (200, key["id"])
+
+
+def test_tokens_of_the_embedded_cognitos_user_pools(gate: Engine) -> None:
+    cognito = gate.client("cognito-idp")
+    pool = cognito.create_user_pool(PoolName="p")["UserPool"]
+    flows = ["ALLOW_ADMIN_USER_PASSWORD_AUTH", "ALLOW_REFRESH_TOKEN_AUTH"]
+    client = cognito.create_user_pool_client(UserPoolId=pool["Id"], ClientName="c", ExplicitAuthFlows=flows)["UserPoolClient"]["ClientId"]
+    cognito.admin_create_user(UserPoolId=pool["Id"], Username="ada", MessageAction="SUPPRESS")
+    cognito.admin_set_user_password(UserPoolId=pool["Id"], Username="ada", Password="Secret-123", Permanent=True)
+    made = cognito.admin_initiate_auth(
+        UserPoolId=pool["Id"], ClientId=client, AuthFlow="ADMIN_USER_PASSWORD_AUTH", AuthParameters={"USERNAME": "ada", "PASSWORD": "Secret-123"}
+    )["AuthenticationResult"]
+
+    rest = RestApi(gate, "pool")
+    authorizer = rest.client.create_authorizer(
+        restApiId=rest.id, name="a", type="COGNITO_USER_POOLS", providerARNs=[pool["Arn"]], identitySource="method.request.header.Authorization"
+    )["id"]
+    rest.method("GET", "/", "auth-echo", authorizationType="COGNITO_USER_POOLS", authorizerId=authorizer)
+    rest.deploy()
+    for token in (made["IdToken"], f"Bearer {made['IdToken']}"):
+        answer = call(gate, rest.host, "/prod", Authorization=token)
+        assert answer.status == 200, answer.body
+        assert answer.json()["requestContext"]["authorizer"]["claims"]["cognito:username"] == "ada"
+    spoilt = made["IdToken"][:-4] + ("AAAA" if made["IdToken"][-4:] != "AAAA" else "BBBB")
+    for token in (made["AccessToken"], spoilt, "nonsense"):
+        assert said(call(gate, rest.host, "/prod", Authorization=token)) == (401, {"message": "Unauthorized"})
+
+    http = HttpApi(gate, "pool")
+    issuer = f"https://cognito-idp.{REGION}.amazonaws.com/{pool['Id']}"
+    jwt_authorizer = http.authorizer(
+        AuthorizerType="JWT", IdentitySource=["$request.header.Authorization"], JwtConfiguration={"Audience": [client], "Issuer": issuer}
+    )
+    http.route("GET /", "auth-echo", AuthorizationType="JWT", AuthorizerId=jwt_authorizer)
+    answer = call(gate, http.host, "/", Authorization=f"Bearer {made['AccessToken']}")
+    assert answer.status == 200, answer.headers
+    assert answer.json()["requestContext"]["authorizer"]["jwt"]["claims"]["client_id"] == client
+
+
+def test_an_apis_owner_rewrites_its_refusals(gate: Engine) -> None:
+    api = RestApi(gate, "rewritten")
+    authorizer = api.authorizer("auth-fn", "TOKEN", "method.request.header.X-Token")
+    api.method("GET", "/", "auth-echo", authorizationType="CUSTOM", authorizerId=authorizer)
+    origin = {"gatewayresponse.header.Access-Control-Allow-Origin": "'*'", "gatewayresponse.header.X-Agent": "method.request.header.User-Agent"}
+    api.client.put_gateway_response(restApiId=api.id, responseType="DEFAULT_4XX", responseParameters=origin)
+    api.client.put_gateway_response(
+        restApiId=api.id,
+        responseType="ACCESS_DENIED",
+        statusCode="404",
+        responseTemplates={"application/json": '{"error": $context.error.messageString, "kind": "$context.error.responseType", "id": "$context.requestId"}'},
+    )
+    api.deploy()
+    missing = call(gate, api.host, "/prod", User_Agent="tester/1")
+    assert said(missing) == (401, {"message": "Unauthorized"})
+    assert (missing.headers["access-control-allow-origin"], missing.headers["x-agent"]) == ("*", "tester/1")
+    denied = call(gate, api.host, "/prod", X_Token="other")
+    assert said(denied) == (
+        404,
+        {"error": "User is not authorized to access this resource", "kind": "ACCESS_DENIED", "id": denied.headers["x-amzn-requestid"]},
+    )
+
+
+def test_an_issuer_that_cannot_be_asked_lets_nobody_in(gate: Engine) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        issuer = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        api = HttpApi(gate, "away")
+        authorizer = api.authorizer(
+            AuthorizerType="JWT", IdentitySource=["$request.header.Authorization"], JwtConfiguration={"Audience": ["shop"], "Issuer": issuer}
+        )
+        api.route("GET /", "auth-echo", AuthorizationType="JWT", AuthorizerId=authorizer)
+        stranger = Issuer()
+        stranger.url = issuer
+        refused = call(gate, api.host, "/", Authorization=stranger.token())
+    assert said(refused) == (401, {"message": "Unauthorized"})
+    assert "keys could not be had" in refused.headers["www-authenticate"]
+
+
+def test_a_throttled_function_is_not_the_clients_fault(gate: Engine) -> None:
+    gate.deploy("auth-none", ECHO)
+    let_in(gate, "auth-none", "*/*")
+    gate.client().put_function_concurrency(FunctionName="auth-none", ReservedConcurrentExecutions=0)
+    rest, http = RestApi(gate, "throttled"), HttpApi(gate, "throttled")
+    rest.method("GET", "/", "auth-none")
+    rest.deploy()
+    http.route("GET /", "auth-none")
+    assert said(call(gate, rest.host, "/prod")) == (500, {"message": "Internal server error"})
+    assert said(call(gate, http.host, "/")) == (503, {"message": "Service Unavailable"})

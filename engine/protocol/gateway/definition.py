@@ -17,6 +17,7 @@ DEFAULT_STAGE = DEFAULT_ROUTE = "$default"
 REST_TIMEOUT_S, HTTP_TIMEOUT_S = 29.0, 30.0
 AUTHORIZER_TTL_S = 300
 _FUNCTION = re.compile(r"arn:aws[a-zA-Z-]*:lambda:[^:/]*:[^:/]*:function:[^/]+")
+_GATEWAY_HEADER = "gatewayresponse.header."
 _VARIABLE = re.compile(r"\$\{stageVariables\.([A-Za-z0-9_]+)\}")
 Document = Mapping[str, Any]
 
@@ -34,7 +35,9 @@ class Integration(msgspec.Struct, frozen=True):
     subtype: str = ""
 
     def function_arn(self, variables: Mapping[str, str]) -> str | None:
-        """The ARN of the function, stage variables put in; None when the target is not a function."""
+        """The ARN of the function, stage variables put in; None when the target is not a function, or one that is to stream."""
+        if "/response-streaming-invocations" in self.uri:
+            return None
         return function_arn(self.uri, variables) if self.kind == "AWS_PROXY" and not self.subtype else None
 
 
@@ -90,9 +93,17 @@ class Stage(msgspec.Struct, frozen=True):
     keys: dict[str, str] = {}
 
 
+class GatewayResponse(msgspec.Struct, frozen=True):
+    """``status`` None: the refusal's own. ``headers`` have expressions as values, ``template`` is that for JSON."""
+
+    status: int | None = None
+    headers: dict[str, str] = {}
+    template: str | None = None
+
+
 class Api(msgspec.Struct, frozen=True):
     """One API. ``binary``: media types whose bodies travel in Base64. ``cors`` has the members of an HTTP API's configuration.
-    ``policy``: the API's own resource policy. ``selection``: the route selection expression. ``ignored``: settings that have no effect here.
+    ``policy``: the API's own resource policy. ``responses``: its gateway responses by type. ``selection``: the route selection expression. ``ignored``: settings that have no effect here.
     """
 
     api_id: str
@@ -105,6 +116,7 @@ class Api(msgspec.Struct, frozen=True):
     binary: tuple[str, ...] = ()
     cors: dict[str, Any] | None = None
     policy: str = ""
+    responses: dict[str, GatewayResponse] = {}
     disabled: bool = False
     selection: str = ""
     ignored: tuple[str, ...] = ()
@@ -128,6 +140,7 @@ def read_rest(
     stages: Iterable[Document],
     authorizers: Iterable[Document],
     keys: Mapping[str, Mapping[str, str]],
+    responses: Sequence[Document] = (),
 ) -> Api:
     """A REST API. ``resources`` have their methods embedded; ``keys``: values of API keys by stage and key id."""
     routes: list[Route] = []
@@ -137,6 +150,9 @@ def read_rest(
             routes.append(_rest_route(resource, method, about))
             if about.get("requestValidatorId"):
                 ignored.add("request validators")
+            integration = about.get("methodIntegration") or {}
+            if integration.get("requestParameters"):
+                ignored.add("parameter mappings of integrations")
     found = {}
     for stage in stages:
         name = str(stage["stageName"])
@@ -156,9 +172,22 @@ def read_rest(
         {a["id"]: _rest_authorizer(a) for a in authorizers},
         tuple(str(t).replace("~1", "/") for t in api.get("binaryMediaTypes") or ()),
         policy=_policy(api.get("policy")),
+        responses=read_responses(responses),
         disabled=bool(api.get("disableExecuteApiEndpoint")),
         ignored=tuple(sorted(ignored)),
     )
+
+
+def read_responses(items: Sequence[Document]) -> dict[str, GatewayResponse]:
+    """What GetGatewayResponses answers, by response type, without those that nobody has changed."""
+    found = {}
+    for item in items:
+        if not item.get("defaultResponse"):
+            status = item.get("statusCode")
+            headers = {k.removeprefix(_GATEWAY_HEADER): str(v) for k, v in (item.get("responseParameters") or {}).items() if k.startswith(_GATEWAY_HEADER)}
+            template = (item.get("responseTemplates") or {}).get("application/json")
+            found[str(item["responseType"])] = GatewayResponse(None if status is None else int(status), headers, template)
+    return found
 
 
 def _policy(text: Any) -> str:
@@ -203,12 +232,13 @@ def _rest_route(resource: Document, method: str, about: Document) -> Route:
 
 
 def _rest_authorizer(about: Document) -> Authorizer:
-    ttl = about.get("authorizerResultTtlInSeconds")
+    ttl, kind = about.get("authorizerResultTtlInSeconds"), str(about.get("type") or "")
+    source = about.get("identitySource") or ("" if kind == "REQUEST" else "method.request.header.Authorization")
     return Authorizer(
         str(about["id"]),
-        str(about.get("type") or ""),
+        kind,
         str(about.get("authorizerUri") or ""),
-        tuple(s.strip() for s in str(about.get("identitySource") or "").split(",") if s.strip()),
+        tuple(s.strip() for s in str(source).split(",") if s.strip()),
         str(about.get("identityValidationExpression") or ""),
         AUTHORIZER_TTL_S if ttl is None else int(ttl),
         audience=tuple(about.get("providerARNs") or ()),
@@ -227,8 +257,10 @@ def read_http(
 ) -> Api:
     """An HTTP or WebSocket API, from the members of apigatewayv2's answers."""
     kind = str(api.get("ProtocolType") or HTTP)
-    targets = {f"integrations/{i['IntegrationId']}": _http_integration(i, kind) for i in integrations}
+    integrations = list(integrations)
     ignored: set[str] = set()
+    if kind == HTTP and any(i.get("RequestParameters") or i.get("ResponseParameters") for i in integrations):
+        ignored.add("parameter mappings of integrations")
     found: dict[str, Stage] = {}
     for stage in stages:
         name = str(stage["StageName"])
@@ -236,6 +268,7 @@ def read_http(
         throttles = [stage.get("DefaultRouteSettings") or {}, *(stage.get("RouteSettings") or {}).values()]
         if any(t.get("ThrottlingRateLimit") or t.get("ThrottlingBurstLimit") for t in throttles):
             ignored.add("route throttling")
+    targets = {f"integrations/{i['IntegrationId']}": _http_integration(i, kind) for i in integrations}
     cors = api.get("CorsConfiguration")
     return Api(
         str(api["ApiId"]),

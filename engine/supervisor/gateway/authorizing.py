@@ -61,6 +61,8 @@ class Authorizing:
             self._end(refused(Why.AUTHORIZER_FAILED, api.kind))
         elif authorizer.kind == "JWT":
             self._token(authorizer)
+        elif authorizer.kind == "COGNITO_USER_POOLS":
+            self._pool(authorizer)
         elif authorizer.kind in ("TOKEN", "REQUEST"):
             self._ask(authorizer)
         else:
@@ -82,7 +84,7 @@ class Authorizing:
             self._end(refused(Why.UNAUTHORIZED, api.kind))
             return
         self._identity = identity
-        kept = self._served.verdicts.get((authorizer.authorizer_id, *identity)) if identity else None
+        kept = self._served.verdicts.get(self._key(authorizer)) if identity else None
         if kept is not None and kept[0] > self._owner.loop.time():
             self._judge(kept[1])
             return
@@ -95,6 +97,9 @@ class Authorizing:
             self._owner.invoke(authorizer.uri, self._context, authorizer.credentials, source, event, None, self)
         except (AwsError, ValueError) as e:
             self._failed_because(str(e))
+
+    def _key(self, authorizer: Authorizer) -> tuple[str, ...]:
+        return (authorizer.authorizer_id, self._context.stage.name, *self._identity)
 
     def _arn(self) -> str:
         """Of this method and path; of an HTTP or WebSocket API, of its route."""
@@ -130,7 +135,7 @@ class Authorizing:
             verdicts = self._served.verdicts
             if len(verdicts) >= MAX_VERDICTS:
                 verdicts.clear()
-            verdicts[authorizer.authorizer_id, *self._identity] = (self._owner.loop.time() + authorizer.ttl_s, verdict)
+            verdicts[self._key(authorizer)] = (self._owner.loop.time() + authorizer.ttl_s, verdict)
         self._judge(verdict)
 
     def failed(self, request: Invocation, error: AwsError) -> None:
@@ -186,6 +191,29 @@ class Authorizing:
         self._owner.key_sets.verify(token, authorizer.issuer, verified)
 
 
+    def _pool(self, authorizer: Authorizer) -> None:
+        """A token of one of the user pools: of identity, or of access where the method asks for scopes."""
+        identity = authorizers.identity(authorizer, self._request, self._context)
+        token = tokens.bearer(identity[0]) if identity else ""
+        issuer = tokens.pool_issuer(token, authorizer.audience)
+        if issuer is None:
+            self._end(refused(Why.UNAUTHORIZED, self._served.api.kind))
+            return
+        scopes = self._context.route.scopes
+
+        def verified(claims: Mapping[str, Any] | None, _reason: str) -> None:
+            try:
+                if claims is None:
+                    raise tokens.TokenRefused(401, "", scopes)
+                tokens.check_pool_claims(claims, issuer, scopes, time.time())
+            except tokens.TokenRefused:
+                self._end(refused(Why.UNAUTHORIZED, self._served.api.kind))
+                return
+            self._end(None, {"claims": tokens.described(claims, scopes)["claims"]})
+
+        self._owner.key_sets.verify(token, issuer, verified)
+
+
 def check_signed(identity: Identity | None, account: str, served: Served, request: ApiRequest, context: ApiContext) -> None:
     """Whether who signed may call: by its policies, where they are enforced, and by the API's. Raises Refused."""
     caller = identity or root_of(account)
@@ -221,7 +249,7 @@ def _denied(who: str, kind: str, arn: str, *, explicitly: bool) -> Refused:
     parts[4] = "*" * 8 + parts[4][8:]
     suffix = " with an explicit deny" if explicitly else ""
     message = f"User: {who} is not authorized to perform: execute-api:Invoke on resource: {':'.join(parts)}{suffix}"
-    return said(403, message, "AccessDeniedException", capital=True)
+    return said(403, message, "AccessDeniedException", capital=True, kind="ACCESS_DENIED")
 
 
 def _error_message(payload: bytes) -> str:

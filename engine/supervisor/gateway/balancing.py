@@ -83,6 +83,14 @@ class BalancerExchange:
         self._owner.balancers.get(self._address.name, self._defined)
 
     def _defined(self, balancer: Balancer | None, unreadable: Unreadable | None) -> None:
+        try:
+            self._route(balancer, unreadable)
+        except Exception:
+            # Called by whoever made the definition known, which others wait for.
+            log.exception("a request to a load balancer failed", name=self._address.name)
+            self._send(alb.page(500))
+
+    def _route(self, balancer: Balancer | None, unreadable: Unreadable | None) -> None:
         if unreadable is not None:
             self._refuse(502, f"the definition of the load balancer could not be read: {unreadable}")
             return

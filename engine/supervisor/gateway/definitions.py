@@ -46,7 +46,6 @@ class Definitions(Generic[T]):
         make: Callable[[bytes], T | None],
         connect: Connect,
         token: str,
-        account: str,
         *,
         fresh_s: float,
     ) -> None:
@@ -56,16 +55,9 @@ class Definitions(Generic[T]):
         self._connect = connect
         self._token = token
         self._fresh_s = fresh_s
-        self._accounts = {account: None}
         self._known: dict[str, tuple[float, T | None]] = {}
         self._asking: dict[str, asyncio.Task[tuple[T | None, Unreadable | None]]] = {}
         self._revision = 0
-
-    def spoken_to(self, account: str | None) -> None:
-        """The service has been spoken to in this account: what it has there is looked for as well."""
-        if account is not None and account not in self._accounts:
-            self._accounts[account] = None
-            self.forget()
 
     def forget(self) -> None:
         """Any of them may have changed."""
@@ -87,7 +79,7 @@ class Definitions(Generic[T]):
     async def _ask(self, name: str) -> tuple[T | None, Unreadable | None]:
         while True:
             revision = self._revision
-            question = json.dumps({self._kind: name, "accounts": list(self._accounts)}).encode()
+            question = json.dumps({self._kind: name}).encode()
             try:
                 status, body = await ask(self._connect, b"POST", PATH, self._token, question)
                 if status != 200:

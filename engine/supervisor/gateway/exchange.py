@@ -22,6 +22,7 @@ from engine.errors import AwsError, TooManyRequests, UnrecognizedClient
 from engine.protocol import cors
 from engine.protocol.function_url import MalformedResponse, UrlResponse, response
 from engine.protocol.gateway import http, rest
+from engine.protocol.gateway.customised import customised
 from engine.protocol.gateway.definition import DEFAULT_STAGE, HTTP, REST, WEBSOCKET, Integration, Route, Stage
 from engine.protocol.gateway.refusals import Refused, Why, refused, said, unserved
 from engine.protocol.gateway.request import ApiContext, ApiRequest, forwarded, header
@@ -83,6 +84,8 @@ class ApiExchange:
             self._route(served)
         except Refused as e:
             self.refuse(e)
+        except Exception as e:  # noqa: BLE001 - called by whoever made the definition known, which others wait for
+            self._unexpected(e)
 
     def _route(self, served: Served) -> None:
         """Find stage and route. Raises Refused."""
@@ -145,7 +148,7 @@ class ApiExchange:
             enter(None)
         elif signed:
             self._verify(served)
-        elif kind in ("CUSTOM", "JWT"):
+        elif kind in ("CUSTOM", "JWT", "COGNITO_USER_POOLS"):
             Authorizing(self._owner, served, self.request, self.context, self._judged).start()
         else:
             raise unserved(f"authorization of type {kind} ({self.context.route.key})")
@@ -157,6 +160,8 @@ class ApiExchange:
             self._entering(authorizer)
         except Refused as e:
             self.refuse(e)
+        except Exception as e:  # noqa: BLE001 - called by the invoker, which others wait for
+            self._unexpected(e)
 
     def _verify(self, served: Served) -> None:
         """By signature; without authentication a key must at least be claimed, since the function is told whose it is. Raises Refused."""
@@ -286,8 +291,18 @@ class ApiExchange:
         self.refuse(refused(Why.THROTTLED if isinstance(error, TooManyRequests) else Why.FAILED, self.context.api.kind))
 
     def refuse(self, error: Refused) -> None:
-        """The answer is a refusal."""
+        """The answer is a refusal, as the API's owner has it."""
+        responses = None if self._served is None else self._served.api.responses
+        if responses:
+            sent = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in self.head.headers]
+            context = {"requestId": self._request_id, "extendedRequestId": self._extended_id, "identity.sourceIp": self.head.peer}
+            error = customised(error, responses, sent, context)
         self.send(replies.refusal(error))
+
+    def _unexpected(self, error: Exception) -> None:
+        """The engine's own fault: whoever called this goes on, and the client is not left waiting."""
+        log.error("a request to an API failed", api=self._address.api_id, exc_info=error)
+        self.refuse(refused(Why.BROKEN, REST if self._served is None else self._served.api.kind))
 
     def end(self) -> bool:
         """Whether this was not the end before."""

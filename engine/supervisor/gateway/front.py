@@ -61,8 +61,8 @@ class Gateways:
         self.clock = clock
         self.verifier = verifier
         fresh_s = EMBEDDED_S if written_here else ELSEWHERE_S
-        self.definitions = Definitions(loop, "api", served, connect, token, account_id, fresh_s=fresh_s)
-        self.balancers = Definitions(loop, "balancer", decode, connect, token, account_id, fresh_s=fresh_s)
+        self.definitions = Definitions(loop, "api", served, connect, token, fresh_s=fresh_s)
+        self.balancers = Definitions(loop, "balancer", decode, connect, token, fresh_s=fresh_s)
         self.key_sets = KeySets(loop, connect, token)
         self.account_id = account_id
         self._catalogue = catalogue

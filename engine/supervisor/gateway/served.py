@@ -14,7 +14,7 @@ _decode = msgspec.json.Decoder(Api | None).decode
 
 
 class Served:
-    """``verdicts`` are by authorizer and identity, with the loop's time until which they hold."""
+    """``verdicts`` are by authorizer, stage and identity, with the loop's time until which they hold."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
