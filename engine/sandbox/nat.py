@@ -29,6 +29,8 @@ from engine.sandbox.spaces import RESOLVER, Chunks, Gateway, Space
 PREFIX = "le-nat-"
 # Table of what stays kept apart when the last engine has ended but others need the switch.
 GUARD = "lambda-engine-guard"
+# A function has 1,024 descriptors; connections are remembered for a while after their end.
+MOST_CONNECTIONS = 4096
 _NOTES = Path("/run/lambda-engine/forwarding")
 _SWITCH = "/proc/sys/net/ipv4/ip_forward"
 _MAC = bytes.fromhex("060000000002")
@@ -100,6 +102,9 @@ class Nat:
         table.base("forward", nft.FORWARD, policy_drop=True)
         table.rule("forward", nft.known(), nft.accept())
         table.rule("forward", nft.destination("169.254.0.0/16"), nft.reject())
+        # Every connection has a place in the host's table of connections, which is full at some hundred thousand.
+        table.meter("connections")
+        table.rule("forward", nft.incoming(_GATEWAY), nft.source_over("connections", MOST_CONNECTIONS), nft.reject())
         table.rule("forward", nft.incoming(_GATEWAY), nft.outgoing(_UPLINK), nft.accept())
         table.rule("forward", nft.incoming(_GATEWAY), nft.reject())
         table.base("postrouting", nft.POSTROUTING, nft.SOURCE_NAT, kind="nat")

@@ -16,7 +16,7 @@ from engine.sandbox.netlink import CREATE, DUMP, REQUEST, Message, Netlink, attr
 
 NETFILTER = 12
 _SUBSYSTEM = 10
-_NEW_TABLE, _DELETE_TABLE, _NEW_CHAIN, _GET_CHAIN, _NEW_RULE = 0, 2, 3, 4, 6
+_NEW_TABLE, _DELETE_TABLE, _NEW_CHAIN, _GET_CHAIN, _NEW_RULE, _NEW_SET = 0, 2, 3, 4, 6, 9
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _OWNER = 2
 _APPEND = 0x800
@@ -30,6 +30,9 @@ _EQUAL, _NOT_EQUAL, _AT_MOST, _AT_LEAST = 0, 1, 3, 5
 _NETWORK, _TRANSPORT = 1, 2
 _ADMINISTRATIVELY_PROHIBITED = 13
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
+
+# A set whose members come and go with the packets that name them, each with a count of its own; so many at most.
+_SET_DYNAMIC, _SET_SIZE, _IPV4_ADDRESS, _OVER = 0x20, 65536, 7, 1
 
 Rule = Sequence[bytes]
 
@@ -167,6 +170,13 @@ def _address(offset: int, network: str) -> tuple[bytes, ...]:
     return load, _mask(4, block.netmask.packed), _compare(block.network_address.packed)
 
 
+def source_over(meter: str, most: int) -> tuple[bytes, ...]:
+    """Matches when the packet's source has more than ``most`` connections, by ``Table.meter``'s count."""
+    count = _text(1, "connlimit") + nested(2, attribute(1, _be32(most)), attribute(2, _be32(_OVER)))
+    parts = _text(1, meter), attribute(2, _be32(1)), attribute(3, _be32(0)), attribute(4, _be32(_REGISTER)), nested(7, count)
+    return _payload(_NETWORK, 12, 4), _expression("dynset", *parts)
+
+
 def protocol(number: int) -> tuple[bytes, ...]:
     """Matches the protocol above IP."""
     return _meta(_META_L4), _compare(bytes([number]))
@@ -196,6 +206,7 @@ class Table:
     def __init__(self, name: str, *, owned: bool = False) -> None:
         self.name = name
         self._owned = owned
+        self._meters: list[Message] = []
         self._chains: list[Message] = []
         self._rules: list[Message] = []
 
@@ -213,6 +224,13 @@ class Table:
         """A chain that other chains jump to."""
         self._chains.append(self._message(f"chain {name}", _NEW_CHAIN, _text(1, self.name) + _text(3, name)))
 
+    def meter(self, name: str) -> None:
+        """What ``source_over`` counts with; one per table."""
+        parts = ((3, _SET_DYNAMIC), (4, _IPV4_ADDRESS), (5, 4), (10, 1))
+        size = nested(9, attribute(1, _be32(_SET_SIZE)))
+        body = _text(1, self.name) + _text(2, name) + b"".join(attribute(n, _be32(v)) for n, v in parts) + size
+        self._meters.append(self._message(f"set {name}", _NEW_SET, body))
+
     def rule(self, chain: str, *parts: bytes | Rule) -> None:
         """Append a rule: all its matches must hold for its statements to happen."""
         expressions: list[bytes] = []
@@ -226,7 +244,7 @@ class Table:
         flags = attribute(2, _be32(_OWNER)) if self._owned else b""
         create = self._message(f"table {self.name}", _NEW_TABLE, _text(1, self.name) + flags)
         former = [self._message(f"table {self.name}", _DELETE_TABLE, _text(1, self.name), 0)] if replacing else []
-        return [*former, create, *self._chains, *self._rules]
+        return [*former, create, *self._meters, *self._chains, *self._rules]
 
 
 def _family(number: int = socket.AF_INET) -> bytes:

@@ -158,6 +158,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self._closing = True
+        # Parser and connection know each other, so what is held here would wait for the collector of cycles.
+        self._chunks, self._held = [], []
         if self._passed is not None:
             self._passed.abort()
             self._passed = None

@@ -19,6 +19,7 @@ from engine.errors import WireError
 from engine.ids import hex32
 from engine.sandbox.group import cpu_used_s
 from engine.supervisor.channel import Channel
+from engine.supervisor.door import Door
 from engine.supervisor.logs import MAX_EVENT
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class InstanceEvents(Protocol):
 
     def on_output(self, instance: Instance, text: str) -> None: ...
 
-    def on_connection(self, sock: socket.socket) -> None: ...
+    def on_connection(self, sock: socket.socket, door: Door) -> None: ...
 
     def lane_worker(self, instance: Instance, channel: Channel, fd: int) -> LaneWorker | None: ...
 
@@ -58,7 +59,7 @@ class Instance:
 
     __slots__ = (
         "_accepting", "_cpu_read_ms", "_current", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "answered",
-        "born_s", "capped", "channel", "copied", "cpu_before_s", "cpu_file", "cpu_s", "crew", "deadline_s", "endpoint", "flight", "freezer",
+        "born_s", "capped", "channel", "copied", "cpu_before_s", "cpu_file", "cpu_s", "crew", "deadline_s", "door", "endpoint", "flight", "freezer",
         "frozen", "holder_id", "init_error", "init_failed_in_init", "init_ms", "init_started_s", "invocations", "kind", "learned",
         "leave_s", "leaving", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "provisioned", "raw_used", "response",
         "restore_ms", "restored", "said_hello", "snapshot", "state", "stream", "template", "version",
@@ -94,6 +95,7 @@ class Instance:
         self.pid = 0
         self.channel: Channel | None = None
         self.endpoint: socket.socket | None = None
+        self.door = Door(self.listen)
         self.memory_peak_file: str | None = None
         self.memory_bytes = 0
         self.cpu_file: str | None = None
@@ -210,7 +212,10 @@ class Instance:
             sock, _ = self.endpoint.accept()
         except OSError:
             return
-        self._events.on_connection(sock)
+        if not self.door.entered():
+            self._loop.remove_reader(self.endpoint.fileno())
+            self._accepting = False
+        self._events.on_connection(sock, self.door)
 
     def read_output(self) -> None:
         """Take what subprocesses and C code wrote to fd 1 and 2; whole lines become log events."""

@@ -27,6 +27,7 @@ from engine.supervisor import streaming
 from engine.supervisor import worker_messages as said
 from engine.supervisor.catalogue import Version
 from engine.supervisor.channel import Channel
+from engine.supervisor.door import Door
 from engine.supervisor.environment import Home
 from engine.supervisor.faults import Faults
 from engine.supervisor.finishing import Finishing
@@ -91,7 +92,7 @@ class Invoker:
         self.in_flight = 0
         self.lanes: Lanes | None = None
         self.on_idle: Callable[[], None] | None = None
-        self.on_connection_accepted: Callable[[socket.socket], None] = socket.socket.close
+        self.on_connection_accepted: Callable[[socket.socket, Door], None] = lambda sock, _: sock.close()
         self._stories = Story(clock)
         self.sharing = Sharing(clock, self._fleet, self._stories, self, accepted=self.on_connection, timed=self._timed)
         self.faults = Faults(clock, self._fleet, self.standing, self._stories, self._timed, self, self._free, self.sharing)
@@ -309,9 +310,9 @@ class Invoker:
             return
         self._stories.printed(instance, text, self._clock.epoch_ms())
 
-    def on_connection(self, sock: socket.socket) -> None:
+    def on_connection(self, sock: socket.socket, door: Door) -> None:
         """The function opened a connection to the engine's endpoint."""
-        self.on_connection_accepted(sock)
+        self.on_connection_accepted(sock, door)
 
     def on_violation(self, instance: Instance, error: WireError) -> None:
         """The worker broke the protocol: its invocation fails, its sandbox ends. In init, whoever waits for it is told."""

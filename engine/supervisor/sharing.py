@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.supervisor.channel import Channel
+    from engine.supervisor.door import Door
     from engine.supervisor.fleet import Fleet
     from engine.supervisor.instance import Instance
     from engine.supervisor.request import Request
@@ -81,7 +82,7 @@ class Sharing:
         stories: Story,
         owner: SharingOwner,
         *,
-        accepted: Callable[[socket.socket], None],
+        accepted: Callable[[socket.socket, Door], None],
         timed: dict[Instance, None],
     ) -> None:
         self._clock = clock
@@ -169,8 +170,8 @@ class Sharing:
         """A line that reached fd 1 or 2 past the runtime; whose it is cannot be told."""
         self._stories.printed(instance, text, self._clock.epoch_ms())
 
-    def on_connection(self, sock: socket.socket) -> None:
-        self._accepted(sock)
+    def on_connection(self, sock: socket.socket, door: Door) -> None:
+        self._accepted(sock, door)
 
     def lane_worker(self, _instance: Instance, _channel: Channel, _fd: int) -> None:
         """The compiled lane is for one invocation at a time."""

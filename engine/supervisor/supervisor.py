@@ -35,11 +35,13 @@ from engine.supervisor.binary import ClientConnection, LinkConnection
 from engine.supervisor.catalogue import Catalogue
 from engine.supervisor.changes import Changes
 from engine.supervisor.children import Child
+from engine.supervisor.door import MOST_BYTES_OF_ALL, Allowance, Door
 from engine.supervisor.environment import NO_DAEMON, Home
 from engine.supervisor.folding import Folding
 from engine.supervisor.front import Connection, Head, Passed
 from engine.supervisor.gateway.front import Gateways
 from engine.supervisor.guard import Guard
+from engine.supervisor.guests import GuestConnection
 from engine.supervisor.holders import Holder, HolderPool
 from engine.supervisor.invoker import Invoker
 from engine.supervisor.logs import LogStore
@@ -100,6 +102,7 @@ class Supervisor:
         self._started_s = clock.monotonic()
         self._exit_status = 0
         self._connections: set[Connection] = set()
+        self._allowance = Allowance(MOST_BYTES_OF_ALL)
         self._clients: set[asyncio.Protocol] = set()
         self._servers: list[asyncio.Server] = []
         self._link: LinkConnection | None = None
@@ -303,13 +306,15 @@ class Supervisor:
     def _connection(self) -> Connection:
         return Connection(self, self._connections)
 
-    def _serve_function(self, sock: socket.socket) -> None:
+    def _serve_function(self, sock: socket.socket, door: Door) -> None:
         """A function opened a connection to the engine from inside its sandbox."""
         sock.setblocking(False)
 
         async def accept() -> None:
-            with contextlib.suppress(OSError):
-                await self._loop.connect_accepted_socket(self._connection, sock)
+            try:
+                await self._loop.connect_accepted_socket(lambda: GuestConnection(self, self._connections, door, self._allowance), sock)
+            except OSError:
+                door.left()
 
         self._loop.create_task(accept())
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import SandboxUnavailable
-from engine.sandbox.nat import GUARD
+from engine.sandbox.nat import GUARD, MOST_CONNECTIONS
 from tests.framework.host import require
 from tests.framework.networks import Host, devices, filter_tables, settled
 from tests.sandbox.rig import Failed, Rig
@@ -94,6 +94,24 @@ def test_functions_do_not_reach_each_other(rig, box):
     ip = other.run(LISTEN)
     with pytest.raises(Failed):
         get(box, ip, 8080)
+    rig.end(other)
+
+
+def test_one_function_cannot_fill_the_hosts_table_of_connections(rig, world, box):
+    """Each of its packets to another port is a connection to remember, there and here, for half a minute."""
+    host, _ = world
+    box.run(f"""
+import socket
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for n in range({MOST_CONNECTIONS + 3000}):
+    sender.sendto(b"x", ("203.0.113.1", 1024 + n))
+""")
+    with host.inside():
+        assert int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text()) <= MOST_CONNECTIONS + 500
+    with pytest.raises(Failed):
+        get(box, "203.0.113.1", timeout=2)
+    other = rig.instance()
+    assert get(other, "203.0.113.1") == "outside for 203.0.113.2"
     rig.end(other)
 
 
