@@ -255,6 +255,12 @@ class Settings(BaseSettings):
         5, ge=1, le=20, description="How long one poll of an event source waits for something, and so how long a change of a mapping may take."
     )
 
+    event_over_pull: bool = Field(
+        False,
+        description="Poll SQS with at least five pollers that throttles do not slow down, as Lambda may: with little reserved concurrency, messages then "
+        "reach the dead-letter queue without a run.",
+    )
+
     aws_endpoint: str = Field(
         "embedded", description="Where other AWS services live: embedded, aws (the real one) or a URL."
     )

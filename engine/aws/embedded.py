@@ -14,6 +14,7 @@ TOKEN_VARIABLE = "ENGINE_EMBEDDED_TOKEN"  # noqa: S105 - a name
 ENFORCE_VARIABLE = "ENGINE_EMBEDDED_ENFORCE"
 PUSH_VARIABLE = "ENGINE_EMBEDDED_PUSH"
 TIME_PATH = "/_lambda-engine/time/"
+LANE_VARIABLE = "ENGINE_EMBEDDED_LANE"
 IDENTITY_PATH = "/_lambda-engine/identity/"
 
 # moto's own switches and ambient AWS settings must not leak from the operator's shell into the server that plays AWS.
@@ -42,6 +43,9 @@ def command(
         env[PUSH_VARIABLE] = str(settings.run_dir() / "http.sock")
     if key is not None:
         env[KEY_VARIABLE] = " ".join(key)
+    lane = queue_lane(settings)
+    if lane is not None:
+        env[LANE_VARIABLE] = lane
     if token:
         env[TOKEN_VARIABLE] = token
     if settings.auth is AuthMode.IAM:
@@ -49,6 +53,13 @@ def command(
         # Roles commonly have AWS's own policies attached, and enforcement has to know what those allow.
         env["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "true"
     return argv, env
+
+
+def queue_lane(settings: Settings) -> str | None:
+    """The socket that gives messages of the embedded SQS to whoever polls queues; none where policies decide who may have them."""
+    if settings.aws_endpoint != "embedded" or settings.auth is AuthMode.IAM:
+        return None
+    return str(settings.run_dir() / "queues.sock")
 
 
 def available() -> str | None:

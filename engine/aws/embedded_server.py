@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from engine.aws import targets
-from engine.aws.embedded import ENFORCE_VARIABLE, IDENTITY_PATH, TIME_PATH, TOKEN_VARIABLE
+from engine.aws.embedded import ENFORCE_VARIABLE, IDENTITY_PATH, LANE_VARIABLE, TIME_PATH, TOKEN_VARIABLE
 from engine.aws.push.installation import sources
 from engine.aws.push.timekeeper import Timekeeper
 
@@ -67,6 +67,14 @@ def main(argv: list[str]) -> int:
         from engine.aws import enforcement  # noqa: PLC0415
 
         enforcement.install()
+    lane = os.environ.pop(LANE_VARIABLE, "")
+    if lane:
+        from engine.aws import queue_lane  # noqa: PLC0415
+
+        try:
+            queue_lane.serve(lane)
+        except OSError as e:
+            logging.getLogger(__name__).warning("queues are polled by HTTP: %s: %s", lane, e)
     run_simple(HOST, port, application, threaded=True, request_handler=MotoRequestHandler)
     return 0
 

@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.arn import parse_function_name
+from engine.aws.embedded import queue_lane
+from engine.config import Settings
 from engine.control.plane import Plane
 from engine.errors import InvalidParameterValue
 from engine.eventing.sources.orders import Source, Stream
 from engine.store.api import LATEST, EventSourceMapping, Version
 
 
-async def source_of(mapping: EventSourceMapping, plane: Plane, region: str) -> Source:
+async def source_of(mapping: EventSourceMapping, plane: Plane, settings: Settings) -> Source:
     """Raises AwsError while the function is not there or its role cannot be assumed."""
     document = mapping.document
-    ref = parse_function_name(document["FunctionArn"], account=mapping.account, region=region)
+    ref = parse_function_name(document["FunctionArn"], account=mapping.account, region=settings.region)
     version = _version(plane, ref.account, ref.name, ref.qualifier or LATEST)
     if version is None:
         raise InvalidParameterValue(f"Function not found under accountId {ref.account}")
@@ -36,6 +38,7 @@ async def source_of(mapping: EventSourceMapping, plane: Plane, region: str) -> S
         endpoint=endpoint,
         credentials=credentials,
         stream=_stream(document, role) if "StartingPosition" in document else None,
+        direct=queue_lane(settings),
     )
 
 

@@ -100,7 +100,7 @@ class Pollers:
             if not mapping.document[WANTED]:
                 continue
             try:
-                found.append(await source_of(mapping, self._plane, self._settings.region))
+                found.append(await source_of(mapping, self._plane, self._settings))
             except AwsError as e:
                 self._complain(mapping.mapping, str(e))
             else:
@@ -138,7 +138,8 @@ class Pollers:
         engine = str(self._settings.run_dir() / "engine.sock")
         read = self._plane.mappings.checkpoints
         known = {s.mapping: await asyncio.to_thread(read, s.mapping) for s in wanted if s.stream is not None}
-        orders = Orders(self._number, engine, self._settings.event_poll_s, wanted, msgspec.convert(known, dict[str, dict[str, Checkpoint]]))
+        checkpoints = msgspec.convert(known, dict[str, dict[str, Checkpoint]])
+        orders = Orders(self._number, engine, self._settings.event_poll_s, wanted, checkpoints, self._settings.event_over_pull)
         with contextlib.suppress(ConnectionError):
             process.stdin.write(line(orders))
             await process.stdin.drain()

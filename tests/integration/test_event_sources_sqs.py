@@ -218,6 +218,34 @@ def test_killed_it_polls_again_by_itself(running: Engine, title: str) -> None:
     wait.until(lambda: running.get("/readyz")[0] == 200, "the engine is ready", 60)
 
 
+@pytest.mark.slow
+def test_over_pulling_sends_messages_to_the_dead_letter_queue_that_no_run_has_seen() -> None:
+    """Lambda's pollers take what a function with little reserved concurrency cannot."""
+    code = {"m.py": "import time\ndef f(e, c):\n    time.sleep(20)\n"}
+    with engine(pool_size=4, event_poll_s=1, event_over_pull=True) as started:
+        dead = queue(started, "pulled-dead")
+        policy = json.dumps({"deadLetterTargetArn": ARN.format("sqs", "pulled-dead"), "maxReceiveCount": "1"})
+        url = queue(started, "pulled", RedrivePolicy=policy)
+        started.deploy("pulled", code, Timeout=30)
+        client = started.client()
+        client.put_function_concurrency(FunctionName="pulled", ReservedConcurrentExecutions=1)
+        for n in range(0, 60, 10):
+            started.client("sqs").send_message_batch(QueueUrl=url, Entries=[{"Id": str(i), "MessageBody": str(n + i)} for i in range(10)])
+        client.create_event_source_mapping(EventSourceArn=ARN.format("sqs", "pulled"), FunctionName="pulled", BatchSize=10)
+        # One batch is run, the others are thrown back, and taken by the redrive policy when they are visible again.
+        wait.until(lambda: left(started, dead) >= 40, "most are in the dead-letter queue", 120)
+
+
+def test_a_thousand_messages_are_each_given_once(running: Engine) -> None:
+    url = queue(running, "many")
+    for n in range(0, 1000, 10):
+        running.client("sqs").send_message_batch(QueueUrl=url, Entries=[{"Id": str(i), "MessageBody": str(n + i)} for i in range(10)])
+    mapped(running, "many")
+    wait.until(lambda: left(running, url) == 0, "the queue is empty", 90)
+    seen = wait.until(lambda: got if len(got := bodies(running, "many")) >= 1000 else None, "every message", 60)
+    assert sorted(map(int, seen)) == list(range(1000))
+
+
 def refused(call: Any, **members: Any) -> tuple[int, str, str]:
     with pytest.raises(ClientError) as caught:
         call(**members)

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.client.errors import ApiError
 from engine.eventing import patterns
 from engine.eventing.sources import messages as m
 from engine.eventing.sources.orders import Orders, Report, Source, Standing, event, line, read_orders, read_report
+from engine.eventing.sources.pace import AT_ONCE, BATCHES_PER_S, Pace
 from engine.eventing.sources.sqs import QueuePoller
 from engine.wire.messages import Result
 from tests.framework import wait
@@ -194,3 +196,46 @@ def test_a_queue_in_order_is_not_gone_on_with_after_a_failure() -> None:
     ended(poller)
     assert [[body[0] for body in batch] for batch in function.batches] == [["a", "b"]]
     assert queue.deleted == []
+
+
+def test_over_pulling_throttles_slow_nothing_down_and_the_threads_stay() -> None:
+    class Throttled(Function):
+        def invoke(self, function: str, payload: bytes = b"", **_: Any) -> Result:
+            self.batches.append([record["body"] for record in json.loads(payload)["Records"]])
+            raise ApiError(Result(0, 429, "TooManyRequestsException", None, None, "rid", None, b"{}"))
+
+    queue, function = Queue(*map(str, range(300))), Throttled()
+    poller = QueuePoller(source(), 1, function, lambda _: queue, over_pull=True)
+    poller.start()
+    wait.until(lambda: not queue.waiting, "everything is taken")
+    wait.until(lambda: queue.polls > 40, "it is polled on")
+    assert len(poller._at_work) >= 5
+    ended(poller)
+    assert queue.deleted == []
+    assert sum(map(len, function.batches)) == 300
+
+
+def test_batches_in_flight_grow_by_five_each_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, function = Queue(*map(str, range(200))), Function()
+    function.open.clear()
+    moment = [100.0]
+    monkeypatch.setattr("engine.eventing.sources.sqs.time", SimpleNamespace(monotonic=lambda: moment[0]))
+    poller = QueuePoller(source(), 1, function, lambda _: queue)
+    poller.start()
+    wait.until(lambda: function.running == 5, "five batches")
+    moment[0] += 1
+    poller._add()
+    wait.until(lambda: function.running == 10, "ten batches")
+    function.open.set()
+    wait.until(lambda: len(queue.deleted) == 200, "all are deleted")
+    ended(poller)
+
+
+def test_a_pace_lets_a_handful_through_and_then_so_many_a_second() -> None:
+    now = [50.0]
+    pace = Pace(lambda: now[0])
+    assert max(pace.rest_s() for _ in range(AT_ONCE)) == pytest.approx(0.0, abs=1e-6)
+    rests = [pace.rest_s() for _ in range(BATCHES_PER_S)]
+    assert rests[-1] == pytest.approx(1.0)
+    now[0] += 3600
+    assert max(pace.rest_s() for _ in range(AT_ONCE)) == pytest.approx(0.0, abs=1e-6)

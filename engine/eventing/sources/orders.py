@@ -48,7 +48,7 @@ class Source(msgspec.Struct, frozen=True):
     """A mapping as it is to be polled. ``revision`` changes whenever anything else of it but ``credentials`` does.
 
     ``function`` is the unqualified ARN; ``arn`` that of what is polled; ``filters`` are patterns; ``endpoint`` None means the real AWS;
-    ``credentials`` (key, secret, token) None the ambient ones.
+    ``credentials`` (key, secret, token) None the ambient ones. ``direct``: the socket of the embedded SQS, where it may be used.
     """
 
     mapping: str
@@ -64,6 +64,7 @@ class Source(msgspec.Struct, frozen=True):
     endpoint: str | None
     credentials: tuple[str, str, str | None] | None
     stream: Stream | None = None
+    direct: str | None = None
 
     @property
     def service(self) -> str:
@@ -83,7 +84,8 @@ class Source(msgspec.Struct, frozen=True):
 class Orders(msgspec.Struct, frozen=True):
     """Everything that is to be polled from now on; what is missing is not. ``engine``: where functions are invoked.
 
-    ``checkpoints``: by mapping and shard, how far streams were read, for whoever does not read them yet.
+    ``checkpoints``: by mapping and shard, how far streams were read, for whoever does not read them yet. ``over_pull``: see the setting
+    ``event_over_pull``.
     """
 
     number: int
@@ -91,6 +93,7 @@ class Orders(msgspec.Struct, frozen=True):
     poll_s: int
     sources: tuple[Source, ...]
     checkpoints: dict[str, dict[str, Checkpoint]] = {}
+    over_pull: bool = False
 
 
 class Standing(msgspec.Struct, frozen=True):

@@ -19,7 +19,9 @@ import setproctitle
 from engine.aws.clients import AwsClients
 from engine.client import Client
 from engine.eventing.sources import orders
+from engine.eventing.sources.direct_queue import DirectQueues
 from engine.eventing.sources.orders import Checkpoint, Orders, Report, Source, Standing
+from engine.eventing.sources.pace import Pace
 from engine.eventing.sources.sqs import MAX_CONCURRENCY, QueuePoller
 from engine.eventing.sources.streams import StreamPoller
 from engine.telemetry import logs
@@ -27,6 +29,8 @@ from engine.telemetry import logs
 REPORT_S = 0.2
 GRACE_S = 2.0
 PR_SET_PDEATHSIG = 1
+# Below functions: whoever invokes something waits for it, and a queue does not mind.
+NICENESS = 15
 # More than the longest poll takes.
 READ_TIMEOUT_S = 60
 
@@ -41,6 +45,7 @@ class Pollers:
         self._clients: dict[tuple[Any, ...], Any] = {}
         self._lock = threading.Lock()
         self._making = threading.Lock()
+        self._pace = Pace()
 
     def follow(self, given: Orders) -> None:
         """Start, change and stop pollers."""
@@ -67,8 +72,12 @@ class Pollers:
 
     def _made(self, source: Source, given: Orders, engine: Client) -> QueuePoller | StreamPoller:
         if source.stream is None:
-            return QueuePoller(source, given.poll_s, engine, lambda source: self._connect(source, "sqs"))
+            return QueuePoller(source, given.poll_s, engine, self._queues, None if source.direct is None else self._pace, over_pull=given.over_pull)
         return StreamPoller(source, engine, self._connect, given.checkpoints.get(source.mapping, {}))
+
+    def _queues(self, source: Source) -> Any:
+        client = self._connect(source, "sqs")
+        return client if source.direct is None else DirectQueues(source.direct, source.region, client)
 
     def _connect(self, source: Source, service: str) -> Any:
         """A client of the source's region with its credentials. Making one costs tens of milliseconds, and boto3 wants one at a time."""
@@ -147,6 +156,7 @@ def main() -> int:
     if hasattr(libc, "prctl"):
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     setproctitle.setproctitle("lambda-engine: event source pollers")
+    os.nice(NICENESS)
     logs.configure(os.environ.get("LAMBDA_ENGINE_LOG_LEVEL", "info"))
     # The whole group gets the terminal's interrupt; the control plane says when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

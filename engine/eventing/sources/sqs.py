@@ -2,7 +2,7 @@
 
 Theory of operation. Each thread does one batch at a time from the first poll to the deletion, so the number of threads is the number of
 batches in flight, and nothing is held back in memory. One thread always polls; one that was given as much as it asked for starts another, up to
-the mapping's limit, and one that got nothing ends. SQS itself keeps a group of a FIFO queue with whoever has its first messages, so
+the mapping's limit, and one that got nothing ends. As on AWS there are five at first, and five more each second. SQS itself keeps a group of a FIFO queue with whoever has its first messages, so
 order needs nothing here but that a batch is not gone on with after a failure. What is not deleted comes back when its visibility
 timeout is over: after a failure, a throttle, a crash of this process; delivery is at least once.
 """
@@ -20,10 +20,13 @@ from engine.client.errors import ApiError, ClientError
 from engine.eventing import patterns
 from engine.eventing.sources import messages as m
 from engine.eventing.sources.orders import Source, event
+from engine.eventing.sources.pace import Pace
 from engine.wire.messages import Result
 
 # Batches in flight where the mapping does not say; and whatever it says.
 CONCURRENCY, MAX_CONCURRENCY = 16, 128
+# Batches in flight when a queue begins to be busy, and by how many they may grow each second.
+FIRST_CONCURRENCY, GROWTH_PER_S = 5, 5
 MAX_RECEIVE = 10
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
 THROTTLED = 429
@@ -39,24 +42,39 @@ class Invoker(Protocol):
 
 
 class QueuePoller:
-    """Polls from ``start`` until ``stop`` and the end of the last batch. ``connect`` gives a boto3 client for a source."""
+    """Polls from ``start`` until ``stop`` and the end of the last batch. ``connect`` gives a boto3 client for a source; ``pace``, if there
+    is one, says how long to rest after a batch; ``over_pull``: throttles slow nothing down, and as many threads as at first stay.
+    """
 
-    def __init__(self, source: Source, poll_s: int, invoker: Invoker, connect: Callable[[Source], Any]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        poll_s: int,
+        invoker: Invoker,
+        connect: Callable[[Source], Any],
+        pace: Pace | None = None,
+        *,
+        over_pull: bool = False,
+    ) -> None:
         self._counts: Counter[str] = Counter()
         self._source = source
         self._filters = [patterns.parse(text) for text in source.filters]
         self._poll_s = poll_s
         self._invoker = invoker
         self._connect = connect
+        self._pace = pace
+        self._least = FIRST_CONCURRENCY if over_pull else 1
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._at_work: dict[int, int] = {}
         self._next = 0
+        self._busy_since_s = 0.0
         self._problem = ""
 
     def start(self) -> None:
         """Begin to poll."""
-        self._add()
+        for _ in range(self._least):
+            self._add()
 
     def update(self, source: Source) -> None:
         """Poll so from the next batch of each thread on."""
@@ -90,13 +108,20 @@ class QueuePoller:
     def _add(self) -> None:
         """One thread more, if there is room."""
         with self._lock:
-            if self._stopped.is_set() or len(self._at_work) >= self._limit():
+            if self._stopped.is_set() or len(self._at_work) >= min(self._limit(), self._ramp()):
                 return
             number = self._next
             self._next += 1
             # Nothing has been seen yet: not even the revision it is started for.
             self._at_work[number] = -1
         threading.Thread(target=self._run, args=(number,), name=f"{self._source.arn}-{number}", daemon=True).start()
+
+    def _ramp(self) -> int:
+        """How many batches may be in flight by now."""
+        now_s = time.monotonic()
+        if len(self._at_work) <= 1:
+            self._busy_since_s = now_s
+        return FIRST_CONCURRENCY + int((now_s - self._busy_since_s) * GROWTH_PER_S)
 
     def _limit(self) -> int:
         return min(self._source.max_concurrency or CONCURRENCY, MAX_CONCURRENCY)
@@ -105,15 +130,18 @@ class QueuePoller:
         pause_s = FIRST_PAUSE_S
         try:
             while (work := self._begin(number)) is not None:
+                steady = self._least > 1
                 try:
                     got, healthy = self._round(*work)
                 except Exception as e:  # noqa: BLE001 - boto3 raises a class per error and service; none of them ends a mapping
                     self._count("PollingErrorCount", 1)
                     self._complain(f"{type(e).__name__}: {e}")
-                    got, healthy = 0, False
+                    got, healthy, steady = 0, False, False
                 if healthy:
                     pause_s = FIRST_PAUSE_S
-                else:
+                    if got and self._pace is not None:
+                        self._stopped.wait(self._pace.rest_s())
+                elif not steady:
                     self._stopped.wait(pause_s)
                     pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
                 if not (healthy and got) and not self._stays(number):
@@ -133,7 +161,7 @@ class QueuePoller:
     def _stays(self, number: int) -> bool:
         """Whether a thread without work is the one that goes on polling; it leaves at once if not."""
         with self._lock:
-            if min(self._at_work) == number:
+            if sorted(self._at_work).index(number) < self._least:
                 return True
             del self._at_work[number]
             return False
