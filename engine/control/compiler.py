@@ -93,7 +93,9 @@ class Compiler:
                 # It had just gone, or this tree is too much for it; a fresh one tells.
                 pass
         try:
-            return self._use(_Helper(interpreter), interpreter, tree, root)
+            helper = _Helper(interpreter)
+            threading.Thread(target=self._bury, args=(interpreter, helper), name="end of a compiler", daemon=True).start()
+            return self._use(helper, interpreter, tree, root)
         except (_Ended, OSError) as e:
             raise CompilerFailed(str(e)) from e
 
@@ -109,6 +111,17 @@ class Compiler:
         with self._lock:
             idle = self._idle.get(interpreter)
             return idle.pop() if idle else None
+
+    def _bury(self, interpreter: str, helper: _Helper) -> None:
+        """Wait for the helper's end; one that ended while it waited for work leaves nothing behind."""
+        helper.wait()
+        with self._lock:
+            idle = self._idle.get(interpreter, [])
+            waited = helper in idle
+            if waited:
+                idle.remove(helper)
+        if waited:
+            helper.end()
 
     def _use(self, helper: _Helper, interpreter: str, tree: Path, root: str) -> Bytecode:
         try:
@@ -161,6 +174,10 @@ class _Helper:
         if done != b"done" or len(numbers) != len(Bytecode._fields):
             raise _Ended("it ended")
         return Bytecode(*map(int, numbers))
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        self._process.wait()
 
     def end(self) -> None:
         """Kill it and wait for its end. Idempotent."""

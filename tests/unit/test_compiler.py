@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from engine.control.compiler import MOST_KEPT, Compiler, CompilerFailed
+from tests.framework import wait
 
 
 @pytest.fixture
@@ -29,7 +30,12 @@ def tree(folder: Path, source: str = "x = 1\n") -> Path:
 
 
 def helpers() -> set[int]:
-    return {p.pid for p in psutil.Process().children() if "compileall" in " ".join(p.cmdline())}
+    found = set()
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "compileall" in " ".join(process.cmdline()):
+                found.add(process.pid)
+    return found
 
 
 def compiled(folder: Path) -> bytes:
@@ -78,11 +84,19 @@ def test_a_helper_that_has_gone_is_replaced(compiler: Compiler, tmp_path: Path) 
     compiler.compile(tree(tmp_path / "a"), sys.executable, "/var/task")
     (pid,) = helpers() - before
     os.kill(pid, signal.SIGKILL)
-    psutil.Process(pid).status()
     folder = tree(tmp_path / "b")
     compiler.compile(folder, sys.executable, "/var/task")
     assert compiled(folder)
     assert len(helpers() - before - {pid}) == 1
+
+
+def test_a_helper_that_ended_while_it_waited_leaves_nothing(compiler: Compiler, tmp_path: Path) -> None:
+    children, descriptors = {p.pid for p in psutil.Process().children()}, psutil.Process().num_fds()
+    compiler.compile(tree(tmp_path / "t"), sys.executable, "/var/task")
+    (pid,) = helpers() - children
+    os.kill(pid, signal.SIGKILL)
+    wait.until(lambda: pid not in {p.pid for p in psutil.Process().children()}, "no zombie of it is left")
+    wait.until(lambda: psutil.Process().num_fds() <= descriptors, "its pipes are closed")
 
 
 def test_many_at_once_each_have_one_and_few_are_kept(compiler: Compiler, tmp_path: Path) -> None:
