@@ -149,6 +149,31 @@ def _burst(size: int, target_s: float | None) -> Callable[[Results], Got | None]
     return measure
 
 
+def _scaled(target_s: float) -> Callable[[Results], Got | None]:
+    def measure(results: Results) -> Got | None:
+        rows = results.some("scale", case="0 to 500")
+        if not rows:
+            return None
+        r = rows[0]
+        phases = ", ".join(f"{name.removesuffix('_ms')} {spread.get('mean', 0):.1f} ms (max {spread.get('max', 0):.0f})" for name, spread in r.extra["phases"].items())
+        text = f"{r.seconds:.2f} s, {r.extra['live']} live; each: {phases}, {r.extra['cpu_ms_per_instance']:.1f} ms of CPU"
+        return Got(f"{text}{_clean([r])}", r.seconds < target_s and r.extra["live"] == r.in_flight)
+
+    return measure
+
+
+def _restores(per_s: float, private_mb: float) -> Callable[[Results], Got | None]:
+    def measure(results: Results) -> Got | None:
+        rows = [r for r in results.some("scale") if "restores" in r.case]
+        if not rows:
+            return None
+        r = rows[0]
+        holds = r.extra["per_cpu_second"] >= per_s and r.extra["private_mb"] <= private_mb
+        return Got(f"{r.extra['per_cpu_second']:.0f} per second of CPU time, {r.extra['private_mb']:.1f} MB each, n = {r.in_flight}{_clean([r])}", holds)
+
+    return measure
+
+
 def _ahead(results: Results) -> Got | None:
     """Engine against each competitor at 1 and 8 in flight, 100 B: HTTP against HTTP servers, binary against pools."""
     behind = []
@@ -299,5 +324,7 @@ PROMISES: tuple[Promise, ...] = (
     Promise("Later: binary p50 to the C dispatcher with a Python worker", "≤ 2×", "warm, limit", _ratio(BINARY, PYTHON_WORKER, 2)),
     Promise("Later: cold starts per core, sustained", "≥ 250/s", "cold", _sustained(250)),
     Promise("Engine part of a cold start", "p50 ≤ 1.5 ms, p99 ≤ 6 ms", "cold", _engines_part(1.5, 6)),
+    Promise("0 to 500 live instances", "< 4 s", "scale", _scaled(4)),
+    Promise("Restores: numpy, boto3 client, 1 s of init", "≥ 150/s/core, ≤ 6 MB private each", "scale", _restores(150, 6)),
     Promise("Start from a template: numpy, boto3 client, 1 s of init", "p50 ≤ 5 ms, p99 ≤ 12 ms", "restore", _restored(5, 12)),
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from bench.context import Context
 from bench.rows import Row
-from bench.scenarios import burst, cold, control, density, layers, limit, many, open_loop, peers, restore, runtimes, warm
+from bench.scenarios import burst, cold, control, density, layers, limit, many, open_loop, peers, restore, runtimes, scale, warm
 
 Scenario = Callable[[Context], list[Row]]
 
@@ -17,6 +17,7 @@ SCENARIOS: dict[str, Scenario] = {
     "cold": cold.run,
     "restore": restore.run,
     "burst": burst.run,
+    "scale": scale.run,
     "many": many.run,
     "control": control.run,
     "density": density.run,
@@ -28,6 +29,6 @@ SCENARIOS: dict[str, Scenario] = {
 
 def describe() -> str:
     """One line per scenario."""
-    modules = {"limit": limit, "warm": warm, "open": open_loop, "cold": cold, "restore": restore, "burst": burst, "many": many, "density": density}
+    modules = {"limit": limit, "warm": warm, "open": open_loop, "cold": cold, "restore": restore, "burst": burst, "scale": scale, "many": many, "density": density}
     modules |= {"layers": layers, "control": control, "runtimes": runtimes, "peers": peers}
     return "\n".join(f"  {name:8} {(module.__doc__ or '').splitlines()[0]}" for name, module in modules.items())

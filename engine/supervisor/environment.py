@@ -12,6 +12,7 @@ from engine.core.model import VersionConfig
 from engine.core.runtimes import Family, family
 from engine.wire import messages
 
+SNAP_START = "snap-start"
 # Side effects of AWS's start scripts and of CPython, as recorded; custom runtimes see none of it.
 _OF_FAMILY: dict[Family | None, dict[str, str]] = {
     Family.PYTHON: {"PYTHONPATH": "/var/runtime", "PWD": "/var/task", "SHLVL": "0", "LC_CTYPE": "C.UTF-8"},
@@ -117,6 +118,10 @@ def init_message(
         "AWS_LAMBDA_LOG_STREAM_NAME": stream,
         "LAMBDA_TASK_ROOT": task_root,
     }
+    if kind == SNAP_START:
+        # A snapshot is of no one environment, and the variables of a process stay what they were.
+        for name in ("AWS_LAMBDA_LOG_GROUP_NAME", "AWS_LAMBDA_LOG_STREAM_NAME"):
+            del env[name]
     if opt_root != "/opt":
         for name in _SEARCH_PATHS & env.keys():
             env[name] = ":".join(opt_root + p[4:] if p.startswith("/opt/") else p for p in env[name].split(":"))

@@ -20,6 +20,7 @@ from engine.ids import hex32
 from engine.sandbox.group import cpu_used_s
 from engine.supervisor.channel import Channel
 from engine.supervisor.door import Door
+from engine.supervisor.environment import SNAP_START
 from engine.supervisor.logs import MAX_EVENT
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ PEAK_AGE_MS = 50
 CPU_AGE_MS = 1000
 ON_DEMAND = "on-demand"
 PROVISIONED = "provisioned-concurrency"
-SNAP_START = "snap-start"
 MANAGED = "lambda-managed-instances"
 
 
@@ -60,7 +60,7 @@ class Instance:
     __slots__ = (
         "_accepting", "_cpu_read_ms", "_current", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "answered",
         "born_s", "capped", "channel", "copied", "cpu_before_s", "cpu_file", "cpu_s", "crew", "deadline_s", "door", "endpoint", "flight", "freezer",
-        "frozen", "holder_id", "init_error", "init_failed_in_init", "init_ms", "init_started_s", "invocations", "kind", "learned",
+        "frozen", "holder_id", "init_error", "init_failed_in_init", "init_ms", "init_started_s", "init_took_s", "invocations", "kind", "learned",
         "leave_s", "leaving", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "provisioned", "raw_used", "response",
         "restore_ms", "restored", "said_hello", "snapshot", "state", "stream", "template", "version",
     )  # fmt: skip
@@ -114,6 +114,8 @@ class Instance:
         self.born_s = now_s
         self.init_started_s: float | None = None
         self.init_ms: float | None = None
+        # Kept, where ``init_ms`` and ``restore_ms`` are told once.
+        self.init_took_s: float | None = None
         self.restore_ms: float | None = None
         self.init_error: tuple[str, bytes] | None = None
         self.init_failed_in_init = False

@@ -353,14 +353,15 @@ class Invoker:
         self._fleet.cold_start_over()
         instance.move(Event.INITIALISED)
         self._timed.pop(instance, None)
+        instance.init_took_s = took_s
         if instance.provisioned or instance.template:
             # Its init is nobody's waiting time: it is in no REPORT.
             self._stories.init_over(instance, "init", "success", None, took_s * 1000)
             self.standing.initialised(instance)
         elif instance.restored:
             instance.restore_ms = took_s * 1000
-            self._ready(instance, now_s)
             self._stories.init_over(instance, "restore", "success", None, took_s * 1000)
+            self._ready(instance, now_s)
         else:
             instance.init_ms = took_s * 1000
             self._ready(instance, now_s)

@@ -200,6 +200,7 @@ class Sharing:
         instance.move(Event.INITIALISED)
         self._timed.pop(instance, None)
         instance.init_ms = took_s * 1000
+        instance.init_took_s = took_s
         self._free(instance, now_s)
         pool = instance.version.pool
         assert isinstance(pool, SharedPool)  # noqa: S101 - see ``assign``

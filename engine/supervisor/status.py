@@ -165,6 +165,8 @@ def _instance(i: Instance, now_s: float) -> dict[str, Any]:
         "kind": i.kind,
         "pid": i.pid,
         "age_s": now_s - i.born_s,
+        "sandbox_ms": None if i.init_started_s is None else (i.init_started_s - i.born_s) * 1000,
+        "init_ms": None if i.init_took_s is None else i.init_took_s * 1000,
         "invocations": i.invocations,
         "running": len(i.crew) if i.crew is not None else int(i.state == "busy"),
         "limit": i.version.limit if i.crew is not None else 1,

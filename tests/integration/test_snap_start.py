@@ -69,6 +69,7 @@ def test_versions_are_restored_and_differ_in_what_must_differ(shared: Engine) ->
     with ThreadPoolExecutor(4) as pool:
         seen = list(pool.map(lambda _: call(client, "snap", s=1.0), range(4)))
     assert {s["kind"] for s in seen} == {"snap-start"}
+    assert {s["group"] for s in seen} == {None}, "there is no such variable under SnapStart"
     assert {s["init"] for s in seen} == {seen[0]["init"]}, "init ran once"
     assert all(s["seen"] == ["before", "after"] for s in seen)
     assert all(s["tmp"] == [] for s in seen), "a /tmp each"
@@ -83,6 +84,7 @@ def test_versions_are_restored_and_differ_in_what_must_differ(shared: Engine) ->
     log = wait.until(lambda: text if "\tBilled Restore Duration: " in (text := path.read_text()) else None, "REPORT of a restore")
     assert "RESTORE_START Runtime Version: python:" in log
     assert "RESTORE_REPORT Restore Duration: " in log
+    assert log.index("RESTORE_START") < log.index("RESTORE_REPORT") < log.index("Version: 1\n")
     assert "\tRestore Duration: " in log
     assert "\tBilled Restore Duration: " in log
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.core.concurrency import Throttle
 from engine.core.simulation import Arrival, FunctionPlan, Outcome, Simulation, World, quantile
 from engine.errors import ConfigurationError
 from engine.lab import traces
@@ -140,3 +141,9 @@ def test_instances_that_run_several_at_once_are_fewer() -> None:
     assert shared.invocations == alone.invocations == 20
     assert shared.peak_instances == 3
     assert shared.cost_usd < alone.cost_usd
+
+
+@pytest.mark.parametrize(("account", "reserved", "reason"), [(500, None, Throttle.ACCOUNT), (1000, 500, Throttle.RESERVED)])
+def test_a_burst_of_three_thousand_at_concurrency_five_hundred(account: int, reserved: int | None, reason: Throttle) -> None:
+    outcome = run([Arrival(0.0, "f", 60.0) for _ in range(3000)], account_limit=account, request_rate=0, **plan(reserved=reserved))
+    assert (outcome.invocations, outcome.throttles) == (500, {reason: 2500})
