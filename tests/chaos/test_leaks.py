@@ -75,28 +75,11 @@ def _lines(net: str, *command: str) -> int:
 def everything(running: Engine) -> dict[str, Any]:
     counts = census(running) | namespaces(running)
     names: Counter[str] = Counter()
-    # The compilers that the control plane keeps for half a minute come and go by their own clock, and one that has gone is reaped when
-    # the next is wanted; its connections to the store are opened as they are needed, up to the size of the pool.
-    control = running.state()["processes"]["control"]
-    counts["zombies"] = _zombies(running, control)
-    counts["control descriptors"] = {k: n for k, n in counts["control descriptors"].items() if "/engine.db" not in k}
     for process in family(running):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if process.ppid() == control:
-                counts["processes"] -= 1
-            else:
+            if "compileall" not in " ".join(process.cmdline()):
                 names[process.name()] += 1
     return counts | {"process names": dict(names), "host interfaces": len(_host_interfaces(running))}
-
-
-def _zombies(running: Engine, control: int) -> int:
-    """Ended processes that nobody has reaped, the control plane's own apart."""
-    assert running.process is not None
-    count = 0
-    for process in psutil.Process(running.process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            count += process.status() == psutil.STATUS_ZOMBIE and process.ppid() != control
-    return count
 
 
 def _host_interfaces(running: Engine) -> list[str]:

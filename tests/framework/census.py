@@ -36,10 +36,15 @@ def census(engine: Engine) -> dict[str, Any]:
     pids = {"supervisor": engine.process.pid, **state["processes"]}
     counts: dict[str, Any] = {"instances": len(state["instances"]), "in flight": state["in_flight"], "functions": len(state["functions"])}
     children = family(engine)
-    counts["processes"] = 1 + len(children)
+    # The compilers that the control plane keeps for half a minute come and go by their own clock, each with two pipes.
+    compilers = [p for p in children if _compiles(p)]
+    counts["processes"] = 1 + len(children) - len(compilers)
     counts["zombies"] = sum(1 for p in psutil.Process(engine.process.pid).children(recursive=True) if p not in children)
     for role in _COUNTED:
-        counts[f"{role} descriptors"] = dict(Counter(_descriptors(pids[role])))
+        counts[f"{role} descriptors"] = Counter(_descriptors(pids[role]))
+    # Connections to the store are opened as they are needed, up to the size of the pool.
+    control = {k: n for k, n in counts["control descriptors"].items() if "/engine.db" not in k}
+    counts["control descriptors"] = control | {"pipe": control.get("pipe", 0) - 2 * len(compilers)}
     for role in ("supervisor", "broker", *(r for r in pids if r.startswith("zygote"))):
         lines = Path(f"/proc/{pids[role]}/mountinfo").read_text().splitlines()
         # Supervisor and broker are in the host's mount namespace, where others mount too.
@@ -48,6 +53,13 @@ def census(engine: Engine) -> dict[str, Any]:
     counts["control groups"] = len(control_groups(pids["broker"]))
     counts["files"] = sorted(_files(engine.data_dir))
     return counts
+
+
+def _compiles(process: psutil.Process) -> bool:
+    try:
+        return "compileall" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _descriptors(pid: int) -> list[str]:
