@@ -186,6 +186,9 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as e:
+            if self._closing:
+                # Its exchange has answered, and not with a switch of protocols.
+                return
             if self._exchange is None and self._upgraded is None:
                 self._bad_request()
             elif rest := data[e.args[0] :]:

@@ -420,6 +420,16 @@ def test_a_connection_is_not_kept_when_its_answer_came_before_the_request_was_ov
     play(scenario)
 
 
+def test_a_switch_of_protocols_that_nobody_offers_is_not_made(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        request = b"GET /_url/unknown/ HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\nbytes of another protocol"
+        answer = await asyncio.to_thread(raw, f.port, request)
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert answer.count(b"HTTP/1.1") == 1
+
+    play(scenario)
+
+
 @pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.1\r\nbad header\r\n\r\n", b"POST\r\n\r\n"])
 def test_what_is_not_http_gets_a_400(play: Callable[..., None], garbage: bytes) -> None:
     async def scenario(f: Front) -> None:
