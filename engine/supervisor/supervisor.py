@@ -426,7 +426,7 @@ class Supervisor:
 
     def queries(self) -> dict[str, Callable[[], Any]]:
         return {
-            "stats": self._status.stats,
+            "stats": lambda: {**self._status.stats(), "gateway": self.gateways.figures()},
             "provisioned": self._invoker.provisioner.figures,
             "templates": self._invoker.standing.templates.figures,
             "autoscaling": lambda: self._aws.autoscaling,

@@ -27,6 +27,7 @@ from engine.telemetry.processes import ProcessSample
 PREFIX = "lambda_engine"
 OTHER = "__other__"
 MAX_FUNCTIONS = 1000
+MAX_API_SERIES = 1000
 MAX_ERROR_TYPES = 20
 MAX_INSTANCES = 2000
 DEFAULT_ACCOUNT = "000000000000"
@@ -74,6 +75,7 @@ class _Snapshot(Collector):
         yield from self._pool()
         yield from self._queue()
         yield from self._event_sources()
+        yield from self._apis()
         yield from self._process_figures()
 
     def _engine(self) -> Iterator[Metric]:
@@ -242,6 +244,20 @@ class _Snapshot(Collector):
         for mapping, age_ms in list(self._stats.get("iterator_ages_ms", {}).items())[:MAX_FUNCTIONS]:
             ages.add_metric((mapping,), age_ms / 1000)
         yield ages
+
+    def _apis(self) -> Iterator[Metric]:
+        figures = self._stats.get("gateway", {})
+        requests = CounterMetricFamily(
+            f"{PREFIX}_api_requests",
+            "Requests to APIs by class of status (Count, 4XXError, 5XXError), handshakes of WebSocket APIs among them.",
+            labels=("api", "stage", "status"),
+        )
+        for api, stage, status, count in list(figures.get("requests", ()))[:MAX_API_SERIES]:
+            requests.add_metric((str(api), str(stage), str(status)), count)
+        connections = GaugeMetricFamily(f"{PREFIX}_websocket_connections", "Open connections of WebSocket APIs.", labels=("api",))
+        for api, count in list(figures.get("connections", {}).items())[:MAX_API_SERIES]:
+            connections.add_metric((str(api),), count)
+        yield from (requests, connections)
 
     def _process_figures(self) -> Iterator[Metric]:
         figures = (

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -228,6 +232,17 @@ def test_refusals_have_awss_words(gate: Engine) -> None:
     assert call(gate, staged.host, "/v1").status == 200
 
 
+def test_requests_are_counted_by_stage_and_status(gate: Engine) -> None:
+    api = RestApi(gate, "counted")
+    api.method("GET", "/", "api-echo")
+    api.deploy("dev")
+    for path in ("/dev", "/dev", "/dev/nowhere", "/nostage"):
+        call(gate, api.host, path)
+    page = gate.get("/metrics")[1].decode()
+    counted = dict(re.findall(rf'^lambda_engine_api_requests_total\{{api="{api.id}",stage="dev",status="(\dxx)"\}} (\S+)$', page, re.MULTILINE))
+    assert counted == {"2xx": "2.0", "4xx": "1.0"}
+
+
 def test_answers_become_responses(gate: Engine) -> None:
     rest = RestApi(gate, "answers", binaryMediaTypes=["image/*"])
     rest.method("POST", "/", "api-given")
@@ -352,3 +367,19 @@ def test_a_web_framework_is_served(gate: Engine, shop: str, kind: str) -> None:
     assert call(gate, host, f"{base}/items/8").status == 404
     cookies = [value.partition(";")[0] for key, value in call(gate, host, f"{base}/login", "POST").pairs if key == "set-cookie"]
     assert cookies == ["session=abc", "theme=dark"]
+
+
+@pytest.mark.slow
+def test_the_pages_first_example(shared: Engine, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api-gateway.md").read_text()
+    example = page.partition("```sh\n")[2].partition("```")[0]
+    shared.deploy("hi", {"m.py": "def f(event, context): return event['pathParameters']\n"})
+    port = urlsplit(shared.url).port
+    # Not every curl resolves names below localhost by itself.
+    example = example.replace(":4566/", f":{port}/").replace("curl ", f"curl -s --resolve *:{port}:127.0.0.1 ")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+    env |= {"AWS_ENDPOINT_URL": shared.url, "AWS_DEFAULT_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    env |= {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "AWS_PAGER": ""}
+    done = subprocess.run(["bash", "-euc", example], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith('{"id":"7"}')

@@ -207,6 +207,9 @@ def test_many_clients_have_their_own_connections(gate: Engine) -> None:
         for number, client in enumerate(clients):
             client.send(json.dumps({"action": "twoway", "n": number}))
         assert [json.loads(client.recv(timeout=60)[6:])["n"] for client in clients] == list(range(20))
+        page = gate.get("/metrics")[1].decode()
+    assert f'lambda_engine_websocket_connections{{api="{api.id}"}} 20.0' in page
+    assert f'lambda_engine_api_requests_total{{api="{api.id}",stage="prod",status="1xx"}} 20.0' in page
 
 
 @pytest.mark.slow

@@ -65,6 +65,7 @@ class ApiExchange:
         self._extended_id = ids.extended_id()
         self._trace = b""
         self._served: Served | None = None
+        self._stage: str | None = None
         self._entering: Enter
         self.request: ApiRequest
         self.context: ApiContext
@@ -98,6 +99,7 @@ class ApiExchange:
         if self._too_large:
             raise refused(Why.TOO_LARGE, api.kind)
         stage, below = staged
+        self._stage = stage.name
         now_ms = self._owner.clock.epoch_ms()
         self._trace = head.header(b"x-amzn-trace-id") or new_trace_id(now_ms // 1000)
         trace = self._trace.decode("latin-1")
@@ -311,9 +313,18 @@ class ApiExchange:
             self._timer.cancel()
         return first
 
+    def switched(self) -> None:
+        """The answer was a switch of protocols."""
+        self._count(101)
+
+    def _count(self, status: int) -> None:
+        if self._stage is not None and self._served is not None:
+            self._owner.count(self._served.api.api_id, self._stage, status)
+
     def send(self, answer: UrlResponse, *, preflight: bool = False) -> None:
         """The answer, unless there was one."""
         if self.end():
             api = None if self._served is None else self._served.api
+            self._count(answer.status)
             trace = self._trace.decode("latin-1").partition(";Parent")[0]
             replies.send(self.connection, self.head, api, answer, self._request_id, self._extended_id, trace, preflight=preflight)

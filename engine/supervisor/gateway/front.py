@@ -7,7 +7,7 @@ the integration has a role to do it with.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -69,6 +69,7 @@ class Gateways:
         self._api = api
         self._region = region
         self.sockets: dict[str, Socket] = {}
+        self._counts: dict[tuple[str, str, str], int] = {}
         self._decisions: dict[tuple[str, str], bool] = {}
         self._revision = -1
 
@@ -82,6 +83,19 @@ class Gateways:
             return ConnectionsExchange(self, head, connection, connection_id, None, None)
         balancer = address_of(head)
         return None if balancer is None else BalancerExchange(self, balancer, head, connection)
+
+    def count(self, api_id: str, stage: str, status: int) -> None:
+        """One request to an API that there is."""
+        key = (api_id, stage, f"{status // 100}xx")
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def figures(self) -> dict[str, Any]:
+        """For the metrics page: requests by API, stage and class of status, and open connections by API."""
+        connections: dict[str, int] = {}
+        for socket in self.sockets.values():
+            api_id = socket.context.api.api_id
+            connections[api_id] = connections.get(api_id, 0) + 1
+        return {"requests": [[*key, count] for key, count in self._counts.items()], "connections": connections}
 
     def invoke(
         self, uri: str, context: ApiContext, role: str, source_arn: str, event: bytes, trace: bytes | None, reply_to: ReplyTo

@@ -111,6 +111,7 @@ class Handshake:
             f"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {self._accept}\r\n"
             f"{subprotocol}x-amzn-RequestId: {exchange.context.request_id}\r\n"
         )
+        exchange.switched()
         connection.upgrade(socket, head.encode("latin-1", "replace") + replies.date_header() + b"\r\n")
 
 
