@@ -9,7 +9,6 @@ init of its function afterwards.
 from __future__ import annotations
 
 import gc
-import glob
 import importlib
 import json
 import os
@@ -53,7 +52,8 @@ class Watch:
 
     def __init__(self) -> None:
         self._spent: "dict[str, float]" = {}
-        self._known = frozenset(sys.modules)
+        # Not all names: reading them writes to them, and each page written to is copied, on the way of a function's first start.
+        self._newest = next(reversed(sys.modules))
         self._took_s = 0.0
         self._find: "Optional[Callable[..., Any]]" = None
         self._code: "Optional[types.CodeType]" = None
@@ -74,7 +74,7 @@ class Watch:
     def __exit__(self, _kind: object, error: "Optional[BaseException]", _traceback: object) -> None:
         self._took_s += time.perf_counter()
         _bootstrap._find_and_load = self._find
-        self._modules = [name for name in list(sys.modules) if name not in self._known]
+        self._modules = _after(self._newest)
         if error is not None:
             self._erase(error)
 
@@ -103,6 +103,16 @@ class Watch:
         return json.dumps({"took_us": int(self._took_s * 1e6), "packages": packages, "modules": modules[:_MOST_MODULES]}).encode()
 
 
+def _after(name: str) -> "list[str]":
+    """Names of the modules imported after this one."""
+    names: "list[str]" = []
+    for newer in reversed(sys.modules):
+        if newer == name:
+            break
+        names.append(newer)
+    return names[::-1]
+
+
 def _kind(name: str, directories: "list[str]", installed: "set[str]") -> Optional[str]:
     """``package``: installed by somebody else; ``own``: the function's; ``runtime``: brought along; None: the standard library's, or unknown."""
     module = sys.modules.get(name)
@@ -122,9 +132,13 @@ def _installed(directories: "list[str]") -> "set[str]":
     """Names at the top of ``directories`` that installed distributions say are theirs."""
     names: "set[str]" = set()
     for directory in directories:
-        for record in glob.glob(os.path.join(glob.escape(directory), "*.dist-info", "RECORD")):
+        try:
+            distributions = [entry for entry in os.listdir(directory) if entry.endswith(".dist-info")]
+        except OSError:
+            continue
+        for distribution in distributions:
             try:
-                with open(record, encoding="utf-8", errors="replace") as lines:
+                with open(os.path.join(directory, distribution, "RECORD"), encoding="utf-8", errors="replace") as lines:
                     names.update(line.partition(",")[0].partition("/")[0] for line in lines)
             except OSError:
                 continue
