@@ -1,8 +1,9 @@
 """Bytecode for packages, made by the runtime's own interpreter.
 
 Theory of operation. Starting an interpreter costs fifty times what compiling a small function does, so one that has done its work waits
-for more: it reads a directory per line and answers with a line when that is compiled. Each serves one caller at a time, as many run as
-callers come at once, and few are kept. A helper ends by itself when nothing comes for a while, after many packages (a compiler
+for more: it reads a directory per line and answers with a line when that is compiled. Each serves one caller at a time; few are kept,
+and callers beyond those wait a moment for one to be done before another is started: small packages need less time than a start, and a
+big one must not hold up others. A helper ends by itself when nothing comes for a while, after many packages (a compiler
 does not give memory back), and with the process that started it, whose end closes its input.
 
 What it spares is measured on the way: the CPU time that the sources took to compile, and that the bytecode takes to be read.
@@ -16,12 +17,14 @@ import os
 import select
 import subprocess
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 NICENESS = 10
 IDLE_S = 30
 MOST_KEPT = 2
+PATIENCE_S = 0.1
 # Clients give up on an API call after 60 s.
 TIMEOUT_S = 45.0
 # Runs on Python 3.9 to 3.14. Sources that do not compile are the function's affair, at its first import.
@@ -80,36 +83,45 @@ class Compiler:
 
     def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._idle: dict[str, list[_Helper]] = {}
+        self._busy: Counter[str] = Counter()
 
     def compile(self, tree: Path, interpreter: str, root: str) -> Bytecode:
         """Give every module below ``tree`` bytecode, as if the tree were at ``root``. Blocks; raises CompilerFailed."""
         waiting = self._take(interpreter)
-        if waiting is not None:
-            try:
-                return self._use(waiting, interpreter, tree, root)
-            except _Ended:
-                # It had just gone, or this tree is too much for it; a fresh one tells.
-                pass
         try:
+            if waiting is not None:
+                try:
+                    return self._use(waiting, interpreter, tree, root)
+                except _Ended:
+                    # It had just gone, or this tree is too much for it; a fresh one tells.
+                    pass
             helper = _Helper(interpreter)
             threading.Thread(target=self._bury, args=(interpreter, helper), name="end of a compiler", daemon=True).start()
             return self._use(helper, interpreter, tree, root)
         except (_Ended, OSError) as e:
             raise CompilerFailed(str(e)) from e
+        finally:
+            with self._lock:
+                self._busy[interpreter] -= 1
 
     def close(self) -> None:
         """End the helpers that wait. Idempotent."""
         with self._lock:
             waiting = [helper for helpers in self._idle.values() for helper in helpers]
-            self._idle.clear()
+            for helpers in self._idle.values():
+                helpers.clear()
         for helper in waiting:
             helper.end()
 
     def _take(self, interpreter: str) -> _Helper | None:
+        """One that waits, None for the right to start one; either way the caller counts as busy from now on."""
         with self._lock:
-            idle = self._idle.get(interpreter)
+            idle = self._idle.setdefault(interpreter, [])
+            if not idle and self._busy[interpreter] >= MOST_KEPT:
+                self._lock.wait_for(lambda: idle, PATIENCE_S)
+            self._busy[interpreter] += 1
             return idle.pop() if idle else None
 
     def _bury(self, interpreter: str, helper: _Helper) -> None:
@@ -133,6 +145,7 @@ class Compiler:
             idle = self._idle.setdefault(interpreter, [])
             if len(idle) < MOST_KEPT:
                 idle.append(helper)
+                self._lock.notify()
                 return made
         helper.end()
         return made

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from msgspec import Raw
+
 from engine import ids
 from engine.arn import FunctionRef, runtime_version_arn
 from engine.control import configuration, function_layers, images, instance_policy, rules, snap_start, trust
@@ -20,7 +22,12 @@ from engine.control.packages import Package
 from engine.control.plane import Plane, locate, not_found, pick
 from engine.control.versions import publish
 from engine.errors import AccessDenied, InvalidParameterValue, ResourceConflict
+from engine.protocol.model import load
+from engine.protocol.serialize import encoded
 from engine.store.api import LATEST, Function, LayerVersion, Listed, Position, Version
+
+# Functions whose configuration is kept as lists show it, a kilobyte each.
+MAX_SHOWN = 4096
 
 
 class FunctionOperations:
@@ -29,6 +36,12 @@ class FunctionOperations:
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
         self._host = rules.host_architecture()
+        output = load().operation("ListFunctions").output
+        assert output is not None  # noqa: S101 - it has one
+        item = output.members["Functions"].item
+        assert item is not None  # noqa: S101 - lists have an item shape
+        self._shape = item
+        self._shown: dict[tuple[object, ...], Raw] = {}
 
     def register(self, registry: Registrar) -> None:
         registry.add("CreateFunction", self.create)
@@ -208,10 +221,18 @@ class FunctionOperations:
             answer["NextMarker"] = next_marker(Position(shown[-1].name, shown[-1].version.ordinal))
         return answer
 
-    @staticmethod
-    def _listed(caller: Caller, item: Listed, *, every_version: bool) -> dict[str, Any]:
-        qualifier = item.version.version if every_version else None
-        return configuration.listed(item.name, item.version, caller.account, caller.region, qualifier)
+    def _listed(self, caller: Caller, item: Listed, *, every_version: bool) -> Raw:
+        """A function as a list shows it. Encoded once: nothing it shows changes without the version's RevisionId."""
+        version = item.version
+        key = (caller.account, caller.region, item.name, version.version, version.revision_id, every_version)
+        found = self._shown.get(key)
+        if found is None:
+            if len(self._shown) >= MAX_SHOWN:
+                self._shown.clear()
+            qualifier = version.version if every_version else None
+            found = encoded(self._shape, configuration.listed(item.name, version, caller.account, caller.region, qualifier))
+            self._shown[key] = found
+        return found
 
 
 def _new_name(caller: Caller, name: str) -> FunctionRef:

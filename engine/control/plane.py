@@ -30,6 +30,9 @@ ONLY_FUNCTIONS = (
     "Please specify either a function name or an unqualified function ARN."
 )
 
+# Bytes from which hashing is left to another thread.
+MUCH = 64 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Plane:
@@ -68,18 +71,26 @@ class Plane:
     async def fetch(self, code: Mapping[str, Any], account: str, hello: Hello) -> bytes:
         """The package a request brings or names. Raises as ``Sources.fetch``."""
         rules.refuse_unsupported("FunctionCode", code)
+        if code.get("ZipFile") is not None:
+            # It is here already.
+            return self.sources.fetch(code, account, hello)
         return await asyncio.to_thread(self.sources.fetch, code, account, hello)
 
     @asynccontextmanager
     async def installed(self, data: bytes, runtime: str, hello: Hello) -> AsyncIterator[Package]:
         """The package extracted and compiled, kept while the block runs: a version must refer to it by then."""
-        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+        # Only what takes longer than changing threads is worth it.
+        sha256 = _digest(data) if len(data) < MUCH else await asyncio.to_thread(_digest, data)
         with self.code.hold(sha256):
             yield await asyncio.to_thread(self.packages.install, data, runtime, hello.runtimes[runtime].interpreter)
 
     async def check_storage(self, account: str, added: int) -> None:
         """Raises CodeStorageExceeded."""
         rules.check_storage(await asyncio.to_thread(self.store.stored_bytes, account), added)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def locate(caller: Caller, name: str, qualifier: str | None = None) -> FunctionRef:

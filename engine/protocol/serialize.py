@@ -64,6 +64,14 @@ def serialize_response(operation: Operation, result: Mapping[str, Any] | None) -
     return _finish(status, headers, _payload(operation, output, result), JSON)
 
 
+def encoded(shape: Shape, value: Mapping[str, Any]) -> msgspec.Raw:
+    """A structure to be put into answers as it is, in place of the members it has: for what is in many answers and seldom changes.
+
+    Raises as ``serialize_response``.
+    """
+    return msgspec.Raw(msgspec.json.encode(_encode(shape, value, shape.name)))
+
+
 def _finish(status: int, headers: list[tuple[str, str]], body: bytes, content_type: str) -> Response:
     if status in NO_BODY:
         return Response(status, headers, b"")
@@ -95,7 +103,7 @@ def _encode(shape: Shape, value: Any, path: str) -> Any:
     """``value`` as msgspec can encode it."""
     kind = shape.kind
     if kind == "structure":
-        return _encode_structure(shape, value, path)
+        return value if type(value) is msgspec.Raw else _encode_structure(shape, value, path)
     if kind == "list":
         assert shape.item is not None  # noqa: S101 - lists have an item shape
         return [_encode(shape.item, item, f"{path}[]") for item in value]

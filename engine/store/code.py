@@ -8,7 +8,6 @@ tree holds bytecode for that runtime. The rows of the database are the reference
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ from sqlalchemy import Select, delete, select
 
 from engine.clock import Clock
 from engine.store.database import Database
+from engine.store.flushes import Flushes, flush_file_system
 from engine.store.references import unused
 from engine.store.schema import code
 
@@ -41,6 +41,7 @@ class DiskCodeStore:
         self._grace_s = grace_s
         self._held: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._flushes = Flushes()
         for path in (self._blobs, self._trees):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Functions run as other users and reach their tree through this directory.
@@ -103,8 +104,8 @@ class DiskCodeStore:
         if data is not None:
             self._write_blob(sha256, data, flush=False)
             if self._blobs.stat().st_dev != self._trees.stat().st_dev:
-                _flush_file_system(self._blobs)
-        _flush_file_system(scratch)
+                flush_file_system(self._blobs)
+        self._flushes.flush(scratch)
         try:
             os.rename(scratch, tree)
         except OSError:
@@ -168,18 +169,5 @@ def _fsync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _flush_file_system(path: Path) -> None:
-    """Everything written below ``path`` reaches the disk before the rename that makes it visible."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "syncfs"):
-        os.sync()
-        return
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        libc.syncfs(fd)
     finally:
         os.close(fd)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import resource
 import sqlite3
 import stat
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from engine.store import engines, migrations, schema
 from engine.store.api import LATEST, Alias, Attachment, Backlog, Event, EventSourceMapping, Function, Position, Version
 from engine.store.code import DiskCodeStore
 from engine.store.database import Database
+from engine.store.flushes import Flushes
 from engine.store.functions import SqlFunctionStore
 from engine.store.mappings import SqlMappingStore
 from engine.store.queue import SqlEventQueue
@@ -486,6 +490,52 @@ def test_publishing_with_the_upload_keeps_both_or_neither(code: DiskCodeStore, t
     assert not code.blob(B).exists()
     assert not code.tree(B).exists()
     assert [p.name for p in (tmp_path / "blobs").iterdir()] == [f"{A}.zip"]
+
+
+def test_flushes_are_shared_and_none_relies_on_one_that_had_begun_before() -> None:
+    count = itertools.count()
+    begun: list[int] = []
+
+    def flush(_path: Path) -> None:
+        begun.append(next(count))
+        time.sleep(0.002)
+
+    flushes = Flushes(flush)
+
+    def some(_n: int) -> bool:
+        covered = True
+        for _ in range(25):
+            came = next(count)
+            flushes.flush(Path())
+            covered &= any(came < at for at in list(begun))
+        return covered
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(some, range(8)))
+    assert len(begun) < 200
+
+
+def test_a_flush_that_fails_is_done_over_by_whoever_waits_for_it() -> None:
+    failing, waiting = threading.Event(), threading.Event()
+    calls = []
+
+    def flush(path: Path) -> None:
+        calls.append(path)
+        if path == Path("first"):
+            failing.set()
+            waiting.wait(20)
+            raise OSError("no disk")
+
+    flushes = Flushes(flush)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(flushes.flush, Path("first"))
+        failing.wait(20)
+        second = pool.submit(flushes.flush, Path("second"))
+        waiting.set()
+        with pytest.raises(OSError, match="no disk"):
+            first.result(20)
+        second.result(20)
+    assert calls == [Path("first"), Path("second")]
 
 
 def test_a_blob_that_cannot_be_written_leaves_no_remains(code: DiskCodeStore, tmp_path: Path) -> None:
