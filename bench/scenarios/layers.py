@@ -19,7 +19,7 @@ import psutil
 from bench import http1
 from bench.context import ROOT, Context
 from bench.engine import COUNT, Engine, started, zipped
-from bench.loadgen import Generator, Http, Plan
+from bench.loadgen import Generator, Http, Outcome, Plan
 from bench.rows import Latencies, Row, row
 from bench.scenarios.cold import KEEP_ALIVE_S, only_cold
 
@@ -94,16 +94,17 @@ def run(context: Context) -> list[Row]:
     rows: list[Row] = []
     for kind, pool in ((FROM_STOCK, 8), (ON_DEMAND, 0)):
         found = [Latencies() for _ in LAYERS]
-        cpu_s, starts, errors = [0.0] * len(LAYERS), [0] * len(LAYERS), [0] * len(LAYERS)
+        cpu_s, starts, errors, wrong = [0.0] * len(LAYERS), [0] * len(LAYERS), [0] * len(LAYERS), [""] * len(LAYERS)
         for _ in range(1 if context.quick else 2):
             for n, layer in enumerate(LAYERS):
                 context.say(f"{layer.name}, {kind}")
-                used, latencies, failed = _measure(context, layer, pool)
-                for value in latencies:
+                used, outcome = _measure(context, layer, pool)
+                for value in outcome.kinds.get("cold", ()):
                     found[n].add(value)
+                    starts[n] += 1
                 cpu_s[n] += used
-                starts[n] += len(latencies)
-                errors[n] += failed
+                errors[n] += outcome.errors + len(outcome.kinds.get("warm", ()))
+                wrong[n] = wrong[n] or outcome.first_error
         for n, layer in enumerate(LAYERS):
             rows.append(
                 row(
@@ -114,14 +115,15 @@ def run(context: Context) -> list[Row]:
                     latencies=found[n],
                     seconds=starts[n] / RATE,
                     errors=errors[n],
+                    first_error=wrong[n],
                     cpu_ms_per_start=round(cpu_s[n] * 1e3 / max(1, starts[n]), 2),
                 )
             )
     return rows
 
 
-def _measure(context: Context, layer: Layer, pool: int) -> tuple[float, list[int], int]:
-    """(CPU seconds, latencies of cold starts, errors) of one engine."""
+def _measure(context: Context, layer: Layer, pool: int) -> tuple[float, Outcome]:
+    """CPU seconds, and what came of the starts, of one engine."""
     samples = 48 if context.quick else 144
     settings = {"pool_size": pool, "keep_alive_s": KEEP_ALIVE_S, **layer.settings}
     with started(context.work, root=cut(context.work, layer.cuts), **settings) as engine:
@@ -134,12 +136,12 @@ def _measure(context: Context, layer: Layer, pool: int) -> tuple[float, list[int
         engine.settle(instances=0, stock=pool > 0)
         time.sleep(0.5)
         before = _cpu_s(engine)
-        latencies, failed = _starts(engine, raw, samples)
+        outcome = _starts(engine, raw, samples)
         engine.settle(instances=0, stock=pool > 0)
-        return _cpu_s(engine) - before, latencies, failed
+        return _cpu_s(engine) - before, outcome
 
 
-def _starts(engine: Engine, raw: list[bytes], samples: int) -> tuple[list[int], int]:
+def _starts(engine: Engine, raw: list[bytes], samples: int) -> Outcome:
     plan = Plan(
         engine.host,
         Http(),
@@ -150,8 +152,7 @@ def _starts(engine: Engine, raw: list[bytes], samples: int) -> tuple[list[int], 
         rate=RATE,
         check=only_cold,
     )
-    outcome = Generator(plan).run()
-    return list(outcome.kinds.get("cold", ())), outcome.errors + len(outcome.kinds.get("warm", ()))
+    return Generator(plan).run()
 
 
 def _cpu_s(engine: Engine) -> float:

@@ -58,7 +58,7 @@ def host_findings() -> list[Finding]:
     ]
     found.append(_lane())
     if linux:
-        found += [_cgroups(), _namespaces()]
+        found += [_cgroups(), namespaces()]
     return found
 
 
@@ -79,10 +79,18 @@ def _cgroups() -> Finding:
     return Finding("cgroups", Verdict.NOTE, f"none mounted at {CGROUPS}: memory and process limits rest on rlimits")
 
 
-def _namespaces() -> Finding:
+def namespaces(root: str = "/") -> Finding:
+    """What this host has of them, and what keeps an ordinary user from them. ``root`` stands for ``/``."""
+    from engine.sandbox.hints import obstacles
+
     kinds = sorted(p.name for p in Path("/proc/self/ns").iterdir() if "_for_children" not in p.name)
-    knobs = [f"{name}={Path(path).read_text().strip()}" for name, path in KNOBS.items() if Path(path).exists()]
-    return Finding("namespaces", Verdict.OK, f"{', '.join(kinds)}; {', '.join(knobs)}")
+    files = {name: Path(root, path.lstrip("/")) for name, path in KNOBS.items()}
+    knobs = [f"{name}={path.read_text().strip()}" for name, path in files.items() if path.exists()]
+    text = f"{', '.join(kinds)}; {', '.join(knobs)}"
+    steps = obstacles(root)
+    if not steps:
+        return Finding("namespaces", Verdict.OK, text)
+    return Finding("namespaces", Verdict.NOTE, f"{text}; for level user: {'; '.join(steps)}")
 
 
 def sandbox_findings(settings: Settings) -> list[Finding]:

@@ -1,7 +1,7 @@
 """Control groups of the sandboxes, on v2 or on separately mounted v1 hierarchies, each controller found by trying.
 
-Every engine keeps its groups in directories called ``lambda-engine.<pid>.<start time>`` after the broker that made them, one child
-per holder, so that what a killed broker left can be told from what a live one uses. Joining never moves a running process into
+Every engine keeps its groups in directories called ``lambda-engine.<pid>.<start time>.<pid namespace>`` after the broker that made them, one
+child per holder, so that what a killed broker left can be told from what a live one uses, also by one in a container that sees the host's. Joining never moves a running process into
 a group through ``cgroup.procs``: that can wait for an RCU grace period of many milliseconds. On v1 the
 single-threaded child writes ``0`` to a ``tasks`` file opened here; on v2 it is cloned into the group.
 """
@@ -22,7 +22,7 @@ from engine.sandbox.group import FREEZE_FILES, Group, limits, quota, read
 _CONTROLLERS = ("memory", "pids", "cpu")
 # What needs no controller on v2, and the v1 hierarchy that offers it.
 _FEATURES = {"cpu time": "cpuacct", "freeze": "freezer"}
-_OWNED = re.compile(r"^lambda-engine\.(\d+)\.(\d+)$")
+_OWNED = re.compile(r"^lambda-engine\.(\d+)\.(\d+)\.(\d+)$")
 _SWEEP_S = 2.0
 
 # All functions together against the rest of the host. With the default weight they get no more than one ordinary process, and on a busy
@@ -57,7 +57,12 @@ def start_time(pid: int) -> str | None:
 
 def own_name() -> str:
     """Name of this process's groups."""
-    return f"lambda-engine.{os.getpid()}.{start_time(os.getpid())}"
+    return f"lambda-engine.{os.getpid()}.{start_time(os.getpid())}.{_pid_namespace()}"
+
+
+def _pid_namespace() -> str:
+    """In another one the same number is another process."""
+    return str(os.stat("/proc/self/ns/pid").st_ino)
 
 
 def _mounts() -> dict[str, list[tuple[int, list[str]]]]:
@@ -285,7 +290,9 @@ def sweep() -> list[str]:
     for base in bases:
         for name in os.listdir(base):
             match = _OWNED.match(name)
-            if match and start_time(int(match[1])) != match[2] and _sweep_one(os.path.join(base, name)):
+            if match is None or match[3] != _pid_namespace() or start_time(int(match[1])) == match[2]:
+                continue
+            if _sweep_one(os.path.join(base, name)):
                 removed.append(os.path.join(base, name))
     return removed
 
@@ -298,8 +305,9 @@ def _sweep_one(trunk: str) -> bool:
                 # What v1 has frozen does not die before it is thawed.
                 kernel.write_file(os.path.join(directory, "freezer.state"), b"THAWED")
             with contextlib.suppress(OSError, ValueError):
-                for pid in read(os.path.join(directory, "cgroup.procs")).split():
-                    os.kill(int(pid), signal.SIGKILL)
+                for pid in map(int, read(os.path.join(directory, "cgroup.procs")).split()):
+                    if pid:  # 0 is somebody in a pid namespace that is not below this one, and to kill it our own process group
+                        os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(OSError):
                 os.rmdir(directory)
         if not os.path.isdir(trunk):

@@ -25,7 +25,8 @@ def _full(root: str) -> str:
     return f"this is a {container} container: start it with --privileged, as root, on {_LEAST_KERNEL}"
 
 
-def _user(root: str) -> str:
+def obstacles(root: str = "/") -> list[str]:
+    """What the kernel and the distribution have switched off that level user needs, as what to do about each."""
     steps = []
     if _knob(root, "user/max_user_namespaces") == "0":
         steps.append("sysctl -w user.max_user_namespaces=15000")
@@ -37,6 +38,11 @@ def _user(root: str) -> str:
             f"putting '{apparmor_profile()}' into {_PROFILE} and running apparmor_parser -r {_PROFILE}, "
             "or to everybody by sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
         )
+    return steps
+
+
+def _user(root: str) -> str:
+    steps = obstacles(root)
     container = container_kind(root)
     if container is not None:
         steps.append(

@@ -75,6 +75,7 @@ REASONS: dict[str, Callable[..., bool]] = {
     "no compiler for extensions": lambda: not (shutil.which("gcc") or shutil.which("cc")) or not os.path.exists(_python_h()),
     "no system Python of the engine's own version": _other_system_python,
     "no macvlan": _no_macvlan,
+    "no container tools": _no_programs("unshare", "setpriv", "mount"),
     "one core": lambda: len(os.sched_getaffinity(0)) < 2,
     "no hadolint wheel for this processor": lambda: platform.machine() != "x86_64",
     "no PostgreSQL": _no_postgres,

@@ -246,11 +246,25 @@ def test_the_sweep_leaves_living_owners_alone(tmp_path):
         before = sorted(_groups(broker))
         assert before
         # Same number, another start: what a reused process number looks like.
-        dead = [os.path.join(os.path.dirname(path), f"lambda-engine.{broker}.1") for path in before if path.count("lambda-engine") and not re.search("/(h[0-9]+|quota)$", path)]
-        for path in dead:
-            os.makedirs(path + "/h1")
+        own = os.stat("/proc/self/ns/pid").st_ino
+        trunks = [os.path.dirname(path) for path in before if path.count("lambda-engine") and not re.search("/(h[0-9]+|quota)$", path)]
+        for trunk in trunks:
+            os.makedirs(f"{trunk}/lambda-engine.{broker}.1.{own}/h1")
         cgroups.sweep()
         assert sorted(_groups(broker)) == before
+        assert box.run("result = 3") == 3
+
+
+def test_the_sweep_leaves_the_owners_of_other_pid_namespaces_alone(tmp_path):
+    """As from inside a container that sees the host's groups: no process number there means what it means here."""
+    with Rig(tmp_path) as rig:
+        box = rig.instance()
+        before = sorted(_groups(rig.link.broker_pid))
+        source = f"import sys; sys.path[:0] = {sys.path!r}\nfrom engine.sandbox import cgroups\nprint(cgroups.sweep())"
+        inside = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", sys.executable, "-c", source]
+        done = subprocess.run(inside, capture_output=True, text=True, timeout=60, check=False)
+        assert done.stdout == "[]\n", (done.returncode, done.stderr)
+        assert sorted(_groups(rig.link.broker_pid)) == before
         assert box.run("result = 3") == 3
 
 

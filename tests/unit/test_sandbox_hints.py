@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.cli import doctor
 from engine.sandbox import hints
 
 
@@ -49,6 +50,20 @@ def test_the_profile_names_the_real_interpreter(tmp_path: Path) -> None:
 def test_each_obstacle_has_its_fix(tmp_path: Path, files: dict[str, str], words: list[str]) -> None:
     text = hints.fix("user", host(tmp_path, files))
     assert all(word in text for word in words), text
+
+
+def test_doctor_sees_ubuntus_restriction_and_names_the_fix(tmp_path: Path) -> None:
+    root = host(tmp_path, {"proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1\n", "proc/sys/user/max_user_namespaces": "95000\n"})
+    found = doctor.namespaces(root)
+    assert found.verdict is doctor.Verdict.NOTE
+    assert "kernel.apparmor_restrict_unprivileged_userns=1" in found.text
+    assert f"by putting '{hints.apparmor_profile()}' into /etc/apparmor.d/lambda-engine" in found.text
+
+
+def test_doctor_has_nothing_to_say_where_nothing_is_in_the_way(tmp_path: Path) -> None:
+    found = doctor.namespaces(host(tmp_path, {"proc/sys/kernel/apparmor_restrict_unprivileged_userns": "0\n"}))
+    assert found.verdict is doctor.Verdict.OK
+    assert "for level user" not in found.text
 
 
 def test_full_in_a_container_wants_privileged(tmp_path: Path) -> None:

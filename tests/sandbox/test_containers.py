@@ -1,0 +1,68 @@
+"""Inside containers with the extra privileges that docs/sandbox.md names: a function runs there, at the level that is promised.
+
+What a container with less gets, and what it is told, is in test_surroundings.py. The containers are made of what container engines make theirs of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.framework.host import require
+
+pytestmark = pytest.mark.root
+
+ROOT = Path(__file__).parent.parent.parent
+# docs.docker.com/engine/containers/run: what a container's root keeps by default.
+DEFAULT = (
+    "chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap", "net_bind_service", "net_raw", "sys_chroot", "mknod",
+    "audit_write", "setfcap",
+)  # fmt: skip
+BODY = """
+import json, sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+from tests.sandbox.rig import Rig
+with Rig(Path({home!r}), "auto", runtime={runtime!r}, interpreter={interpreter!r}) as rig:
+    box = rig.instance()
+    status = box.run("result = open('/proc/self/status').read()")
+    rig.end(box)
+print("SEEN" + json.dumps([rig.report.level, rig.report.mechanisms, status]))
+"""
+
+
+def container(tmp_path: Path, *limits: str) -> tuple[str, dict[str, str], str]:
+    """(level, mechanisms, a function's /proc/self/status) of an engine in there."""
+    require("no container tools")
+    path = [str(ROOT), *[p for p in sys.path if "site-packages" in p]]
+    body = BODY.format(path=path, home=str(tmp_path / "data"), runtime=f"python3.{sys.version_info.minor}", interpreter=os.path.realpath(sys.executable))
+    argv: list[Any] = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts", "--ipc", "--cgroup", *limits]
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "container": "simulated"}
+    done = subprocess.run([*argv, sys.executable, "-c", body], capture_output=True, text=True, timeout=100, check=False, env=env, cwd=tmp_path)
+    seen = done.stdout.rpartition("SEEN")[2]
+    assert seen, done.stdout + done.stderr
+    level, mechanisms, status = json.loads(seen)
+    return level, mechanisms, status
+
+
+def test_with_default_capabilities_and_no_filter_it_is_user(tmp_path: Path) -> None:
+    """``--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined``."""
+    level, mechanisms, status = container(tmp_path, "setpriv", "--bounding-set", "-all," + ",".join(f"+{name}" for name in DEFAULT))
+    assert level == "user"
+    assert mechanisms["user namespace"] == "one host id shared by all instances"
+    assert "CapEff:\t0000000000000000" in status
+    assert "Seccomp:\t2" in status
+
+
+@pytest.mark.slow
+def test_privileged_it_is_full(tmp_path: Path) -> None:
+    level, mechanisms, status = container(tmp_path)
+    assert level == "full"
+    assert mechanisms["user namespace"] == "two host ids per instance"
+    assert "CapEff:\t0000000000000000" in status
