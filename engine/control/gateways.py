@@ -66,10 +66,13 @@ class Gateways:
         stages = client.get_stages(restApiId=api_id)["item"]
         authorizers = client.get_authorizers(restApiId=api_id, limit=500).get("items") or []
         responses = client.get_gateway_responses(restApiId=api_id, limit=500).get("items") or []
+        validators: list[Any] = []
+        if any(m.get("requestValidatorId") for r in resources for m in (r.get("resourceMethods") or {}).values()):
+            validators = client.get_request_validators(restApiId=api_id, limit=500).get("items") or []
         keys: dict[str, dict[str, str]] = {}
         if any(m.get("apiKeyRequired") for r in resources for m in (r.get("resourceMethods") or {}).values()):
             keys = _keys(client, api_id)
-        return read_rest(account, region, api, resources, stages, authorizers, keys, responses)
+        return read_rest(account, region, api, resources, stages, authorizers, keys, responses, validators)
 
     def _http(self, aws: AwsClients, account: str, api_id: str, region: str) -> Api:
         client = aws.client("apigatewayv2")

@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import boto3
 import botocore.auth
 import botocore.awsrequest
 import botocore.credentials
 import jwt
 import pytest
+from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives.asymmetric import rsa
+from websockets.sync.client import connect
 
 from tests.framework.apis import REGION, Answer, HttpApi, RestApi, call, invocation_uri, let_in
 from tests.framework.engine import Engine, engine, zip_of
@@ -309,6 +312,33 @@ def test_signatures_and_policies_with_authentication() -> None:
         assert allowed.status == 200, allowed.body
         assert allowed.json()["requestContext"]["identity"]["userArn"] == "arn:aws:iam::000000000000:user/ada"
         assert ask("POST", *own).status == 403
+        _websocket(strict, own)
+
+
+def _websocket(strict: Engine, own: tuple[str, str]) -> None:
+    """A connection that only those may write to who sign and may manage it."""
+    client, port = strict.client("apigatewayv2"), int(strict.url.rpartition(":")[2])
+    api_id = client.create_api(Name="ws", ProtocolType="WEBSOCKET", RouteSelectionExpression="$request.body.action")["ApiId"]
+    client.create_stage(ApiId=api_id, StageName="prod")
+    made = client.create_integration(ApiId=api_id, IntegrationType="AWS_PROXY", IntegrationUri=invocation_uri("auth-echo"))
+    client.create_route(ApiId=api_id, RouteKey="$default", Target=f"integrations/{made['IntegrationId']}", RouteResponseSelectionExpression="$default")
+
+    def post(connection_id: str, *keys: str) -> Any:
+        base = f"{strict.url}/_api/{api_id}/prod"
+        access = {"aws_access_key_id": keys[0], "aws_secret_access_key": keys[1]}
+        poster: Any = boto3.client("apigatewaymanagementapi", endpoint_url=base, region_name=REGION, **access)  # type: ignore[call-overload]
+        return poster.post_to_connection(ConnectionId=connection_id, Data=b"posted")
+
+    with connect(f"ws://127.0.0.1:{port}/_api/{api_id}/prod", open_timeout=60, close_timeout=60) as socket_client:
+        socket_client.send("hello")
+        connection_id = json.loads(socket_client.recv(timeout=60))["requestContext"]["connectionId"]
+        assert call(strict, "", f"/_api/{api_id}/prod/@connections/{connection_id}", "POST", "x").status == 403
+        for keys in (("ROOTKEY", "wrong"), ("STRANGER", "x"), own):
+            with pytest.raises(ClientError) as refused:
+                post(connection_id, *keys)
+            assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+        post(connection_id, "ROOTKEY", "secret")
+        assert socket_client.recv(timeout=60) == "posted"
 
 
 def test_an_apis_own_policy_is_obeyed(gate: Engine) -> None:

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.framework.apis import Answer, HttpApi, RestApi, call, function_arn, invocation_uri, let_in
-from tests.framework.engine import Engine, zip_of
+from tests.framework.engine import Engine, engine, zip_of
 from tests.framework.packages import package_of
+from tests.framework.wait import until
 
 ECHO = zip_of(
     {"m.py": "import json\ndef f(e, c): return {'statusCode': 200, 'body': json.dumps(e), 'headers': {'content-type': 'application/json'}}\n"}
@@ -230,6 +231,36 @@ def test_refusals_have_awss_words(gate: Engine) -> None:
     staged.route("GET /", "api-echo")
     assert said(call(gate, staged.host, "/")) == (404, '{"message":"Not Found"}', None)
     assert call(gate, staged.host, "/v1").status == 200
+
+
+def test_required_parameters_are_asked_for_where_a_validator_says_so(gate: Engine) -> None:
+    api = RestApi(gate, "validated")
+    wanted = {"method.request.querystring.q": True, "method.request.header.X-Mine": True, "method.request.querystring.maybe": False}
+    validator = api.client.create_request_validator(restApiId=api.id, name="v", validateRequestParameters=True, validateRequestBody=False)["id"]
+    api.method("GET", "/strict", "api-echo", requestParameters=wanted, requestValidatorId=validator)
+    api.method("GET", "/lax", "api-echo", requestParameters=wanted)
+    api.deploy()
+    missing = call(gate, api.host, "/prod/strict?x=1")
+    assert (missing.status, missing.json()) == (400, {"message": "Missing required request parameters: [q, X-Mine]"})
+    assert missing.headers["x-amzn-errortype"] == "BadRequestException"
+    assert call(gate, api.host, "/prod/strict?q=1", X_Mine="y").status == 200
+    assert call(gate, api.host, "/prod/lax").status == 200
+
+
+@pytest.mark.slow
+def test_definitions_may_be_on_another_endpoint(gate: Engine) -> None:
+    api = HttpApi(gate, "elsewhere")
+    api.route("GET /", "local")
+    with engine(aws_endpoint=gate.url) as own:
+        own.deploy("local", ECHO)
+        let_in(own, "local", f"{api.id}/*")
+        assert call(own, api.host, "/").json()["requestContext"]["apiId"] == api.id
+        assert call(own, api.host, "/new").status == 404
+        api.route("GET /new", "local")
+        until(lambda: call(own, api.host, "/new").status == 200, "a change made elsewhere is seen")
+    with engine(aws_endpoint="http://127.0.0.1:1") as lonely:
+        refused = call(lonely, api.host, "/")
+        assert (refused.status, "could not be read" in refused.body.decode()) == (502, True)
 
 
 def test_requests_are_counted_by_stage_and_status(gate: Engine) -> None:

@@ -69,6 +69,7 @@ class Authorizer(msgspec.Struct, frozen=True):
 class Route(msgspec.Struct, frozen=True):
     """``method`` may be ANY. ``path``: the resource's path with its parameters in braces. ``key``: ``GET /pets/{id}`` or ``$default``;
     of a WebSocket API the value that selects it. ``two_way``: what the function answers to a message goes back to who sent it.
+    ``required``: parameters that a request must have, as ``querystring.q``.
     """
 
     method: str
@@ -82,6 +83,7 @@ class Route(msgspec.Struct, frozen=True):
     resource_id: str = ""
     operation: str = ""
     two_way: bool = False
+    required: tuple[str, ...] = ()
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -141,15 +143,17 @@ def read_rest(
     authorizers: Iterable[Document],
     keys: Mapping[str, Mapping[str, str]],
     responses: Sequence[Document] = (),
+    validators: Sequence[Document] = (),
 ) -> Api:
     """A REST API. ``resources`` have their methods embedded; ``keys``: values of API keys by stage and key id."""
     routes: list[Route] = []
     ignored: set[str] = set()
     for resource in resources:
         for method, about in (resource.get("resourceMethods") or {}).items():
-            routes.append(_rest_route(resource, method, about))
-            if about.get("requestValidatorId"):
-                ignored.add("request validators")
+            validator = next((v for v in validators if v.get("id") == about.get("requestValidatorId")), {})
+            routes.append(_rest_route(resource, method, about, validator))
+            if validator.get("validateRequestBody") and about.get("requestModels"):
+                ignored.add("models of request bodies")
             integration = about.get("methodIntegration") or {}
             if integration.get("requestParameters"):
                 ignored.add("parameter mappings of integrations")
@@ -195,7 +199,7 @@ def _policy(text: Any) -> str:
     return str(text or "").replace('\\"', '"')
 
 
-def _rest_route(resource: Document, method: str, about: Document) -> Route:
+def _rest_route(resource: Document, method: str, about: Document, validator: Document) -> Route:
     described = about.get("methodIntegration")
     integration = None
     if described:
@@ -228,6 +232,11 @@ def _rest_route(resource: Document, method: str, about: Document) -> Route:
         bool(about.get("apiKeyRequired")),
         str(resource["id"]),
         str(about.get("operationName") or ""),
+        required=tuple(
+            name.removeprefix("method.request.")
+            for name, required in (about.get("requestParameters") or {}).items()
+            if required and validator.get("validateRequestParameters")
+        ),
     )
 
 

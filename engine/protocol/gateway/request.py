@@ -80,6 +80,14 @@ def parameters(query: str) -> list[tuple[str, str]]:
     return [(unquote_plus(name), unquote_plus(value)) for name, _, value in pairs]
 
 
+def missing(required: Sequence[str], request: ApiRequest) -> list[str]:
+    """Which required parameters a request does not have, by name. Those of the path are there, or it would be another route."""
+    query = {name for name, _ in parameters(request.query)}
+    sent = {name.lower() for name, _ in request.headers}
+    found = (one.partition(".") for one in required)
+    return [name for kind, _, name in found if (kind == "querystring" and name not in query) or (kind == "header" and name.lower() not in sent)]
+
+
 def grouped(pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
     """All values by name. Names of different case are one name, in the case that came first."""
     found: dict[str, list[str]] = {}

@@ -25,7 +25,7 @@ from engine.protocol.gateway import http, rest
 from engine.protocol.gateway.customised import customised
 from engine.protocol.gateway.definition import DEFAULT_STAGE, HTTP, REST, WEBSOCKET, Integration, Route, Stage
 from engine.protocol.gateway.refusals import Refused, Why, refused, said, unserved
-from engine.protocol.gateway.request import ApiContext, ApiRequest, forwarded, header
+from engine.protocol.gateway.request import ApiContext, ApiRequest, forwarded, header, missing
 from engine.protocol.gateway.routes import stage_of
 from engine.protocol.gateway.websocket import CONNECT
 from engine.supervisor.api import new_trace_id
@@ -216,6 +216,9 @@ class ApiExchange:
         api, route = context.api, context.route
         if route.key_required:
             self._check_key()
+        if route.required and (names := missing(route.required, self.request)):
+            message = f"Missing required request parameters: [{', '.join(names)}]"
+            raise said(400, message, "BadRequestException", kind="BAD_REQUEST_PARAMETERS")
         integration = route.integration
         if integration is None:
             raise refused(Why.BROKEN, api.kind)
