@@ -42,14 +42,15 @@ def of_tags(tags: Mapping[str, str]) -> dict[str, float | None]:
 
 def shareable(config: Mapping[str, Any]) -> bool:
     """Whether instances of a version with this configuration can run several invocations at once."""
-    return str(config.get("Runtime", "")).startswith("python") and config["SnapStart"]["ApplyOn"] == "None"
+    runtime = str(config.get("Runtime") or "provided")
+    return runtime.startswith(("python", "java", "provided")) and config["SnapStart"]["ApplyOn"] == "None"
 
 
 def check(tags: Mapping[str, str], config: Mapping[str, Any]) -> None:
     """Raises InvalidParameterValue when the tags ask for several invocations at once and the function's instances cannot run them."""
     if (_places(tags) or 1) > 1 and not shareable(config):
         raise InvalidParameterValue(
-            f"The tag {MAX_CONCURRENCY} is for Python functions without SnapStart: "
+            f"The tag {MAX_CONCURRENCY} is for Python, Java and custom runtimes without SnapStart: "
             f"instances of {config.get('Runtime', 'images')} {'with SnapStart ' * (config['SnapStart']['ApplyOn'] != 'None')}run one invocation at a time."
         )
 

@@ -68,7 +68,9 @@ def _zygote(config: VersionConfig, *, behind_agent: bool) -> str:
 
 def places(config: VersionConfig, *, behind_agent: bool) -> int:
     """How many invocations an instance runs at once: more than one only where its worker can, and where no snapshot of it is taken."""
-    able = family(config.runtime) is Family.PYTHON and key(config, behind_agent=behind_agent).startswith("python")
+    kind = family(config.runtime)
+    able = key(config).startswith("python") if kind is Family.PYTHON else kind in (Family.PROVIDED, Family.JAVA, Family.IMAGE)
+    able = able and not behind_agent
     return config.max_concurrency if able and not config.snap_start else 1
 
 

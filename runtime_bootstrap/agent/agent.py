@@ -32,6 +32,7 @@ from runtime_bootstrap.agent.loop import Loop
 from runtime_bootstrap.agent.processes import Process, end_like, error_text, exit_text
 from runtime_bootstrap.agent.relay import Relay, library_root
 from runtime_bootstrap.agent.runtime import INVOCATION, Events, Runtime, platform_document
+from runtime_bootstrap.agent.several import Several
 from runtime_bootstrap.agent.telemetry import Subscription, Telemetry
 
 PORT = 9001
@@ -60,8 +61,9 @@ class Agent(Events, ext.Told):
         self._json = (init.get("log_format") or "") == "JSON"
         self.link = Link(loop, sock, self._on_frame)
         self._relay = Relay(loop, self.link, self, init_frame) if init.get("native") else None
-        self._http = Runtime(self.link, self)
-        self.runtime: "Union[Runtime, Relay]" = self._relay or self._http
+        self._several = init.get("max_concurrency", 1) > 1
+        self._http: "Union[Runtime, Several]" = Several(self.link, self) if self._several else Runtime(self.link, self)
+        self.runtime: "Union[Runtime, Several, Relay]" = self._relay or self._http
         self.extensions = ext.Extensions(init, self)
         self.telemetry = Telemetry(loop, self.extensions, json_format=self._json, on_subscribed=self._subscribed)
         self._chronicle = chronicle.Chronicle(self.telemetry, init)
@@ -126,7 +128,11 @@ class Agent(Events, ext.Told):
     def _on_frame(self, parts: "list[Any]", body: bytes) -> None:
         kind = parts[0]
         if kind == INVOKE:
-            invoke = self._open = Invoke(parts)
+            invoke = Invoke(parts)
+            if self._several:
+                self.runtime.begin(invoke, body)
+                return
+            self._open = invoke
             self._runtime_ready = False
             if self.extensions.all:
                 self._chronicle.started(invoke)

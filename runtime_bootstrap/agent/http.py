@@ -20,7 +20,7 @@ _MAX_HEAD = 64 * 1024
 _MAX_AHEAD = 1024 * 1024
 # Ends in an id and one more part.
 _ID_PATH = re.compile(rb"[^ ]*/[0-9a-fA-F-]{36}/[a-z]+")
-_REASONS = {200: "OK", 202: "Accepted", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 413: "Request Entity Too Large", 500: "Internal Server Error"}
+_REASONS = {200: "OK", 202: "Accepted", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 410: "Gone", 413: "Request Entity Too Large", 500: "Internal Server Error"}
 _HEADS = {
     (status, kind): ("HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: " % (status, reason, kind)).encode()
     for status, reason in _REASONS.items()

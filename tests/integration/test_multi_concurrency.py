@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -92,31 +96,48 @@ def test_the_tag_takes_effect_at_once_and_a_timeout_leaves_the_others_alone(shar
     assert [(i["running"], i["state"]) for i in found] == [(1, "busy")], "the same instance, with one place lost to the thread that goes on"
 
 
-@pytest.mark.parametrize(
-    ("runtime", "more", "text"),
-    [
-        ("provided.al2023", {}, "instances of provided.al2023 run one invocation at a time."),
-        ("python3.12", {"SnapStart": {"ApplyOn": "PublishedVersions"}}, "instances of python3.12 with SnapStart run one invocation at a time."),
-    ],
-)
-def test_what_cannot_have_it(shared: Engine, runtime: str, more: dict[str, Any], text: str) -> None:
-    client = shared.client()
-    from tests.framework.engine import zip_of
-
-    wanted = {
-        "FunctionName": "crew-never", "Runtime": runtime, "Handler": "m.f", "Role": "arn:aws:iam::000000000000:role/r",
-        "Code": {"ZipFile": zip_of({"m.py": "def f(e, c): pass\n", "bootstrap": "#!/bin/sh\n"})}, **more,
-    }  # fmt: skip
-    status, code, message = refused(client.create_function, **wanted, Tags={TAG: "2"})
-    if "not supported" in message:
-        pytest.skip(f"{runtime} is not on this host")
-    assert (status, code) == (400, "InvalidParameterValueException")
-    assert message == f"The tag {TAG} is for Python functions without SnapStart: {text}"
-
-
 def test_values_that_the_tag_cannot_have(shared: Engine) -> None:
     shared.deploy("crew-values", {"m.py": "def f(e, c): pass\n"})
     for value in ("0", "1601", "2.5", "two", ""):
         status, code, message = refused(shared.client().tag_resource, Resource=ARN + "crew-values", Tags={TAG: value})
         assert (status, code) == (400, "InvalidParameterValueException")
         assert message == f"The tag {TAG} is a whole number from 1 to 1600, not {value!r}."
+
+
+OFFICIAL = """
+import os, time
+def handler(event, context):
+    # Runs until both do: each says so in a directory that they share.
+    open("/tmp/%d" % event, "w").close()
+    until = time.time() + 60
+    while len([n for n in os.listdir("/tmp") if n.isdigit()]) < 2 and time.time() < until:
+        time.sleep(0.01)
+    print("handled", event)
+    if event == 7:
+        raise ValueError("seven")
+    return [os.getpid(), context.aws_request_id, len([n for n in os.listdir("/tmp") if n.isdigit()])]
+"""
+
+
+@pytest.mark.timeout(400)
+def test_the_official_python_client_runs_its_processes(shared: Engine) -> None:
+    from tests.framework import clients
+
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(clients.python(os.path.realpath(sys.executable)))) as package, zipfile.ZipFile(made, "w") as own:
+        for entry in package.infolist():
+            own.writestr(entry, OFFICIAL.encode() if entry.filename == "client.py" else package.read(entry))
+    shared.deploy("crew-official", made.getvalue(), "client.handler", Runtime="provided.al2023", MemorySize=1024, Timeout=90, Tags={TAG: "2"})
+    client = shared.client()
+
+    def invoke(n: int) -> Any:
+        answer = client.invoke(FunctionName="crew-official", Payload=str(n))
+        return json.loads(answer["Payload"].read()), answer["ResponseMetadata"]["HTTPHeaders"]["x-amzn-requestid"]
+
+    with ThreadPoolExecutor(2) as pool:
+        (one, first_id), (two, second_id) = pool.map(invoke, (1, 2))
+    assert (one[1], two[1], one[2], two[2]) == (first_id, second_id, 2, 2)
+    assert one[0] != two[0], "a process each"
+    (instance,) = [i for i in shared.state()["instances"] if i["function"] == "crew-official"]
+    assert (instance["invocations"], instance["kind"]) == (2, "lambda-managed-instances")
+    assert invoke(7)[0]["errorMessage"] == "seven"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.control.instance_policy import of_tags
+from engine.control.instance_policy import MAX_CONCURRENCY, check, of_tags
 from engine.core.instance import State
 from engine.errors import InvalidParameterValue
 from engine.supervisor.catalogue import parse_entry
@@ -40,6 +40,24 @@ def test_tags_are_seconds() -> None:
 def test_what_could_not_be_obeyed_is_refused(tags: dict[str, str]) -> None:
     with pytest.raises(InvalidParameterValue, match="lambda-engine:"):
         of_tags(tags)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "snap_start", "text"),
+    [
+        ("nodejs22.x", "None", "instances of nodejs22.x run one invocation at a time"),
+        ("python3.12", "PublishedVersions", "instances of python3.12 with SnapStart run one invocation at a time"),
+    ],
+)
+def test_what_cannot_run_several_at_once_is_told_so(runtime: str, snap_start: str, text: str) -> None:
+    config = {"Runtime": runtime, "SnapStart": {"ApplyOn": snap_start}}
+    check({MAX_CONCURRENCY: "1"}, config)
+    check({}, config)
+    with pytest.raises(InvalidParameterValue, match=text):
+        check({MAX_CONCURRENCY: "2"}, config)
+    for able in ("python3.9", "java21", "provided.al2023"):
+        check({MAX_CONCURRENCY: "2"}, {"Runtime": able, "SnapStart": {"ApplyOn": "None"}})
+    check({MAX_CONCURRENCY: "2"}, {"SnapStart": {"ApplyOn": "None"}})
 
 
 def test_a_function_may_keep_its_instances_longer_or_shorter(play: Callable[..., None]) -> None:
