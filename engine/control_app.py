@@ -50,6 +50,8 @@ from engine.control.plane import Plane
 from engine.control.pollers import Pollers
 from engine.control.provisioned import ProvisionedOperations
 from engine.control.pushes import PushRoute
+from engine.control.queued import PATH as EVENTS_PATH
+from engine.control.queued import EventRoutes
 from engine.control.restore import restore
 from engine.control.roles import PATH as CREDENTIALS_PATH
 from engine.control.roles import CredentialsEndpoint, Roles
@@ -193,7 +195,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         code=plane.links.source,
         bytecode=plane.packages.figures,
         extra_routes={
-            **_inside(settings, plane, intake, event_clock, dispatcher),
+            **_inside(settings, plane, queue, intake, event_clock, dispatcher),
             CREDENTIALS_PATH: CredentialsEndpoint(plane.roles, link.ready),
             GATEWAY_PATH: GatewayEndpoint(Gateways(settings), link.ready),
         },
@@ -231,12 +233,15 @@ def _dispatcher(
     )
 
 
-def _inside(settings: Settings, plane: Plane, intake: Intake, event_clock: ShiftedClock, dispatcher: Dispatcher) -> dict[str, Any]:
+def _inside(
+    settings: Settings, plane: Plane, queue: SqlEventQueue, intake: Intake, event_clock: ShiftedClock, dispatcher: Dispatcher
+) -> dict[str, Any]:
     """What only the engine's own socket serves."""
     return {
         vpcs.PATH: vpcs.VpcRoutes(plane.vpcs, settings.account_id),
         image_routes.PATH: image_routes.ImageRoutes(plane.images),
         PUSH_PATH: PushRoute(plane.store, intake, region=settings.region, account=settings.account_id),
+        EVENTS_PATH: EventRoutes(queue, event_clock, dispatcher.wake, account=settings.account_id),
         TIME_PATH: TimeRoute(plane.link, event_clock, dispatcher.wake, embedded=settings.aws_endpoint == "embedded"),
     }
 

@@ -17,6 +17,7 @@ from engine.cli import (
     cold_starts,
     deploy,
     doctor,
+    events,
     image,
     instances,
     invoke,
@@ -46,6 +47,7 @@ app.command("logs")(logs.logs)
 app.command("list")(listing.list_functions)
 app.command("instances")(instances.instances)
 app.command("cold-starts")(cold_starts.cold_starts)
+app.add_typer(events.app, name="events")
 app.command("advance")(advance.advance)
 app.add_typer(vpc.app, name="vpc")
 app.add_typer(image.app, name="image")

@@ -29,7 +29,7 @@ MAX_IN_FLIGHT = 512
 # One function's events must leave room for the others'.
 MAX_PER_FUNCTION = 384
 MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024
-BATCH = 64
+BATCH = 128
 # The loop looks at the queue at least this often, in case the host's clock is set.
 LONGEST_SLEEP_S = 60.0
 PAUSE_AFTER_ERROR_S = 1.0
@@ -82,6 +82,7 @@ class Dispatcher:
         self.dropped = 0
         self._max_in_flight = max_in_flight
         self._max_per_function = max_per_function
+        self._least_room = min(BATCH, max_in_flight // 16)
         self._attempts: dict[str, asyncio.Task[None]] = {}
         self._by_function: dict[tuple[str, str], int] = {}
         self._bytes = 0
@@ -133,7 +134,7 @@ class Dispatcher:
     async def _take(self) -> bool:
         """Start what there is room for; whether there may be more right now."""
         room = min(BATCH, self._max_in_flight - len(self._attempts))
-        if room <= 0 or self._bytes >= MAX_BYTES_IN_FLIGHT:
+        if self._waits_for_room():
             return False
         now_ms = self._clock.epoch_ms()
         events = await self._queue.claim(now_ms, now_ms + LEASE_MS, room, self._full())
@@ -143,12 +144,17 @@ class Dispatcher:
         return len(events) == room
 
     async def _sleep_s(self) -> float:
-        if len(self._attempts) >= self._max_in_flight or self._bytes >= MAX_BYTES_IN_FLIGHT:
+        if self._waits_for_room():
             return LONGEST_SLEEP_S
         due_ms = await asyncio.to_thread(self._queue.next_due_ms, self._full())
         if due_ms is None:
             return LONGEST_SLEEP_S
         return min(max(0.0, (due_ms - self._clock.epoch_ms()) / 1000), LONGEST_SLEEP_S)
+
+    def _waits_for_room(self) -> bool:
+        """Whether there is no room, or so little that taking events one by one would cost a write each: the next end of an attempt wakes the loop."""
+        room = self._max_in_flight - len(self._attempts)
+        return room <= 0 or self._bytes >= MAX_BYTES_IN_FLIGHT or (room < self._least_room and bool(self._attempts))
 
     def _full(self) -> frozenset[tuple[str, str]]:
         return frozenset(key for key, count in self._by_function.items() if count >= self._max_per_function)

@@ -6,7 +6,7 @@ invocations live in a queue of their own. Every write returns only after it has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -169,6 +169,13 @@ class Backlog(NamedTuple):
     oldest_ms: int | None
 
 
+class Queued(NamedTuple):
+    """An event in the queue; ``held``: it is being run."""
+
+    event: Event
+    held: bool
+
+
 class FunctionStore(Protocol):
     """Functions by account and name. Reads may come from any thread; writes are awaited on the loop. What the control plane is given
     answers from memory (``memory``); only ``stored_bytes`` and ``layer_bytes`` may block for a moment.
@@ -299,7 +306,7 @@ class EventQueue(Protocol):
     """Durable asynchronous events. A claimed event belongs to its claimer until ``settle``, ``postpone`` or the end of the lease."""
 
     async def enqueue(self, event: Event) -> None:
-        """Keep ``event``; it survives a crash once this returns."""
+        """Keep ``event``; it survives a crash once this returns. One whose id is there already is there already."""
         ...
 
     async def claim(
@@ -320,6 +327,20 @@ class EventQueue(Protocol):
         """End all leases: their holder is gone. How many there were. What was accepted at a later time than now (the clock was put back)
         counts as accepted now, and what is due stays as far ahead.
         """
+        ...
+
+    def listed(self, account: str | None, function: str | None, limit: int) -> list[Queued]:
+        """What is in the queue, oldest first: of an account and a function, or (None) of all."""
+        ...
+
+    def find(self, request_id: str) -> Queued | None: ...
+
+    async def hasten(self, request_ids: Sequence[str], now_ms: int) -> int:
+        """Make events due now, unless they are being run; how many did."""
+        ...
+
+    async def drop(self, request_ids: Sequence[str]) -> int:
+        """Forget events; how many were there. One that is being run ends, and is not run again."""
         ...
 
     def next_due_ms(self, full: frozenset[tuple[str, str]]) -> int | None:

@@ -386,9 +386,21 @@ def test_settled_events_are_gone_and_postponed_ones_wait(database: Database) -> 
         assert len(await queue.claim(4000, 9000, 10, frozenset())) == 1
         await queue.settle("id-2")
         assert queue.backlog() == Backlog(0, None)
-        with pytest.raises(Exception, match=r"(?i)unique"):
-            await queue.enqueue(event(5))
-            await queue.enqueue(event(5))
+        await asyncio.gather(*(queue.enqueue(event(n)) for n in (5, 6, 5)))
+        await queue.enqueue(event(5))
+        assert queue.backlog().depth == 2
+        await queue.release(10)
+        assert {e.first_ms for e in await queue.claim(10, 9000, 10, frozenset())} <= {10, event(5).first_ms}, "nothing is due later than it was"
+        assert [(s.event.request_id, s.held) for s in queue.listed("000000000000", None, 10)] == [("id-5", True), ("id-6", True)]
+        assert queue.listed("000000000000", "other", 10) == []
+        assert queue.find("id-6") is not None
+        assert queue.find("id-7") is None
+        assert await queue.hasten(["id-5"], 5) == 0, "it is held"
+        await queue.postpone(replace(event(5), due_ms=90_000))
+        assert await queue.hasten(["id-5", "id-7"], 5) == 1
+        assert queue.next_due_ms(frozenset()) == 5
+        assert await queue.drop(["id-5", "id-6", "id-7"]) == 2
+        assert queue.backlog().depth == 0
 
     asyncio.run(scenario())
 
