@@ -6,6 +6,7 @@ this test's over the host's loopback, which outlives everything that is killed.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -46,6 +47,10 @@ class Senders:
     @property
     def done(self) -> bool:
         return len(self.accepted) >= self._count
+
+    def went_on(self, before: int) -> bool:
+        """Whether more than ``before`` were accepted, or enough."""
+        return len(self.accepted) > before or self.done
 
     def join(self) -> None:
         for thread in self._threads:
@@ -104,9 +109,8 @@ def test_nothing_accepted_is_lost() -> None:
         senders = Senders(running, collector.port, EVENTS)
         turn = 0
         while turn < KILLS:
-            before = len(senders.accepted)
             # Something is under way at each kill: accepted since the former one, and still being sent.
-            wait.until(lambda before=before: len(senders.accepted) > before or senders.done, "an accepted event", 120)
+            wait.until(functools.partial(senders.went_on, len(senders.accepted)), "an accepted event", 120)
             kill(running, turn)
             turn += 1
             time.sleep(BETWEEN_S if FULL else 0.1)
