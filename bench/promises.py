@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from bench.rows import Row
+from bench.scenarios import layers
 from bench.scenarios.cold import ENGINES_PART
 from bench.scenarios.limit import C_WORKER, PYTHON_WORKER
 from bench.scenarios.warm import BINARY, HTTP, HTTP_SIGNED
@@ -224,6 +225,29 @@ def _crowd(results: Results) -> Got | None:
     return Got(f"{text}; supervisor's CPU {cpu} µs a request ({idle} idle)", max(r.p50_us for r in among) <= 1.1 * alone.p50_us)
 
 
+def _layers(results: Results) -> Got | None:
+    """The first layer, a bare fork, beside all of them."""
+    first, last = (_by_kind(results, layers.LAYERS[0].name), _by_kind(results, layers.DEFAULT))
+    if not first or not last:
+        return None
+    figures = (f"{kind} p50 {first[kind].p50_us / 1000:.2f} → {r.p50_us / 1000:.2f} ms" for kind, r in last.items() if kind in first)
+    cpu = [float(rows[layers.ON_DEMAND].extra["cpu_ms_per_start"]) for rows in (first, last)]
+    return Got(f"{'; '.join(figures)}; CPU time per start {cpu[0]:.1f} → {cpu[1]:.1f} ms", None)
+
+
+def _vpc(results: Results) -> Got | None:
+    outside, inside = (_by_kind(results, layers.DEFAULT), _by_kind(results, layers.VPC))
+    if not outside or not inside:
+        return None
+    figures = (f"{kind} p50 {outside[kind].p50_us / 1000:.2f} → {r.p50_us / 1000:.2f} ms" for kind, r in inside.items())
+    holds = all(r.requests and not r.errors and r.p50_us - outside[kind].p50_us < 5000 for kind, r in inside.items())
+    return Got("; ".join(figures) + _clean(inside.values()), holds)
+
+
+def _by_kind(results: Results, layer: str) -> dict[str, Row]:
+    return {r.case: r for r in results.some("layers") if r.subject == layer}
+
+
 def _refill(results: Results) -> Got | None:
     rows = {r.case.split(",")[0]: r for r in results.some("cold", case="warm calls")}
     if len(rows) != 2:
@@ -317,6 +341,8 @@ PROMISES: tuple[Promise, ...] = (
     Promise("Proportional memory of an idle small Python instance", "≤ 5 MB", "density", _density),
     Promise("Thawing an instance that was frozen", "told", "density", _thaw),
     Promise("A busy function's p50 with a thousand idle instances around it", "≤ 1.1×", "density", _crowd),
+    Promise("What isolation adds to a cold start: a bare fork, and all of it", "told", "layers", _layers),
+    Promise("A cold start in a VPC, beside one outside", "p50 < 5 ms more", "layers", _vpc),
     Promise("Refilling the pool does not delay warm invocations", "told", "cold", _refill),
     Promise("Ten minutes of mixed load with random worker kills: each request answered once, nothing left behind", "exact", "tests/chaos", _nothing, "proved by the chaos tests, not timed here"),
     Promise("Later: HTTP warm", "≥ 20,000/s", "warm", _rate(HTTP, 20_000)),

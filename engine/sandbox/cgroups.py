@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 
 from engine.sandbox import kernel
-from engine.sandbox.group import FREEZE_FILES, Group, limits, quota, read
+from engine.sandbox.group import FREEZE_FILES, SOCKET_BYTES, SOCKET_FILE, Group, limits, quota, read
 
 _CONTROLLERS = ("memory", "pids", "cpu")
 # What needs no controller on v2, and the v1 hierarchy that offers it.
@@ -125,12 +125,13 @@ class Groups:
         for name in (*_CONTROLLERS, *_FEATURES):
             self.mechanisms[name] = self._try_all(name, mounts[name]) if name in mounts else reason
         self.mechanisms["cpu quota"] = self._try_quota()
+        self.mechanisms["socket memory"] = self._try_sockets()
 
     @classmethod
     def none(cls, reason: str) -> Groups:
         """No groups at all, everywhere the same reason."""
         groups = cls.__new__(cls)
-        groups.mechanisms = dict.fromkeys((*_CONTROLLERS, *_FEATURES, "cpu quota"), f"none: {reason}")
+        groups.mechanisms = dict.fromkeys((*_CONTROLLERS, *_FEATURES, "cpu quota", "socket memory"), f"none: {reason}")
         groups._places = []
         groups._trunks = set()
         groups._kept = []
@@ -169,6 +170,20 @@ class Groups:
             return f"none: {os.strerror(e.errno or 0)} ({e.filename or place.parent}); shares only"
         self._places.append(Place("cpu quota", place.version, place.parent))
         return f"cgroup v{place.version}"
+
+    def _try_sockets(self) -> str:
+        """Whether what waits in connections is counted. On v1 too the first group with a limit changes the kernel's code, so one stays."""
+        place = next((p for p in self._places if p.controller == "memory"), None)
+        if place is None or place.version == 2:
+            return self.mechanisms["memory"]
+        keep = os.path.join(place.parent, "sockets")
+        try:
+            os.makedirs(keep, exist_ok=True)
+            self._kept.append(keep)
+            kernel.write_file(os.path.join(keep, SOCKET_FILE), b"%d" % SOCKET_BYTES)
+        except OSError as e:
+            return f"none: {os.strerror(e.errno or 0)} ({e.filename or place.parent})"
+        return "cgroup v1"
 
     def _try(self, controller: str, version: int, candidates: list[str]) -> str:
         reason = ""
@@ -263,6 +278,7 @@ class Groups:
         try:
             for directory in group.directories():
                 os.mkdir(directory)
+            group.bound_sockets()
         except OSError:
             group.remove()
             raise

@@ -21,6 +21,10 @@ CPU_PERIOD_US = 20_000
 _LEAST_QUOTA_US = 1000
 # What may still be charged to a group nothing runs in (the kernel charges ahead, per processor): more than that belongs to somebody.
 _LEFT_OVER = 256 << 10
+# What waits in a sandbox's TCP connections. v2 charges it as memory, v1 only where it has a limit of its own: otherwise a function of 128 MB
+# can have the kernel hold a gigabyte for it, and three of them all that the host allows for connections.
+SOCKET_BYTES = 64 << 20
+SOCKET_FILE = "memory.kmem.tcp.limit_in_bytes"
 FREEZE_FILES = {1: ("freezer.state", b"FROZEN", b"THAWED"), 2: ("cgroup.freeze", b"1", b"0")}
 
 
@@ -153,6 +157,14 @@ class Group:
         if version:
             with contextlib.suppress(OSError):
                 self._set(directory, name, text)
+
+    def bound_sockets(self) -> None:
+        """Limit what waits in TCP connections, for a new group."""
+        version, directory = self.places.get("memory", (0, ""))
+        if version == 1:
+            # A kernel may have been built or booted without it: Groups has said so.
+            with contextlib.suppress(OSError):
+                kernel.write_file(os.path.join(directory, SOCKET_FILE), b"%d" % SOCKET_BYTES)
 
     def cap_cpu(self, quota_us: int) -> None:
         """At most ``quota_us`` of CPU time per CPU_PERIOD_US from now on. Raises OSError naming the file."""

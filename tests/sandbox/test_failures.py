@@ -247,7 +247,7 @@ def test_the_sweep_leaves_living_owners_alone(tmp_path):
         assert before
         # Same number, another start: what a reused process number looks like.
         own = os.stat("/proc/self/ns/pid").st_ino
-        trunks = [os.path.dirname(path) for path in before if path.count("lambda-engine") and not re.search("/(h[0-9]+|quota)$", path)]
+        trunks = [os.path.dirname(path) for path in before if path.count("lambda-engine") and not re.search("/(h[0-9]+|quota|sockets)$", path)]
         for trunk in trunks:
             os.makedirs(f"{trunk}/lambda-engine.{broker}.1.{own}/h1")
         cgroups.sweep()

@@ -112,6 +112,31 @@ def test_memory_bombs_are_killed_and_counted(siege: Siege, bomb: str, request: p
     assert siege.errors(name, "Runtime.OutOfMemory") == 1
 
 
+@pytest.mark.full_only
+def test_what_waits_in_connections_is_the_functions_own(siege: Siege) -> None:
+    """The kernel would hold a gigabyte for a function of 128 MB; a v2 group charges it as memory, a v1 group has a limit of its own for it."""
+    name = siege.attacker("full-pipes", MemorySize=128, Timeout=60)
+    source = """
+listener = socket.create_server(('127.0.0.1', 9999), backlog=400)
+held, sent = [], 0
+for _ in range(150):
+    a = socket.socket()
+    a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    a.connect(('127.0.0.1', 9999))
+    held += [a, listener.accept()[0]]
+    a.setblocking(False)
+    try:
+        while True: sent += a.send(bytes(1 << 18))
+    except BlockingIOError: pass
+result = sent >> 20
+"""
+    done = siege.attack(source, name)
+    if done.error is not None:
+        assert done.error["errorType"] == "Runtime.OutOfMemory"
+    else:
+        assert done.result <= 160, "MiB"
+
+
 @pytest.mark.slow
 @pytest.mark.full_only
 def test_page_cache_is_not_held_against_a_function_nor_the_host(siege: Siege) -> None:

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import pytest
 
+from bench.rows import Latencies, row
 from bench.scenarios import layers
 from engine.wire import messages as m
 from tests.framework import host
@@ -60,7 +61,6 @@ def limit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_histograms_keep_three_digits() -> None:
-    from bench.rows import Latencies
 
     seen = Latencies(range(1000, 1_001_000, 1000))
     assert len(seen) == 1000
@@ -272,3 +272,22 @@ print([s.name for s in nest.plan(Build(fences, False, print, 1)).furnish], level
     assert done.stdout.split("]")[0] == "['host name'", done.stderr
     assert str(root) in done.stdout
     assert layers.cut(tmp_path, ()) == Path(layers.__file__).parents[2]
+
+
+def test_a_cold_start_in_a_vpc_may_cost_five_milliseconds_more() -> None:
+    from bench.promises import PROMISES, Results
+
+    promise = next(p for p in PROMISES if p.text.startswith("A cold start in a VPC"))
+
+    def measured(inside_us: int, errors: int = 0) -> bool | None:
+        rows = [
+            row("layers", layer, kind, generator="", latencies=Latencies([us * 1000] * 3), seconds=1, errors=errors, cpu_ms_per_start=1)
+            for kind in (layers.FROM_STOCK, layers.ON_DEMAND)
+            for layer, us in ((layers.DEFAULT, 2000), (layers.VPC, inside_us))
+        ]
+        got = promise.measure(Results(rows))
+        return got.holds if got is not None else None
+
+    assert measured(6900) is True
+    assert measured(7100) is False
+    assert measured(6900, errors=1) is False

@@ -42,7 +42,7 @@ def unified(tmp_path, monkeypatch):
 
 def test_v2_controllers_are_handed_down(unified):
     groups = Groups()
-    assert groups.mechanisms == dict.fromkeys((*ALL, "cpu quota"), "cgroup v2")
+    assert groups.mechanisms == dict.fromkeys((*ALL, "cpu quota", "socket memory"), "cgroup v2")
     # The last one written; a plain file keeps the tail of a longer one, the kernel's does not.
     assert (unified / "cgroup.subtree_control").read_text().startswith("+cpu")
     assert (unified / cgroups.own_name() / "cgroup.subtree_control").read_text().startswith("+cpu")
