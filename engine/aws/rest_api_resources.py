@@ -203,7 +203,11 @@ class RestDeploymentHandler(Handler):
         made = self.clients(REST).create_deployment(
             restApiId=properties["RestApiId"], description=properties.get("Description") or "", **more
         )
-        return Made(made["id"], made["id"], {"DeploymentId": made["id"]})
+        attributes = {"DeploymentId": made["id"]}
+        # SAM's translator has each deployment make a stage of this name, which nobody means.
+        if more and properties["StageName"] != "Stage":
+            attributes["Address"] = f"{local_address(self.clients(REST), properties['RestApiId'])}/{properties['StageName']}"
+        return Made(made["id"], made["id"], attributes)
 
     def delete(self, made: Made, properties: Properties) -> None:
         """One that a stage still points at stays, as it goes with its API."""

@@ -46,7 +46,7 @@ def stack_of(session: Session, template: Path, name: str | None) -> Stack:
 def deploy_template(template: Path, name: str | None, parameters: list[str], endpoint: str | None, as_json: bool) -> None:
     """Make or change a stack, and print its outputs."""
     state = stack_of(Session(endpoint), template, name).deploy(pairs_of("--parameter", parameters))
-    say(f"the stack {state.name} stands: {len(state.resources)} Lambda resources{' and others beside' if state.companion else ''}")
+    say(f"the stack {state.name} stands: {len(state.resources)} resources{' and those that CloudFormation made' if state.companion else ''}")
     for logical, standing in state.resources.items():
         if "Address" in standing.attributes:
             say(f"{logical} serves {standing.attributes['Address']}")

@@ -377,6 +377,7 @@ def shop(gate: Engine) -> str:
     return "api-fastapi"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rest", "http", "older"])
 def test_a_web_framework_is_served(gate: Engine, shop: str, kind: str) -> None:
     name = shop

@@ -64,6 +64,7 @@ def test_sam(shared: Engine, tmp_path: Path) -> None:
     printed = follow("sam.md", shared.url, tmp_path)
     # AutoPublishAlias publishes when the code changes: the alias stays where it is when only the environment does, as on AWS.
     assert '"Hello, Ada!"' in printed
+    assert printed.endswith("Hello, Grace!")
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.protocol.function_url import MalformedResponse
@@ -14,6 +14,7 @@ from engine.protocol.gateway.definition import HTTP, REST, Api, Authorizer, Inte
 from engine.protocol.gateway.request import ApiContext, ApiRequest
 from engine.protocol.gateway.routes import Router, stage_of
 
+few = settings(max_examples=50)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 MEMBERS = st.sampled_from(
     ["statusCode", "headers", "multiValueHeaders", "body", "isBase64Encoded", "cookies", "policyDocument", "principalId", "context", "isAuthorized", "x"]
@@ -31,6 +32,7 @@ def route(method: str, path: str) -> Route:
     return Route(method, path, f"{method} {path}", Integration("AWS_PROXY"))
 
 
+@few
 @given(JSON, st.sampled_from([REST, HTTP]), st.sampled_from([(), ("*/*",), ("image/*",)]))
 def test_any_answer_is_a_response_or_malformed(answer: Any, kind: str, binary: tuple[str, ...]) -> None:
     try:
@@ -41,6 +43,7 @@ def test_any_answer_is_a_response_or_malformed(answer: Any, kind: str, binary: t
     assert not any(c in f"{name}{value}" for name, value in made.headers for c in "\r\n\0")
 
 
+@few
 @given(JSON, st.booleans())
 def test_any_answer_to_a_load_balancer_is_a_response_or_malformed(answer: Any, multi_value: bool) -> None:
     try:
@@ -75,6 +78,7 @@ def test_any_bytes_are_a_response_or_malformed(answer: bytes) -> None:
             pass
 
 
+@few
 @given(JSON, st.booleans())
 def test_any_verdict_is_one_or_malformed(answer: Any, simple: bool) -> None:
     try:
@@ -85,6 +89,7 @@ def test_any_verdict_is_one_or_malformed(answer: Any, simple: bool) -> None:
         pass
 
 
+@few
 @given(
     st.lists(st.tuples(st.text("abcX-", min_size=1, max_size=5), LATIN), max_size=6), LATIN, st.binary(max_size=30),
     st.dictionaries(SEGMENT, LATIN, max_size=2), st.sampled_from(["", "text/plain", "image/png", "application/json"]),
@@ -125,6 +130,7 @@ def test_any_path_has_a_stage_or_none(path: str) -> None:
     Router(api(REST, route("GET", "/{a}/{b+}"))).find("GET", found[1])
 
 
+@few
 @given(st.dictionaries(st.sampled_from(["iss", "aud", "client_id", "exp", "nbf", "iat", "scope", "scp", "x"]), JSON, max_size=6))
 def test_any_claims_are_good_or_refused(claims: dict[str, Any]) -> None:
     authorizer = Authorizer("a", "JWT", issuer="i", audience=("shop",))
@@ -137,6 +143,7 @@ def test_any_claims_are_good_or_refused(claims: dict[str, Any]) -> None:
     assert all(isinstance(v, str) for v in tokens.described(claims, ["read"])["claims"].values())
 
 
+@few
 @given(st.sampled_from(["$request.body.a", "${request.body.a.b}", "$request.header.x", ""]), st.text(max_size=20) | JSON.map(json.dumps))
 def test_any_message_has_a_route_key(selection: str, message: str) -> None:
     assert isinstance(websocket.route_key(selection, message), str)

@@ -8,6 +8,7 @@ connection may run at once, as on AWS.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -33,6 +34,9 @@ CLOSING_S = 10.0
 NORMAL, GOING_AWAY, NO_STATUS, ABNORMAL, NOT_TEXT = 1000, 1001, 1005, 1006, 1003
 NEEDS_EXTRA = "WebSocket APIs need the extra 'gateway' (websockets is not installed): run pip install 'lambda-engine[gateway]'"
 log = structlog.get_logger("engine")
+# The library tells of each connection that ends.
+_wire_log = logging.getLogger("engine.websockets")
+_wire_log.setLevel(logging.WARNING)
 
 
 class Socket:
@@ -49,7 +53,7 @@ class Socket:
         self.active_ms = context.epoch_ms
         self._owner = owner
         self._connection = connection
-        self._wire = Wire(Side.SERVER, state=State.OPEN, max_size=(websocket.MAX_MESSAGE, websocket.MAX_FRAME))
+        self._wire = Wire(Side.SERVER, state=State.OPEN, max_size=(websocket.MAX_MESSAGE, websocket.MAX_FRAME), logger=_wire_log)
         self._parts: list[bytes] = []
         self._ended = False
         loop = owner.loop
