@@ -224,6 +224,9 @@ class Settings(BaseSettings):
     cpu_quota: bool = Field(
         True, description="Limit CPU time by MemorySize as AWS does (1,769 MB buy one vCPU); false leaves shares only."
     )
+    stream_bandwidth_mib_s: float = Field(
+        0.0, ge=0, description="MiB per second of a streamed response after its first 6 MiB; Lambda's are 2, 0 sets no limit."
+    )
     max_instances: int = Field(1000, ge=1, description="Instances the host may hold at once.")
     snapshots: bool = Field(
         False,

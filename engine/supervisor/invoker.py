@@ -91,6 +91,7 @@ class Invoker:
         self.cpu_quota = cpu_quota
         self.in_flight = 0
         self.lanes: Lanes | None = None
+        self.pacing: streaming.Pacing | None = None
         self.on_idle: Callable[[], None] | None = None
         self.on_connection_accepted: Callable[[socket.socket, Door], None] = lambda sock, _: sock.close()
         self._stories = Story(clock)
@@ -268,7 +269,7 @@ class Invoker:
         elif messages.STREAM_START <= kind <= messages.STREAM_END:
             parts = messages.unpack(body)
             request = said.answering(instance, parts[1] if len(parts) > 1 else None)
-            whole = streaming.take(instance, request, parts)
+            whole = streaming.take(instance, request, parts, self.pacing)
             if whole is not None:
                 self._reply(instance, request, *whole)
         elif kind in (messages.INIT_ERROR, messages.RESTORE_ERROR):

@@ -57,7 +57,9 @@ class Seat:
 
 
 class SharingOwner(Protocol):
-    """Who admits and accounts for invocations."""
+    """Who admits and accounts for invocations. ``pacing``: how fast answers in pieces may go."""
+
+    pacing: streaming.Pacing | None
 
     def finish(self, instance: Instance, request: Request, outcome: Outcome, now_s: float) -> None:
         """Answer, count and log."""
@@ -149,7 +151,7 @@ class Sharing:
                 if parts[0] == messages.STREAM_END:
                     self._settle(seat, inv.success(b""))
                 return
-            whole = streaming.take(seat, seat.request, parts)
+            whole = streaming.take(seat, seat.request, parts, self._owner.pacing)
             if whole is not None:
                 self._settle(seat, whole[0])
         elif kind == messages.INIT_ERROR:

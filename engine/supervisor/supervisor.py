@@ -49,6 +49,7 @@ from engine.supervisor.passthrough import Collecting, Passing
 from engine.supervisor.refusals import refusal
 from engine.supervisor.role_credentials import RoleCredentials
 from engine.supervisor.status import Status
+from engine.supervisor.streaming import Pacing
 from engine.supervisor.tracer import Tracer
 from engine.supervisor.upstreams import Upstreams
 from engine.supervisor.urls import FunctionUrls
@@ -142,7 +143,7 @@ class Supervisor:
 
     def _new_invoker(self) -> Invoker:
         settings = self.settings
-        return Invoker(
+        invoker = Invoker(
             self._loop,
             self._clock,
             keep_alive_s=settings.keep_alive_s,
@@ -158,6 +159,9 @@ class Supervisor:
             home=Home(settings.region, INNER_ENDPOINT, INNER_ENDPOINT, self._function_key),
             isolated_paths=True,
         )
+        if settings.stream_bandwidth_mib_s:
+            invoker.pacing = Pacing(settings.stream_bandwidth_mib_s, self._clock.monotonic, self._loop.call_later)
+        return invoker
 
     def _address(self, guard: Guard | None) -> None:
         """What has addresses of its own on the port: function URLs and APIs."""

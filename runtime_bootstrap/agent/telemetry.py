@@ -27,6 +27,9 @@ _TYPES = ("platform", "function", "extension")
 _SCHEMAS = {"2022-07-01": ("2022-07-01", "2022-12-13", "2025-01-29"), "2020-08-15": ("2020-08-15", "2021-03-18")}
 # name: (least, most, default)
 _BUFFERING = {"maxItems": (1000, 10000, 10000), "maxBytes": (262144, 1048576, 262144), "timeoutMs": (25, 30000, 1000)}
+# Events that the Logs API never had, and the members that it had of others.
+_NEWER = ("platform.init", "platform.restore", "platform.telemetry")
+_OF_OLD = {"platform.runtimeDone": ("requestId", "status"), "platform.report": ("requestId", "metrics")}
 _HOSTS = ("sandbox", "sandbox.localdomain", "localhost", "127.0.0.1")
 _RESERVED_PORT = 9001
 _KEPT_EARLY = 1000
@@ -100,6 +103,10 @@ def _destination(wanted: Any) -> "tuple[bool, int, str]":
     if port == _RESERVED_PORT:
         raise Invalid("port %d is reserved" % port)
     return protocol == "HTTP", port, path
+
+
+def _event(at: str, kind: str, record: Any) -> bytes:
+    return json.dumps({"time": at, "type": kind, "record": record}, separators=(",", ":")).encode()
 
 
 class Delivery:
@@ -300,14 +307,18 @@ class Telemetry:
         if kind.partition(".")[0] not in subscription.types:
             return
         if subscription.old:
-            if kind.startswith("platform.init") or (kind == "platform.runtimeDone" and subscription.schema == "2020-08-15"):
+            if kind.startswith(_NEWER) or (kind == "platform.runtimeDone" and subscription.schema == "2020-08-15"):
                 return
+            if kind == "platform.report":
+                delivery.put(_event(at, "platform.end", {"requestId": record["requestId"]}))
+            if kind in _OF_OLD:
+                record = {name: record[name] for name in _OF_OLD[kind] if name in record}
         elif self._json and subscription.schema != "2022-07-01" and isinstance(record, str) and record.startswith("{"):
             try:
                 record = json.loads(record)
             except ValueError:
                 pass
-        delivery.put(json.dumps({"time": at, "type": kind, "record": record}, separators=(",", ":")).encode())
+        delivery.put(_event(at, kind, record))
 
     def close(self) -> None:
         """Init is over: no more subscriptions."""

@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -133,6 +134,24 @@ def express() -> bytes:
     """An Express application for the managed Node.js runtime."""
     folder = _built("express", lambda building: _run(building, "npm", "install", "--no-audit", "--no-fund"))
     return _zip({"index.js": folder / "index.js", **_tree(folder / "node_modules", "node_modules/")})
+
+
+@functools.cache
+def traced_node() -> bytes:
+    """A Node.js function with OpenTelemetry's instrumentation."""
+    folder = _built("otel-node", lambda building: _run(building, "npm", "install", "--no-audit", "--no-fund", "--legacy-peer-deps"))
+    return _zip({"index.js": folder / "index.js", "otel.js": folder / "otel.js", **_tree(folder / "node_modules", "node_modules/")})
+
+
+@functools.cache
+def traced_python() -> bytes:
+    """A Python function with OpenTelemetry's instrumentation."""
+
+    def build(folder: Path) -> None:
+        _run(folder, sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", "lib", "-r", "requirements.txt")
+
+    folder = _built("otel-python", build)
+    return _zip({"m.py": folder / "m.py", **{k: v for k, v in _tree(folder / "lib").items() if not k.startswith("bin/")}})
 
 
 @functools.cache

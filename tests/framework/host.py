@@ -84,6 +84,7 @@ REASONS: dict[str, Callable[..., bool]] = {
     "no Rust 1.85 or newer": _no_rust,
     "no Node.js with npm": _no_programs("node", "npm"),
     "no Node.js with npm and cmake": _no_programs("node", "npm", "cmake", "c++", "make"),
+    "no Chromium": _no_programs("chromium"),
     "no Ruby": _no_programs("ruby"),
     "no JDK with Maven": _no_programs("javac", "mvn"),
     r"no (python3\.\d+) on this host": _no_interpreter,

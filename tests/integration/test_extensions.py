@@ -41,10 +41,11 @@ class Sink(http.server.BaseHTTPRequestHandler):
         heard.extend(json.loads(self.rfile.read(int(self.headers["content-length"]))))
         self.send_response(200); self.end_headers()
     def log_message(self, *a): pass
-if "telemetry" in MODE:
+if MODE in ("telemetry", "logs"):
     server = http.server.HTTPServer(("sandbox.localdomain", 8080), Sink)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    say(subscribed=call("PUT", "/2022-07-01/telemetry", {{"schemaVersion": "2022-12-13", "types": ["platform", "function", "extension"],
+    path, version = ("/2022-07-01/telemetry", "2022-12-13") if MODE == "telemetry" else ("/2020-08-15/logs", "2021-03-18")
+    say(subscribed=call("PUT", path, {{"schemaVersion": version, "types": ["platform", "function", "extension"],
         "buffering": {{"timeoutMs": 25, "maxItems": 1000, "maxBytes": 262144}},
         "destination": {{"protocol": "HTTP", "URI": "http://sandbox.localdomain:8080/x"}}}}, Lambda_Extension_Identifier=me)[2].decode())
 count = 0
@@ -204,6 +205,25 @@ def test_telemetry(shared: Engine, deploy: Callable[..., str], kind: str) -> Non
     metrics = of["platform.report"]["metrics"]
     assert set(metrics) == {"durationMs", "billedDurationMs", "memorySizeMB", "maxMemoryUsedMB", "initDurationMs"}
     assert metrics["memorySizeMB"] == 128
+
+
+def test_the_older_logs_api(shared: Engine, deploy: Callable[..., str]) -> None:
+    name = deploy("logs-api", mode="logs")
+    assert invoke(shared, name, 1)[0] == 1
+    shared.client().delete_function(FunctionName=name)
+    until(lambda: any("bye" in s for s in said(shared, name)), "the extension has ended")
+    told = said(shared, name)
+    assert next(s["subscribed"] for s in told if "subscribed" in s) == '"OK"'
+    heard = next(s["heard"] for s in told if "heard" in s)
+    of = dict(heard)
+    assert of["platform.logsSubscription"] == {"name": "watcher", "state": "Subscribed", "types": ["platform", "function", "extension"]}
+    assert of["platform.extension"] == {"name": "watcher", "state": "Ready", "events": ["INVOKE", "SHUTDOWN"]}
+    assert of["function"].strip() == "function says 1"
+    request_id = of["platform.start"]["requestId"]
+    assert of["platform.runtimeDone"] == {"requestId": request_id, "status": "success"}
+    assert of["platform.end"] == {"requestId": request_id}
+    assert of["platform.report"]["requestId"] == request_id
+    assert {"durationMs", "billedDurationMs", "memorySizeMB"} <= of["platform.report"]["metrics"].keys()
 
 
 def test_a_wrapper_before_python(shared: Engine) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.framework import clients, host
 from tests.framework.engine import Engine
 
 # A custom runtime in Python's standard library: it streams what the event says.
@@ -199,3 +200,28 @@ def test_the_first_piece_of_a_python_function_does_not_wait_for_the_last(shared:
         events = iter(opened)
         assert next(events) == {"PayloadChunk": {"Payload": b"first"}}
         assert next(events)["InvokeComplete"]["ErrorCode"] == "Sandbox.Timedout"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1000)
+def test_a_stream_of_the_official_rust_client(shared: Engine) -> None:
+    host.require("no Rust 1.85 or newer")
+    shared.deploy("rust-stream", clients.rust("streaming"), "bootstrap", Runtime="provided.al2023", MemorySize=256, Timeout=3)
+    payload, complete = read(stream(shared, "rust-stream", {"pieces": ["one", "two", "é"]}))
+    # Its streams are answers to HTTP requests, and begin with their heads.
+    head, _, rest = payload.partition(bytes(8))
+    assert (json.loads(head)["statusCode"], rest, complete) == (200, "onetwoé".encode(), {})
+    # The second piece would come after the function's time.
+    answer = stream(shared, "rust-stream", {"pieces": ["first", "never"], "pause": 60})
+    events = iter(answer["EventStream"])
+    begun = b""
+    while not begun.endswith(b"first"):
+        begun += next(events)["PayloadChunk"]["Payload"]
+    assert next(events)["InvokeComplete"]["ErrorCode"] == "Sandbox.Timedout"
+    answer["EventStream"].close()
+    payload, complete = read(stream(shared, "rust-stream", {"pieces": ["half"], "fail": True}))
+    # This client writes its trailers into the body, for whoever reads it.
+    assert b"half" in payload
+    assert "Runtime.StreamError" in payload.decode("latin-1") + json.dumps(complete)
+    big = ["x" * 65536] * 80
+    assert read(stream(shared, "rust-stream", {"pieces": big}))[0].count(b"x") == 80 * 65536

@@ -65,6 +65,48 @@ def chunk(instance: Any, request: Any, data: bytes) -> None:
     assert streaming.take(instance, request, [m.STREAM_CHUNK, ID, data]) is None
 
 
+def paced(rate_mib_s: float) -> tuple[Any, Any, Client, list[Any], list[float]]:
+    """A stream with a limit: instance, request, client, the timers asked for, and the time as a list of one."""
+    client, timers, now = Client(), [], [100.0]
+    instance, request = SimpleNamespace(response=None, channel=Channel()), SimpleNamespace(reply_to=client)
+    pacing = streaming.Pacing(rate_mib_s, lambda: now[0], lambda *what: timers.append(what))
+    streaming.take(instance, request, [m.STREAM_START, ID, None, None], pacing)  # type: ignore[arg-type]
+    return instance, request, client, timers, now
+
+
+def test_a_stream_is_slowed_down_to_the_bandwidth_after_its_first_6_mib() -> None:
+    instance, request, client, timers, now = paced(2)
+    mib = 1024 * 1024
+    for _ in range(6):
+        chunk(instance, request, bytes(mib))
+    assert (timers, instance.channel.paused) == ([], False)
+    chunk(instance, request, bytes(mib))
+    [(wait_s, release)] = timers
+    assert (wait_s, instance.channel.paused) == (0.5, True)
+    # The client's own readiness changes nothing before the time has come.
+    client.resume()
+    assert instance.channel.paused
+    now[0] += wait_s
+    release()
+    assert not instance.channel.paused
+    chunk(instance, request, bytes(mib // 2))
+    assert timers[1][0] == 0.25
+    now[0] += 60
+    timers[1][1]()
+    for _ in range(6):
+        chunk(instance, request, bytes(mib))
+    assert len(timers) == 2, "the bucket is full again"
+    assert end(instance, request).status is Status.SUCCESS
+
+
+def test_a_stream_without_a_limit_is_not_slowed_down() -> None:
+    client = Client()
+    instance, request = started(client)
+    for _ in range(20):
+        chunk(instance, request, bytes(1024 * 1024))
+    assert not instance.channel.paused
+
+
 def end(instance: Any, request: Any, error_type: str | None = None, document: bytes | None = None) -> Outcome:
     whole = streaming.take(instance, request, [m.STREAM_END, ID, True, error_type, document])
     assert whole is not None
