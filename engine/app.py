@@ -37,6 +37,8 @@ from engine.supervisor.guard import Guard
 from engine.supervisor.supervisor import Commands, Supervisor
 from engine.supervisor.zygotes import Interpreter
 
+# The engine waits for its imports, a tenth of which would go into looking for garbage among them; it turns that on again when it has loaded.
+_CONTROL = "import gc; gc.disable(); from engine import control_app; raise SystemExit(control_app.main())"
 log = structlog.get_logger("engine")
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -82,7 +84,7 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
     custom = {name: Interpreter("", name.partition(".")[2]) for name in CUSTOM}
     runtimes = {first: runtimes[first], **runtimes, **others, **custom}
     commands = Commands(
-        control=lambda: ([sys.executable, "-m", "engine.control_app"], child_environment(settings, port)),
+        control=lambda: ([sys.executable, "-c", _CONTROL], child_environment(settings, port)),
         embedded=lambda at: embedded.command(
             settings,
             at,

@@ -44,11 +44,11 @@ class Version:
         self.function = function
         self.tracer = tracer if config.tracing == "Active" else None
         self.config = config
+        self.extensions = zygotes.has_extensions(config)
         # Invocations that an instance may run at once; a pool of such instances is another.
-        self.limit = zygotes.places(config, behind_agent=zygotes.has_extensions(config))
+        self.limit = zygotes.places(config, behind_agent=self.extensions)
         self.pool: VersionPool[Instance, Request] = SharedPool(self.limit) if self.limit > 1 else VersionPool()
         self.provisioned: Provision | None = None
-        self.extensions = zygotes.has_extensions(config)
         self.zygote_key = self.stock_key = zygotes.key(config, behind_agent=self.extensions)
         self.template: Template | None = None
         # What its first instance imported, once that is known.

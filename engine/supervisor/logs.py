@@ -36,9 +36,12 @@ MAX_QUEUED_CHARACTERS = 16 * 1024 * 1024
 class FunctionLog:
     """The log of one function. ``write`` is cheap; nothing reaches the disk before ``flush``."""
 
-    def __init__(self, path: Path, max_bytes: int, dirty: list[FunctionLog] | None = None) -> None:
-        """``dirty``: where the log puts itself when it has something to write, so that nobody must look through all logs."""
-        self.path = path
+    def __init__(self, path: Path | str, max_bytes: int, dirty: list[FunctionLog] | None = None) -> None:
+        """``path`` may be text: most functions' logs are not written for a long time, and a path object costs more than all else here.
+
+        ``dirty``: where the log puts itself when it has something to write, so that nobody must look through all logs.
+        """
+        self._path = path
         self.max_bytes = max_bytes
         self.dropped = 0
         self._dirty = [] if dirty is None else dirty
@@ -49,6 +52,10 @@ class FunctionLog:
         self._batched = 0
         self._characters = 0
         self._size: int | None = None
+
+    @property
+    def path(self) -> Path:
+        return Path(self._path)
 
     def write(self, at_ms: int, stream: str, text: str | Renders) -> None:
         """Queue one event. Beyond MAX_QUEUED events or their characters between two flushes the rest is counted and dropped."""
@@ -112,12 +119,13 @@ class FunctionLog:
             return
         data = "".join(out).encode("utf-8", "replace")
         if self._size is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._size = self.path.stat().st_size if self.path.exists() else 0
+            self._path = path = self.path
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._size = path.stat().st_size if path.exists() else 0
         if self._size and self._size + len(data) > self.max_bytes:
             self.path.replace(self.path.with_suffix(".log.1"))
             self._size = 0
-        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             view = memoryview(data)
             while view:
@@ -142,7 +150,7 @@ class LogStore:
         key = (account, name)
         log = self._logs.get(key)
         if log is None:
-            log = self._logs[key] = FunctionLog(Path(f"{self.root}/{account}/{name}.log"), self.max_bytes, self._dirty)
+            log = self._logs[key] = FunctionLog(f"{self.root}/{account}/{name}.log", self.max_bytes, self._dirty)
         return log
 
     def flush(self) -> str | None:
