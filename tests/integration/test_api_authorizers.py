@@ -43,7 +43,8 @@ AUTHORIZER = zip_of(
             "    effect = 'Deny' if token == 'deny' else 'Allow'\n"
             "    resource = arn if token == 'allow' else arn.partition('/')[0] + '/*' if token in ('all', 'deny') else 'arn:aws:execute-api:x:y:z/*'\n"
             "    statement = {'Action': 'execute-api:Invoke', 'Effect': effect, 'Resource': resource}\n"
-            "    return {'principalId': 'user', 'policyDocument': {'Version': '2012-10-17', 'Statement': [statement]}, 'context': context}\n"
+            "    usage = {'usageIdentifierKey': e['headers']['X-Usage']} if 'X-Usage' in (e.get('headers') or {}) else {}\n"
+            "    return {**usage, 'principalId': 'user', 'policyDocument': {'Version': '2012-10-17', 'Statement': [statement]}, 'context': context}\n"
         )
     }
 )
@@ -371,6 +372,15 @@ def test_methods_that_need_a_key_get_one_of_the_stages_usage_plans(gate: Engine)
     assert call(gate, api.host, "/prod", x_api_key="u" * 32).status == 403
     answer = call(gate, api.host, "/prod", x_api_key="k" * 32)
     assert (answer.status, answer.json()["requestContext"]["identity"]["apiKeyId"]) == (200, key["id"])
+
+    other = RestApi(gate, "keys-of-authorizers", apiKeySource="AUTHORIZER")
+    authorizer = other.authorizer("auth-fn", "REQUEST", "method.request.header.X-Token", authorizerResultTtlInSeconds=0)
+    other.method("GET", "/", "auth-echo", apiKeyRequired=True, authorizationType="CUSTOM", authorizerId=authorizer)
+    other.deploy()
+    plan = client.create_usage_plan(name="o", apiStages=[{"apiId": other.id, "stage": "prod"}])
+    client.create_usage_plan_key(usagePlanId=plan["id"], keyId=key["id"], keyType="API_KEY")
+    assert call(gate, other.host, "/prod", X_Token="allow", x_api_key="k" * 32).status == 403
+    assert call(gate, other.host, "/prod", X_Token="allow", X_Usage="k" * 32).status == 200
 
 
 def test_tokens_of_the_embedded_cognitos_user_pools(gate: Engine) -> None:

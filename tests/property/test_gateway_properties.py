@@ -159,6 +159,22 @@ def test_a_message_is_routed_by_its_member() -> None:
     assert websocket.route_key("$request.body.action", '{"action": {}}') == "$default"
 
 
+def test_what_a_definition_asks_for_in_vain_is_named() -> None:
+    method = {"requestValidatorId": "v", "requestModels": {"application/json": "M"}, "methodIntegration": {"requestParameters": {"a": "b"}}}
+    stage = {
+        "stageName": "s", "cacheClusterEnabled": True, "canarySettings": {"percentTraffic": 1}, "methodSettings": {"*/*": {"throttlingRateLimit": 5.0}},
+    }  # fmt: skip
+    resource = {"id": "r", "path": "/", "resourceMethods": {"GET": method}}
+    made = read_rest("0", "r", {"id": "a", "minimumCompressionSize": 0}, [resource], [stage], [], {}, (), [{"id": "v", "validateRequestBody": True}])
+    assert made.ignored == (
+        "canary deployments", "compression of responses", "method throttling", "models of request bodies", "parameter mappings of integrations",
+        "the stage's cache",
+    )  # fmt: skip
+    throttled = {"StageName": "s", "DefaultRouteSettings": {"ThrottlingBurstLimit": 1}}
+    mapped = {"IntegrationId": "i", "RequestParameters": {"a": "b"}}
+    assert read_http("0", "r", {"ApiId": "a"}, [], [mapped], [throttled], []).ignored == ("parameter mappings of integrations", "route throttling")
+
+
 def test_definitions_of_nothing_are_empty() -> None:
     assert read_rest("0", "r", {"id": "a"}, [{"id": "x", "path": "/"}], [], [], {}).routes == ()
     made = read_http("0", "r", {"ApiId": "a", "ProtocolType": "HTTP"}, [{"RouteKey": "$default"}], [], [], [])

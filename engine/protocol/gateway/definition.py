@@ -105,7 +105,8 @@ class GatewayResponse(msgspec.Struct, frozen=True):
 
 class Api(msgspec.Struct, frozen=True):
     """One API. ``binary``: media types whose bodies travel in Base64. ``cors`` has the members of an HTTP API's configuration.
-    ``policy``: the API's own resource policy. ``responses``: its gateway responses by type. ``selection``: the route selection expression. ``ignored``: settings that have no effect here.
+    ``policy``: the API's own resource policy. ``responses``: its gateway responses by type. ``selection``: the route selection expression. ``key_from_authorizer``: API keys
+    come from what a Lambda authorizer says, not from a header. ``ignored``: settings that have no effect here.
     """
 
     api_id: str
@@ -121,6 +122,7 @@ class Api(msgspec.Struct, frozen=True):
     responses: dict[str, GatewayResponse] = {}
     disabled: bool = False
     selection: str = ""
+    key_from_authorizer: bool = False
     ignored: tuple[str, ...] = ()
 
     def arn(self, rest: str) -> str:
@@ -166,6 +168,10 @@ def read_rest(
             ignored.add("method throttling")
         if stage.get("cacheClusterEnabled"):
             ignored.add("the stage's cache")
+        if stage.get("canarySettings"):
+            ignored.add("canary deployments")
+    if api.get("minimumCompressionSize") is not None:
+        ignored.add("compression of responses")
     return Api(
         str(api["id"]),
         REST,
@@ -178,6 +184,7 @@ def read_rest(
         policy=_policy(api.get("policy")),
         responses=read_responses(responses),
         disabled=bool(api.get("disableExecuteApiEndpoint")),
+        key_from_authorizer=api.get("apiKeySource") == "AUTHORIZER",
         ignored=tuple(sorted(ignored)),
     )
 

@@ -47,6 +47,8 @@ class Authorizing:
         self._request = request
         self._context = context
         self._then = then
+        # The API key that the authorizer says the caller has.
+        self.api_key = ""
         self._authorizer: Authorizer | None = None
         self._identity: tuple[str, ...] = ()
         self._began_s = 0.0
@@ -143,6 +145,7 @@ class Authorizing:
 
     def _judge(self, verdict: authorizers.Verdict) -> None:
         api = self._served.api
+        self.api_key = verdict.api_key
         try:
             if verdict.policy is not None:
                 say = policies.says(verdict.policy, self._arn(), self._conditions())

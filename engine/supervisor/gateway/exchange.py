@@ -66,6 +66,7 @@ class ApiExchange:
         self._trace = b""
         self._served: Served | None = None
         self._stage: str | None = None
+        self._authorizing: Authorizing | None = None
         self._entering: Enter
         self.request: ApiRequest
         self.context: ApiContext
@@ -151,7 +152,8 @@ class ApiExchange:
         elif signed:
             self._verify(served)
         elif kind in ("CUSTOM", "JWT", "COGNITO_USER_POOLS"):
-            Authorizing(self._owner, served, self.request, self.context, self._judged).start()
+            self._authorizing = Authorizing(self._owner, served, self.request, self.context, self._judged)
+            self._authorizing.start()
         else:
             raise unserved(f"authorization of type {kind} ({self.context.route.key})")
 
@@ -231,8 +233,10 @@ class ApiExchange:
         self._invoke(integration)
 
     def _check_key(self) -> None:
-        """An API key by header. Raises Refused."""
+        """An API key, by header or of the authorizer's. Raises Refused."""
         given = header(self.request.headers, "x-api-key")
+        if self.context.api.key_from_authorizer:
+            given = None if self._authorizing is None else self._authorizing.api_key
         key_id = next((k for k, value in self.context.stage.keys.items() if value == given), None)
         if key_id is None or given is None:
             raise refused(Why.FORBIDDEN, self.context.api.kind)
