@@ -325,7 +325,9 @@ class Fleet:
         if instance.provisioned or instance.template:
             self.standing.lost(instance)
         version = instance.version
-        if version.pool.draining and version.pool.live == 0:
+        pool = version.pool
+        if pool.live == 0 and (pool.draining or not (pool.waiting or version.provisioned)):
+            # Whoever looks at all versions looks at those that have, or want, instances; ``spawn`` adds it again.
             self._versions.pop(version, None)
         self.feed_starved()
 
