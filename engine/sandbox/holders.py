@@ -60,12 +60,14 @@ class Holders:
         self._holders: dict[int, Holder] = {}
         self._waiting: dict[str, deque[Holder]] = {}
         self._making: dict[str, int] = {}
+        # Those that are being made for somebody who waits.
+        self._hurried: set[int] = set()
         self._slots: list[int] = []
         self._next_slot = 0
         self._next_pid = random.SystemRandom().randrange(_PIDS)
         self._removals: deque[tuple[Holder | None, Group]] = deque()
         self._counting_spare = False
-        self._outfitter = Outfitter(loop, level, data_dir, self._holders, self.refused)
+        self._outfitter = Outfitter(loop, level, data_dir, self._holders, self.refused, lambda: bool(self._hurried))
         self._pods = Pods(self._holders, tell, fail=self._fail, kill=self.kill, announce=self._announce, finish=self._finish)
 
     @property
@@ -89,6 +91,8 @@ class Holders:
         holder.visited = self._level.namespaces and not template and not isinstance(zygote, Template)
         holder.wired = not network and self._level.network != "nat"
         self._holders[holder_id] = holder
+        if hurried:
+            self._hurried.add(holder_id)
         self._waiting.setdefault(zygote.key, deque()).append(holder)
         self._advance(zygote)
 
@@ -291,6 +295,7 @@ class Holders:
             self._tell(["worker_reset", holder.id, holder.worker_pid], fds)
         else:
             holder.announced = True
+            self._hurried.discard(holder.id)
             self._announce_first(holder, fds)
         holder.close_fds("channel", "output", "endpoint")
 
@@ -517,6 +522,7 @@ class Holders:
         if self._holders.pop(holder.id, None) is None:
             return
         holder.dying = True
+        self._hurried.discard(holder.id)
         self._pods.finished(holder)
         if holder.control is not None:
             holder.control.close()

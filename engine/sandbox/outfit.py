@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from engine.sandbox import kernel, layers
@@ -24,6 +24,8 @@ from engine.sandbox.record import Holder
 
 # Many instances live shorter than this; and it is off the path of the first invocation. The hard limit stands from the beginning.
 _WATCH_AFTER_S = 0.05
+# So many times longer while somebody waits for a sandbox that is being made.
+_PATIENCE = 4
 # Charged to every sandbox besides the function: page tables, the kernel's own, and an init if it has memory.
 _OVERHEAD = 1 << 20
 _ATTRIBUTES = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
@@ -36,13 +38,16 @@ class Fail(Protocol):
 
 
 class Outfitter:
-    """``holders`` is the broker's table, which belongs to somebody else. ``sweep`` kills what runs in a sandbox."""
+    """``holders`` is the broker's table, which belongs to somebody else. ``rushed`` says whether somebody waits for a sandbox."""
 
-    def __init__(self, loop: Loop, level: Level, data_dir: str, holders: Mapping[int, Holder], fail: Fail) -> None:
+    def __init__(
+        self, loop: Loop, level: Level, data_dir: str, holders: Mapping[int, Holder], fail: Fail, rushed: Callable[[], bool]
+    ) -> None:
         self._loop = loop
         self._level = level
         self._holders = holders
         self._fail = fail
+        self._rushed = rushed
         self._data_dir = data_dir
         self._data_fd = os.open(data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._visitor = Visitor() if level.namespaces else None
@@ -137,12 +142,15 @@ class Outfitter:
         holder.memory = (memory, memory + tmp)
         self.watch_soon(holder)
 
-    def watch_soon(self, holder: Holder) -> None:
+    def watch_soon(self, holder: Holder, waited: int = 0) -> None:
         if holder.group is not None and "memory" in holder.group.places and holder.memory != (0, 0):
-            self._loop.later(_WATCH_AFTER_S, lambda: self._watch(holder))
+            self._loop.later(_WATCH_AFTER_S, lambda: self._watch(holder, waited))
 
-    def _watch(self, holder: Holder) -> None:
+    def _watch(self, holder: Holder, waited: int) -> None:
         if holder.dying or holder.group is None:
+            return
+        if waited < _PATIENCE and self._rushed():
+            self.watch_soon(holder, waited + 1)
             return
         if holder.watch is not None:
             holder.watch.close()
