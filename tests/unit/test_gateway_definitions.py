@@ -73,6 +73,7 @@ def test_a_definition_is_asked_for_once_until_it_may_have_changed() -> None:
     async def test(control: Control, definitions: Definitions[str]) -> None:
         assert await asyncio.gather(*(get(definitions) for _ in range(3))) == [("of a", None)] * 3
         assert await get(definitions) == ("of a", None)
+        assert await get(definitions, "no id") == (None, None)
         assert control.asked == [{"api": "a"}]
         control.answer = lambda _question: (200, "changed")
         assert (await get(definitions))[0] == "of a"

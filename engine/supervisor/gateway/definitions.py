@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -24,6 +25,8 @@ CHANGES_BALANCERS = frozenset({"elasticloadbalancing", "cloudformation"})
 EMBEDDED_S, ELSEWHERE_S = 300.0, 5.0
 UNKNOWN_S = 1.0
 MAX_KNOWN = 4096
+# Ids of APIs, names of load balancers.
+_NAME = re.compile(r"[a-z0-9-]{1,64}")
 log = structlog.get_logger("engine")
 
 
@@ -66,6 +69,10 @@ class Definitions(Generic[T]):
 
     def get(self, name: str, then: Callable[[T | None, Unreadable | None], None]) -> None:
         """Calls ``then`` with the definition, None when there is none, or with why it is not known; at once when it is."""
+        if _NAME.fullmatch(name) is None:
+            # Nothing is called so: nobody needs to be asked.
+            then(None, None)
+            return
         until_s, served = self._known.get(name, (0.0, None))
         if until_s > self._loop.time():
             then(served, None)
