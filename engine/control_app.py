@@ -381,10 +381,18 @@ async def _step_back(link: ControlLink) -> None:
     while not link.is_open:
         with contextlib.suppress(ServiceError):
             await link.ready()
-    # On Linux niceness is a thread's own, and threads begun later have that of the one that starts them; elsewhere it is the process's.
-    for thread in [t.id for t in psutil.Process().threads()] if sys.platform == "linux" else [0]:
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICE))
+    niceness = min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+    # On Linux niceness is a thread's own, and a new thread has that of the one that starts it; elsewhere it is the process's.
+    done: set[int] = set()
+    while new := _threads() - done:
+        for thread in new:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, thread, niceness)
+        done |= new
+
+
+def _threads() -> set[int]:
+    return {t.id for t in psutil.Process().threads()} if sys.platform == "linux" else {0}
 
 
 async def _watch(parent: int) -> None:

@@ -353,6 +353,31 @@ def test_an_upstream_that_is_not_there_is_a_502_and_one_that_breaks_off_breaks_t
     play(scenario)
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"Content-Length: +5\r\n\r\nhello",
+        b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"X-A: b\r\n Content-Length: 5\r\n\r\nhello",
+        b"X-A: b\nContent-Length: 5\r\n\r\nhello",
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_not_passed_on(play: Callable[..., None], lines: bytes) -> None:
+    """The connection behind is used for other clients' requests afterwards."""
+
+    async def scenario(f: Front) -> None:
+        f.kept = Upstreams(asyncio.get_running_loop(), kept_s=3600)
+        f.upstream = echo
+        answer = await asyncio.to_thread(raw, f.port, b"POST /2015-03-31/functions HTTP/1.1\r\nHost: h\r\n" + lines)
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert len(f.kept) == 0
+
+    play(scenario)
+
+
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, last: bytes = b"") -> None:
     """Answers requests on one connection with their bodies; after one whose body is ``last`` it ends the connection."""
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
