@@ -21,7 +21,7 @@ COPY engine engine
 COPY runtime_bootstrap runtime_bootstrap
 # The compiled lane wants a compiler; only what it builds leaves this stage.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc=4:* libc6-dev=2.* && rm -rf /var/lib/apt/lists/*
-RUN python -m venv /opt/engine && /opt/engine/bin/pip install --no-cache-dir '.[embedded]'
+RUN python -m venv /opt/engine && /opt/engine/bin/pip install --no-cache-dir '.[embedded,gateway]'
 
 FROM python:${PYTHON}-slim
 RUN useradd --uid 10001 --create-home --home-dir /data --shell /usr/sbin/nologin engine
