@@ -1,4 +1,5 @@
-"""Builds the compiled lane (``engine/supervisor/_lane.pyx``) when a C compiler and Python's headers are here; says so when not.
+"""Builds the compiled lane (``engine/supervisor/_lane.pyx``) and the copier's fork (``engine/sandbox/_copy.c``) when a C compiler and Python's
+headers are here; says so when not.
 
 The engine works without it, so a failure here never fails an installation.
 """
@@ -16,6 +17,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = "engine/supervisor/_lane.pyx"
+COPY_SOURCE, COPY = "engine/sandbox/_copy.c", "engine/sandbox/_copy.so"
 
 
 class LaneHook(BuildHookInterface):  # type: ignore[misc] # hatchling has no types
@@ -28,6 +30,7 @@ class LaneHook(BuildHookInterface):  # type: ignore[misc] # hatchling has no typ
         if self.target_name != "wheel":
             return
         root = Path(self.root)
+        self._build_copy(root, version, build_data)
         module = f"engine/supervisor/_lane{sysconfig.get_config_var('EXT_SUFFIX')}"
         why = build(root / SOURCE, root / module)
         if why is not None:
@@ -37,6 +40,32 @@ class LaneHook(BuildHookInterface):  # type: ignore[misc] # hatchling has no typ
         build_data["infer_tag"] = True
         if version != "editable":
             build_data["force_include"][str(root / module)] = module
+
+
+    def _build_copy(self, root: Path, version: str, build_data: dict[str, Any]) -> None:
+        why = build_copy(root / COPY_SOURCE, root / COPY)
+        if why is not None:
+            print(f"lambda-engine: SnapStart's fork is not built, two of Python's take its place: {why}", file=sys.stderr)  # noqa: T201
+            return
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+        if version != "editable":
+            build_data["force_include"][str(root / COPY)] = COPY
+
+
+def build_copy(source: Path, library: Path) -> str | None:
+    """Compile ``source`` to ``library``, which depends on no Python; the reason when that is not possible."""
+    library.unlink(missing_ok=True)
+    if not sys.platform.startswith("linux"):
+        return "it is for Linux"
+    compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")
+    # The checked longjmp refuses to leave for another stack.
+    flags = ["-O2", "-fPIC", "-shared", "-Wall", "-U_FORTIFY_SOURCE"]
+    try:
+        done = subprocess.run([*compiler, *flags, str(source), "-o", str(library)], capture_output=True, text=True, check=False)  # noqa: S603 - the interpreter's own compiler
+    except OSError as e:
+        return f"{type(e).__name__}: {e}"
+    return f"{compiler[0]} failed: {done.stderr.strip()[-400:]}" if done.returncode else None
 
 
 def build(source: Path, module: Path) -> str | None:
