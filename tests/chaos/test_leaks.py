@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -21,8 +20,12 @@ from typing import Any
 import psutil
 import pytest
 
+from engine.sandbox import kernel
+from engine.sandbox.netlink import DUMP, REQUEST, Message, Netlink
+from engine.sandbox.nft import NETFILTER
 from tests.framework.census import census, family
 from tests.framework.engine import Engine
+from tests.framework.networks import filter_tables
 
 pytestmark = pytest.mark.root
 
@@ -61,9 +64,31 @@ def namespaces(running: Engine) -> dict[str, Any]:
     own = os.readlink("/proc/self/ns/net").partition(":[")[2]
     inside = [link for inode, link in nets.items() if inode != own]
     counts["interfaces"] = sum(_lines(link, "cat", "/proc/net/dev") - 2 for link in inside)
-    if shutil.which("nft"):
-        counts["packet filter lines"] = sum(_lines(link, "nft", "list", "ruleset") for link in inside)
+    counts["packet filter"] = dict(sum((_filter(link) for link in inside), Counter()))
     return counts
+
+
+def _filter(net: str) -> Counter[str]:
+    """Tables, chains, rules and sets of a network namespace, none when it has gone. Members of sets come and go with connections."""
+    found: Counter[str] = Counter()
+    try:
+        there = os.open(net, os.O_RDONLY)
+    except OSError:
+        return found
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        kernel.setns(there, kernel.CLONE_NEWNET)
+        try:
+            netlink = Netlink(NETFILTER)
+        finally:
+            kernel.setns(home, kernel.CLONE_NEWNET)
+        for name, kind in (("tables", 1), ("chains", 4), ("rules", 7), ("sets", 10)):
+            found[name] = sum(1 for _ in netlink.dump(Message(name, 10 << 8 | kind, REQUEST | DUMP, bytes(4))))
+        netlink.close()
+    finally:
+        os.close(home)
+        os.close(there)
+    return found
 
 
 def _lines(net: str, *command: str) -> int:
@@ -79,12 +104,17 @@ def everything(running: Engine) -> dict[str, Any]:
         with contextlib.suppress(psutil.NoSuchProcess):
             if "compileall" not in " ".join(process.cmdline()):
                 names[process.name()] += 1
-    return counts | {"process names": dict(names), "host interfaces": len(_host_interfaces(running))}
+    return counts | {"process names": dict(names), "host interfaces": len(_host_interfaces(running)), "host tables": len(_host_tables(running))}
 
 
 def _host_interfaces(running: Engine) -> list[str]:
     pids = {str(p.pid) for p in family(running)}
     return [n for n in os.listdir("/sys/class/net") if n.startswith("le-") and n.rsplit("-", 1)[-1] in pids]
+
+
+def _host_tables(running: Engine) -> list[str]:
+    pids = {str(p.pid) for p in family(running)}
+    return [n for n in filter_tables() if n.startswith("lambda-engine-") and n.rsplit("-", 1)[-1] in pids]
 
 
 def settled(running: Engine, like: dict[str, Any] | None = None) -> dict[str, Any]:
