@@ -47,5 +47,5 @@ $(VENV)/.dev: pyproject.toml Makefile hatch_build.py engine/supervisor/_lane.pyx
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) cannot make an environment: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing the engine and its tools into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,sam,postgres,signing,gateway,dev,bench]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,sam,postgres,signing,gateway,kafka,mq,dev,bench]'
 	@touch $@

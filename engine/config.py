@@ -264,6 +264,12 @@ class Settings(BaseSettings):
         "reach the dead-letter queue without a run.",
     )
 
+    event_brokers: dict[str, str] = Field(
+        default_factory=dict,
+        description="Where the brokers of event source mappings are, by ARN: amqp(s)://host:port of Amazon MQ, host:port,… of MSK. Others are asked of "
+        "whoever plays AWS.",
+    )
+
     aws_endpoint: str = Field(
         "embedded", description="Where other AWS services live: embedded, aws (the real one) or a URL."
     )

@@ -309,6 +309,7 @@ class Figures:
         }
         stats["event_sources"] = self._pollers.counts()
         stats["iterator_ages_ms"] = self._pollers.ages_ms()
+        stats["offset_lags"] = self._pollers.lags()
         samples = processes.sample(stats.get("processes", {}))
         return metrics.render(stats, samples, accept, default_account=self._settings.account_id)
 

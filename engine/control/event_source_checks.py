@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.arn import FunctionRef
-from engine.control.event_source_rules import KINESIS, SQS, Kind
+from engine.control.broker_rules import source_of
+from engine.control.event_source_rules import DYNAMODB, KINESIS, SQS, Kind
 from engine.control.plane import Plane
 from engine.errors import InvalidParameterValue, ServiceError
 from engine.eventing.sources.messages import queue_url
@@ -22,7 +23,12 @@ _READING = {
 
 
 async def check_source(plane: Plane, kind: Kind, arn: str, ref: FunctionRef, version: Version) -> None:
-    """Raises InvalidParameterValue for a source that is not there, is closed to the function's role, or gives too little time."""
+    """Raises InvalidParameterValue for a source that is not there, is closed to the function's role, or gives too little time.
+
+    Whether a broker can be reached is for LastProcessingResult to say.
+    """
+    if kind not in (SQS, KINESIS, DYNAMODB):
+        return
     aws = await plane.roles.clients(str(version.config.get("Role") or ""), ref.account, ref.name)
     if kind is not SQS:
         await asyncio.to_thread(_check_stream, aws, kind, arn)
@@ -33,11 +39,16 @@ async def check_source(plane: Plane, kind: Kind, arn: str, ref: FunctionRef, ver
         raise InvalidParameterValue(f"Queue visibility timeout: {visible_s} seconds is less than Function timeout: {timeout_s} seconds")
 
 
-def conflict(kind: Kind, arn: str, ref: FunctionRef, other: str) -> str:
+def conflict(kind: Kind, document: Mapping[str, Any], ref: FunctionRef, other: str) -> str:
     """That the mapping ``other`` is the same, in AWS's words."""
+    arn, servers, parts = source_of(document)
     ends = f"Please update or delete the existing mapping with UUID {other}"
     if kind is SQS:
         return f'An event source mapping with SQS arn (" {arn} ") and function (" {ref.name} ") already exists. {ends}'
+    if kind not in (KINESIS, DYNAMODB):
+        where, what = arn or ",".join(servers), "queues" if "Queues" in document else "topics"
+        shown = f'event source ("{where}"), function ("{ref.arn()}"), {what} ("{",".join(parts)}")'
+        return f"An event source mapping with {shown} already exists. {ends}"
     return f'The event source arn (" {arn} ") and function (" {ref.name} ") provided mapping already exists. {ends}'
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from engine.control import broker_rules
 from engine.errors import InvalidParameterValue, NotImplementedHere, ValidationError
 from engine.eventing import patterns
 
@@ -25,7 +26,8 @@ _NOT_OBEYED = ("KMSKeyArn", "MetricsConfig", "LoggingConfig", "ProvisionedPoller
 class Kind(NamedTuple):
     """A kind of source: the members that may be given, those that only creation takes, and what replies have where nothing was given.
 
-    ``ordered``: it is read from a starting position on, and says how the last batch went.
+    ``ordered``: it is read from a starting position on; ``says``: how the last batch went; ``later``: members that AWS has for it and this
+    engine does not obey.
     """
 
     name: str
@@ -33,10 +35,16 @@ class Kind(NamedTuple):
     fixed: tuple[str, ...]
     defaults: Mapping[str, Any]
     ordered: bool
+    says: bool
     reason: str
+    later: tuple[str, ...] = ()
 
     def members(self) -> tuple[str, ...]:
         return self.settings + self.fixed
+
+    @property
+    def is_broker(self) -> bool:
+        return "SourceAccessConfigurations" in self.settings
 
 
 SQS = Kind(
@@ -45,6 +53,7 @@ SQS = Kind(
     (),
     {"BatchSize": 10, "MaximumBatchingWindowInSeconds": 0, "FunctionResponseTypes": []},
     ordered=False,
+    says=False,
     reason="USER_INITIATED",
 )
 _STREAM = (
@@ -57,15 +66,30 @@ _STREAM_DEFAULTS = {
     "MaximumRetryAttempts": -1, "TumblingWindowInSeconds": 0,
 }  # fmt: skip
 _POSITION = ("StartingPosition", "StartingPositionTimestamp")
-KINESIS = Kind("kinesis", _EVERY + _STREAM, _POSITION, _STREAM_DEFAULTS, ordered=True, reason="User action")
+KINESIS = Kind("kinesis", _EVERY + _STREAM, _POSITION, _STREAM_DEFAULTS, ordered=True, says=True, reason="User action")
 DYNAMODB = KINESIS._replace(name="dynamodb")
-_KINDS = {kind.name: kind for kind in (SQS, KINESIS, DYNAMODB)}
+# What brokers of any kind may be told; there is no batching window until one was given, but half a second.
+_BROKER = ("BatchSize", "MaximumBatchingWindowInSeconds", "FilterCriteria", "SourceAccessConfigurations")
+_LATER = ("FunctionResponseTypes", "DestinationConfig", "MaximumRetryAttempts", "MaximumRecordAgeInSeconds", "BisectBatchOnFunctionError")
+KAFKA = Kind(
+    "self-managed kafka",
+    _BROKER,
+    ("Topics", "SelfManagedEventSource", "SelfManagedKafkaEventSourceConfig", *_POSITION),
+    {"BatchSize": 100},
+    ordered=True,
+    says=True,
+    reason="USER_INITIATED",
+    later=_LATER,
+)
+MSK = KAFKA._replace(name="kafka", fixed=("Topics", "AmazonManagedKafkaEventSourceConfig", *_POSITION))
+MQ = KAFKA._replace(name="mq", fixed=("Queues",), ordered=False, later=())
+_KINDS = {kind.name: kind for kind in (SQS, KINESIS, DYNAMODB, MSK, MQ)}
 # Every member that some kind of source has.
 _KNOWN = (
     *_EVERY, "ScalingConfig", *_STREAM, *_POSITION, "Topics", "Queues", "SourceAccessConfigurations", "SelfManagedEventSource",
     "AmazonManagedKafkaEventSourceConfig", "SelfManagedKafkaEventSourceConfig", "DocumentDBEventSourceConfig",
 )  # fmt: skip
-_NOT_POLLED = {"kafka": "Amazon MSK clusters", "mq": "Amazon MQ brokers", "rds": "DocumentDB clusters"}
+_NOT_POLLED = {"rds": "DocumentDB clusters"}
 
 
 def kind_of(params: Mapping[str, Any]) -> Kind:
@@ -73,7 +97,7 @@ def kind_of(params: Mapping[str, Any]) -> Kind:
     arn = str(params.get("EventSourceArn") or "")
     if not arn:
         if params.get("SelfManagedEventSource"):
-            raise _unpolled("Kafka clusters")
+            return KAFKA
         raise InvalidParameterValue("Unrecognized event source.")
     parts = arn.split(":", 5)
     if parts[2] in _NOT_POLLED:
@@ -91,6 +115,10 @@ def _is_resource(kind: Kind, resource: str) -> bool:
         return resource.startswith("stream/")
     if kind is DYNAMODB:
         return resource.startswith("table/") and "/stream/" in resource
+    if kind is MQ:
+        return resource.startswith("broker:")
+    if kind is MSK:
+        return resource.startswith("cluster/")
     return ":" not in resource
 
 
@@ -102,14 +130,14 @@ def check_members(operation: str, kind: Kind, params: Mapping[str, Any]) -> None
     """Raises InvalidParameterValue for what the source does not have, NotImplementedHere for what is not obeyed here."""
     if kind is SQS and any(params.get(name) for name in _POSITION):
         raise InvalidParameterValue("StartingPosition is not valid for SQS event sources.")
+    for name in (*kind.later, *_NOT_OBEYED):
+        if params.get(name) not in (None, False, {}, []):
+            raise NotImplementedHere(
+                f"Lambda Engine does not support {name} of such a source in {operation}. Nothing was changed: leave the member out."
+            )
     for name in _KNOWN:
         if name not in kind.members() and params.get(name) not in (None, False, {}, []):
             raise InvalidParameterValue(f"Unsupported {name} parameter for given event source mapping type.")
-    for name in _NOT_OBEYED:
-        if params.get(name):
-            raise NotImplementedHere(
-                f"Lambda Engine does not support {name} in {operation}. Nothing was changed: leave the member out."
-            )
 
 
 def position(kind: Kind, params: Mapping[str, Any], now_s: float) -> dict[str, Any]:
@@ -140,6 +168,8 @@ def settings(kind: Kind, former: Mapping[str, Any], params: Mapping[str, Any]) -
     merged = {name: former[name] for name in kind.settings if name in former}
     merged |= {name: params[name] for name in kind.settings if params.get(name) is not None}
     merged = {**kind.defaults, **merged}
+    if kind.is_broker:
+        broker_rules.check_access(kind.name, merged)
     filters = merged.pop("FilterCriteria", {}).get("Filters") or []
     if filters:
         merged["FilterCriteria"] = {"Filters": _filters(kind, filters)}
@@ -152,8 +182,8 @@ def settings(kind: Kind, former: Mapping[str, Any], params: Mapping[str, Any]) -
 
 def check_settings(kind: Kind, merged: Mapping[str, Any], *, fifo: bool) -> None:
     """Raises InvalidParameterValue for settings that do not go together."""
-    window_s, size = merged["MaximumBatchingWindowInSeconds"], merged["BatchSize"]
     if kind is SQS:
+        window_s, size = merged["MaximumBatchingWindowInSeconds"], merged["BatchSize"]
         if fifo and window_s > 0:
             raise InvalidParameterValue("Batching window is not supported for FIFO queues")
         if fifo and size > MAX_FIFO_BATCH:

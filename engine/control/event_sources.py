@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.arn import FunctionRef
+from engine.control import broker_rules, rules
 from engine.control import event_source_rules as mapping_rules
-from engine.control import rules
 from engine.control.api import Caller, Registrar
 from engine.control.event_source_checks import check_source, conflict
 from engine.control.listing import page_of
@@ -43,7 +43,7 @@ class EventSourceOperations:
         registry.add("ListEventSourceMappings", self.list)
 
     async def create(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        kind, source = mapping_rules.kind_of(params), params["EventSourceArn"]
+        kind, source = mapping_rules.kind_of(params), str(params.get("EventSourceArn") or "")
         mapping_rules.check_members("CreateEventSourceMapping", kind, params)
         tags = params.get("Tags") or {}
         rules.check_tags(tags)
@@ -53,17 +53,18 @@ class EventSourceOperations:
         mapping_rules.check_settings(kind, settings, fifo=source.endswith(".fifo"))
         ref, version = self._function(caller, params["FunctionName"])
         async with plane.changes.lock("event-source-mappings", caller.account):
-            await self._check_unique(caller, kind, source, ref)
+            await self._check_unique(caller, kind, params, ref)
             await check_source(plane, kind, source, ref, version)
             name = str(uuid.uuid4())
             document = {
                 "UUID": name,
                 "EventSourceMappingArn": f"arn:aws:lambda:{caller.region}:{caller.account}:event-source-mapping:{name}",
-                "EventSourceArn": source,
+                **({"EventSourceArn": source} if source else {}),
                 "FunctionArn": ref.arn(),
                 **position,
+                **(broker_rules.fixed(kind.name, params, name) if kind.is_broker else {}),
                 **settings,
-                **({mapping_rules.RESULT: mapping_rules.NO_RESULT} if kind.ordered else {}),
+                **({mapping_rules.RESULT: mapping_rules.NO_RESULT} if kind.says else {}),
                 **self._now(),
                 "State": "Creating",
                 "StateTransitionReason": kind.reason,
@@ -79,7 +80,7 @@ class EventSourceOperations:
         async with lock(self._plane, params["UUID"]):
             former = await asyncio.to_thread(self._read, caller, params["UUID"])
             document = dict(former.document)
-            kind, source = mapping_rules.kind_of(document), document["EventSourceArn"]
+            kind, source = mapping_rules.kind_of(document), document.get("EventSourceArn", "")
             mapping_rules.check_members("UpdateEventSourceMapping", kind, params)
             _check_stable(document, "update")
             settings = mapping_rules.settings(kind, document, params)
@@ -87,7 +88,7 @@ class EventSourceOperations:
             if params.get("FunctionName"):
                 ref, version = self._function(caller, params["FunctionName"])
                 if ref.arn() != document["FunctionArn"]:
-                    await self._check_unique(caller, kind, source, ref)
+                    await self._check_unique(caller, kind, document, ref)
                     await check_source(self._plane, kind, source, ref, version)
                 document["FunctionArn"] = ref.arn()
             was = document[WANTED]
@@ -109,7 +110,7 @@ class EventSourceOperations:
     def list(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         found = {m.mapping: m.document for m in self._plane.mappings.everything() if m.account == caller.account}
         if params.get("EventSourceArn"):
-            found = {k: d for k, d in found.items() if d["EventSourceArn"] == params["EventSourceArn"]}
+            found = {k: d for k, d in found.items() if d.get("EventSourceArn") == params["EventSourceArn"]}
         if params.get("FunctionName"):
             arn = _plain(locate(caller, params["FunctionName"])).arn()
             found = {k: d for k, d in found.items() if d["FunctionArn"] == arn}
@@ -157,12 +158,13 @@ class EventSourceOperations:
                 return ref, version
         raise InvalidParameterValue("Function does not exist")
 
-    async def _check_unique(self, caller: Caller, kind: mapping_rules.Kind, source: str, ref: FunctionRef) -> None:
+    async def _check_unique(self, caller: Caller, kind: mapping_rules.Kind, wanted: Mapping[str, Any], ref: FunctionRef) -> None:
+        """``wanted``: the members that say what the source is."""
+        source = broker_rules.source_of(wanted)
         for other in await asyncio.to_thread(self._plane.mappings.everything):
-            document = other.document
-            same = (document["EventSourceArn"], document["FunctionArn"]) == (source, ref.arn())
+            same = (broker_rules.source_of(other.document), other.document["FunctionArn"]) == (source, ref.arn())
             if same and other.account == caller.account:
-                raise ResourceConflict(conflict(kind, source, ref, other.mapping))
+                raise ResourceConflict(conflict(kind, wanted, ref, other.mapping))
 
 
 def lock(plane: Plane, name: str) -> asyncio.Lock:

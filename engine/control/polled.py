@@ -8,15 +8,21 @@ from typing import Any
 from engine.arn import parse_function_name
 from engine.aws.embedded import queue_lane
 from engine.config import Settings
+from engine.control import broker_rules
+from engine.control.event_source_rules import DYNAMODB, KINESIS, MQ, SQS, Kind, kind_of
 from engine.control.plane import Plane
 from engine.errors import InvalidParameterValue
-from engine.eventing.sources.orders import Source, Stream
+from engine.eventing.sources.orders import Broker, Source, Stream
 from engine.store.api import LATEST, EventSourceMapping, Version
+
+# Of brokers, until a mapping says another; as on AWS.
+BROKER_WINDOW_S = 0.5
 
 
 async def source_of(mapping: EventSourceMapping, plane: Plane, settings: Settings) -> Source:
     """Raises AwsError while the function is not there or its role cannot be assumed."""
     document = mapping.document
+    kind = kind_of(document)
     ref = parse_function_name(document["FunctionArn"], account=mapping.account, region=settings.region)
     version = _version(plane, ref.account, ref.name, ref.qualifier or LATEST)
     if version is None:
@@ -29,16 +35,17 @@ async def source_of(mapping: EventSourceMapping, plane: Plane, settings: Setting
         revision=mapping.revision,
         function=ref.unqualified_arn(),
         qualifier=ref.qualifier,
-        arn=document["EventSourceArn"],
+        arn=document.get("EventSourceArn", ""),
         batch_size=int(document["BatchSize"]),
-        window_s=int(document["MaximumBatchingWindowInSeconds"]),
-        partial="ReportBatchItemFailures" in document["FunctionResponseTypes"],
+        window_s=float(document.get("MaximumBatchingWindowInSeconds", BROKER_WINDOW_S)),
+        partial="ReportBatchItemFailures" in document.get("FunctionResponseTypes", ()),
         max_concurrency=document.get("ScalingConfig", {}).get("MaximumConcurrency"),
         filters=tuple(given["Pattern"] for given in document.get("FilterCriteria", {}).get("Filters", [])),
         endpoint=endpoint,
         credentials=credentials,
-        stream=_stream(document, role) if "StartingPosition" in document else None,
-        direct=queue_lane(settings),
+        stream=_stream(document, role) if kind in (KINESIS, DYNAMODB) else None,
+        direct=queue_lane(settings) if kind is SQS else None,
+        broker=_broker(document, kind, settings) if kind.is_broker else None,
     )
 
 
@@ -53,6 +60,20 @@ def _stream(document: Mapping[str, Any], role: str) -> Stream:
         bisect=bool(document["BisectBatchOnFunctionError"]),
         tumbling_s=int(document["TumblingWindowInSeconds"]),
         on_failure=document["DestinationConfig"].get("OnFailure", {}).get("Destination") or None,
+    )
+
+
+def _broker(document: Mapping[str, Any], kind: Kind, settings: Settings) -> Broker:
+    arn = document.get("EventSourceArn", "")
+    told = tuple(one for one in settings.event_brokers.get(arn, "").split(",") if one)
+    return Broker(
+        kind="rabbitmq" if kind is MQ else "kafka",
+        servers=broker_rules.servers_of(document) or told,
+        topic=[*document.get("Topics", ()), *document.get("Queues", ())][0],
+        group=broker_rules.group_of(document),
+        position=document.get("StartingPosition"),
+        since_ms=round(float(document.get("StartingPositionTimestamp") or 0) * 1000),
+        access=tuple((one["Type"], one["URI"]) for one in document.get("SourceAccessConfigurations") or ()),
     )
 
 

@@ -61,6 +61,11 @@ class Pollers:
         standings = {} if self._report is None else self._report.standings
         return {mapping: standing.age_ms for mapping, standing in standings.items() if standing.age_ms is not None}
 
+    def lags(self) -> dict[str, int]:
+        """OffsetLag by mapping, of topics."""
+        standings = {} if self._report is None else self._report.standings
+        return {mapping: standing.lag for mapping, standing in standings.items() if standing.lag is not None}
+
     async def run(self) -> None:
         """Until it is cancelled; then the process gets a moment to finish its batches."""
         try:

@@ -244,6 +244,12 @@ class _Snapshot(Collector):
         for mapping, age_ms in list(self._stats.get("iterator_ages_ms", {}).items())[:MAX_FUNCTIONS]:
             ages.add_metric((mapping,), age_ms / 1000)
         yield ages
+        lags = GaugeMetricFamily(
+            f"{PREFIX}_event_source_offset_lag", "Records of a topic behind those that were read (OffsetLag).", labels=("mapping",)
+        )
+        for mapping, lag in list(self._stats.get("offset_lags", {}).items())[:MAX_FUNCTIONS]:
+            lags.add_metric((mapping,), lag)
+        yield lags
 
     def _apis(self) -> Iterator[Metric]:
         figures = self._stats.get("gateway", {})

@@ -24,6 +24,12 @@ def _no_postgres() -> bool:
     return binaries() is None
 
 
+def _no_rabbitmq() -> bool:
+    from tests.framework.rabbitmq import server
+
+    return server() is None or shutil.which("epmd") is None
+
+
 def _no_interpreter(runtime: str) -> bool:
     from engine.config import load
     from engine.sandbox.interpreters import discover
@@ -79,6 +85,7 @@ REASONS: dict[str, Callable[..., bool]] = {
     "one core": lambda: len(os.sched_getaffinity(0)) < 2,
     "no hadolint wheel for this processor": lambda: platform.machine() != "x86_64",
     "no PostgreSQL": _no_postgres,
+    "no RabbitMQ": _no_rabbitmq,
     "no IPv6 loopback": lambda: not os.path.exists("/proc/net/if_inet6"),
     "no Go compiler": _no_programs("go"),
     "no Rust 1.85 or newer": _no_rust,

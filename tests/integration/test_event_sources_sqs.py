@@ -322,9 +322,9 @@ def test_what_is_refused(running: Engine) -> None:
         ({"FunctionName": "slow"}, "Queue visibility timeout: 30 seconds is less than Function timeout: 60 seconds"),
     ):
         assert refused(create, **{"EventSourceArn": arn, "FunctionName": "refused", **members}) == (*bad, text)
-    stream = ARN.format("kafka", "cluster/c/1")
+    stream = ARN.format("rds", "cluster:c")
     assert refused(create, EventSourceArn=stream, FunctionName="refused", StartingPosition="LATEST") == (
-        501, "NotImplementedException", "Lambda Engine does not poll Amazon MSK clusters yet. Nothing was created.",
+        501, "NotImplementedException", "Lambda Engine does not poll DocumentDB clusters yet. Nothing was created.",
     )  # fmt: skip
     poller = {"MinimumPollers": 2, "MaximumPollers": 2}
     assert refused(create, EventSourceArn=arn, FunctionName="refused", ProvisionedPollerConfig=poller)[0] == 501

@@ -19,6 +19,7 @@ MODULES = {
     "prometheus-client": "prometheus_client",
     "aws-sam-translator": "samtranslator",
     "pyyaml": "yaml",
+    "confluent-kafka": "confluent_kafka",
     "pyjwt": "jwt",
 }
 # Imported, and brought by a declared package that is about nothing else.
@@ -57,7 +58,8 @@ def test_core_dependency_is_used(package):
 
 def test_imports_are_declared():
     extras = PROJECT["optional-dependencies"]
-    declared = {_package(r).partition("[")[0] for r in PROJECT["dependencies"] + extras["embedded"] + extras["signing"] + extras["sam"] + extras["gateway"]}
+    used = [r for name in ("embedded", "signing", "sam", "gateway", "kafka", "mq") for r in extras[name]]
+    declared = {_package(r).partition("[")[0] for r in PROJECT["dependencies"] + used}
     modules = {MODULES.get(p, p) for p in declared} | {m for m, by in BROUGHT.items() if by in declared}
     assert modules >= IMPORTED
 

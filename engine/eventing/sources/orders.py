@@ -24,6 +24,20 @@ class Stream(msgspec.Struct, frozen=True):
     on_failure: str | None
 
 
+class Broker(msgspec.Struct, frozen=True):
+    """What only mappings of brokers have. ``kind``: ``kafka`` or ``rabbitmq``; ``servers``: bootstrap servers or URLs, none: they are asked
+    of MSK or Amazon MQ. ``topic``: that or a queue's name; ``group``: the consumer group, or the virtual host. ``access``: kinds and URIs.
+    """
+
+    kind: str
+    servers: tuple[str, ...]
+    topic: str
+    group: str
+    position: str | None
+    since_ms: int
+    access: tuple[tuple[str, str], ...]
+
+
 class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far one of the parallel parts of a shard is, and the state of its tumbling window, which starts at ``window_s`` (epoch)."""
 
@@ -47,7 +61,7 @@ class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
 class Source(msgspec.Struct, frozen=True):
     """A mapping as it is to be polled. ``revision`` changes whenever anything else of it but ``credentials`` does.
 
-    ``function`` is the unqualified ARN; ``arn`` that of what is polled; ``filters`` are patterns; ``endpoint`` None means the real AWS;
+    ``function`` is the unqualified ARN; ``arn`` that of what is polled, if it has one; ``filters`` are patterns; ``endpoint`` None means the real AWS;
     ``credentials`` (key, secret, token) None the ambient ones. ``direct``: the socket of the embedded SQS, where it may be used.
     """
 
@@ -57,7 +71,7 @@ class Source(msgspec.Struct, frozen=True):
     qualifier: str | None
     arn: str
     batch_size: int
-    window_s: int
+    window_s: float
     partial: bool
     max_concurrency: int | None
     filters: tuple[str, ...]
@@ -65,15 +79,16 @@ class Source(msgspec.Struct, frozen=True):
     credentials: tuple[str, str, str | None] | None
     stream: Stream | None = None
     direct: str | None = None
+    broker: Broker | None = None
 
     @property
     def service(self) -> str:
-        """The service that has the source: ``sqs``, ``kinesis``, ``dynamodb``."""
-        return self.arn.split(":")[2]
+        """What has the source: ``sqs``, ``kinesis``, ``dynamodb``, ``kafka``, ``rabbitmq``."""
+        return self.arn.split(":")[2] if self.broker is None else self.broker.kind
 
     @property
     def region(self) -> str:
-        return self.arn.split(":")[3]
+        return (self.arn or self.function).split(":")[3]
 
     @property
     def fifo(self) -> bool:
@@ -99,13 +114,15 @@ class Orders(msgspec.Struct, frozen=True):
 class Standing(msgspec.Struct, frozen=True):
     """What is polled now. ``revision``: the newest one that all threads work by; ``counts`` since the process started.
 
-    ``result``: LastProcessingResult, of sources that have one. ``age_ms``: how old the last record of the last batch was when it was sent.
+    ``result``: LastProcessingResult, of sources that have one. ``age_ms``: how old the last record of the last batch was when it was sent;
+    ``lag``: how many messages of a topic are not read yet.
     """
 
     revision: int
     counts: dict[str, int]
     result: str | None = None
     age_ms: int | None = None
+    lag: int | None = None
 
 
 class Report(msgspec.Struct, frozen=True):

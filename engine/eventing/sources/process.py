@@ -11,14 +11,15 @@ import signal
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import setproctitle
 
 from engine.aws.clients import AwsClients
 from engine.client import Client
-from engine.eventing.sources import orders
+from engine.eventing.sources import kafka, orders, rabbitmq
+from engine.eventing.sources.brokers import BrokerPoller
 from engine.eventing.sources.direct_queue import DirectQueues
 from engine.eventing.sources.orders import Checkpoint, Orders, Report, Source, Standing
 from engine.eventing.sources.pace import Pace
@@ -35,13 +36,42 @@ NICENESS = 15
 READ_TIMEOUT_S = 60
 
 
+class Poller(Protocol):
+    """What polls one mapping."""
+
+    @property
+    def result(self) -> str | None: ...
+
+    @property
+    def age_ms(self) -> int | None: ...
+
+    @property
+    def lag(self) -> int | None: ...
+
+    def start(self) -> None: ...
+
+    def update(self, source: Source) -> None: ...
+
+    def stop(self) -> None: ...
+
+    @property
+    def stopping(self) -> bool: ...
+
+    @property
+    def revision(self) -> int | None: ...
+
+    def counts(self) -> dict[str, int]: ...
+
+    def take_checkpoints(self) -> dict[str, Checkpoint | None]: ...
+
+
 class Pollers:
     """What is polled, made to be what the last orders said. Only the main thread changes it, only the reporter's reads it besides."""
 
     def __init__(self) -> None:
         self._number = 0
         self._engine: Client | None = None
-        self._pollers: dict[str, QueuePoller | StreamPoller] = {}
+        self._pollers: dict[str, Poller] = {}
         self._clients: dict[tuple[Any, ...], Any] = {}
         self._lock = threading.Lock()
         self._making = threading.Lock()
@@ -70,7 +100,9 @@ class Pollers:
                 named = {_key(source) for source in given.sources}
                 self._clients = {key: client for key, client in self._clients.items() if key[:-1] in named}
 
-    def _made(self, source: Source, given: Orders, engine: Client) -> QueuePoller | StreamPoller:
+    def _made(self, source: Source, given: Orders, engine: Client) -> Poller:
+        if source.broker is not None:
+            return BrokerPoller(source, engine, self._connect, kafka.opened if source.broker.kind == "kafka" else rabbitmq.opened)
         if source.stream is None:
             return QueuePoller(source, given.poll_s, engine, self._queues, None if source.direct is None else self._pace, over_pull=given.over_pull)
         return StreamPoller(source, engine, self._connect, given.checkpoints.get(source.mapping, {}))
@@ -97,16 +129,13 @@ class Pollers:
             checkpoints: dict[str, dict[str, Checkpoint | None]] = {}
             for mapping, poller in list(self._pollers.items()):
                 revision = poller.revision
-                if isinstance(poller, StreamPoller) and (changed := poller.take_checkpoints()):
+                if changed := poller.take_checkpoints():
                     checkpoints[mapping] = changed
                 if revision is None:
                     del self._pollers[mapping]
                     continue
                 seen = -1 if poller.stopping else revision
-                if isinstance(poller, StreamPoller):
-                    standings[mapping] = Standing(seen, poller.counts(), poller.result, poller.age_ms)
-                else:
-                    standings[mapping] = Standing(seen, poller.counts())
+                standings[mapping] = Standing(seen, poller.counts(), poller.result, poller.age_ms, poller.lag)
             return Report(self._number, standings, checkpoints)
 
     def stop(self, grace_s: float) -> None:

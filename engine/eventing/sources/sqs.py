@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from engine.client.errors import ApiError, ClientError
 from engine.eventing import patterns
 from engine.eventing.sources import messages as m
-from engine.eventing.sources.orders import Source, event
+from engine.eventing.sources.orders import Checkpoint, Source, event
 from engine.eventing.sources.pace import Pace
 from engine.wire.messages import Result
 
@@ -95,6 +95,14 @@ class QueuePoller:
         """The newest revision that all threads work by; None when there is no thread any more."""
         with self._lock:
             return min(self._at_work.values(), default=None)
+
+    # Queues say neither how the last batch went nor how far behind it was, and nothing is to be remembered of them.
+    result: str | None = None
+    age_ms: int | None = None
+    lag: int | None = None
+
+    def take_checkpoints(self) -> dict[str, Checkpoint | None]:
+        return {}
 
     def counts(self) -> dict[str, int]:
         """What became of messages, under the names of AWS's metrics."""

@@ -11,11 +11,11 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from engine.client.errors import ApiError, ClientError
 from engine.eventing.sources import attempts, discarded
+from engine.eventing.sources.access import Connect
 from engine.eventing.sources.attempts import Policy
 from engine.eventing.sources.discarded import Discarded
 from engine.eventing.sources.orders import Checkpoint, Source
@@ -27,8 +27,6 @@ from engine.wire.messages import Result
 LIST_S = 10.0
 NOTHING, OK, FAILED = "No records processed", "OK", "PROBLEM: Function call failed"
 _log = logging.getLogger(__name__)
-# (source, service) to a boto3 client.
-Connect = Callable[[Source, str], Any]
 
 
 class StreamPoller:
@@ -74,12 +72,17 @@ class StreamPoller:
         return None if self._over else self._seen
 
     @property
-    def result(self) -> str:
+    def result(self) -> str | None:
         """LastProcessingResult."""
         return self._result
 
     @property
-    def age_ms(self) -> int:
+    def lag(self) -> int | None:
+        """Of topics only."""
+        return None
+
+    @property
+    def age_ms(self) -> int | None:
         """The greatest age of what was sent last, over the shards."""
         with self._lock:
             return max((shard.age_ms for shard in self._shards.values()), default=0)
