@@ -21,8 +21,7 @@ from typing import Any
 
 from engine.aws import targets
 from engine.aws.embedded import ENFORCE_VARIABLE, IDENTITY_PATH, LANE_VARIABLE, TIME_PATH, TOKEN_VARIABLE
-from engine.aws.push.installation import sources
-from engine.aws.push.timekeeper import Timekeeper
+from engine.aws.push.installation import Sources, sources
 
 PR_SET_PDEATHSIG = 1
 HOST = "127.0.0.1"
@@ -96,7 +95,7 @@ class Bridged:
         if self._sources is not None:
             path = str(environ.get("PATH_INFO", ""))
             if path.startswith(TIME_PATH) and environ.get("REQUEST_METHOD") == "POST" and _is_engine(environ):
-                return _answered(start_response, _advanced(self._sources.timekeeper, path.removeprefix(TIME_PATH)))
+                return _answered(start_response, _advanced(self._sources, path.removeprefix(TIME_PATH)))
             self._sources.see(service or "s3")
         if service in self._pending:
             with self._lock:
@@ -116,9 +115,9 @@ def _is_engine(environ: dict[str, Any]) -> bool:
     return (_INSIDE in environ or "HTTP_X_LAMBDA_ENGINE_TOKEN" in environ) and "HTTP_X_LAMBDA_ENGINE_CALLER" not in environ
 
 
-def _advanced(timekeeper: Timekeeper, seconds: str) -> dict[str, Any]:
+def _advanced(push: Sources, seconds: str) -> dict[str, Any]:
     try:
-        return {"runs": timekeeper.advance(float(seconds)), "now_s": timekeeper.now()}
+        return {"runs": push.advance(float(seconds)), "now_s": push.timekeeper.now()}
     except ValueError as e:
         return {"error": str(e)}
 

@@ -292,6 +292,7 @@ def test_a_loop_through_a_bucket_ends(running: Engine) -> None:
     wait.until(lambda: re.search("function loops of account .* is given up", running.log.read_text()), "the end of the loop", 90)
 
 
+@pytest.mark.slow
 def test_events_outlive_the_control_plane(running: Engine) -> None:
     """What a bucket notifies of while nobody can take it waits until somebody can."""
     s3 = running.client("s3")
@@ -307,6 +308,7 @@ def test_events_outlive_the_control_plane(running: Engine) -> None:
     wait.until(lambda: {e["Records"][0]["s3"]["object"]["key"] for e in seen(running, "on-patience")} == wanted, "all objects", 60)
 
 
+@pytest.mark.slow
 def test_the_command_puts_time_forward(running: Engine) -> None:
     command = [sys.executable, "-m", "engine.cli.main", "advance", "--data-dir", str(running.data_dir)]
     before = inside.advance(running, 0)["now"]

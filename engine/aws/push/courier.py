@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -64,6 +63,8 @@ class Courier:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._said: set[str] = set()
+        self._left = 0
+        self._changed = threading.Condition()
 
     def send(
         self, function: str, payload: str, *, principal: str = "", source_arn: str = "", source_account: str = "", trace: str | None = None,
@@ -71,11 +72,18 @@ class Courier:
     ) -> None:  # fmt: skip
         """Hand an event over. ``principal``: the service whose permission is checked, none for a caller with rights of its own."""
         push = Push(ids.request_id(), function, principal, source_arn, source_account, payload.encode(), trace)
+        with self._changed:
+            self._left += 1
         self._waiting.put(_Item(push, refused))
         with self._starting:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="courier", daemon=True)
                 self._thread.start()
+
+    def flush(self, timeout_s: float = TIMEOUT_S) -> bool:
+        """Wait until everything handed over so far was accepted or refused; whether it was in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._left == 0, timeout_s)
 
     def check(self, function: str, principal: str, source_arn: str, source_account: str) -> Verdict:
         """Whether an event would be accepted. Raises Unreachable."""
@@ -102,6 +110,9 @@ class Courier:
                     break
                 batch.append(item)
             self._deliver(batch)
+            with self._changed:
+                self._left -= len(batch)
+                self._changed.notify_all()
 
     def _deliver(self, batch: list[_Item]) -> None:
         pause_s = FIRST_PAUSE_S
@@ -147,10 +158,3 @@ class Courier:
 def _say(text: str) -> None:
     sys.stderr.write(f"embedded AWS: {text}\n")
     sys.stderr.flush()
-
-
-class Nobody:
-    """In place of a courier where there is no engine to send to."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise Unreachable("this server was started without an engine")

@@ -67,6 +67,12 @@ class Sources:
             for name in wanted:
                 self._left.pop(name)(self._courier, self.timekeeper)
 
+    def advance(self, seconds: float) -> int:
+        """As ``Timekeeper.advance``; what was handed over until then is in the engine's queue afterwards."""
+        runs = self.timekeeper.advance(seconds)
+        self._courier.flush()
+        return runs
+
     def done(self, service: str | None) -> None:
         """A request was served."""
         if service in SCHEDULING:
