@@ -306,6 +306,10 @@ class EventSourceHandler(Handler):
         arguments = {k: v for k, v in properties.items() if k != "Tags"}
         if _tags(properties):
             arguments["Tags"] = _tags(properties)
+        # Templates have their own name for what the API calls KAFKA_BOOTSTRAP_SERVERS.
+        servers = properties.get("SelfManagedEventSource", {}).get("Endpoints", {}).get("KafkaBootstrapServers")
+        if servers:
+            arguments["SelfManagedEventSource"] = {"Endpoints": {"KAFKA_BOOTSTRAP_SERVERS": servers}}
         made = self.client.create_event_source_mapping(**arguments)
         return Made(made["UUID"], made["UUID"], {"Id": made["UUID"], "EventSourceMappingArn": made.get("EventSourceMappingArn", "")})
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from engine.aws.lambda_resources import Code, EventSourceHandler
 from engine.client.errors import ApiError
 from engine.control import broker_rules
 from engine.errors import InvalidParameterValue, NotImplementedHere
@@ -288,3 +289,16 @@ def test_whatever_breaks_another_session_is_made_and_a_change_too() -> None:
     poller.stop()
     wait.until(lambda: poller.revision is None, "the thread ends")
     assert broker.sessions == 3
+
+
+def test_a_template_has_its_own_name_for_bootstrap_servers() -> None:
+    class Client:
+        def create_event_source_mapping(self, **given: Any) -> dict[str, str]:
+            self.given = given
+            return {"UUID": "u"}
+
+    client = Client()
+    handler = EventSourceHandler(lambda service: client, Code(lambda bucket, key: None))
+    handler.create("name", {"FunctionName": "f", "Topics": ["t"], "SelfManagedEventSource": {"Endpoints": {"KafkaBootstrapServers": ["a:1"]}}})
+    endpoints = {"Endpoints": {"KAFKA_BOOTSTRAP_SERVERS": ["a:1"]}}
+    assert client.given == {"FunctionName": "f", "Topics": ["t"], "SelfManagedEventSource": endpoints}
