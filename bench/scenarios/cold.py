@@ -41,7 +41,7 @@ def handler(event, context):
     return N
 """
 KEEP_ALIVE_S = 0.5
-# Instances are looked over once a second.
+# Instances are looked over several times a second; their ends take a while.
 _GONE_AFTER_S = KEEP_ALIVE_S + 1.0
 # The fastest sustained rate that can be told from warm calls; the later promise is 250.
 _MOST_SUSTAINED = 300

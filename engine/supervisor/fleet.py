@@ -344,9 +344,12 @@ class Fleet:
         self.retire(instance)
         self.spawn_deficit(instance.version)
 
+    def look(self) -> None:
+        """See how much memory the host has left."""
+        self._room.look()
+
     def expire(self, now_s: float, keep_alive_s: float, max_age_s: float) -> None:
         """Retire what has been idle for too long, and idle instances that are too old (``max_age_s`` 0: none is)."""
-        self._room.look()
         for version in list(self._versions):
             function = version.function
             keep_s = keep_alive_s if function.keep_alive_s is None else function.keep_alive_s

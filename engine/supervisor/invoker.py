@@ -479,11 +479,16 @@ class Invoker:
     def tick(self) -> None:
         """Once a second: let idle instances expire, keep provisioned ones complete, let requests without room fail."""
         now_s = self._monotonic()
-        self._fleet.expire(now_s, self._keep_alive_s, self._max_age_s)
+        self._fleet.look()
+        self.expire()
         for instance in () if self.setting.roles is None else self.setting.roles.overdue(self._fleet.instances):
             self._fleet.leave(instance)
         self.provisioner.tick()
         self._refuse_the_starved(now_s)
+
+    def expire(self) -> None:
+        """Let idle instances expire: several times a second, for what ends together is in the way of what starts."""
+        self._fleet.expire(self._monotonic(), self._keep_alive_s, self._max_age_s)
 
     def _overdue(self, instance: Instance) -> None:
         if instance.state is State.INITIALISING:

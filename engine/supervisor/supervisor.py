@@ -60,6 +60,7 @@ log = structlog.get_logger("engine")
 # Inside an isolated sandbox the endpoint is always here, whatever port the engine itself listens on.
 INNER_ENDPOINT = "http://127.0.0.1:4566"
 FLUSH_S = 0.05
+EXPIRE_S = 0.1
 # A restarted control plane imports for a second or two on a quiet machine, and much longer on a loaded one.
 CONTROL_WAIT_S = 20.0
 MAX_SIGNED_BODY = 128 * 1024 * 1024
@@ -255,6 +256,7 @@ class Supervisor:
         self._control.start()
         self._flush()
         self._tick()
+        self._expire()
         self._freeze()
         self._tell_port()
         log.info("listening", url=self.endpoint_url(), sandbox=self._status.report.level, data_dir=str(self.settings.data_dir))
@@ -375,6 +377,10 @@ class Supervisor:
             self._retained = self.catalogue.revision
             self._holders.retain({v.zygote_key for _, f in self.catalogue.functions() for v in f.versions.values()})
         self._later(1.0, self._tick)
+
+    def _expire(self) -> None:
+        self._invoker.expire()
+        self._later(EXPIRE_S, self._expire)
 
     def _freeze(self) -> None:
         after_s = self.settings.freeze_after_s
