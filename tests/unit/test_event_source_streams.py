@@ -493,12 +493,15 @@ class Sharded:
         self.shards = shards
         self.order: list[str] = []
         self.asked: list[tuple[str, str]] = []
+        self.failing = False
         self.exceptions = type("Exceptions", (), {"ExpiredIteratorException": KeyError})
 
     def describe_stream_summary(self, **_: Any) -> dict[str, Any]:
         return {"StreamDescriptionSummary": {"RetentionPeriodHours": 24}}
 
     def list_shards(self, **_: Any) -> dict[str, Any]:
+        if self.failing:
+            raise RuntimeError("slow down")
         return {"Shards": [
             {"ShardId": name, **dict(zip(("ParentShardId", "AdjacentParentShardId"), parents, strict=False)),
              "SequenceNumberRange": {"StartingSequenceNumber": "0", **({} if name.startswith("open") else {"EndingSequenceNumber": "1"})}}
@@ -577,3 +580,19 @@ def test_a_change_starts_over_from_the_checkpoints() -> None:
     wait.until(lambda: poller.revision == 2, "the change arrives")
     ended(poller)
     assert aws.asked == [("open-1", "AFTER_SEQUENCE_NUMBER")] * 2
+
+
+def test_shards_are_read_on_while_they_cannot_be_listed() -> None:
+    aws = Sharded({"open-1": ()})
+    poller = StreamPoller(source(), aws, lambda source, service: aws, {})
+    poller.start()
+    wait.until(lambda: aws.order == ["open-1"], "the record")
+    aws.failing = True
+    poller.wake()
+    wait.until(lambda: poller.counts().get("PollingErrorCount", 0) > 1, "it is tried again")
+    assert poller.result == "PROBLEM: slow down"
+    aws.failing = False
+    aws.shards["open-2"] = ()
+    wait.until(lambda: aws.order == ["open-1", "open-2"], "a shard more")
+    ended(poller)
+    assert aws.asked == [("open-1", "TRIM_HORIZON"), ("open-2", "TRIM_HORIZON")]

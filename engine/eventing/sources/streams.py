@@ -156,6 +156,8 @@ class StreamPoller:
         try:
             while not self._stopped.is_set():
                 source = self._source
+                if source.revision != self._seen:
+                    self._end()
                 try:
                     self._follow(source)
                     failures = 0
@@ -164,9 +166,7 @@ class StreamPoller:
                     self.count("PollingErrorCount", 1)
                     self._result = f"PROBLEM: {e}"
                     self.complain(f"{type(e).__name__}: {e}")
-                    if self._shards:
-                        self._end()
-                    # It is worked by this revision, as well as can be.
+                    # It is worked by this revision, as well as can be: shards that are known are read on.
                     self._seen = source.revision
                     self._stopped.wait(attempts.pause_s(failures))
         finally:
