@@ -67,7 +67,7 @@ def free_port() -> int:
 class Engine:
     """A running engine. ``host`` is host:port of HTTP, ``binary`` the Unix socket or host:port of the frame protocol.
 
-    ``pid`` is the server's when this process started it. ``runtime`` is the Lambda runtime the functions use.
+    ``pid`` and ``data_dir`` are the server's when this process started it. ``runtime`` is the Lambda runtime the functions use.
     """
 
     host: str
@@ -75,6 +75,7 @@ class Engine:
     auth: bool
     pid: int | None
     runtime: str = ""
+    data_dir: Path | None = None
     _names: set[str] = field(default_factory=set)
 
     def client(self) -> Any:
@@ -93,24 +94,22 @@ class Engine:
         """URL path that invokes ``function``."""
         return f"/2015-03-31/functions/{function}/invocations"
 
-    def deploy(self, name: str, package: bytes, **settings: Any) -> None:
-        """Create a function from a zip and wait until it is active."""
-        client = self.client()
-        if not self.runtime:
-            self.runtime = self._pick_runtime()
-        given = {"Timeout": 60, "MemorySize": ONE_VCPU, "Handler": "app.handler", "Runtime": self.runtime, **settings}
-        client.create_function(FunctionName=name, Role=ROLE, Code={"ZipFile": package}, **given)
-        self._names.add(name)
-        client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+    def deploy(self, name: str, package: bytes | str, **settings: Any) -> None:
+        """Create a function from a zip, or from an imported image by its address, and wait until it is active."""
+        self.deploy_many([name], package, **settings)
 
-    def deploy_many(self, names: list[str], package: bytes, **settings: Any) -> None:
+    def deploy_many(self, names: list[str], package: bytes | str, **settings: Any) -> None:
         """Create many functions of one package; waits for the last only."""
         client = self.client()
         if not self.runtime:
             self.runtime = self._pick_runtime()
-        given = {"Timeout": 60, "MemorySize": ONE_VCPU, "Handler": "app.handler", "Runtime": self.runtime, **settings}
+        given: dict[str, Any] = {"Timeout": 60, "MemorySize": ONE_VCPU}
+        if isinstance(package, str):
+            given |= {"PackageType": "Image", "Code": {"ImageUri": package}}
+        else:
+            given |= {"Handler": "app.handler", "Runtime": self.runtime, "Code": {"ZipFile": package}}
         for name in names:
-            client.create_function(FunctionName=name, Role=ROLE, Code={"ZipFile": package}, **given)
+            client.create_function(FunctionName=name, Role=ROLE, **{**given, **settings})
             self._names.add(name)
         client.get_waiter("function_active_v2").wait(FunctionName=names[-1], WaiterConfig={"Delay": 1, "MaxAttempts": 60})
 
@@ -199,6 +198,7 @@ def started(directory: Path, *, auth: bool = False, root: Path = _ROOT, **settin
         process = subprocess.Popen(words, env=env, stdout=log, stderr=log, cwd=root, start_new_session=True)
     try:
         engine = Engine(f"127.0.0.1:{port}", str(load_settings(data_dir=data_dir, port=port).run_dir() / "engine.sock"), auth, process.pid)
+        engine.data_dir = data_dir
         _wait_ready(engine, process, log_path)
         yield engine
     finally:

@@ -10,9 +10,12 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from bench import http1, native
 from bench.context import Context
@@ -20,12 +23,14 @@ from bench.engine import ECHO, Engine, zipped
 from bench.loadgen import Generator, Http, Plan
 from bench.rows import Latencies, Row, row
 from engine.core.runtimes import CUSTOM
-from tests.framework import clients
+from engine.sandbox import toolchains
+from tests.framework import clients, images
 from tests.framework.engine import zip_of
 
 SIZE = 100
 STREAM_BYTES = 20 * 1024 * 1024
 _NODE = "exports.handler = async (event) => event"
+_RUBY = "def handler(event:, context:) = event"
 # Streams what it is told; each piece of a paced stream is the time of its writing.
 _STREAMER = """#!{python} -IS
 import http.client, json, os, time
@@ -66,6 +71,7 @@ def run(context: Context) -> list[Row]:
             about = {"Runtime": runtime, "Handler": handler} if runtime else {}
             rows.append(_warm(context, engine, subject, package(), about))
             rows.append(_cold(context, engine, subject, package(), about))
+        rows += _image(context, engine)
         context.say("streams")
         rows += _streams(context, engine)
     return rows
@@ -80,6 +86,11 @@ def _functions() -> list[tuple[str, str, str, Callable[[], bytes]]]:
     ]
     if shutil.which("node") or shutil.which("npm"):
         found.append(("nodejs22.x, native frames", "nodejs22.x", "index.handler", lambda: zip_of({"index.js": _NODE})))
+    found += [
+        (f"{runtime} over HTTP", runtime, "app.handler", lambda: zip_of({"app.rb": _RUBY}))
+        for runtime in toolchains.discover()
+        if runtime.startswith("ruby")
+    ]
     if shutil.which("go"):
         found.append(("go, aws-lambda-go over HTTP", CUSTOM[0], "bootstrap", clients.go))
     if shutil.which("cargo"):
@@ -89,11 +100,25 @@ def _functions() -> list[tuple[str, str, str, Callable[[], bytes]]]:
     return found
 
 
+def _image(context: Context, engine: Engine) -> list[Row]:
+    """The same function of AWS's Python client in a container image; none where the engine was not started here or its level has none."""
+    if engine.data_dir is None or json.loads(engine.get("/_engine/state")[1])["sandbox"]["level"] == "process":
+        return []
+    subject = "container image, awslambdaric over HTTP"
+    with tempfile.TemporaryDirectory(prefix="bench-image-", dir=context.work) as folder:
+        layers, config = images.python_layers()
+        images.oci(Path(folder), layers, config, "bench:1")
+        command = [sys.executable, "-c", "from engine.cli.main import main; main()", "image", "import", folder, "--data-dir", str(engine.data_dir)]
+        subprocess.run(command, check=True, capture_output=True)
+    context.say(subject)
+    return [_warm(context, engine, subject, "bench:1", {}), _cold(context, engine, subject, "bench:1", {})]
+
+
 def _name(subject: str, n: object = "") -> str:
     return "".join(c if c.isalnum() else "-" for c in subject) + f"-{n}"
 
 
-def _warm(context: Context, engine: Engine, subject: str, package: bytes, about: dict[str, str]) -> Row:
+def _warm(context: Context, engine: Engine, subject: str, package: bytes | str, about: dict[str, str]) -> Row:
     name = _name(subject)
     engine.deploy(name, package, **about)
     body = json.dumps({"op": "", "x": "y" * (SIZE - 20)}).encode()
@@ -119,7 +144,7 @@ def _warm(context: Context, engine: Engine, subject: str, package: bytes, about:
     )
 
 
-def _cold(context: Context, engine: Engine, subject: str, package: bytes, about: dict[str, str]) -> Row:
+def _cold(context: Context, engine: Engine, subject: str, package: bytes | str, about: dict[str, str]) -> Row:
     """First invocations of functions that nobody has called, one at a time."""
     names = [_name(subject, n) for n in range(4 if context.quick else 12)]
     engine.deploy_many(names, package, **about)

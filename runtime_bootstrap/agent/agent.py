@@ -45,6 +45,7 @@ _AFTER_INIT_ERROR_S = 0.5
 _RUNTIME_SHARE = 0.3
 _FAILURE_MS = 2000
 _PR_SET_DUMPABLE = 4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 class Agent(Events, ext.Told):
@@ -415,7 +416,12 @@ _host_network = os.readlink("/proc/self/ns/net") if sys.platform == "linux" else
 def serve(sock: socket.socket, wait_ready: "Callable[[], None]") -> None:
     """Become the agent of the function that INIT names. ``wait_ready`` returns when its code is in place. Returns only without an INIT."""
     listener, shared = _listen()
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if hasattr(libc, "mallopt"):
+        # What a stream is read into comes from the heap and stays there, within bounds: it is the function's memory.
+        libc.mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * 1024 * 1024)
     sock.set_inheritable(False)
     sock.setblocking(True)
     about = ("runtime", "provided", "version", "%d.%d" % sys.version_info[:2])

@@ -26,6 +26,7 @@ _HEADS = {
     for status, reason in _REASONS.items()
     for kind in ("application/json", "text/plain")
 }
+_ACCEPTED = _HEADS[202, "application/json"] + b'15\r\n\r\n{"status":"OK"}'
 
 
 class Malformed(Exception):
@@ -69,6 +70,14 @@ class Exchange:
     def reply(self, status: int, body: bytes, kind: str = "application/json", more: bytes = b"") -> None:
         """Answer. ``more`` is whole header lines. Nothing when the connection is gone."""
         self.reply_raw(b"%b%d\r\n%b" % (_HEADS[status, kind], len(body), more), body)
+
+    def accept(self) -> None:
+        """Answer 202, as nearly every request that tells something is."""
+        if self.keep_alive and not self.answered:
+            self.answered = True
+            self.connection.finish(self, _ACCEPTED, b"")
+        else:
+            self.reply(202, b'{"status":"OK"}')
 
     def reply_raw(self, head: bytes, body: bytes) -> None:
         """Answer with a head of one's own, without its last empty line."""
@@ -125,7 +134,7 @@ class Connection:
 
     def _read(self) -> None:
         try:
-            data = self._sock.recv(_READ_BIG if self._big else _READ)
+            data = self._sock.recv(_READ_BIG if self._big or self._receiving else _READ)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:

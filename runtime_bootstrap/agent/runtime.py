@@ -196,7 +196,7 @@ class Runtime:
         self._events.runtime_answered(invoke, len(body), None)
         self._link.response(invoke.request_id, exchange.header(b"content-type"), body)
         self.state = "RuntimeResponseSentState"
-        exchange.reply(202, OK)
+        exchange.accept()
 
     def refuse_big(self, exchange: Exchange, invoke: Invoke, size: int) -> None:
         """The answer is over the limit."""
@@ -219,7 +219,7 @@ class Runtime:
         if invoke is None:
             return
         self._fail(invoke, error_type_of(exchange.header(_TYPE_HEADER)), _document(exchange, body))
-        exchange.reply(202, OK)
+        exchange.accept()
 
     def init_error(self, exchange: Exchange, body: bytes) -> None:
         """``POST /runtime/init/error``."""
@@ -228,7 +228,7 @@ class Runtime:
             return
         self.state = "InitError"
         self._events.runtime_init_error(error_type_of(exchange.header(_TYPE_HEADER)), _document(exchange, body))
-        exchange.reply(202, OK)
+        exchange.accept()
 
 
 def _document(exchange: Exchange, body: bytes) -> bytes:
@@ -305,7 +305,7 @@ class _Streamed(Sink):
             except (binascii.Error, ValueError):
                 document = b""
             self._close(kind.decode("latin-1"), document)
-        self._exchange.reply(202, OK)
+        self._exchange.accept()
 
     def broken(self) -> None:
         kind = "Runtime.TruncatedResponse"

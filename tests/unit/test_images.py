@@ -126,6 +126,19 @@ def test_links_are_followed_inside_only(tmp_path: Path) -> None:
     assert os.readlink(tree / "stolen") == str(outside / "secret")
 
 
+def test_what_is_mounted_upon_is_never_a_link(tmp_path: Path) -> None:
+    """The broker mounts there, as root: nothing in an image may send it elsewhere."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    layer = Layer().link("etc", str(outside)).link("tmp", "/root").link("dev", "../..").add("proc", "a file").link("sys", "dev")
+    tree, _ = taken(tmp_path, layer, Layer().folder("more").link("more/etc", "/"))
+    for name in ("etc", "tmp", "dev", "proc", "sys"):
+        assert stat.S_ISDIR((tree / name).lstat().st_mode)
+    for name in ("etc/hosts", "etc/resolv.conf"):
+        assert stat.S_ISREG((tree / name).lstat().st_mode)
+    assert not list(outside.iterdir())
+
+
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
