@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from engine.aws.event_resources import EVENT_RESOURCES
 from engine.aws.http_api_resources import HTTP_API
 from engine.aws.lambda_resources import Handler, Made, Properties
 from engine.aws.rest_api_resources import REST_API
@@ -87,6 +88,7 @@ BESIDE: Mapping[str, type[Handler]] = {
     "AWS::SQS::QueuePolicy": QueuePolicyHandler,
     "AWS::SNS::TopicPolicy": TopicPolicyHandler,
     "AWS::SNS::Subscription": SubscriptionHandler,
+    **EVENT_RESOURCES,
     **REST_API,
     **HTTP_API,
 }

@@ -67,6 +67,7 @@ def install(environment: Mapping[str, str] = os.environ) -> None:
         _MODELS.append(type("Model", (_Model, CloudFormationModel), {"bridge": bridge, "kind": kind, "name": name}))
     _understand_sam(environment["AWS_DEFAULT_REGION"])
     _roll_back_on_failure()
+    _tell_of_change_sets()
 
 
 class _Model:
@@ -207,6 +208,29 @@ def _roll_back_on_failure() -> None:
             raise
 
     Stack.create_resources = create_resources
+
+
+def _tell_of_change_sets() -> None:
+    """A stack made by a change set has that one's template and outputs afterwards, and is taken away when it cannot be made. (moto changes the
+    resources only.)
+    """
+    apply = ChangeSet.apply
+
+    def apply_whole(change_set: Any) -> None:
+        stack = change_set.stack
+        former, stack.template_dict = stack.template_dict, change_set.template_dict
+        try:
+            apply(change_set)
+        except Exception:
+            if change_set.change_set_type == "CREATE":
+                _take_away(stack)
+                stack.status = "ROLLBACK_COMPLETE"
+            stack.template_dict = former
+            raise
+        stack.description = stack.template_dict.get("Description")
+        stack.output_map = stack._create_output_map()  # noqa: SLF001 - as moto does for stacks made without one
+
+    ChangeSet.apply = apply_whole
 
 
 def _take_away(stack: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -42,6 +43,7 @@ def install(courier: Courier) -> None:
         configure(bucket, configuration)
 
     FakeBucket.set_notification_configuration = set_configuration
+    _understand_templates(FakeBucket, configure)
     mark = S3Backend._set_delete_marker  # noqa: SLF001 - moto tells nobody of delete markers
 
     def set_delete_marker(backend: Any, bucket_name: str, key_name: str) -> Any:
@@ -52,6 +54,48 @@ def install(courier: Courier) -> None:
         return marker
 
     S3Backend._set_delete_marker = set_delete_marker  # noqa: SLF001
+
+
+def _understand_templates(bucket_class: Any, configure: Callable[[Any, Any], None]) -> None:
+    """A stack's buckets get the notifications that their properties ask for, which moto leaves out. moto may make the bucket before the permission that
+    it depends on, so that is asked for at each event only.
+    """
+    create, update = bucket_class.create_from_cloudformation_json, bucket_class.update_from_cloudformation_json
+
+    def made(_class: Any, resource_name: str, cloudformation_json: Any, *arguments: Any, **named: Any) -> Any:
+        bucket = create(resource_name, cloudformation_json, *arguments, **named)
+        wanted = (cloudformation_json.get("Properties") or {}).get("NotificationConfiguration")
+        if wanted:
+            configure(bucket, _of_template(wanted))
+        return bucket
+
+    def changed(_class: Any, original: Any, new_name: str, cloudformation_json: Any, *arguments: Any, **named: Any) -> Any:
+        bucket = update(original, new_name, cloudformation_json, *arguments, **named)
+        wanted = (cloudformation_json.get("Properties") or {}).get("NotificationConfiguration")
+        configure(bucket, _of_template(wanted) if wanted else None)
+        return bucket
+
+    bucket_class.create_from_cloudformation_json = classmethod(made)
+    bucket_class.update_from_cloudformation_json = classmethod(changed)
+
+
+def _of_template(wanted: dict[str, Any]) -> dict[str, Any]:
+    """CloudFormation's form of a bucket's notifications in the API's, as moto reads it."""
+    found: dict[str, Any] = {}
+    for given, kind, target in (
+        ("LambdaConfigurations", "CloudFunctionConfiguration", ("Function", "CloudFunction")),
+        ("QueueConfigurations", "QueueConfiguration", ("Queue", "Queue")),
+        ("TopicConfigurations", "TopicConfiguration", ("Topic", "Topic")),
+    ):
+        for each in wanted.get(given) or []:
+            rules = ((each.get("Filter") or {}).get("S3Key") or {}).get("Rules") or []
+            one = {target[1]: each[target[0]], "Event": [each["Event"]]}
+            if rules:
+                one["Filter"] = {"S3Key": {"FilterRule": [{"Name": r["Name"].lower(), "Value": r["Value"]} for r in rules]}}
+            found.setdefault(kind, []).append(one)
+    if wanted.get("EventBridgeConfiguration") is not None:
+        found["EventBridgeConfiguration"] = {}
+    return found
 
 
 def _skips() -> bool:
