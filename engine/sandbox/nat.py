@@ -24,13 +24,11 @@ from pathlib import Path
 from engine.sandbox import kernel, nft
 from engine.sandbox.netlink import Netlink, address, route, up, veth
 from engine.sandbox.nft import Table
-from engine.sandbox.spaces import RESOLVER, Chunks, Gateway, Space
+from engine.sandbox.spaces import MOST_CONNECTIONS, RESOLVER, Chunks, Gateway, Space
 
 PREFIX = "le-nat-"
 # Table of what stays kept apart when the last engine has ended but others need the switch.
 GUARD = "lambda-engine-guard"
-# A function has 1,024 descriptors; connections are remembered for a while after their end.
-MOST_CONNECTIONS = 4096
 _NOTES = Path("/run/lambda-engine/forwarding")
 _SWITCH = "/proc/sys/net/ipv4/ip_forward"
 _MAC = bytes.fromhex("060000000002")

@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.sandbox import nft
 from engine.sandbox.nft import Table
-from engine.sandbox.spaces import RESOLVER
+from engine.sandbox.spaces import MOST_CONNECTIONS, RESOLVER
 
 _SEEN_BY_RECEIVER = 200
 _UDP, _TCP, _ICMP = nft.PROTOCOLS["udp"], nft.PROTOCOLS["tcp"], nft.PROTOCOLS["icmp"]
@@ -46,7 +46,10 @@ def table(groups: Mapping[str, Any], ports: Sequence[Member], servers: Sequence[
     for chain in ("forward", "deliver"):
         made.rule(chain, nft.known(), nft.accept())
         made.rule(chain, nft.invalid(), nft.drop())
+    made.meter("connections")
     for number, port in enumerate(ports, 1):
+        # The router remembers each, and what one function fills is not there for the others.
+        made.rule("forward", nft.incoming(port.interface), nft.source_over("connections", MOST_CONNECTIONS), nft.drop())
         made.rule("forward", nft.incoming(port.interface), nft.set_mark(number))
         made.rule("address", nft.marked(number), nft.source_nat(_packed(port.ip)))
         _enter(made, "forward", nft.incoming(port.interface), "out", port.groups)

@@ -22,6 +22,8 @@ from engine.sandbox.nft import Filter
 
 # Reserved for benchmarks (RFC 2544) and, by AWS, refused as a VPC's block: no network that a function wants to reach.
 POOL = ipaddress.IPv4Network("198.19.0.0/16")
+# Of one sandbox. It has 1,024 descriptors; connections are remembered for a while after their end.
+MOST_CONNECTIONS = 4096
 RESOLVER = ipaddress.IPv4Address("169.254.169.253")
 _CHUNK_BITS = 22
 _NEXT_HOP = ipaddress.IPv4Address("169.254.1.1").packed

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import SandboxUnavailable
-from engine.sandbox.nat import GUARD, MOST_CONNECTIONS
+from engine.sandbox.nat import GUARD
+from engine.sandbox.spaces import MOST_CONNECTIONS
 from tests.framework.host import require
 from tests.framework.networks import Host, devices, filter_tables, settled
 from tests.sandbox.rig import Failed, Rig

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from engine.sandbox.spaces import MOST_CONNECTIONS
 from tests.framework.host import require
 from tests.framework.networks import Host, devices, settled
 from tests.sandbox.rig import Failed, Rig
@@ -114,6 +115,18 @@ def test_functions_with_the_same_subnet_and_groups_share_an_address(at):
     """As they share an interface on AWS; another set of groups has its own."""
     one, two, other = (at(place(group)) for group in ("sg-client", "sg-client", "sg-stranger"))
     assert get(one, "10.0.1.10") == get(two, "10.0.1.10") != get(other, "10.0.1.10")
+
+
+def test_one_function_cannot_fill_the_routers_table_of_connections(at):
+    flood, other = at(place("sg-client")), at(place("sg-client"))
+    flood.run(f"""
+import socket
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for n in range({MOST_CONNECTIONS + 3000}):
+    sender.sendto(b"x", ("10.0.1.10", 1024 + n))
+""")
+    assert unreachable(flood, "10.0.1.10", 80)
+    assert get(other, "10.0.1.10", 80).startswith("free")
 
 
 def test_a_server_lets_in_a_block(at):
