@@ -158,7 +158,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self._closing = True
-        # Parser and connection know each other, so what is held here would wait for the collector of cycles.
+        # Parser and connection know each other, and the collector of cycles comes by rarely.
+        self._parser = None
         self._chunks, self._held = [], []
         if self._passed is not None:
             self._passed.abort()

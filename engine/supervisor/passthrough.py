@@ -161,6 +161,8 @@ class Passing(asyncio.Protocol):
         self._client.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
+        if self._parser is None:
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -169,9 +171,12 @@ class Passing(asyncio.Protocol):
             out, self._out = self._out, []
             self._client.transport.write(b"".join(out))
         if self._response_done:
+            # It knows this object as this object knows it, and the collector of cycles comes by rarely.
+            self._parser = None
             self._finish()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._parser = None
         if self._response_done or self._dropped:
             return
         if self._response_started and self._rechunk and exc is None and not self._has(b"transfer-encoding"):

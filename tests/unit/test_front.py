@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import http.client
 import json
 import socket
 import time
+import weakref
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -226,6 +228,30 @@ def test_a_repeated_head_is_the_same_request_and_another_one_is_not(play: Callab
         assert [a.rpartition(b"\r\n\r\n")[2] for a in answers] == [b"11", b"22", b"33", b"4", b"55", b"66"]
         assert [b"X-Amz-Log-Result" in a for a in answers] == [False, False, False, False, True, False]
         assert {name: fn.stats.success for _, fn in f.rig.catalogue.functions() for name in [fn.name]} == {"f": 5, "g": 1}
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"], ids=["short way", "full parser"])
+def test_a_connection_that_ended_leaves_nothing_for_the_collector_of_cycles(play: Callable[..., None], method: str) -> None:
+    async def scenario(f: Front) -> None:
+        seen: list[weakref.ref[Connection]] = []
+
+        class Watched(set[Connection]):
+            def add(self, connection: Connection) -> None:
+                seen.append(weakref.ref(connection))
+                super().add(connection)
+
+        f.connections = Watched()
+        gc.collect()
+        gc.disable()
+        try:
+            await asyncio.to_thread(ask, f.port, method, PATH if method == "POST" else "/", b"1" if method == "POST" else None)
+            assert seen
+            await until(lambda: not f.connections)
+            await until(lambda: all(ref() is None for ref in seen))
+        finally:
+            gc.enable()
 
     play(scenario)
 
