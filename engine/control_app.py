@@ -230,6 +230,7 @@ def _dispatcher(
         retry_base_s=settings.async_retry_base_s,
         policies=StoredPolicies(plane.store),
         delivery=delivery,
+        ready=plane.link.ready,
     )
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from engine.arn import function_arn
 from engine.client.errors import ApiError, ClientError
 from engine.clock import Clock
+from engine.errors import ServiceError
 from engine.eventing.delivery import Delivery
 from engine.eventing.policies import DEFAULT, Policies, Policy
 from engine.eventing.records import Answer, End, qualified
@@ -53,7 +55,7 @@ class Invoker(Protocol):
 
 
 class Dispatcher:
-    """Works from ``start`` to ``close``; for one event loop.
+    """Works from ``start`` to ``close``; for one event loop. Nothing is run before ``ready`` returns.
 
     ``retry_base_s`` is the pause before the first retry of a function that failed. ``dropped`` counts events that were given up
     (AsyncEventsDropped).
@@ -69,6 +71,7 @@ class Dispatcher:
         retry_base_s: float,
         policies: Policies | None = None,
         delivery: Delivery | None = None,
+        ready: Callable[[], Awaitable[object]] | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         max_per_function: int = MAX_PER_FUNCTION,
     ) -> None:
@@ -79,6 +82,7 @@ class Dispatcher:
         self._retry_base_ms = round(retry_base_s * 1000)
         self._policies = policies
         self._delivery = delivery
+        self._ready = ready
         self.dropped = 0
         self._max_in_flight = max_in_flight
         self._max_per_function = max_per_function
@@ -117,11 +121,17 @@ class Dispatcher:
             self._wake.clear()
             try:
                 if not released:
+                    if self._ready is not None:
+                        # Before it knows every function, whoever invokes would say of all that they are not there, and their events would be given up.
+                        await self._ready()
                     count = await self._queue.release(self._clock.epoch_ms())
                     released = True
                     if count:
                         _log.info("%d events were being run when the last control plane ended; they are run again", count)
                 sleep_s = 0.0 if await self._take() else await self._sleep_s()
+            except ServiceError as e:
+                _log.warning("queued events wait: %s", e)
+                sleep_s = PAUSE_AFTER_ERROR_S
             except Exception:  # noqa: BLE001 - a full disk must not end the loop
                 _log.exception("the event queue cannot be read")
                 sleep_s = PAUSE_AFTER_ERROR_S
