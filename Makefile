@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 # Test files at once: many of them wait for engines of their own. JOBS=0 runs them one after the other.
-JOBS ?= 2
+JOBS ?= 3
 RUN_ARGS ?=
 BENCH_ARGS ?=
 
@@ -22,7 +22,7 @@ test: lint ## Lint, types, architecture, then every test that is not slow
 	$(BIN)/python -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-all: lint ## The same with the slow tests
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --hypothesis-profile=default $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, import directions
 	$(BIN)/ruff check .

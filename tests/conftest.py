@@ -6,9 +6,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.framework import host
 from tests.framework.postgres import Postgres, postgres
+
+# Half of the usual number of examples; `make test-all`, by `--hypothesis-profile=default`, tries them all.
+settings.register_profile("quick", parent=settings.default, max_examples=50)
+settings.load_profile("quick")
 
 _unexplained: list[str] = []
 

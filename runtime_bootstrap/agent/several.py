@@ -17,7 +17,7 @@ from runtime_bootstrap.agent.runtime import INVOCATION, Discard, Events, Runtime
 
 # The supervisor looks at deadlines this often at the most.
 _GRACE_MS = 100
-_ACCEPTED, _GONE = 202, 410
+_GONE = 410
 
 
 class _One(Runtime):
@@ -52,11 +52,9 @@ class _Late:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._exchange, name)
 
-    def reply(self, status: int, body: bytes) -> None:
-        """As ``Exchange.reply``."""
-        if status == _ACCEPTED:
-            status, body = _GONE, fault("InvokeTimeout", "Invoke timeout")
-        self._exchange.reply(status, body)
+    def accept(self) -> None:
+        """As ``Exchange.accept``."""
+        self._exchange.reply(_GONE, fault("InvokeTimeout", "Invoke timeout"))
 
 
 class Several(Events):

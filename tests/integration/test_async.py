@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.framework import inside
 from tests.framework.collector import CODE, Collector
 from tests.framework.engine import Engine, engine
@@ -57,6 +59,7 @@ def test_a_failing_event_runs_three_times_under_the_id_of_its_202() -> None:
         assert "RetriesExhausted" in running.log.read_text()
 
 
+@pytest.mark.slow
 def test_throttled_events_run_when_there_is_room() -> None:
     with engine(account_concurrency=1) as running:
         running.deploy("narrow", MARK)

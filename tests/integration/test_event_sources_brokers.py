@@ -142,6 +142,7 @@ def test_partitions_keep_their_order_over_a_failure_and_a_kill(running: Engine, 
     wait.until(lambda: wanted in running.get("/metrics")[1].decode(), "no lag on /metrics", 60)
 
 
+@pytest.mark.slow
 def test_latest_and_filters_of_a_topic(running: Engine, cluster: Any) -> None:
     put(cluster, "latest", '{"kind": "a", "n": 0}')
     criteria = {"Filters": [{"Pattern": '{"value": {"kind": ["a"]}}'}]}

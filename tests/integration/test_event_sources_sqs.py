@@ -98,6 +98,7 @@ def test_a_message_is_delivered_as_awss_event_and_deleted(running: Engine) -> No
     wait.until(lambda: counted in running.get("/metrics")[1].decode(), "the deletion on /metrics", 60)
 
 
+@pytest.mark.slow
 def test_only_failed_messages_come_back_and_end_in_the_dead_letter_queue(running: Engine) -> None:
     dead = queue(running, "partial-dead")
     policy = json.dumps({"deadLetterTargetArn": ARN.format("sqs", "partial-dead"), "maxReceiveCount": "2"})
@@ -201,7 +202,7 @@ def descendant(running: Engine, title: str) -> psutil.Process | None:
     return None
 
 
-@pytest.mark.parametrize("title", ["lambda-engine: event source pollers", "lambda-engine: control plane"])
+@pytest.mark.parametrize("title", ["lambda-engine: event source pollers", pytest.param("lambda-engine: control plane", marks=pytest.mark.slow)])
 def test_killed_it_polls_again_by_itself(running: Engine, title: str) -> None:
     name = f"killed-{title[-5:]}"
     # What the killed process had taken comes back after this.

@@ -143,6 +143,7 @@ def descendant(running: Engine, title: str) -> psutil.Process | None:
     return None
 
 
+@pytest.mark.slow
 def test_four_shards_keep_the_order_of_keys_over_restarts_and_lose_nothing(running: Engine) -> None:
     """Two lanes per shard; the polling process is killed in the middle, and then the control plane with it."""
     arn = stream(running, "ordered", 4)

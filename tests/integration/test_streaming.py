@@ -175,7 +175,7 @@ def f(event, stream, context):
 
 
 def test_python_functions_stream_too(shared: Engine) -> None:
-    shared.deploy("python-stream", {"m.py": PYTHON}, Timeout=20, MemorySize=512)
+    shared.deploy("python-stream", {"m.py": PYTHON}, Timeout=20, MemorySize=1769)
     answer = stream(shared, "python-stream", {"pieces": ["one", "two"]}, LogType="Tail")
     payload, complete = read(answer)
     assert payload == b"onetwo"
@@ -188,7 +188,7 @@ def test_python_functions_stream_too(shared: Engine) -> None:
     assert json.loads(complete["ErrorDetails"])["errorMessage"].startswith("half ")
     payload, _ = read(stream(shared, "python-stream", {"http": 1, "pieces": ["x"]}))
     assert payload == b'{"statusCode": 201, "headers": {"a": "b"}}' + bytes(8) + b"x"
-    assert len(read(stream(shared, "python-stream", {"size": 20 << 20}))[0]) == 20 << 20
+    assert len(read(stream(shared, "python-stream", {"size": 8 << 20}))[0]) == 8 << 20
     answer = shared.client().invoke(FunctionName="python-stream", Payload=b'{"pieces":["q"]}')
     assert answer["Payload"].read() == b"q"
 
