@@ -7,8 +7,8 @@ deploys through CloudFormation (AWS CLI, SAM, CDK, Serverless) ends at the engin
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -237,6 +237,8 @@ def _take_away(stack: Any) -> None:
     parsed = stack.resource_map._parsed_resources  # noqa: SLF001 - what exists, by logical id
     for resource in reversed(list(parsed.values())):
         if hasattr(resource, "delete") and hasattr(resource, "logical_resource_id"):
-            with contextlib.suppress(Exception):
+            try:
                 stack.resource_map._delete_resource(resource, stack.template_dict["Resources"][resource.logical_resource_id])  # noqa: SLF001
+            except Exception as e:  # noqa: BLE001 - each service raises its own; the others must go all the same
+                logging.getLogger(__name__).warning("%s of a stack that could not be made is left: %s", resource.logical_resource_id, e)
     parsed.clear()

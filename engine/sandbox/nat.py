@@ -18,7 +18,7 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine.sandbox import kernel, nft
@@ -158,7 +158,10 @@ class Forwarding:
 
     def enter(self) -> list[str]:
         """Switch it on. The interfaces between which packets must go on being refused, for an engine, not the operator, has done so; else none."""
-        self._notes.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            return self._enter()
+
+    def _enter(self) -> list[str]:
         left = self._sweep()
         on = _read(_SWITCH) == "1"
         others = [_names(note) for note in self._others()] or ([left] if left else [])
@@ -179,6 +182,10 @@ class Forwarding:
         """No longer wanted here. The interfaces to be kept apart from now on, where it must stay on nevertheless. Idempotent."""
         if self._lock < 0:
             return []
+        with self._alone():
+            return self._leave()
+
+    def _leave(self) -> list[str]:
         self._own.unlink(missing_ok=True)
         os.close(self._lock)
         self._lock = -1
@@ -188,6 +195,17 @@ class Forwarding:
             return self._apart
         kernel.write_file(_SWITCH, b"0")
         return []
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other engine looks at the notes or turns the switch meanwhile: one that leaves would switch off what one that comes takes for given."""
+        self._notes.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self._notes, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
     def _others(self) -> list[Path]:
         return [p for p in self._notes.glob(f"{self._mark}*") if p != self._own]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import SandboxUnavailable
-from engine.sandbox.nat import GUARD
+from engine.sandbox.nat import GUARD, Forwarding
 from engine.sandbox.spaces import MOST_CONNECTIONS
+from tests.framework import wait
 from tests.framework.host import require
 from tests.framework.networks import Host, devices, filter_tables, settled
 from tests.sandbox.rig import Failed, Rig
@@ -143,6 +145,29 @@ def test_a_host_that_did_not_forward_still_does_not_but_lets_later_networks_be(t
                 socket.create_connection(("203.0.113.1", 80), 1)
             with later.inside(), socket.create_connection(("203.0.113.1", 80), 20):
                 pass
+
+
+def test_one_that_leaves_waits_for_one_that_is_just_coming(tmp_path):
+    """Else the one that comes finds the switch on, takes it for the host's own, and is left without."""
+    require("not root")
+    require("no iproute2")
+    with Host() as host, host.inside():
+        leaving = Forwarding(tmp_path)
+        leaving.enter()
+        coming = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(coming, fcntl.LOCK_EX)
+            leave = threading.Thread(target=leaving.leave)
+            leave.start()
+            inode = f":{os.fstat(coming).st_ino} "
+            wait.until(lambda: any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines()), "it waits")
+            assert forwarding() == "1"
+            assert len(list(tmp_path.iterdir())) == 1, "its note is there"
+        finally:
+            os.close(coming)
+        leave.join(20)
+        assert forwarding() == "0"
+        assert not list(tmp_path.iterdir())
 
 
 def connects(here: Host) -> bool:
