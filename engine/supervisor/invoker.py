@@ -397,11 +397,12 @@ class Invoker:
     def settle(self, instance: Instance, request: Request, outcome: Outcome, *, ready: bool) -> None:
         """The running invocation has its outcome. ``ready``: the worker lives and is ready for the next."""
         now_s = self._monotonic()
+        if instance.raw_used or request.tail is not None:
+            # While it is still this invocation's: its answer may have been heard before what it printed just ahead of it.
+            instance.read_output()
         instance.current = None
         instance.invocations += 1
         self._timed.pop(instance, None)
-        if instance.raw_used or request.tail is not None:
-            instance.read_output()
         self.finish(instance, request, outcome, now_s)
         if ready and instance.state is State.BUSY:
             instance.state = State.IDLE

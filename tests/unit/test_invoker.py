@@ -737,11 +737,36 @@ def test_printed_lines_and_raw_output_reach_log_and_tail(play: Callable[..., Non
         tail = answer.request.log_tail()
         assert tail is not None
         text = tail.decode().split("\n")
-        assert text[1:3] == ["framed", "in two lines"]
+        assert text[1:4] == ["framed", "in two lines", "raw line"]
         assert text[-2].startswith("REPORT RequestId")
         rig.logs.flush()
         with (rig.logs.root / ACCOUNT / "f.log").open(newline="\n") as file:
             assert "\tframed\rin two lines\n" in file.read()
+
+    play(scenario)
+
+
+def test_raw_output_is_its_invocations_whichever_is_heard_first(play: Callable[..., None]) -> None:
+    """Answer and output come by two ways, and the loop may hear of the answer first."""
+
+    async def scenario(rig: Rig) -> None:
+        rig.put()
+        await rig.finish(rig.invoke())
+        (instance,) = rig.invoker.instances
+
+        def talk(worker: ScriptedWorker, event: messages.Invoke) -> None:
+            os.write(worker.output, b"raw line\n")
+            worker.respond(event, b"1")
+            assert instance.channel is not None
+            instance.channel.read_once()
+
+        rig.sandbox.on_invoke = talk
+        answer = rig.invoke(tail=True)
+        await rig.finish(answer)
+        assert answer.request is not None
+        tail = answer.request.log_tail()
+        assert tail is not None
+        assert [line.split(" ")[0] for line in tail.decode().splitlines()] == ["START", "raw", "END", "REPORT"]
 
     play(scenario)
 
