@@ -52,7 +52,8 @@ def result(client: Any, function: str) -> Any:
 
 
 def functions(client: Any, start: str) -> list[str]:
-    return [f["FunctionName"] for f in client.list_functions()["Functions"] if f["FunctionName"].startswith(start)]
+    pages = client.get_paginator("list_functions").paginate()
+    return [f["FunctionName"] for page in pages for f in page["Functions"] if f["FunctionName"].startswith(start)]
 
 
 def test_a_stack_is_created_updated_and_deleted(shared: Engine) -> None:

@@ -86,7 +86,8 @@ def test_what_the_api_shows(imported: tuple[Engine, str]) -> None:
     assert "ImageConfigResponse" not in client.get_function_configuration(FunctionName="shown")
     by_digest = client.update_function_code(FunctionName="shown", ImageUri=f"{REPOSITORY}@sha256:{digest}")
     assert by_digest["CodeSha256"] == digest
-    listed = [f for f in client.list_functions()["Functions"] if f["FunctionName"] == "shown"]
+    pages = client.get_paginator("list_functions").paginate()
+    listed = [f for page in pages for f in page["Functions"] if f["FunctionName"] == "shown"]
     assert listed[0]["CodeSha256"] == digest
     client.delete_function(FunctionName="shown")
 
