@@ -13,6 +13,7 @@ KEY_VARIABLE = "ENGINE_EMBEDDED_KEY"
 TOKEN_VARIABLE = "ENGINE_EMBEDDED_TOKEN"  # noqa: S105 - a name
 ENFORCE_VARIABLE = "ENGINE_EMBEDDED_ENFORCE"
 PUSH_VARIABLE = "ENGINE_EMBEDDED_PUSH"
+LOGS_VARIABLE = "ENGINE_EMBEDDED_LOGS"
 TIME_PATH = "/_lambda-engine/time/"
 LANE_VARIABLE = "ENGINE_EMBEDDED_LANE"
 IDENTITY_PATH = "/_lambda-engine/identity/"
@@ -41,6 +42,7 @@ def command(
     if engine_url:
         env[URL_VARIABLE] = engine_url
         env[PUSH_VARIABLE] = str(settings.run_dir() / "http.sock")
+        env[LOGS_VARIABLE] = str(settings.data_dir / "logs")
     if key is not None:
         env[KEY_VARIABLE] = " ".join(key)
     lane = queue_lane(settings)

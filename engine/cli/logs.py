@@ -103,18 +103,25 @@ def logs(
     settings = settings_of(data_dir=data_dir)
     key = os.environ.get("AWS_ACCESS_KEY_ID", "")
     account = key if len(key) == 12 and key.isdecimal() else settings.account_id
-    path = settings.data_dir / "logs" / account / f"{name}.log"
-    if not path.exists() and not follow:
+    folder = settings.data_dir / "logs" / account
+    # What goes to log groups of other names is in files of its own.
+    paths = [folder / f"{name}.log", *sorted(folder.glob(f"{name}@*.log"))]
+    if not any(path.exists() for path in paths) and not follow:
         raise CliError(
-            f"no log of {name} at {path}: it has not run yet, or the engine keeps its data elsewhere (--data-dir)"
+            f"no log of {name} at {paths[0]}: it has not run yet, or the engine keeps its data elsewhere (--data-dir)"
         )
-    offset = path.stat().st_size if path.exists() else 0
-    for line in last_lines(path, lines):
+    offsets = [path.stat().st_size if path.exists() else 0 for path in paths]
+    found = [line for path in paths for line in last_lines(path, lines)]
+    if len(paths) > 1:
+        found = sorted(found, key=lambda line: line[0])[len(found) - min(lines, len(found)) :]
+    for line in found:
         show(line, as_json)
     if not follow:
         return
-    with contextlib.closing(Follower(path, offset)) as follower, contextlib.suppress(KeyboardInterrupt):
+    with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
+        followers = [stack.enter_context(contextlib.closing(Follower(p, o))) for p, o in zip(paths, offsets, strict=True)]
         while True:
-            for line in follower.read():
-                show(line, as_json)
+            for follower in followers:
+                for line in follower.read():
+                    show(line, as_json)
             time.sleep(POLL_S)

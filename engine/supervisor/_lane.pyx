@@ -542,7 +542,7 @@ cdef class Lane:
         if self.stats.tally is None:
             self.stats.tally = Tally()
         self.tally = self.stats.tally
-        self.log = function.log
+        self.log = version.log
         self.timed = invoker._timed
         self.arn = arn
         self.version_text = version.config.version.encode()

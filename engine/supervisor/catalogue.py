@@ -36,12 +36,13 @@ class Version:
     """
 
     __slots__ = (
-        "base_env", "config", "extensions", "function", "imports", "init_fields", "init_more", "limit", "pool", "provisioned", "refusal", "stock_key", "template", "tracer", "zygote_key",
+        "base_env", "config", "extensions", "function", "imports", "init_fields", "init_more", "limit", "log", "pool", "provisioned", "refusal", "stock_key", "template", "tracer", "zygote_key",
     )  # fmt: skip
 
-    def __init__(self, function: Function, config: VersionConfig, tracer: Tracer | None = None) -> None:
-        """``tracer``: of those whose tracing is active."""
+    def __init__(self, function: Function, config: VersionConfig, tracer: Tracer | None = None, log: FunctionLog | None = None) -> None:
+        """``tracer``: of those whose tracing is active. ``log``: that of its log group, where it is not the function's own."""
         self.function = function
+        self.log = log or function.log
         self.tracer = tracer if config.tracing == "Active" else None
         self.config = config
         self.extensions = zygotes.has_extensions(config)
@@ -253,7 +254,7 @@ class Catalogue:
                 old.config = version
                 function.versions[name] = old
             else:
-                function.versions[name] = new = Version(function, version, self._tracer)
+                function.versions[name] = new = Version(function, version, self._tracer, self._logs.of(config.account, config.name, version.log_group))
                 self._on_new(new)
         for version_entry in former.values():
             self._on_drain(version_entry)

@@ -61,7 +61,7 @@ class Instance:
         "_accepting", "_cpu_read_ms", "_current", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "answered",
         "born_s", "capped", "channel", "copied", "cpu_before_s", "cpu_file", "cpu_s", "crew", "deadline_s", "door", "endpoint", "flight", "freezer",
         "frozen", "holder_id", "init_error", "init_failed_in_init", "init_ms", "init_started_s", "init_took_s", "invocations", "kind", "learned",
-        "leave_s", "leaving", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "provisioned", "raw_used", "response",
+        "leave_s", "leaving", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "printed_ms", "provisioned", "raw_used", "response",
         "restore_ms", "restored", "said_hello", "snapshot", "state", "stream", "template", "version",
     )  # fmt: skip
 
@@ -110,7 +110,11 @@ class Instance:
         self.answered = False
         self.response: ResponseStream | None = None
         self.deadline_s: float | None = None
-        self.stream = f"{day}/[{version.config.version}]{hex32()}"
+        # In a log group that it may share with others the stream says whose it is.
+        own = "" if version.log is version.function.log else version.config.name
+        self.stream = f"{day}/{own}[{version.config.version}]{hex32()}"
+        # When it last printed something.
+        self.printed_ms = 0
         self.born_s = now_s
         self.init_started_s: float | None = None
         self.init_ms: float | None = None

@@ -1,4 +1,4 @@
-"""Function logs on disk: one file per function, written in batches off the hot path.
+"""Function logs on disk: one file per function (and log group, where it writes to another than its own), written in batches off the hot path.
 
 A line is ``<epoch ms> TAB <log stream> TAB <message>``; whoever writes an event has turned newlines inside it into carriage
 returns, as AWS's runtimes do. Events are queued as they happen and written by ``flush``, which the supervisor calls a few times a second; what a function prints
@@ -7,6 +7,7 @@ never blocks an invocation. A file over its size is renamed to ``.1`` (replacing
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Protocol
@@ -36,22 +37,23 @@ MAX_QUEUED_CHARACTERS = 16 * 1024 * 1024
 class FunctionLog:
     """The log of one function. ``write`` is cheap; nothing reaches the disk before ``flush``."""
 
-    def __init__(self, path: Path | str, max_bytes: int, dirty: list[FunctionLog] | None = None) -> None:
+    def __init__(self, path: Path | str, max_bytes: int, dirty: list[FunctionLog] | None = None, group: str = "") -> None:
         """``path`` may be text: most functions' logs are not written for a long time, and a path object costs more than all else here.
 
-        ``dirty``: where the log puts itself when it has something to write, so that nobody must look through all logs.
+        ``group``: the log group, where it is not the function's own; it is written beside the file. ``dirty``: where the log puts itself when it has something to write, so that nobody must look through all logs.
         """
         self._path = path
         self.max_bytes = max_bytes
         self.dropped = 0
         self._dirty = [] if dirty is None else dirty
+        self._group = group
         self._dropped_ms = 0
         # What was written last, when it is a batch.
         self.batch: Batch | None = None
         self._lines: list[Line | Batch] = []
         self._batched = 0
         self._characters = 0
-        self._size: int | None = None
+        self._begun = False
 
     @property
     def path(self) -> Path:
@@ -118,21 +120,31 @@ class FunctionLog:
         if not out:
             return
         data = "".join(out).encode("utf-8", "replace")
-        if self._size is None:
-            self._path = path = self.path
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._size = path.stat().st_size if path.exists() else 0
-        if self._size and self._size + len(data) > self.max_bytes:
-            self.path.replace(self.path.with_suffix(".log.1"))
-            self._size = 0
-        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = self._open()
         try:
+            # Whoever deletes the log group deletes the file; what is written here may not be all that changes its size.
+            size = os.fstat(fd).st_size
+            if size and size + len(data) > self.max_bytes:
+                os.close(fd)
+                fd = -1
+                self.path.replace(self.path.with_suffix(".log.1"))
+                fd = self._open()
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
         finally:
-            os.close(fd)
-        self._size += len(data)
+            if fd >= 0:
+                os.close(fd)
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        if not self._begun:
+            self._path = path = self.path
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self._group:
+                path.with_suffix(".group").write_text(f"{self._group}\n")
+            self._begun = True
+        return os.open(self._path, flags, 0o600)
 
 
 class LogStore:
@@ -142,15 +154,18 @@ class LogStore:
         self.root = root
         self.max_bytes = max_bytes
         self.errors = 0
-        self._logs: dict[tuple[str, str], FunctionLog] = {}
+        self._logs: dict[tuple[str, str, str], FunctionLog] = {}
         self._dirty: list[FunctionLog] = []
 
-    def of(self, account: str, name: str) -> FunctionLog:
-        """The log of a function; the name has been validated, so it is safe as a file name."""
-        key = (account, name)
+    def of(self, account: str, name: str, group: str = "") -> FunctionLog:
+        """The log of a function; the name has been validated, so it is safe as a file name. ``group``: another log group than its own."""
+        if group == f"/aws/lambda/{name}":
+            group = ""
+        key = (account, name, group)
         log = self._logs.get(key)
         if log is None:
-            log = self._logs[key] = FunctionLog(f"{self.root}/{account}/{name}.log", self.max_bytes, self._dirty)
+            file = f"{name}@{hashlib.sha256(group.encode()).hexdigest()[:16]}" if group else name
+            log = self._logs[key] = FunctionLog(f"{self.root}/{account}/{file}.log", self.max_bytes, self._dirty, group)
         return log
 
     def flush(self) -> str | None:

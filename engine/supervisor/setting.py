@@ -68,7 +68,7 @@ class Setting:
             level=config.system_log_level,
             restored=instance.restored,
         )
-        version.function.log.write(at_ms, instance.stream, line)
+        version.log.write(at_ms, instance.stream, line)
 
     def restore(self, instance: Instance) -> bytes:
         """RESTORE for a copy, with the credentials of now."""

@@ -96,7 +96,7 @@ class Story:
         self._clock = clock
 
     def _emit(self, instance: Instance, request: Request | None, at_ms: int, text: str | Renders) -> None:
-        instance.version.function.log.write(at_ms, instance.stream, text)
+        instance.version.log.write(at_ms, instance.stream, text)
         if request is not None and request.tail is not None:
             shown = text if isinstance(text, str) else text.render()
             if shown is not None:
@@ -112,8 +112,9 @@ class Story:
         request = request or instance.current
         if request is not None and not request.start_logged:
             self.started(request, instance)
+        instance.printed_ms = at_ms
         if "\n" in text:
-            instance.version.function.log.write(at_ms, instance.stream, text.replace("\n", "\r"))
+            instance.version.log.write(at_ms, instance.stream, text.replace("\n", "\r"))
             if request is not None and request.tail is not None:
                 request.tail.append(text)
         else:
@@ -127,11 +128,14 @@ class Story:
             duration_ms = (settled_s - request.started_s) * 1000
         init_ms, instance.init_ms = instance.init_ms, None
         at_ms = request.started_ms + int((settled_s - request.started_s) * 1000)
+        if request.start_logged and instance.printed_ms > at_ms:
+            # Two clocks read to the millisecond: readers sort by time, and what it printed came first.
+            at_ms = instance.printed_ms
         if outcome.platform:
             instance.peak_memory_mib(at_ms)  # while there still is something to measure
         ended = Ended(instance, request, duration_ms, init_ms, outcome, at_ms)
         first_ms = at_ms if request.start_logged else request.started_ms
-        instance.version.function.log.write(first_ms, instance.stream, ended)
+        instance.version.log.write(first_ms, instance.stream, ended)
         if request.tail is not None:
             request.tail.extend(ended.lines())
 

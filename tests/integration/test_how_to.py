@@ -76,6 +76,14 @@ def test_aws_cli(shared: Engine, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_logs(shared: Engine, tmp_path: Path) -> None:
+    printed = follow("logs.md", shared.url, tmp_path)
+    assert "REPORT RequestId" in printed
+    assert "hello Ada" in printed
+    assert "[$LATEST]" in printed
+
+
+@pytest.mark.slow
 def test_pytest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As its entry point does where this checkout was installed since it has one.
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p engine.testing.plugin")

@@ -6,8 +6,9 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from engine.aws.embedded import ENFORCE_VARIABLE, PUSH_VARIABLE
+from engine.aws.embedded import ENFORCE_VARIABLE, LOGS_VARIABLE, PUSH_VARIABLE
 from engine.aws.push.courier import Courier
 from engine.aws.push.timekeeper import Timekeeper
 
@@ -28,9 +29,10 @@ def _sns(courier: Courier, _timekeeper: Timekeeper) -> None:
 
 
 def _logs(courier: Courier, _timekeeper: Timekeeper) -> None:
-    from engine.aws.push import logs  # noqa: PLC0415
+    from engine.aws.push import function_logs, logs  # noqa: PLC0415
 
-    logs.install(courier)
+    root = os.environ.get(LOGS_VARIABLE)
+    logs.install(courier, function_logs.install(Path(root), os.environ["AWS_DEFAULT_REGION"]) if root else None)
 
 
 def _events(courier: Courier, timekeeper: Timekeeper) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import functools
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from engine.aws.log_groups import Follower, FunctionLogs
 from engine.aws.push.courier import Courier, Unreachable
 from engine.core import log_patterns
 from engine.core.rule_input import compact
@@ -21,11 +22,14 @@ def _pattern(text: str) -> Callable[[str], bool]:
     return log_patterns.parse(text)
 
 
-def install(courier: Courier) -> None:
-    """Have log groups send what subscriptions ask for to functions of the engine."""
+def install(courier: Courier, logs: FunctionLogs | None = None) -> None:
+    """Have log groups send what subscriptions ask for to functions of the engine; ``logs``: what functions themselves write among it."""
     from moto.logs.exceptions import InvalidParameterException, ResourceNotFoundException  # noqa: PLC0415 - moto is an extra
     from moto.logs.models import LogsBackend, LogStream  # noqa: PLC0415
 
+    follower = None
+    if logs is not None:
+        follower = Follower(logs, lambda group, name, events: _offer(courier, LogStream(group, name), group.subscription_filters, events))
     put_filter, put_events = LogsBackend.put_subscription_filter, LogStream.put_log_events
 
     def put_subscription_filter(
@@ -40,6 +44,7 @@ def install(courier: Courier) -> None:
             raise InvalidParameterException(f"Invalid filter pattern: {e}") from e
         if destination_arn.split(":")[2] != "lambda":
             put_filter(backend, log_group_name, filter_name, filter_pattern, destination_arn, role_arn)
+            follow(group)
             return
         try:
             verdict = courier.check(destination_arn, _principals(backend.region_name), _source(group), group.account_id)
@@ -48,6 +53,11 @@ def install(courier: Courier) -> None:
         if not verdict.accepted:
             raise InvalidParameterException(REFUSED)
         group.put_subscription_filter(filter_name, filter_pattern, destination_arn, role_arn)
+        follow(group)
+
+    def follow(group: Any) -> None:
+        if follower is not None:
+            follower.follow(group)
 
     def put_log_events(stream: Any, log_events: list[dict[str, Any]]) -> Any:
         """moto's own, which sends everything to everybody, without its subscriptions; then ours, each with what it asks for."""
@@ -62,15 +72,20 @@ def install(courier: Courier) -> None:
         finally:
             group.subscription_filters = filters
         added = [{"id": f"{e.event_id:0{ID_DIGITS}d}", "timestamp": e.timestamp, "message": e.message} for e in stream.events[known:]]
-        for each in filters.values():
-            wanted = _pattern(each.filter_pattern or "")
-            found = [event for event in added if wanted(event["message"])]
-            if found:
-                _send(courier, stream, each, found)
+        _offer(courier, stream, filters, added)
         return token
 
     LogsBackend.put_subscription_filter = put_subscription_filter
     LogStream.put_log_events = put_log_events
+
+
+def _offer(courier: Courier, stream: Any, filters: Mapping[str, Any], events: list[dict[str, Any]]) -> None:
+    """Send each subscription what it asks for."""
+    for each in list(filters.values()):
+        wanted = _pattern(each.filter_pattern or "")
+        found = [event for event in events if wanted(event["message"])]
+        if found:
+            _send(courier, stream, each, found)
 
 
 def _send(courier: Courier, stream: Any, subscription: Any, found: list[dict[str, Any]]) -> None:
