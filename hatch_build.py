@@ -1,5 +1,5 @@
-"""Builds the compiled lane (``engine/supervisor/_lane.pyx``) and the copier's fork (``engine/sandbox/_copy.c``) when a C compiler and Python's
-headers are here; says so when not.
+"""Builds the compiled lane (``engine/supervisor/_lane.pyx``), the copier's fork (``engine/sandbox/_copy.c``) and the agent's warm round
+(``runtime_bootstrap/agent/_warm.c``) when a C compiler and, for the first, Python's headers are here; says so when not.
 
 The engine works without it, so a failure here never fails an installation.
 """
@@ -17,7 +17,11 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = "engine/supervisor/_lane.pyx"
-COPY_SOURCE, COPY = "engine/sandbox/_copy.c", "engine/sandbox/_copy.so"
+# Libraries that depend on no Python: source, library, and what takes its place.
+PLAIN = (
+    ("engine/sandbox/_copy.c", "engine/sandbox/_copy.so", "SnapStart's fork is not built, two of Python's take its place"),
+    ("runtime_bootstrap/agent/_warm.c", "runtime_bootstrap/agent/_warm.so", "the agent's warm round is not built, Python's takes its place"),
+)
 
 
 class LaneHook(BuildHookInterface):  # type: ignore[misc] # hatchling has no types
@@ -30,7 +34,8 @@ class LaneHook(BuildHookInterface):  # type: ignore[misc] # hatchling has no typ
         if self.target_name != "wheel":
             return
         root = Path(self.root)
-        self._build_copy(root, version, build_data)
+        for source, library, loss in PLAIN:
+            self._build_plain(root, source, library, loss, version, build_data)
         module = f"engine/supervisor/_lane{sysconfig.get_config_var('EXT_SUFFIX')}"
         why = build(root / SOURCE, root / module)
         if why is not None:
@@ -41,19 +46,18 @@ class LaneHook(BuildHookInterface):  # type: ignore[misc] # hatchling has no typ
         if version != "editable":
             build_data["force_include"][str(root / module)] = module
 
-
-    def _build_copy(self, root: Path, version: str, build_data: dict[str, Any]) -> None:
-        why = build_copy(root / COPY_SOURCE, root / COPY)
+    def _build_plain(self, root: Path, source: str, library: str, loss: str, version: str, build_data: dict[str, Any]) -> None:
+        why = build_plain(root / source, root / library)
         if why is not None:
-            print(f"lambda-engine: SnapStart's fork is not built, two of Python's take its place: {why}", file=sys.stderr)  # noqa: T201
+            print(f"lambda-engine: {loss}: {why}", file=sys.stderr)  # noqa: T201
             return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
         if version != "editable":
-            build_data["force_include"][str(root / COPY)] = COPY
+            build_data["force_include"][str(root / library)] = library
 
 
-def build_copy(source: Path, library: Path) -> str | None:
+def build_plain(source: Path, library: Path) -> str | None:
     """Compile ``source`` to ``library``, which depends on no Python; the reason when that is not possible."""
     library.unlink(missing_ok=True)
     if not sys.platform.startswith("linux"):

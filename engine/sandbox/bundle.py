@@ -21,6 +21,8 @@ from engine.sandbox import kernel
 _BOOTSTRAP = "runtime_bootstrap"
 _KEPT_S = 30 * 24 * 3600
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd", "*.pyx", "tests", "*.pyi")
+# Of ours, what was compiled (for no interpreter in particular) comes along.
+_LEFT_OUT_OF_OURS = shutil.ignore_patterns("__pycache__", "*.c")
 _COMPILED = ".compiled"
 # The marker comes last: without it the compilation was interrupted and is done again.
 _COMPILE = (
@@ -88,7 +90,7 @@ class Bundle:
             return target
         building = f"{target}.{os.getpid()}"
         os.mkdir(building)
-        shutil.copytree(self._bootstrap, os.path.join(building, _BOOTSTRAP), ignore=_LEFT_OUT)
+        shutil.copytree(self._bootstrap, os.path.join(building, _BOOTSTRAP), ignore=_LEFT_OUT_OF_OURS)
         for name, path in self._sdk.items():
             inside = os.path.join(building, _BOOTSTRAP, "_vendor", name) if name == "msgpack" else os.path.join(building, name)
             if os.path.isdir(path):
@@ -137,7 +139,7 @@ def _sources(directory: str) -> Iterator[str]:
     for path, _, files in os.walk(directory):
         if os.path.basename(path) != "__pycache__":
             for name in files:
-                if name.endswith((".py", ".js", ".rb")):
+                if name.endswith((".py", ".js", ".rb", ".so")):
                     yield os.path.join(path, name)
 
 

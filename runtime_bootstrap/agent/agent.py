@@ -22,7 +22,7 @@ from functools import partial, reduce
 from typing import Any, Callable, NoReturn, Optional, Union
 
 from runtime_bootstrap import packing
-from runtime_bootstrap.agent import chronicle, container, peers
+from runtime_bootstrap.agent import chronicle, container, peers, warm
 from runtime_bootstrap.agent import extensions as ext
 from runtime_bootstrap.agent import link as frames
 from runtime_bootstrap.agent import output as outputs
@@ -78,6 +78,10 @@ class Agent(Events, ext.Told):
         self._started = False
         self._open: Optional[Invoke] = None
         self._ending = False
+        self.warm: Optional[warm.Warm] = None
+        if _warm_run is not None and isinstance(self._http, Runtime) and self._relay is None:
+            self.warm = warm.Warm(self, self._http, _warm_run)
+            loop.before = self.warm.run
         listener.setblocking(False)
         loop.watch(listener.fileno(), lambda _mask: self._accept())
 
@@ -300,6 +304,19 @@ class Agent(Events, ext.Told):
         self.link.settle()
         end()
 
+    # Rounds without Python
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing but a plain invocation is to be expected."""
+        return self._started and not self._ending and self._output is None and not self.loop.timed
+
+    def opened(self, body: bytes) -> Invoke:
+        """An event came, and has been handed to the runtime."""
+        invoke = self._open = Invoke(frames.message(body))
+        self._runtime_ready = False
+        return invoke
+
     # What the runtime did
 
     def runtime_ready(self) -> None:
@@ -410,6 +427,7 @@ def _listen() -> "tuple[socket.socket, bool]":
 
 
 # This module is imported in the zygote, which lives in the host's network; a worker that finds itself elsewhere has one of its own.
+_warm_run = warm.load()
 _host_network = os.readlink("/proc/self/ns/net") if sys.platform == "linux" else ""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Tuple
 
 from runtime_bootstrap.agent.loop import READ, WRITE, Loop
 from runtime_bootstrap.agent.shapes import Headers, Shape
@@ -26,7 +26,8 @@ _HEADS = {
     for status, reason in _REASONS.items()
     for kind in ("application/json", "text/plain")
 }
-_ACCEPTED = _HEADS[202, "application/json"] + b'15\r\n\r\n{"status":"OK"}'
+# The whole answer to nearly every request that tells something.
+ACCEPTED = _HEADS[202, "application/json"] + b'15\r\n\r\n{"status":"OK"}'
 
 
 class Malformed(Exception):
@@ -75,7 +76,7 @@ class Exchange:
         """Answer 202, as nearly every request that tells something is."""
         if self.keep_alive and not self.answered:
             self.answered = True
-            self.connection.finish(self, _ACCEPTED, b"")
+            self.connection.finish(self, ACCEPTED, b"")
         else:
             self.reply(202, b'{"status":"OK"}')
 
@@ -91,6 +92,8 @@ class Exchange:
 # Chooses what to do with a request from its head: a sink for its body, or None to have it collected and given to ``whole``.
 Begin = Callable[[Exchange], Optional[Sink]]
 Whole = Callable[[Exchange, bytes], Any]
+# A poll and its path; the head of an answer before its id, before its length and after it, and its headers.
+Heads = Tuple[bytes, bytes, bytes, bytes, bytes, Headers]
 
 
 class Connection:
@@ -112,6 +115,10 @@ class Connection:
         self._posts: Optional[Shape] = None
         self._polls: Optional[Shape] = None
         self._poll_path = b""
+        # What ``repeats`` tells, and of what.
+        self._heads: "Optional[Heads]" = None
+        self._heads_of: Optional[Shape] = None
+        self._heads_with: Optional[Shape] = None
         self._out: "list[memoryview]" = []
         self._exchange: Optional[Exchange] = None
         self._sink: Optional[Sink] = None
@@ -146,12 +153,39 @@ class Connection:
             self.close()
             return
         self._big = len(data) >= _READ
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
         if self._in:
             data = self._in + data
         if self._exchange is None and not self._receiving and self._known(data):
             return
         self._in = data
         self._advance()
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def repeats(self, exchange: Exchange) -> "Optional[Heads]":
+        """What this client's next requests will look like, when it waits for the answer to ``exchange``, a request that it has made before,
+        and nothing else is under way here; else None.
+        """
+        polls, posts = self._polls, self._posts
+        if polls is None or posts is None or self._exchange is not exchange or self._in or self._out or self._closing or self._paused or self.closed:
+            return None
+        if self._heads is None or self._heads_of is not polls or self._heads_with is not posts:
+            self._heads_of, self._heads_with = polls, posts
+            self._heads = (polls.head, self._poll_path, *posts.parts, posts.headers)
+        return self._heads if exchange.path == self._poll_path and exchange.keep_alive else None
+
+    def resume_after(self, unsent: bytes, data: bytes) -> None:
+        """The current request was answered elsewhere, but for ``unsent``, and ``data`` was read after it."""
+        self._exchange = None
+        if unsent:
+            self._out = [memoryview(unsent)]
+            self._watch()
+        if data:
+            self._take(data)
 
     def _known(self, data: bytes) -> bool:
         """Whether these bytes are one whole request, or the beginning of one, as this connection has had before; then it is dealt with."""

@@ -69,6 +69,10 @@ class Link:
             data = b""
         if not data:
             os._exit(0)
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Bytes that were read."""
         if self._in:
             data = self._in + data
         at = 0
@@ -78,8 +82,16 @@ class Link:
                 break
             body = data[at + 4 : end]
             at = end
-            self._on_frame(_message(body), body)
+            self._on_frame(message(body), body)
         self._in = data[at:]
+
+    def fileno(self) -> int:
+        return self._fd
+
+    @property
+    def busy(self) -> bool:
+        """Whether a part of a frame has been read, or is still to be sent."""
+        return bool(self._in or self._out)
 
     @property
     def held(self) -> bool:
@@ -104,6 +116,12 @@ class Link:
                 sent -= len(rest.pop(0))
             rest[0] = rest[0][sent:]
             self._out = rest
+            self._loop.change(self._fd, READ | WRITE)
+
+    def hold(self, rest: bytes) -> None:
+        """Send what the socket did not take of something before."""
+        if rest:
+            self._out.append(memoryview(rest))
             self._loop.change(self._fd, READ | WRITE)
 
     def _flush(self) -> None:
@@ -137,7 +155,7 @@ class Link:
 
     def response(self, request_id: str, content_type: str, payload: bytes) -> None:
         """The answer, not yet ready for the next event."""
-        kind = b"\xc0" if content_type in _JSON else str8(content_type)
+        kind = kind_of(content_type)
         size = len(payload)
         head = b"%b\x95\x05\xd9\x24%b\xc2%b\xc6%b" % (
             (46 + len(kind) + size).to_bytes(4, "big"), request_id.encode(), kind, size.to_bytes(4, "big"),
@@ -174,6 +192,11 @@ class Link:
         self.send(framed(b"\x95\x08%b\xcf%b%b%b" % (who, stamp, bytes((level,)), bin32(data))))
 
 
+def kind_of(content_type: str) -> bytes:
+    """A content type as a RESPONSE has it."""
+    return b"\xc0" if content_type in _JSON else str8(content_type)
+
+
 def framed(body: bytes) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
@@ -190,7 +213,7 @@ def bin32(data: bytes) -> bytes:
     return b"\xc6" + len(data).to_bytes(4, "big") + data
 
 
-def _message(body: bytes) -> "list[Any]":
+def message(body: bytes) -> "list[Any]":
     """A frame's parts; an INVOKE in canonical form without a copy of its payload through a decoder. Ends the process on nonsense."""
     try:
         if body[:4] == b"\x99\x04\xd9\x24" and body[40] == 0xCF and body[49] == 0xDA:

@@ -36,6 +36,8 @@ class Loop:
         self._timers: "list[tuple[float, int, Timer]]" = []
         self._numbers = itertools.count()
         self.now = time.monotonic
+        # Called before each turn that ``run`` makes.
+        self.before: "Callable[[], Any] | None" = None
 
     def watch(self, fd: int, call: "Callable[[int], Any]", mask: int = READ) -> None:
         """Call ``call(mask)`` whenever the descriptor is ready."""
@@ -51,6 +53,15 @@ class Loop:
         """Stop watching. Call it before closing the descriptor. Idempotent."""
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
+
+    def fileno(self) -> int:
+        """Of the epoll that everything watched is in."""
+        return self._epoll.fileno()
+
+    @property
+    def timed(self) -> bool:
+        """Whether a timer is set."""
+        return bool(self._timers)
 
     def later(self, delay_s: float, call: "Callable[[], Any]") -> Timer:
         timer = Timer(self.now() + delay_s, call)
@@ -89,4 +100,6 @@ class Loop:
     def run(self) -> None:
         """For ever."""
         while True:
+            if self.before is not None:
+                self.before()
             self.turn()

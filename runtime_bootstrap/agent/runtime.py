@@ -22,7 +22,7 @@ INVOCATION = b"/2018-06-01/runtime/invocation/"
 OK = b'{"status":"OK"}'
 _TYPE = re.compile(r"(Runtime|Function)\.[A-Z][a-zA-Z]+")
 _CAUSE = "application/vnd.aws.lambda.error.cause+json"
-_MODE = b"lambda-runtime-function-response-mode"
+MODE = b"lambda-runtime-function-response-mode"
 _TYPE_HEADER = b"lambda-runtime-function-error-type"
 _BODY_HEADER = b"lambda-runtime-function-error-body"
 
@@ -122,6 +122,19 @@ class Runtime:
         else:
             self._forbidden(exchange, "Ready")
 
+    @property
+    def polls(self) -> "list[Exchange]":
+        """Requests for the next event that wait."""
+        return self._polls
+
+    def resume(self, invoke: Invoke, *, answered: bool) -> None:
+        """The event was handed to the one open poll elsewhere, and perhaps answered."""
+        for exchange in self._polls:
+            exchange.answered = True
+        self._polls = []
+        self.invoke = invoke
+        self.state = "RuntimeResponseSentState" if answered else "Running"
+
     def _wait(self, exchange: Exchange) -> None:
         polls = [e for e in self._polls if not e.connection.closed]
         polls.append(exchange)
@@ -162,7 +175,7 @@ class Runtime:
         invoke = self._answering(exchange, exchange.path[len(INVOCATION) : -len(b"/response")], "InvocationResponse")
         if invoke is None:
             return _DISCARD
-        mode = exchange.value(_MODE)
+        mode = exchange.value(MODE)
         if mode is None:
             self.state = "InvocationResponse"
             return _Buffered(self, exchange, invoke)

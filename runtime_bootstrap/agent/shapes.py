@@ -55,6 +55,16 @@ class Shape:
         end = head.find(b"\r\n", line_end + at) if at >= 0 else 0
         self._after = head[end:] if at >= 0 else b""
 
+    @property
+    def head(self) -> bytes:
+        """The whole request, of one without a body."""
+        return self._head
+
+    @property
+    def parts(self) -> "tuple[bytes, bytes, bytes]":
+        """What stands before the id, between it and the length's digits, and after them."""
+        return self._head, self._before, self._after
+
     def matches(self, data: bytes) -> "Optional[tuple[bytes, int, int]]":
         """(path, where the body starts, its length) of a request of this shape, else None."""
         id_at = self._id_at
