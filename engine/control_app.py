@@ -182,6 +182,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
 
     intake = Intake(queue, catalogue, event_clock, ready=loaded, wake=dispatcher.wake)
     intake.register(registry)
+    link.on_events = intake.take
     verifier = Verifier(keys) if settings.auth is not AuthMode.OFF else None
     pollers = Pollers(plane, settings)
     figures = Figures(settings, link, queue, event_clock, dispatcher, delivery, pollers)

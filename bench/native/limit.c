@@ -245,11 +245,11 @@ static unsigned char *read_file(const char *path, size_t *size) {
     return d;
 }
 
-/* Whole size of the HTTP answer at the front with *ok set when its status is 200; 0 when it is not complete. */
+/* Whole size of the HTTP answer at the front with *ok set when its status is 200 to 209; 0 when it is not complete. */
 static size_t http_at(const struct buffer *b, int *ok) {
     char *p = (char *)b->data + b->at, *end = memmem(p, b->have - b->at, "\r\n\r\n", 4);
     if (!end) return 0;
-    *ok = !memcmp(p, "HTTP/1.1 200", 12);
+    *ok = !memcmp(p, "HTTP/1.1 20", 11);
     for (char *line = p; line && line < end; line = memmem(line, end - line, "\r\n", 2)) {
         if (line != p) line += 2;
         if (!strncasecmp(line, "content-length:", 15)) {

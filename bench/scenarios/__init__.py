@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from bench.context import Context
 from bench.rows import Row
-from bench.scenarios import burst, cold, control, density, layers, limit, many, open_loop, peers, restore, runtimes, scale, warm
+from bench.scenarios import burst, cold, control, density, events, layers, limit, many, open_loop, peers, restore, runtimes, scale, warm
 
 Scenario = Callable[[Context], list[Row]]
 
@@ -20,6 +20,7 @@ SCENARIOS: dict[str, Scenario] = {
     "scale": scale.run,
     "many": many.run,
     "control": control.run,
+    "events": events.run,
     "density": density.run,
     "layers": layers.run,
     "runtimes": runtimes.run,
@@ -30,5 +31,5 @@ SCENARIOS: dict[str, Scenario] = {
 def describe() -> str:
     """One line per scenario."""
     modules = {"limit": limit, "warm": warm, "open": open_loop, "cold": cold, "restore": restore, "burst": burst, "scale": scale, "many": many, "density": density}
-    modules |= {"layers": layers, "control": control, "runtimes": runtimes, "peers": peers}
+    modules |= {"layers": layers, "control": control, "events": events, "runtimes": runtimes, "peers": peers}
     return "\n".join(f"  {name:8} {(module.__doc__ or '').splitlines()[0]}" for name, module in modules.items())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,8 @@ FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 1.0
 READ = 256 * 1024
 Entry = Mapping[str, Any]
+# Keeps the events of an EVENTS message; done when they are on the disk. Raises WireError for what is none.
+TakeEvents = Callable[[list[Any]], asyncio.Future[None]]
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +67,7 @@ class ControlLink:
     """Keeps the link from ``start`` to ``close``; for one event loop.
 
     ``snapshot`` returns the catalogue entries of everything stored; it may block and runs in a thread. ``on_hello`` is called on the
-    loop at each connect, before the snapshot is taken.
+    loop at each connect, before the snapshot is taken. ``on_events``: who keeps the events that the supervisor accepts.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class ControlLink:
         *,
         push_timeout_s: float = PUSH_TIMEOUT_S,
     ) -> None:
+        self.on_events: TakeEvents | None = None
         self.hello: Hello | None = None
         self._path = os.fspath(path)
         self._snapshot = snapshot
@@ -168,7 +172,7 @@ class ControlLink:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_S)
                 continue
-            connection = _Connection(reader, writer)
+            connection = _Connection(reader, writer, self.on_events)
             try:
                 await self._serve(connection)
                 pause = FIRST_PAUSE_S
@@ -219,7 +223,8 @@ class ControlLink:
 class _Connection:
     """One connection: numbers questions and matches answers."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, on_events: TakeEvents | None = None) -> None:
+        self._on_events = on_events
         self._reader = reader
         self._writer = writer
         self._order = Order(CONTROL_LINK, CONTROL)
@@ -262,14 +267,30 @@ class _Connection:
         while True:
             frames, self._frames = self._frames, []
             for body in frames:
-                parts = shapes.read(body, m.ACK, m.ANSWER)
+                parts = shapes.read(body, m.ACK, m.ANSWER, m.EVENTS)
                 self._order.received(parts[0])
+                if parts[0] == m.EVENTS:
+                    self._keep(parts[1], parts[2])
+                    continue
                 future = self._asked.pop(parts[1], None)
                 if future is None:
                     raise WireError(f"the supervisor answered question {parts[1]}, which was not asked")
                 if not future.done():
                     future.set_result(parts)
             self._frames = self._decoder.feed(await self._piece())
+
+    def _keep(self, seq: int, events: list[Any]) -> None:
+        if self._on_events is None:
+            raise WireError("nobody keeps events here")
+        self._on_events(events).add_done_callback(functools.partial(self._kept, seq))
+
+    def _kept(self, seq: int, done: asyncio.Future[None]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            _log.error("accepted events could not be written: %s", error)
+        if not self._lost and not done.cancelled():
+            self._order.sent(m.ACCEPTED)
+            self._writer.write(m.pack(m.ACCEPTED, seq, None if error is None else f"{type(error).__name__}: {error}"))
 
     async def _piece(self) -> bytes:
         data = await self._reader.read(READ)

@@ -6,6 +6,7 @@ docs.aws.amazon.com/lambda/latest/api/API_Invoke.html and API_InvokeAsync.html
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import msgspec
 
 from engine.arn import FunctionRef, function_arn, parse_function_name
 from engine.clock import Clock
-from engine.errors import InvalidRequestContent, NotImplementedHere, RequestEntityTooLarge, ResourceNotFound
+from engine.errors import InvalidRequestContent, NotImplementedHere, RequestEntityTooLarge, ResourceNotFound, WireError
 from engine.store.api import LATEST, Event, EventQueue
 
 MAX_PAYLOAD = 1_048_576
@@ -126,6 +127,21 @@ class Intake:
             )
         )
         self._wake()
+
+
+    def take(self, rows: list[Any]) -> asyncio.Future[None]:
+        """Accept what the supervisor has checked: request id, account, function, qualifier, trace header and payload of each event.
+
+        Done when all of it is on the disk. Raises WireError for what is no event.
+        """
+        now_ms = self._clock.epoch_ms()
+        try:
+            events = [Event(i, account, name, qualifier, payload, now_ms, now_ms, 0, 0, trace) for i, account, name, qualifier, trace, payload in rows]
+        except (TypeError, ValueError) as e:
+            raise WireError(f"EVENTS: {e}") from e
+        kept: asyncio.Future[None] = self._queue.enqueue_all(events)
+        kept.add_done_callback(lambda _: self._wake())
+        return kept
 
 
 def _check_json(payload: bytes) -> None:

@@ -6,6 +6,7 @@ invocations live in a queue of their own. Every write returns only after it has 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -307,6 +308,10 @@ class EventQueue(Protocol):
 
     async def enqueue(self, event: Event) -> None:
         """Keep ``event``; it survives a crash once this returns. One whose id is there already is there already."""
+        ...
+
+    def enqueue_all(self, events: Sequence[Event]) -> asyncio.Future[None]:
+        """As ``enqueue``, for many: done when all of them are kept."""
         ...
 
     async def claim(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, func, or_, select, text, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, or_, select, tuple_, update
 
 from engine.store.api import Backlog, Event, Queued
 from engine.store.database import Database
@@ -20,15 +21,12 @@ from engine.store.schema import events
 _Full = frozenset[tuple[str, str]]
 _MEMBERS = Event.__slots__
 # An event whose id is here already is here already: whoever was not answered may put it once more.
-_INSERT = text(
-    f"INSERT INTO events ({', '.join(_MEMBERS)}) VALUES ({', '.join(f':{name}' for name in _MEMBERS)}) ON CONFLICT DO NOTHING"  # noqa: S608 - names of ours
-)
-_DELETE = delete(events).where(events.c.request_id == bindparam("id"))
-_POSTPONE = (
-    update(events)
-    .where(events.c.request_id == bindparam("id"))
-    .values(due_ms=bindparam("due"), failures=bindparam("failed"), refusals=bindparam("refused"), lease_ms=None)
-)
+_INSERT = f"INSERT INTO events ({', '.join(_MEMBERS)}) VALUES ({', '.join('?' * len(_MEMBERS))}) ON CONFLICT DO NOTHING"  # noqa: S608 - names of ours
+_DELETE = "DELETE FROM events WHERE request_id = ?"
+_POSTPONE = "UPDATE events SET due_ms = ?, failures = ?, refusals = ?, lease_ms = NULL WHERE request_id = ?"
+_LEASE = "UPDATE events SET lease_ms = ? WHERE request_id = ?"
+_row = attrgetter(*_MEMBERS)
+_columns = [events.c[name] for name in _MEMBERS]
 
 
 class _Work:
@@ -37,18 +35,15 @@ class _Work:
     __slots__ = ("added", "done", "later", "waiting")
 
     def __init__(self) -> None:
-        self.added: list[dict[str, Any]] = []
-        self.done: list[dict[str, Any]] = []
-        self.later: list[dict[str, Any]] = []
+        self.added: list[tuple[Any, ...]] = []
+        self.done: list[tuple[Any, ...]] = []
+        self.later: list[tuple[Any, ...]] = []
         self.waiting: list[asyncio.Future[None]] = []
 
     def run(self, connection: Connection) -> None:
-        if self.added:
-            connection.execute(_INSERT, self.added)
-        if self.done:
-            connection.execute(_DELETE, self.done)
-        if self.later:
-            connection.execute(_POSTPONE, self.later)
+        for statement, rows in ((_INSERT, self.added), (_DELETE, self.done), (_POSTPONE, self.later)):
+            if rows:
+                _many(connection, statement, rows)
 
 
 class SqlEventQueue:
@@ -61,18 +56,21 @@ class SqlEventQueue:
         self._running: _Work | None = None
 
     async def enqueue(self, event: Event) -> None:
-        self._next.added.append({name: getattr(event, name) for name in _MEMBERS})
-        await self._written()
+        await self.enqueue_all((event,))
+
+    def enqueue_all(self, accepted: Sequence[Event]) -> asyncio.Future[None]:
+        self._next.added.extend(map(_row, accepted))
+        return self._written()
 
     async def claim(self, now_ms: int, lease_until_ms: int, limit: int, full: _Full) -> list[Event]:
         return await self._writer.write(lambda connection: _claim(connection, now_ms, lease_until_ms, limit, full))
 
     async def settle(self, request_id: str) -> None:
-        self._next.done.append({"id": request_id})
+        self._next.done.append((request_id,))
         await self._written()
 
     async def postpone(self, event: Event) -> None:
-        self._next.later.append({"id": event.request_id, "due": event.due_ms, "failed": event.failures, "refused": event.refusals})
+        self._next.later.append((event.due_ms, event.failures, event.refusals, event.request_id))
         await self._written()
 
     async def release(self, now_ms: int) -> int:
@@ -161,16 +159,21 @@ def _not_in(full: _Full) -> ColumnElement[bool]:
 
 
 def _claim(connection: Connection, now_ms: int, lease_until_ms: int, limit: int, full: _Full) -> list[Event]:
-    query = select(events).where(
+    query = select(*_columns).where(
         events.c.due_ms <= now_ms, or_(events.c.lease_ms.is_(None), events.c.lease_ms <= now_ms)
     )
     if full:
         query = query.where(_not_in(full))
-    found = [_event(row) for row in connection.execute(query.order_by(events.c.due_ms).limit(limit)).all()]
+    found = [Event(*row) for row in connection.execute(query.order_by(events.c.due_ms).limit(limit))]
     if found:
-        taken = [event.request_id for event in found]
-        connection.execute(update(events).where(events.c.request_id.in_(taken)).values(lease_ms=lease_until_ms))
+        _many(connection, _LEASE, [(lease_until_ms, event.request_id) for event in found])
     return found
+
+
+def _many(connection: Connection, statement: str, rows: list[tuple[Any, ...]]) -> None:
+    """A statement for many rows at once, as the driver takes it: what SQLAlchemy does per row would cost more than the row."""
+    qmark = connection.dialect.paramstyle == "qmark"
+    connection.exec_driver_sql(statement if qmark else statement.replace("?", "%s"), rows)
 
 
 def _queued(row: Row[Any]) -> Queued:

@@ -15,21 +15,25 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from engine.arn import FunctionRef, check_qualifier, parse_function_name
+from engine.arn import FunctionRef, check_qualifier, function_arn, parse_function_name
 from engine.auth.principals import Principal
 from engine.auth.sigv4 import Repeat
 from engine.clock import Clock
 from engine.core import lineage
+from engine.core.model import LATEST
 from engine.errors import (
     InvalidParameterValue,
     InvalidRequestContent,
     NotImplementedHere,
     RecursiveInvocation,
+    RequestEntityTooLarge,
+    ResourceNotFound,
     ServiceError,
     ValidationError,
 )
 from engine.ids import is_request_id, request_id
 from engine.supervisor.catalogue import Catalogue, FunctionUrl, Version
+from engine.supervisor.event_lane import Accepting, EventLane
 from engine.supervisor.invoker import Invoker
 from engine.supervisor.lanes import Caller, Lane, Lanes
 from engine.supervisor.request import ReplyTo, Request
@@ -38,6 +42,8 @@ from engine.wire import messages
 raw_json = msgspec.json.Decoder(msgspec.Raw).decode
 MAX_CLIENT_CONTEXT = 3583
 MAX_ROUTES = 4096
+MAX_EVENT = 1_048_576
+MAX_TRACE = 255
 # Invocation type, log type, client context and trace id of a request that may take the compiled lane.
 _PLAIN = (None, None, None, None)
 _bits = random.Random(random.SystemRandom().getrandbits(64)).getrandbits  # noqa: S311 - trace ids are names, not secrets
@@ -113,6 +119,12 @@ class InvokeApi:
         self.draining = False
         self.authorize: Authorize | None = None
         self.lanes: Lanes | None = None
+        self.events: EventLane | None = None
+
+    @property
+    def takes_events(self) -> bool:
+        """Whether ``invoke`` does asynchronous invocations: not before it is known what there is. From then on, always."""
+        return self.events is not None and self._catalogue.loaded
 
     def invoke(
         self,
@@ -136,6 +148,9 @@ class InvokeApi:
         route = self._routes.get((account, url)) or self._route(account, url)
         if caller is not None and (caller.access_key_id not in route.allowed or route.revision != self._catalogue.revision):
             self._admit(caller, route, reply_to.peer)
+        if kind is not None and kind == b"Event":
+            self._accept(route.ref, body, trace, cast("Accepting", reply_to))
+            return
         version = route.version
         if version is None or route.drawn or route.revision != self._catalogue.revision:
             version = self._resolve(route)
@@ -146,6 +161,20 @@ class InvokeApi:
             return
         context = _client_context(client_context) if client_context else None
         self._submit(route, version, body, None, context, trace, reply_to, log_type == b"Tail")
+
+    def _accept(self, ref: FunctionRef, body: bytes, trace: bytes | None, sender: Accepting) -> None:
+        """Have an asynchronous invocation kept. Raises AwsError; nothing is throttled here."""
+        assert self.events is not None  # noqa: S101 - see ``takes_events``
+        if self.draining:
+            raise ServiceError("The engine is shutting down.")
+        if len(body) > MAX_EVENT:
+            raise RequestEntityTooLarge(f"Request must be smaller than {MAX_EVENT} bytes for the InvokeFunction operation")
+        if not self._catalogue.has(ref):
+            arn = function_arn(ref.region, ref.account, ref.name, ref.qualifier or LATEST)
+            raise ResourceNotFound(f"Function not found: {arn}")
+        if body:
+            check_json(body)
+        self.events.put(ref, body or b"{}", trace[:MAX_TRACE].decode("latin-1") if trace else None, sender)
 
     def _admit(self, caller: Principal, route: Route, peer: str) -> None:
         """Raises AccessDenied unless the caller may invoke; whether there is such a function is none of its business before."""

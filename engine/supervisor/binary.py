@@ -215,6 +215,9 @@ class LinkServices(Protocol):
 
     def link_hello(self) -> dict[str, Any]: ...
 
+    def accepted(self, seq: int, problem: str | None) -> None:
+        """Events handed over under this number are kept, or are not."""
+
     def vpc(self, name: str, document: dict[str, Any] | None, then: VpcDone) -> None:
         """Keep a VPC as the document says, or no longer."""
         ...
@@ -232,11 +235,22 @@ class LinkConnection(_FrameConnection):
 
     max_frame = MAX_CONTROL_FRAME
 
-    def __init__(self, services: LinkServices, on_open: Callable[[LinkConnection], None]) -> None:
+    def __init__(
+        self,
+        services: LinkServices,
+        on_open: Callable[[LinkConnection], None],
+        on_closed: Callable[[Callable[[bytes], None]], None] = lambda _: None,
+    ) -> None:
+        """``on_closed`` is called with this connection's ``send``."""
         super().__init__()
         self._services = services
+        self._on_closed = on_closed
         self._on_open = on_open
         self._greeted = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._on_closed(self.send)
 
     def frame(self, body: bytes) -> None:
         parts = messages.unpack(body)
@@ -244,8 +258,10 @@ class LinkConnection(_FrameConnection):
             if greeting(parts).get("role") != "control":
                 raise WireError("only the control plane connects here")
             self._greeted = True
-            self._on_open(self)
             self.send(messages.pack(messages.SERVER_HELLO, messages.VERSION, self._services.link_hello()))
+            self._on_open(self)
+        elif parts[0] == messages.ACCEPTED and len(parts) == 3:
+            self._services.accepted(parts[1], parts[2])
         elif parts[0] == messages.CATALOGUE and len(parts) == 4:
             self._catalogue(parts)
         elif parts[0] == messages.QUERY and len(parts) == 3 and parts[2] in (queries := self._services.queries()):

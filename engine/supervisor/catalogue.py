@@ -292,6 +292,12 @@ class Catalogue:
             for url in now.urls:
                 self.urls[url.url_id] = FunctionUrl(FunctionRef(now.account, self.region, now.name, url.qualifier), url)
 
+    def has(self, ref: FunctionRef) -> bool:
+        """Whether there is such a function, version or alias, in whatever state."""
+        function = self._functions.get((ref.account, ref.name))
+        qualifier = ref.qualifier or LATEST
+        return function is not None and (qualifier in function.versions or qualifier in function.aliases)
+
     def resolve(self, ref: FunctionRef) -> tuple[Version, bool]:
         """The version to run and whether the choice was drawn by weight (and must be drawn again next time).
 

@@ -245,11 +245,11 @@ class Connection(asyncio.Protocol):
         path = url.partition(b"?")[0] if b"?" in url else url
         if not path.endswith((b"/invocations", b"/invocations/")) or b" " in url:
             return False
-        account = log_type = context = trace = None
+        account = kind = log_type = context = trace = None
         if b"\r\nx-am" in head:
             if b"\r\nx-amz-invocation-type:" in head:
                 kind = self._value(data, head, b"\r\nx-amz-invocation-type:", line_end + 9)
-                if kind != b"RequestResponse":
+                if kind != b"RequestResponse" and (kind != b"Event" or not self._services.api.takes_events):
                     return False
             log_type = self._value(data, head, b"\r\nx-amz-log-type:", line_end + 9)
             if b"\r\nx-amz-tenant-id:" in head or b"\r\nx-amz-durable-execution-name:" in head or log_type not in LOG_TYPES:
@@ -261,7 +261,7 @@ class Connection(asyncio.Protocol):
             account = head[at + 11 : at + 23]
         self._answering = self._keep_alive = True
         body = data[end + 4 :]
-        options = (account, None, log_type, context, trace)
+        options = (account, kind if kind == b"Event" else None, log_type, context, trace)
         try:
             if self._services.verifier is not None:
                 self._known = _NOTHING_KNOWN
@@ -322,12 +322,11 @@ class Connection(asyncio.Protocol):
             head.keep_alive = self._parser.should_keep_alive()
             self._passed = self._services.pass_through(head, self)
 
-    @staticmethod
-    def _is_invoke(head: Head) -> bool:
+    def _is_invoke(self, head: Head) -> bool:
         if not head.path.rstrip(b"/").endswith(b"/invocations"):
             return False
         kind = head.header(b"x-amz-invocation-type")
-        return kind is None or kind in (b"RequestResponse", b"DryRun")
+        return kind is None or kind in (b"RequestResponse", b"DryRun") or (kind == b"Event" and self._services.api.takes_events)
 
     def on_body(self, body: bytes) -> None:
         if self._passed is not None:
@@ -450,6 +449,14 @@ class Connection(asyncio.Protocol):
     def dry_run(self, request_id: str) -> None:
         """204: the parameters and permissions are fine."""
         self.answer(replies.no_content(request_id, keep_alive=self._keep_alive))
+
+    def accepted(self, request_id: str) -> None:
+        """202: the event is on the disk."""
+        self.answer(replies.accepted(request_id, keep_alive=self._keep_alive))
+
+    def refused(self, request_id: str, error: AwsError) -> None:
+        """The event was not accepted."""
+        self.answer(replies.error(error, request_id=request_id, keep_alive=self._keep_alive))
 
     def answer(self, head: bytes, payload: bytes = b"") -> None:
         """Write a whole answer and turn to the next request."""

@@ -112,6 +112,13 @@ def no_content(request_id: str, *, keep_alive: bool) -> bytes:
     )
 
 
+def accepted(request_id: str, *, keep_alive: bool) -> bytes:
+    """202 of an asynchronous invocation, without a body."""
+    return b"HTTP/1.1 202 Accepted\r\n%bx-amzn-RequestId: %b\r\nContent-Length: 0\r\nConnection: %b\r\n\r\n" % (
+        date_header(), request_id.encode(), b"keep-alive" if keep_alive else b"close",
+    )  # fmt: skip
+
+
 def error(e: AwsError, *, keep_alive: bool, request_id: str | None = None) -> bytes:
     """An API error as AWS frames it."""
     body = json.dumps(e.body(), separators=(",", ":")).encode()

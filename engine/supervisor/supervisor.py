@@ -37,6 +37,7 @@ from engine.supervisor.changes import Changes
 from engine.supervisor.children import Child
 from engine.supervisor.door import MOST_BYTES_OF_ALL, Allowance, Door
 from engine.supervisor.environment import NO_DAEMON, Home
+from engine.supervisor.event_lane import EventLane
 from engine.supervisor.folding import Folding
 from engine.supervisor.front import Connection, Head, Passed
 from engine.supervisor.gateway.front import Gateways
@@ -131,6 +132,7 @@ class Supervisor:
         self.api = InvokeApi(
             self.catalogue, self._invoker, clock, region=settings.region, account_id=settings.account_id
         )
+        self._events = self.api.events = EventLane(loop)
         self._address(guard)
         self._invoker.lanes = self.api.lanes = lanes.load(replies.date_header) if settings.compiled else None
         self._control = Child(loop, clock, "control", commands.control, lambda s: self._child_ended("control plane", s))
@@ -297,7 +299,7 @@ class Supervisor:
         self._servers.append(
             await self._unix(lambda: ClientConnection(self.api, account, self._clients, None), client_path)
         )
-        self._servers.append(await self._unix(lambda: LinkConnection(self, self._link_opened), link_path))
+        self._servers.append(await self._unix(lambda: LinkConnection(self, self._link_opened, self._events.closed), link_path))
         if self.settings.binary_address:
             host, _, port = self.settings.binary_address.rpartition(":")
             self._servers.append(
@@ -328,6 +330,7 @@ class Supervisor:
         former, self._link = self._link, link
         if former is not None:
             former.close()
+        self._events.opened(link.send)
 
     async def _drain(self) -> None:
         """No new work; what runs may finish."""
@@ -430,6 +433,9 @@ class Supervisor:
             "no_vpc": self._status.report.no_vpc,
             "no_images": NO_IMAGES if self._status.report.level == "process" else "",
         }
+
+    def accepted(self, seq: int, problem: str | None) -> None:
+        self._events.settled(seq, problem)
 
     def vpc(self, name: str, document: dict[str, Any] | None, then: VpcDone) -> None:
         self._sandbox.vpc(name, document, then)

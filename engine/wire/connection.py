@@ -145,15 +145,15 @@ CLIENT_CONNECTION: Final = Role(
     ),
 )
 
-_LINK: Final = {m.ACK: "open", m.QUERY: "open", m.ANSWER: "open"}
+_LINK: Final = {m.ACK: "open", m.QUERY: "open", m.ANSWER: "open", m.EVENTS: "open", m.ACCEPTED: "open"}
 CONTROL_LINK: Final = Role(
     name="control link",
     ends=(SUPERVISOR, CONTROL),
     start="connected",
     senders=MappingProxyType(
         {
-            **dict.fromkeys((m.CLIENT_HELLO, m.QUERY, *_OPS.values()), CONTROL),
-            **dict.fromkeys((m.SERVER_HELLO, m.ACK, m.ANSWER), SUPERVISOR),
+            **dict.fromkeys((m.CLIENT_HELLO, m.QUERY, m.ACCEPTED, *_OPS.values()), CONTROL),
+            **dict.fromkeys((m.SERVER_HELLO, m.ACK, m.ANSWER, m.EVENTS), SUPERVISOR),
         }
     ),
     transitions=MappingProxyType(
@@ -178,7 +178,7 @@ CONTROL_LINK: Final = Role(
         {
             "connected": "nothing said",
             "greeted": "the control plane has introduced itself",
-            "open": "single catalogue updates, queries and their answers",
+            "open": "single catalogue updates, queries and their answers; accepted events",
             "replacing": "a snapshot is being sent; a second begin starts it over",
         }
     ),

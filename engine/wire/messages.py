@@ -49,6 +49,8 @@ QUERY: Final = 0x32
 # Of a QUERY: the rest is an access key id.
 IDENTITY_QUERY: Final = "identity "
 ANSWER: Final = 0x33
+EVENTS: Final = 0x34
+ACCEPTED: Final = 0x35
 
 NAMES: Final[dict[int, str]] = {
     v: k

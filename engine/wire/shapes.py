@@ -18,10 +18,11 @@ INT: Final = (int,)
 BIN: Final = (bytes,)
 MAP: Final = (dict,)
 BOOL: Final = (bool,)
+LIST: Final = (list,)
 MAYBE_STR: Final = (str, NoneType)
 MAYBE_BIN: Final = (bytes, NoneType)
 ANY: Final = ()
-_WORDS: Final = {str: "str", int: "int", bytes: "bin", dict: "map", bool: "bool", NoneType: "nil"}
+_WORDS: Final = {str: "str", int: "int", bytes: "bin", dict: "map", list: "array", bool: "bool", NoneType: "nil"}
 
 
 class Field(NamedTuple):
@@ -137,6 +138,14 @@ SHAPES: Final[Mapping[int, tuple[Field, ...]]] = MappingProxyType(
         m.ACK: (_SEQ, Field("error", MAYBE_STR, "nil when applied; of a vpc one line per attachment that failed, with its id")),
         m.QUERY: (_SEQ, Field("what", STR, "for example `stats`")),
         m.ANSWER: (_SEQ, Field("value", BIN, "msgpack of the answer")),
+        m.EVENTS: (
+            Field("seq", INT, "the supervisor's number, echoed in ACCEPTED"),
+            Field("events", LIST, "arrays of request id, account, function, qualifier or nil, trace header or nil, payload (bin)"),
+        ),
+        m.ACCEPTED: (
+            Field("seq", INT, "as in EVENTS"),
+            Field("error", MAYBE_STR, "nil when all of the events are on the disk; else none may be"),
+        ),
     }
 )
 

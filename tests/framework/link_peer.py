@@ -21,7 +21,7 @@ FUNCTION_KEY = ["000000000000", "s" * 40, "t" * 32]
 class LinkPeer:
     """``catalogue`` is what a supervisor would hold by (account, name), None before the first commit; ``log`` every change as (op, name).
 
-    ``refusal`` chooses the error of an ACK from (op, value). ``mute`` leaves questions unanswered, ``drop_next`` closes the
+    ``accepted``: what was said of EVENTS. ``refusal`` chooses the error of an ACK from (op, value). ``mute`` leaves questions unanswered, ``drop_next`` closes the
     connection at the next single change. ``about`` is the hello.
     """
 
@@ -43,6 +43,7 @@ class LinkPeer:
         self.mute = False
         self.drop_next = False
         self.stats: dict[str, Any] = {}
+        self.accepted: list[tuple[int, str | None]] = []
         self.connections = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -112,6 +113,9 @@ class LinkPeer:
                         assert parts[2] == {"role": "control"}
                         order.sent(m.SERVER_HELLO)
                         writer.write(m.pack(m.SERVER_HELLO, self.version, self.about))
+                        continue
+                    if parts[0] == m.ACCEPTED:
+                        self.accepted.append((parts[1], parts[2]))
                         continue
                     if self.mute:
                         continue

@@ -29,6 +29,7 @@ class Server:
         self.catalogue = rig.catalogue
         self.clients: set[asyncio.Protocol] = set()
         self.links: list[LinkConnection] = []
+        self.accepted_events: list[tuple[int, str | None]] = []
         self.path = tmp / "engine.sock"
         self.link_path = tmp / "control.sock"
 
@@ -38,6 +39,9 @@ class Server:
     def vpc(self, name: str, document: dict[str, Any] | None, then: VpcDone) -> None:
         problems = {"eniattach-1": "there is no interface x (ip link)"} if document else {}
         asyncio.get_running_loop().call_later(0.01, then, problems, "" if name == "vpc-1" else "no such thing\nhere")
+
+    def accepted(self, seq: int, problem: str | None) -> None:
+        self.accepted_events.append((seq, problem))
 
     def queries(self) -> dict[str, Callable[[], Any]]:
         return {"stats": self._stats}
@@ -232,9 +236,11 @@ def test_the_link_feeds_the_catalogue_and_answers_queries(play: Callable[..., No
             assert link.ask(messages.CATALOGUE, 9, "vpc", {"vpc": "vpc-1", "document": None}) == [messages.ACK, 9, None]
             assert link.ask(messages.CATALOGUE, 10, "vpc", {"vpc": "vpc-2", "document": None}) == [messages.ACK, 10, "no such thing\nhere"]
             assert "unknown operation" in link.ask(messages.CATALOGUE, 5, "jump", None)[2]
+            link.sock.sendall(messages.pack(messages.ACCEPTED, 3, None) + messages.pack(messages.ACCEPTED, 4, "disk full"))
             kind, seq, raw = link.ask(messages.QUERY, 6, "stats")
             assert (kind, seq, msgspec.msgpack.decode(raw)) == (messages.ANSWER, 6, {"uptime_s": 1.5})
             assert link.ask(messages.CATALOGUE, 7, "delete", {"account": ACCOUNT, "name": "g"})[2] is None
+            assert s.accepted_events == [(3, None), (4, "disk full")]
             link.sock.close()
 
         await asyncio.to_thread(talk)

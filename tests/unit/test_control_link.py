@@ -136,6 +136,56 @@ def test_an_unreachable_or_silent_supervisor_is_an_error_after_the_limit(path: P
         run(link, silent)
 
 
+def test_events_are_answered_when_they_are_kept_or_cannot_be(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    taken: list[list[Any]] = []
+    kept: list[asyncio.Future[None]] = []
+
+    def take(events: list[Any]) -> asyncio.Future[None]:
+        taken.append(events)
+        kept.append(asyncio.get_running_loop().create_future())
+        return kept[-1]
+
+    async def until(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    with LinkPeer(path) as peer, caplog.at_level(logging.ERROR):
+        link = ControlLink(path, list)
+        link.on_events = take
+
+        async def scenario() -> None:
+            await link.ready()
+            for seq in (7, 8):
+                await asyncio.to_thread(peer.send_raw, m.pack(m.EVENTS, seq, [["id", A, "f", None, None, b"1"]]))
+            await until(lambda: len(kept) == 2)
+            assert peer.accepted == []
+            kept[1].set_result(None)
+            await until(lambda: peer.accepted == [(8, None)])
+            kept[0].set_exception(OSError(28, "No space left on device"))
+            await until(lambda: len(peer.accepted) == 2)
+
+        run(link, scenario)
+        seq, problem = peer.accepted[1]
+        assert (seq, "No space left" in (problem or "")) == (7, True)
+    assert taken == [[["id", A, "f", None, None, b"1"]]] * 2
+    assert "could not be written" in caplog.text
+
+
+def test_events_without_anybody_to_keep_them_end_the_link(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with LinkPeer(path) as peer, caplog.at_level(logging.WARNING):
+        link = ControlLink(path, list)
+
+        async def scenario() -> None:
+            await link.ready()
+            await asyncio.to_thread(peer.send_raw, m.pack(m.EVENTS, 1, []))
+            async with asyncio.timeout(20):
+                while "nobody keeps events" not in caplog.text:
+                    await asyncio.sleep(0.005)
+
+        run(link, scenario)
+
+
 def test_figures_are_asked_for(path: Path) -> None:
     with LinkPeer(path) as peer:
         peer.stats = {"ready": True, "functions": [{"name": "f"}]}

@@ -25,6 +25,7 @@ from engine.auth.sigv4 import Verifier
 from engine.clock import SystemClock
 from engine.core import lineage
 from engine.supervisor import front, routing
+from engine.supervisor.event_lane import EventLane
 from engine.supervisor.front import Connection, Head, Passed
 from engine.supervisor.passthrough import Collecting, Passing
 from engine.supervisor.upstreams import Upstreams
@@ -332,6 +333,106 @@ def test_everything_else_is_passed_through_with_its_body(play: Callable[..., Non
         status, _, body = await asyncio.to_thread(ask, f.port, "POST", PATH, b"{}", kind)
         assert status == 203
         assert b"x-amz-invocation-type: Event" in body
+
+    play(scenario)
+
+
+class Keeper:
+    """A control plane that keeps events at once; ``problem`` is what it says of them."""
+
+    def __init__(self, f: Front) -> None:
+        self.rows: list[list[Any]] = []
+        self.problem: str | None = None
+        self.lane = f.api.events = EventLane(asyncio.get_running_loop())
+        self.lane.opened(self._send)
+        f.rig.catalogue.loaded = True
+
+    def _send(self, data: bytes) -> None:
+        _, seq, rows = messages.unpack(data[4:])
+        self.rows += rows
+        asyncio.get_running_loop().call_soon(self.lane.settled, seq, self.problem)
+
+
+EVENT = {"X-Amz-Invocation-Type": "Event"}
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 7])
+def test_an_event_is_handed_to_who_keeps_it_however_the_request_is_cut(play: Callable[..., None], pieces: int) -> None:
+    async def scenario(f: Front) -> None:
+        keeper = Keeper(f)
+        head = b"POST " + PATH.encode() + b"?Qualifier=%24LATEST HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\nX-Amz-Invocation-Type: Event\r\n"
+        request = head + b"X-Amzn-Trace-Id: Root=1-2-3%b\r\n\r\n" % (b"x" * 300) + b'{"a":1}'
+
+        def talk() -> list[bytes]:
+            with socket.create_connection(("127.0.0.1", f.port), timeout=5) as sock:
+                answers = []
+                for _ in range(3):
+                    step = -(-len(request) // pieces)
+                    for at in range(0, len(request), step):
+                        sock.sendall(request[at : at + step])
+                        time.sleep(0.002)
+                    answer = b""
+                    while not answer.endswith(b"\r\n\r\n"):
+                        answer += sock.recv(65536)
+                    answers.append(answer)
+                return answers
+
+        answers = await asyncio.to_thread(talk)
+        assert len(keeper.rows) == 3
+        for answer, row in zip(answers, keeper.rows, strict=True):
+            assert answer.startswith(b"HTTP/1.1 202 Accepted\r\n")
+            assert b"x-amzn-RequestId: %b\r\n" % row[0].encode() in answer
+            assert b"Content-Length: 0\r\n" in answer
+            assert row[1:] == ["000000000000", "f", "$LATEST", ("Root=1-2-3" + "x" * 300)[:255], b'{"a":1}']
+        assert f.rig.sandbox.inits == 0
+        assert f.opened == 0, "nothing was passed through"
+
+    play(scenario)
+
+
+def test_what_cannot_be_an_event_is_refused_with_lambdas_words(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        keeper = Keeper(f)
+
+        async def send(path: str, body: bytes, **more: str) -> tuple[int, str, str]:
+            headers = {**EVENT, **{name.replace("_", "-"): value for name, value in more.items()}}
+            status, answer, content = await asyncio.to_thread(ask, f.port, "POST", path, body, headers)
+            document = json.loads(content) if content else {}
+            return status, answer.get("x-amzn-errortype", ""), document.get("message") or document.get("Message") or ""
+
+        status, code, text = await send(PATH, b"{")
+        assert (status, code) == (400, "InvalidRequestContentException")
+        assert text.startswith("Could not parse request body into json: Could not parse payload into json: ")
+        for path, tail in ((PATH.replace("/f/", "/g/"), "g:$LATEST"), (PATH + "?Qualifier=2", "f:2"), (PATH.replace("/f/", "/f:live/"), "f:live")):
+            assert await send(path, b"not json") == (
+                404, "ResourceNotFoundException", f"Function not found: arn:aws:lambda:us-east-1:000000000000:function:{tail}",
+            )  # fmt: skip
+        most = b'"%b"' % (b"x" * (1_048_576 - 2))
+        assert (await send(PATH, most))[0] == 202
+        for body in (most + b" ", b" " * (front.MAX_BODY + 1)):
+            status, code, text = await send(PATH, body)
+            assert (status, code) == (413, "RequestEntityTooLargeException")
+            limit = 1_048_576 if len(body) <= front.MAX_BODY else front.MAX_BODY
+            assert text == f"Request must be smaller than {limit} bytes for the InvokeFunction operation"
+        assert (await send(PATH, b"{}", X_Amz_Tenant_Id="t"))[0] == 501
+        assert (await send(PATH, b"{}", X_Amz_Log_Type="All"))[0] == 400
+        assert len(keeper.rows) == 1
+        assert (await send(PATH, b""))[0] == 202
+        assert keeper.rows[-1][5] == b"{}"
+        keeper.problem = "disk full"
+        assert (await send(PATH, b"{}"))[:2] == (500, "ServiceException")
+        f.api.draining = True
+        assert (await send(PATH, b"{}"))[2] == "The engine is shutting down."
+
+    play(scenario)
+
+
+def test_until_it_is_known_what_there_is_events_are_passed_through(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        keeper = Keeper(f)
+        f.rig.catalogue.loaded = False
+        assert (await asyncio.to_thread(ask, f.port, "POST", PATH, b"{}", EVENT))[0] == 203
+        assert keeper.rows == []
 
     play(scenario)
 

@@ -30,6 +30,8 @@ HOT: dict[int, Callable[[bytes], Any]] = {
 
 def real(value: Any) -> Any:
     """A vector's element as a Python value."""
+    if isinstance(value, list):
+        return [real(one) for one in value]
     return bytes.fromhex(value["hex"]) if isinstance(value, dict) and set(value) == {"hex"} else value
 
 

@@ -59,6 +59,8 @@ def one(kind: int) -> bytes:
 
 
 def plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [plain(one) for one in value]
     return {"hex": value.hex()} if isinstance(value, bytes) else value
 
 
@@ -125,6 +127,10 @@ def vectors() -> list[tuple[str, str, bool, list[Any], bytes]]:
         ("ack, error", "ACK", True, [2, "no such op"], array(3, b"\x31", one(2), fixstr("no such op"))),
         ("query", "QUERY", True, [3, "stats"], array(3, b"\x32", one(3), fixstr("stats"))),
         ("answer", "ANSWER", True, [3, b"\x80"], array(3, b"\x33", one(3), b32(b"\x80"))),
+        ("events", "EVENTS", False, [4, [[RID, "000000000000", "greet", None, None, b"{}"]]],
+         array(3, b"\x34", one(4), array(1, array(6, s8(RID), fixstr("000000000000"), fixstr("greet"), NIL, NIL, b"\xc4\x02{}")))),
+        ("accepted", "ACCEPTED", True, [4, None], array(3, b"\x35", one(4), NIL)),
+        ("accepted, error", "ACCEPTED", True, [5, "disk full"], array(3, b"\x35", one(5), fixstr("disk full"))),
     ]
 
 
