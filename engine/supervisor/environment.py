@@ -13,6 +13,7 @@ from engine.core.runtimes import Family, family
 from engine.wire import messages
 
 SNAP_START = "snap-start"
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 # Side effects of AWS's start scripts and of CPython, as recorded; custom runtimes see none of it.
 _OF_FAMILY: dict[Family | None, dict[str, str]] = {
     Family.PYTHON: {"PYTHONPATH": "/var/runtime", "PWD": "/var/task", "SHLVL": "0", "LC_CTYPE": "C.UTF-8"},
@@ -71,8 +72,7 @@ def base_env(config: VersionConfig, home: Home) -> dict[str, str]:
     else:
         env["AWS_ENDPOINT_URL_LAMBDA"] = home.lambda_url
     if home.credentials is not None:
-        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-        env.update(zip(names, home.credentials, strict=True))
+        env.update(zip(CREDENTIALS, home.credentials, strict=True))
     if config.image is not None:
         env.update(config.image["env"])
     env.update(config.env)

@@ -194,6 +194,7 @@ class Invoker:
         self.on_unstartable(instance.version, problem)
 
     def on_stopped(self, instance: Instance) -> None:
+        self.setting.container.revoke(instance)
         self._timed.pop(instance, None)
         self._finishing.end(instance)
         instance.response = None
@@ -524,6 +525,7 @@ class Invoker:
     def drain(self, version: Version) -> None:
         """The version is history."""
         self.standing.templates.forget(version)
+        self.setting.container.forget(version)
         self._fleet.drain(version)
 
     def prepare(self, version: Version) -> None:

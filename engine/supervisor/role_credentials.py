@@ -68,6 +68,23 @@ class RoleCredentials:
         instance.leave_s = session.expires_s - MARGIN_S - instance.version.config.timeout_s
         return session.keys
 
+    def fresh(self, version: Version, then: Callable[[Session | AwsError], None]) -> None:
+        """Tell ``then`` a session with at least half of its life ahead; an older one, as long as it lasts, where no other can be had."""
+        key = _key(version)
+        session = self._sessions.get(key)
+        if session is not None and self._now_s() <= (session.began_s + session.expires_s) / 2:
+            then(session)
+            return
+
+        def asked(done: asyncio.Task[AwsError | None]) -> None:
+            problem, latest = done.result(), self._sessions.get(key)
+            if latest is not None and (problem is None or latest.expires_s > self._now_s()):
+                then(latest)
+            else:
+                then(problem or ServiceError("There are no credentials."))
+
+        self._ask(version).add_done_callback(asked)
+
     def overdue(self, instances: Iterable[Instance]) -> list[Instance]:
         """Idle instances whose credentials end soon; busy ones are told to leave when they are done."""
         now_s = self._now_s()

@@ -11,7 +11,8 @@ from engine.clock import Clock
 from engine.core import provisioning, report
 from engine.core.runtimes import Family, family, speaks_frames
 from engine.supervisor import zygotes
-from engine.supervisor.environment import Home, base_env, init_message
+from engine.supervisor.container_credentials import ContainerCredentials
+from engine.supervisor.environment import CREDENTIALS, SNAP_START, Home, base_env, init_message
 from engine.supervisor.role_credentials import RoleCredentials
 from engine.supervisor.zygotes import Interpreter
 from engine.wire import messages
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 # After-restore hooks included; docs.aws.amazon.com/lambda/latest/dg/snapstart-runtime-hooks.html
 RESTORE_TIMEOUT_S = 10.0
-_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 class Setting:
@@ -33,6 +33,7 @@ class Setting:
         self.isolated_paths = isolated_paths
         self.opt_root: Callable[[Sequence[str]], str] = lambda _layers: "/opt"
         self.roles: RoleCredentials | None = None
+        self.container = ContainerCredentials(self, clock)
         self.runtimes: Mapping[str, Interpreter] = {}
 
     def first(self, instance: Instance) -> bytes:
@@ -71,11 +72,13 @@ class Setting:
         version.log.write(at_ms, instance.stream, line)
 
     def restore(self, instance: Instance) -> bytes:
-        """RESTORE for a copy, with the credentials of now."""
+        """RESTORE for a copy, with its own way to credentials, or the credentials of now."""
         env = {}
-        if self.roles is not None:
+        if self.container.offered:
+            env = self.container.variables(instance)
+        elif self.roles is not None:
             fresh = base_env(instance.version.config, replace(self.home, credentials=self.roles.give(instance)))
-            env = {name: value for name, value in fresh.items() if name in _CREDENTIALS}
+            env = {name: value for name, value in fresh.items() if name in CREDENTIALS}
         return messages.pack(messages.RESTORE, {"env": env, "log_stream": instance.stream})
 
     @staticmethod
@@ -90,11 +93,14 @@ class Setting:
     def init(self, instance: Instance) -> bytes:
         """INIT for an instance; with roles, their credentials must be there."""
         version = instance.version
-        if self.roles is not None:
+        contained = instance.kind == SNAP_START and self.container.offered
+        if self.roles is not None and not contained:
             version.base_env = base_env(version.config, replace(self.home, credentials=self.roles.give(instance)))
         elif version.base_env is None:
             version.base_env = base_env(version.config, self.home)
         env = version.base_env
+        if contained:
+            env = {**{name: value for name, value in env.items() if name not in CREDENTIALS}, **self.container.variables(instance)}
         task_root = "/var/task" if self.isolated_paths else version.config.code_dir
         opt_root = self.opt_root(version.config.layers)
         more = dict(version.init_more)

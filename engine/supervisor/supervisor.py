@@ -35,8 +35,10 @@ from engine.supervisor.binary import ClientConnection, LinkConnection
 from engine.supervisor.catalogue import Catalogue
 from engine.supervisor.changes import Changes
 from engine.supervisor.children import Child
+from engine.supervisor.container_credentials import PATH as CREDENTIALS_PATH
+from engine.supervisor.container_credentials import CredentialsPage
 from engine.supervisor.door import MOST_BYTES_OF_ALL, Allowance, Door
-from engine.supervisor.environment import NO_DAEMON, Home
+from engine.supervisor.environment import CREDENTIALS, NO_DAEMON, Home
 from engine.supervisor.event_lane import EventLane
 from engine.supervisor.folding import Folding
 from engine.supervisor.front import Connection, Head, Passed
@@ -233,8 +235,7 @@ class Supervisor:
 
     def _credentials(self) -> tuple[str, str, str] | None:
         if self.settings.aws_endpoint == "aws":
-            names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-            own = tuple(os.environ.get(n, "") for n in names)
+            own = tuple(os.environ.get(n, "") for n in CREDENTIALS)
             return (own[0], own[1], own[2]) if own[0] else None
         return self._function_key
 
@@ -474,6 +475,8 @@ class Supervisor:
 
     def pass_through(self, head: Head, client: Connection) -> Passed:
         """Send a request where it belongs; with authentication on, only after its signature was checked."""
+        if head.url == CREDENTIALS_PATH and head.method == b"GET":
+            return CredentialsPage(head, client, self._invoker.setting.container)
         where = routing.target(head.url, head.headers)
         if where is routing.Target.CONTROL:
             extra = [(b"x-lambda-engine-peer", head.peer.encode())]

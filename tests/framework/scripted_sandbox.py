@@ -64,6 +64,7 @@ class ScriptedWorker:
                 self.sandbox.on_init(self)
             elif kind == messages.RESTORE:
                 self.sandbox.restores += 1
+                self.sandbox.restored.append(messages.unpack(body)[1])
                 self.sandbox.on_restore(self)
             elif kind == messages.INVOKE:
                 self.sandbox.on_invoke(self, messages.decode_invoke(body))
@@ -100,6 +101,7 @@ class ScriptedSandbox:
         self.inits = 0
         self.restores = 0
         self.told: list[Any] = []
+        self.restored: list[Any] = []
         self.refuse: str | None = None
         self.zygote_fails: str | None = None
         self.on_init: Callable[[ScriptedWorker], None] = lambda w: w.send(messages.pack(messages.NEXT))

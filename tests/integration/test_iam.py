@@ -18,11 +18,13 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from engine.aws import embedded
+from engine.sandbox.interpreters import discover
 from tests.framework import wait
 from tests.framework.engine import OWN_RUNTIME, Engine, engine, zip_of
 
 pytestmark = pytest.mark.skipif(embedded.available() is not None, reason="the extra 'embedded' is not installed")
 
+SNAPPING = next((r for r in ("python3.12", "python3.13", "python3.14") if r in discover()), None)
 ROOT = {"aws_access_key_id": "AKIAROOT", "aws_secret_access_key": "root-secret"}
 ACCOUNT = "000000000000"
 ARN = f"arn:aws:lambda:us-east-1:{ACCOUNT}:function"
@@ -65,7 +67,7 @@ class Cloud:
     def function(self, name: str, source: str, role: str, client: Any = None, **more: Any) -> None:
         client = client or self.admin
         client.create_function(
-            FunctionName=name, Role=role, Runtime=OWN_RUNTIME, Handler="m.f", Code={"ZipFile": zip_of({"m.py": source})}, **more
+            FunctionName=name, Role=role, Handler="m.f", Code={"ZipFile": zip_of({"m.py": source})}, **{"Runtime": OWN_RUNTIME, **more}
         )
         client.get_waiter("function_active_v2").wait(FunctionName=name)
 
@@ -402,6 +404,42 @@ def test_roles_may_be_assumed_without_authentication() -> None:
         client.create_function(Role=role, **made)
         client.get_waiter("function_active_v2").wait(FunctionName="who")
         assert json.load(client.invoke(FunctionName="who")["Payload"]) == f"arn:aws:sts::{ACCOUNT}:assumed-role/r/who"
+
+
+SNAPPED = """
+import boto3, uuid
+from botocore.exceptions import ClientError
+S3, STS, INIT = boto3.client("s3"), boto3.client("sts"), uuid.uuid4().hex
+
+def f(event, context):
+    try:
+        S3.list_objects_v2(Bucket="snapped-other")
+        refused = ""
+    except ClientError as e:
+        refused = e.response["Error"]["Code"]
+    later = boto3.Session().get_credentials()
+    return {"init": INIT, "who": STS.get_caller_identity()["Arn"], "read": S3.get_object(Bucket="snapped", Key="k")["Body"].read().decode(),
+            "refused": refused, "method": later.method, "key": later.access_key, "left": later._seconds_remaining()}
+"""
+
+
+@pytest.mark.skipif(SNAPPING is None, reason="SnapStart needs an interpreter of Python 3.12 or later")
+def test_what_is_restored_has_its_roles_credentials(cloud: Cloud) -> None:
+    s3 = cloud.engine.client("s3", **ROOT)
+    for bucket in ("snapped", "snapped-other"):
+        s3.create_bucket(Bucket=bucket)
+    s3.put_object(Bucket="snapped", Key="k", Body=b"x")
+    role = cloud.role("snapped", allow("s3:GetObject", "arn:aws:s3:::snapped/*"))
+    snap = {"ApplyOn": "PublishedVersions"}
+    cloud.function("snapped", SNAPPED, role, Timeout=60, MemorySize=256, Runtime=SNAPPING, SnapStart=snap)
+    cloud.admin.publish_version(FunctionName="snapped")
+    cloud.admin.get_waiter("published_version_active").wait(FunctionName="snapped", Qualifier="1")
+    answers = [json.load(cloud.admin.invoke(FunctionName="snapped", Qualifier="1")["Payload"]) for _ in range(2)]
+    for answer in answers:
+        assert (answer["read"], answer["refused"], answer["method"]) == ("x", "AccessDenied", "container-role")
+        assert answer["who"] == f"arn:aws:sts::{ACCOUNT}:assumed-role/snapped/snapped"
+        assert answer["key"].startswith("ASIA")
+        assert 1000 < answer["left"] <= 3600
 
 
 def test_a_queue_is_polled_with_the_rights_of_the_functions_role(cloud: Cloud) -> None:

@@ -156,6 +156,43 @@ def test_what_cannot_have_it(shared: Engine) -> None:
     assert refused(put, FunctionName="snap-rules", Qualifier=number, ProvisionedConcurrentExecutions=1)[0] == 400
 
 
+CREDENTIALS = """
+import boto3, os, urllib.request, urllib.error
+SEEN = boto3.client("sts")._request_signer._credentials.get_frozen_credentials().access_key
+def f(event, context):
+    credentials = boto3.Session().get_credentials()
+    request = urllib.request.Request(os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"], headers={"Authorization": "guess"})
+    try:
+        urllib.request.urlopen(request)
+    except urllib.error.HTTPError as e:
+        refused = [e.code, e.read().decode()]
+    return {"init": SEEN, "method": credentials.method, "key": credentials.access_key, "refused": refused, "static": os.environ.get("AWS_ACCESS_KEY_ID"),
+            "token": os.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"]}
+"""
+
+
+def check_credentials(running: Engine, name: str) -> None:
+    """boto3 finds its way to credentials, in an init as in what is restored of it."""
+    client = publish(running, name, CREDENTIALS, MemorySize=256, Timeout=60)
+    seen = call(client, name)
+    assert (seen["method"], seen["static"]) == ("container-role", None)
+    assert seen["key"] == seen["init"]
+    assert seen["refused"] == [404, "cannot get credentials for the provided token\n"]
+    shown = client.get_function_configuration(FunctionName=name, Qualifier="1")
+    assert "sockets" not in shown.get("StateReason", ""), "asking during init leaves no connection behind"
+
+
+def test_credentials_are_asked_for_with_a_token(shared: Engine) -> None:
+    check_credentials(shared, "snap-keys")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["user", "process"])
+def test_credentials_at_lower_levels(level: str) -> None:
+    with engine(sandbox=level) as running:
+        check_credentials(running, "snap-keys")
+
+
 @pytest.mark.slow
 def test_the_switch_gives_latest_a_template_from_its_second_cold_start_on() -> None:
     with engine(snapshots=True, keep_alive_s=1) as running:
