@@ -63,6 +63,15 @@ def check_qualifier(text: str) -> None:
         raise ValidationError(f"{len(broken)} validation error{'s' if len(broken) > 1 else ''} detected: {found}")
 
 
+def check_new_name(name: str) -> None:
+    """Raises InvalidParameterValue for a name that no function can be given."""
+    if len(name) > MAX_BARE_NAME:
+        raise InvalidParameterValue(
+            f"1 validation error detected: Value '{name}' at 'functionName' failed to satisfy constraint: "
+            f"Member must have length less than or equal to {MAX_BARE_NAME}"
+        )
+
+
 @lru_cache(maxsize=4096)
 def parse_function_name(
     text: str, *, account: str, region: str, qualifier: str | None = None
@@ -70,8 +79,8 @@ def parse_function_name(
     """Read a FunctionName (bare, partial ARN, full ARN, with or without qualifier).
 
     ``qualifier`` is the separate ``?Qualifier=`` value. Raises ValidationError for a malformed name,
-    InvalidParameterValue when two different qualifiers are given or a bare name is over 64 characters, and
-    ResourceNotFound when the ARN names another region.
+    InvalidParameterValue when two different qualifiers are given, and ResourceNotFound when the ARN names another region.
+    How long the name of a function may be is for its creation to judge: elsewhere a longer one is just not there.
     """
     match = _FORM.fullmatch(text)
     if match is None or len(text) > 256:
@@ -83,12 +92,6 @@ def parse_function_name(
         raise ValidationError(
             f"1 validation error detected: Value '{text}' at 'functionName' failed to satisfy constraint: {constraint}"
         )
-    name = match["name"]
-    if len(name) > MAX_BARE_NAME:
-        raise InvalidParameterValue(
-            f"1 validation error detected: Value '{name}' at 'functionName' failed to satisfy constraint: "
-            f"Member must have length less than or equal to {MAX_BARE_NAME}"
-        )
     named = match["qualifier"]
     if named and qualifier and named != qualifier:
         raise InvalidParameterValue(
@@ -98,7 +101,7 @@ def parse_function_name(
         raise ResourceNotFound(
             f"Functions from '{match['region']}' are not reachable in this region ('{region}')"
         )
-    return FunctionRef(match["account"] or account, region, name, named or qualifier or None)
+    return FunctionRef(match["account"] or account, region, match["name"], named or qualifier or None)
 
 
 def runtime_version_arn(region: str, runtime: str, version: str) -> str:

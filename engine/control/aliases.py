@@ -113,9 +113,9 @@ def with_alias(function: Function, alias: Alias) -> Function:
     return replace(function, aliases={**function.aliases, alias.name: alias})
 
 
-def find_alias(function: Function, ref: FunctionRef, name: str) -> Alias:
-    """The alias called ``name``. Raises ResourceNotFound in the words of GetAlias."""
-    found = function.aliases.get(name)
+def find_alias(function: Function | None, ref: FunctionRef, name: str) -> Alias:
+    """The alias called ``name``. Raises ResourceNotFound in the words of GetAlias, also where there is no function."""
+    found = None if function is None else function.aliases.get(name)
     if found is None:
         raise ResourceNotFound(f"Cannot find alias arn: {_arn(ref, name)}")
     return found

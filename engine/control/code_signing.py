@@ -104,8 +104,8 @@ class CodeSigningOperations:
         arn, plane = params["CodeSigningConfigArn"], self._plane
         await plane.link.ready()
         async with plane.changes.lock(ref.account, ref.name), self._lock(arn):
-            function = await plane.read(ref)
             await asyncio.to_thread(find, plane, ref.account, arn)
+            function = await plane.read(ref)
             after = function.attach(CODE_SIGNING, "", {"CodeSigningConfigArn": arn})
             await plane.changes.apply(function, after)
         return {"CodeSigningConfigArn": arn, "FunctionName": ref.name}

@@ -151,7 +151,7 @@ def position(kind: Kind, params: Mapping[str, Any], now_s: float) -> dict[str, A
         )
     if where != "AT_TIMESTAMP":
         if moment is not None:
-            raise InvalidParameterValue("StartingPositionTimestamp is only valid with StartingPosition AT_TIMESTAMP.")
+            raise InvalidParameterValue("Timestamp only valid with StartingPosition AT_TIMESTAMP")
         return {"StartingPosition": where}
     if kind is DYNAMODB:
         raise InvalidParameterValue(f"Unsupported starting position for arn type: {params['EventSourceArn']}")

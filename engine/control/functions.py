@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Raw
 
 from engine import ids
-from engine.arn import FunctionRef, runtime_version_arn
+from engine.arn import FunctionRef, check_new_name, runtime_version_arn
 from engine.control import configuration, function_layers, images, instance_policy, rules, snap_start, trust
 from engine.control.api import Caller, Registrar
 from engine.control.kinds import CODE_SIGNING, CONCURRENCY
@@ -185,6 +185,8 @@ class FunctionOperations:
         ref = locate(caller, params["FunctionName"], params.get("Qualifier"))
         whole = FunctionRef(ref.account, ref.region, ref.name)
         plane = self._plane
+        if ref.qualifier is not None:
+            _check_deletable(ref.qualifier)
         async with plane.changes.lock(ref.account, ref.name):
             function = await plane.read(whole)
             if ref.qualifier is None:
@@ -195,10 +197,6 @@ class FunctionOperations:
         return {"StatusCode": 204}
 
     async def _delete_version(self, function: Function, qualifier: str) -> None:
-        if qualifier == LATEST:
-            raise InvalidParameterValue("$LATEST version cannot be deleted without deleting the function.")
-        if not qualifier.isdigit():
-            raise InvalidParameterValue("Deletion of aliases is not currently supported.")
         users = sorted(a.name for a in function.aliases.values() if qualifier == a.version or qualifier in a.weights)
         if users:
             raise ResourceConflict(f"Unable to delete version because the following aliases reference it: [{', '.join(users)}]")
@@ -235,9 +233,18 @@ class FunctionOperations:
         return found
 
 
+def _check_deletable(qualifier: str) -> None:
+    """Raises InvalidParameterValue for what is never deleted alone, whether or not there is such a function: this is judged first."""
+    if qualifier == LATEST:
+        raise InvalidParameterValue("$LATEST version cannot be deleted without deleting the function.")
+    if not qualifier.isdigit() and "$" not in qualifier:
+        raise InvalidParameterValue("Deletion of aliases is not currently supported.")
+
+
 def _new_name(caller: Caller, name: str) -> FunctionRef:
-    """Raises AccessDenied for another account's ARN, InvalidParameterValue for a name with a qualifier."""
+    """Raises AccessDenied for another account's ARN, InvalidParameterValue for a name that is too long or has a qualifier."""
     ref = locate(caller, name)
+    check_new_name(ref.name)
     if ref.account != caller.account:
         raise AccessDenied(None)
     if ref.qualifier is not None:

@@ -104,7 +104,7 @@ def check_there(function: Function, ref: FunctionRef) -> None:
     qualifier = ref.qualifier
     if qualifier is None or qualifier in function.versions:
         return
-    if qualifier.isdigit() or qualifier.startswith("$"):
+    if qualifier.isdigit() or "$" in qualifier:
         raise not_found(ref)
     find_alias(function, ref, qualifier)
 

@@ -56,8 +56,7 @@ class ProvisionedOperations:
         plane = self._plane
         await plane.link.ready()
         async with plane.changes.account_lock(ref.account), plane.changes.lock(ref.account, ref.name):
-            function = await plane.read(ref)
-            _check_qualifier(function, ref, qualifier)
+            function = await _read(plane, ref, qualifier)
             _check_free(function, qualifier)
             _check_snap_start(function, qualifier)
             await self._check_room(function, qualifier, wanted)
@@ -77,8 +76,7 @@ class ProvisionedOperations:
 
     async def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref, qualifier = _located(caller, params, _NOT_A_RESOURCE)
-        function = await self._plane.read(ref)
-        _check_qualifier(function, ref, qualifier)
+        function = await _read(self._plane, ref, qualifier)
         document = function.document(PROVISIONED, qualifier)
         if document is None:
             raise ProvisionedConcurrencyConfigNotFound("No Provisioned Concurrency Config found for this function")
@@ -93,8 +91,7 @@ class ProvisionedOperations:
         plane = self._plane
         await plane.link.ready()
         async with plane.changes.account_lock(ref.account), plane.changes.lock(ref.account, ref.name):
-            function = await plane.read(ref)
-            _check_qualifier(function, ref, qualifier)
+            function = await _read(plane, ref, qualifier)
             if function.document(PROVISIONED, qualifier) is not None:
                 await plane.changes.apply(function, function.attach(PROVISIONED, qualifier, None))
 
@@ -131,13 +128,14 @@ def _located(caller: Caller, params: Mapping[str, Any], unpublished: str) -> tup
     return FunctionRef(ref.account, ref.region, ref.name), ref.qualifier
 
 
-def _check_qualifier(function: Function, ref: FunctionRef, qualifier: str) -> None:
-    """Raises ResourceNotFound for a version or an alias that is not there."""
-    if qualifier.isdigit():
-        if qualifier not in function.versions:
-            raise not_found(FunctionRef(ref.account, ref.region, ref.name, qualifier))
-    else:
+async def _read(plane: Plane, ref: FunctionRef, qualifier: str) -> Function:
+    """The function that has this version or alias. Raises ResourceNotFound, of a function that is not there in the same words."""
+    function = await plane.find(ref)
+    if not qualifier.isdigit():
         find_alias(function, ref, qualifier)
+    if function is None or (qualifier.isdigit() and qualifier not in function.versions):
+        raise not_found(FunctionRef(ref.account, ref.region, ref.name, qualifier))
+    return function
 
 
 def _check_free(function: Function, qualifier: str) -> None:

@@ -68,7 +68,7 @@ class UrlOperations:
         function = self._plane.store.get(ref.account, ref.name)
         document = None if function is None else function.document(URL, ref.qualifier or "")
         if document is None:
-            raise ResourceNotFound("The resource you requested does not exist.")
+            raise _no_url()
         return {"InvokeMode": "BUFFERED", **_shown(caller, ref, document, "CreationTime", "LastModifiedTime")}
 
     async def update(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
@@ -79,8 +79,10 @@ class UrlOperations:
         async with plane.changes.lock(ref.account, ref.name):
             function = await plane.find(ref)
             former = None if function is None else function.document(URL, ref.qualifier or "")
-            if function is None or former is None:
+            if function is None or (ref.qualifier and ref.qualifier not in function.aliases):
                 raise _no_function()
+            if former is None:
+                raise _no_url()
             document = {**former, **_given(params), "LastModifiedTime": self._now()}
             await plane.changes.apply(function, function.attach(URL, ref.qualifier or "", document))
         return _shown(caller, ref, document, "CreationTime", "LastModifiedTime")
@@ -92,7 +94,7 @@ class UrlOperations:
         async with plane.changes.lock(ref.account, ref.name):
             function = await plane.find(ref)
             if function is None or function.document(URL, ref.qualifier or "") is None:
-                raise ResourceNotFound("The resource you requested does not exist.")
+                raise _no_url()
             await plane.changes.apply(function, function.attach(URL, ref.qualifier or "", None))
 
     def list(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
@@ -126,6 +128,10 @@ def _given(params: dict[str, Any]) -> dict[str, Any]:
 
 def _no_function() -> ResourceNotFound:
     return ResourceNotFound("Function does not exist")
+
+
+def _no_url() -> ResourceNotFound:
+    return ResourceNotFound("The resource you requested does not exist.")
 
 
 def _shown(caller: Caller, ref: FunctionRef, document: Mapping[str, Any], *times: str) -> dict[str, Any]:

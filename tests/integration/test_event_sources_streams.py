@@ -298,7 +298,7 @@ def test_what_is_refused_of_streams(running: Engine) -> None:
             {"StartingPosition": "AT_TIMESTAMP", "StartingPositionTimestamp": datetime.now(UTC) + timedelta(hours=1)},
             "StartingPositionTimestamp cannot be in the future.",
         ),
-        ({"StartingPositionTimestamp": datetime.now(UTC)}, "StartingPositionTimestamp is only valid with StartingPosition AT_TIMESTAMP."),
+        ({"StartingPositionTimestamp": datetime.now(UTC)}, "Timestamp only valid with StartingPosition AT_TIMESTAMP"),
         ({"ScalingConfig": {"MaximumConcurrency": 2}}, unsupported.format("ScalingConfig")),
         (
             {"DestinationConfig": {"OnFailure": {"Destination": fifo}}},
