@@ -19,6 +19,7 @@ from engine.control.plane import Plane, locate_unqualified, not_found
 from engine.errors import InvalidParameterValue, ResourceConflict, ResourceNotFound, UntypedInvalidParameterValue
 from engine.store.api import LATEST, Alias, Function
 
+ALREADY_PROVISIONED = "Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version"
 _SHARED = (("Role", "execution role"), ("DeadLetterConfig", "dead-letter queue configuration"))
 
 
@@ -161,8 +162,17 @@ def check_provisioned(function: Function, alias: Alias) -> None:
         return
     if alias.version == LATEST:
         raise InvalidParameterValue("Provisioned Concurrency Configs cannot be applied to unpublished function versions.")
-    if {alias.version, *alias.weights} & configs.keys():
-        raise ResourceConflict("Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version")
+    if {alias.version, *alias.weights} & provisioned_versions(function, alias.name):
+        raise ResourceConflict(ALREADY_PROVISIONED)
+
+
+def provisioned_versions(function: Function, but: str) -> set[str]:
+    """Versions that have provisioned concurrency, of their own or by an alias other than ``but``: none may have it twice."""
+    found: set[str] = set()
+    for qualifier in provisioned_concurrency(function).keys() - {but}:
+        alias = function.aliases.get(qualifier)
+        found |= {qualifier} if alias is None else {alias.version, *alias.weights}
+    return found
 
 
 def shown(ref: FunctionRef, alias: Alias) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from engine import ids
 from engine.arn import FunctionRef, function_arn
 from engine.control import snap_start
-from engine.control.aliases import find_alias
+from engine.control.aliases import ALREADY_PROVISIONED, find_alias, provisioned_versions
 from engine.control.api import Caller, Registrar
 from engine.control.concurrency import FLOOR, reserved_by_others
 from engine.control.kinds import PROVISIONED, provisioned_concurrency, provisioned_total, reserved_concurrency
@@ -139,19 +139,18 @@ async def _read(plane: Plane, ref: FunctionRef, qualifier: str) -> Function:
 
 
 def _check_free(function: Function, qualifier: str) -> None:
-    """Raises ResourceConflict when the version and an alias of it would both be provisioned, InvalidParameterValue for a split alias."""
-    taken = provisioned_concurrency(function).keys() - {qualifier}
+    """Raises ResourceConflict when a version would be provisioned twice, by itself or by aliases, InvalidParameterValue for a split alias."""
     alias = function.aliases.get(qualifier)
     if alias is None:
-        if any(name in taken and qualifier in (a.version, *a.weights) for name, a in function.aliases.items()):
+        if qualifier in provisioned_versions(function, qualifier):
             raise ResourceConflict("Version is pointed by a Provisioned Concurrency alias")
         return
     if alias.version == LATEST:
         raise InvalidParameterValue(_UNPUBLISHED)
     if alias.weights:
         raise InvalidParameterValue("Alias with weights can not be used with Provisioned Concurrency")
-    if alias.version in taken:
-        raise ResourceConflict("Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version")
+    if alias.version in provisioned_versions(function, qualifier):
+        raise ResourceConflict(ALREADY_PROVISIONED)
 
 
 def _check_snap_start(function: Function, qualifier: str) -> None:

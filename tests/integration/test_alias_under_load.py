@@ -43,10 +43,14 @@ def test_ninety_to_ten_over_ten_thousand_invocations_and_changes_under_load(shar
     async def scenario() -> None:
         client = AsyncClient(shared.data_dir / "run" / "engine.sock")
         number = 10_000
-        seen = await many(client, number)
         expected, deviation = number * 0.1, math.sqrt(number * 0.1 * 0.9)
-        assert abs(seen["2"] - expected) <= 4 * deviation, seen
-        assert sum(seen.values()) == number
+        shares = []
+        # Chance is outside of three deviations once in 370 times, and twice in a row once in 137,000; a wrong share is always.
+        while not shares or (len(shares) < 2 and abs(shares[-1] - expected) > 3 * deviation):
+            seen = await many(client, number)
+            assert sum(seen.values()) == number
+            shares.append(seen["2"])
+        assert abs(shares[-1] - expected) <= 3 * deviation, shares
 
         flowing = asyncio.create_task(many(client, 4000))
         for weights, version in (({"2": 0.5}, "1"), ({}, "2"), ({"1": 0.2}, "2"), ({}, "1"), ({"2": 1.0}, "1")):

@@ -169,6 +169,15 @@ def test_conflicts_between_versions_aliases_and_reservations(published: Any) -> 
         "Version is pointed by a Provisioned Concurrency alias",
     )
     assert refused(published.update_alias, **rules, Name="a", FunctionVersion="$LATEST")[1] == BAD
+    twice = "Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version"
+    published.create_alias(**rules, Name="b", FunctionVersion="1")
+    assert refused(put, **rules, Qualifier="b", ProvisionedConcurrentExecutions=1)[1:] == ("ResourceConflictException", twice)
+    published.update_alias(**rules, Name="b", FunctionVersion="2")
+    put(**rules, Qualifier="b", ProvisionedConcurrentExecutions=1)
+    assert refused(published.update_alias, **rules, Name="b", FunctionVersion="1")[1:] == ("ResourceConflictException", twice)
+    weights = {"AdditionalVersionWeights": {"1": 0.5}}
+    assert refused(published.update_alias, **rules, Name="b", RoutingConfig=weights)[1:] == ("ResourceConflictException", twice)
+    published.delete_alias(**rules, Name="b")
     published.delete_alias(**rules, Name="a")
     assert published.list_provisioned_concurrency_configs(**rules)["ProvisionedConcurrencyConfigs"] == []
     for call in (published.get_provisioned_concurrency_config, published.delete_provisioned_concurrency_config):
