@@ -44,7 +44,7 @@ def test_ninety_to_ten_over_ten_thousand_invocations_and_changes_under_load(shar
         client = AsyncClient(shared.data_dir / "run" / "engine.sock")
         number = 10_000
         expected, deviation = number * 0.1, math.sqrt(number * 0.1 * 0.9)
-        shares = []
+        shares: list[int] = []
         # Chance is outside of three deviations once in 370 times, and twice in a row once in 137,000; a wrong share is always.
         while not shares or (len(shares) < 2 and abs(shares[-1] - expected) > 3 * deviation):
             seen = await many(client, number)
