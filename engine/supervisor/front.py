@@ -1,13 +1,17 @@
 """The HTTP port: invocations are handled here, everything else is passed through.
 
 One ``asyncio.Protocol`` per connection on httptools; no task, future or stream per invocation. A connection handles one request at a
-time: bytes that arrive while one is being answered are held back, so answers keep the order of requests.
+time: bytes that arrive while one is being answered are held back, and so is what the parser found behind it in the same bytes, so answers
+keep the order of requests.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import httptools
@@ -31,6 +35,8 @@ _NOTHING_KNOWN: Known = (b"", 0, b"", (None, None, None, None, None))
 MAX_FAST_HEAD = 8192
 MAX_BODY = 6 * 1024 * 1024
 MAX_HEAD = 1024 * 1024
+# An offer to go on in HTTP/2, which a server that does not know it ignores (RFC 9110 section 7.8).
+_HTTP_2 = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n|$)", re.IGNORECASE)
 # Below this, joining head and payload is cheaper than a second buffer.
 SMALL = 16384
 
@@ -132,6 +138,10 @@ class Connection(asyncio.Protocol):
         self._repeat: Repeat | None = None
         self.transport: asyncio.Transport
         self._held: list[bytes] = []
+        # What the parser has found of requests behind the one that is being answered.
+        self._ahead: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._begun = False
+        self._releasing = False
         self._answering = False
         self._closing = False
         self._body_size = 0
@@ -161,6 +171,7 @@ class Connection(asyncio.Protocol):
         # Parser and connection know each other, and the collector of cycles comes by rarely.
         self._parser = None
         self._chunks, self._held = [], []
+        self._ahead.clear()
         if self._passed is not None:
             self._passed.abort()
             self._passed = None
@@ -183,21 +194,19 @@ class Connection(asyncio.Protocol):
             return
         if self._fresh and data.startswith(HOT_START) and (self._once_more(data) or self._fast(data)):
             return
+        if self._fresh and _HTTP_2.search(data, 0, data.find(b"\r\n\r\n")):
+            # Curl and Java offer it with every request. Whoever does not want it ignores it; the parser would ignore the body.
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = _HTTP_2.sub(b"", head) + end + rest
         self._fresh = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as e:
-            if self._closing:
-                # Its exchange has answered, and not with a switch of protocols.
-                return
-            if self._exchange is None and self._upgraded is None:
-                self._bad_request()
-            elif rest := data[e.args[0] :]:
-                # Whatever it is, it is not for the parser.
+            # The rest is for whoever has switched protocols; where nobody does, the offer is ignored and it is the next request.
+            if not self._closing and (rest := data[e.args[0] :]):
                 self.data_received(rest)
         except httptools.HttpParserError:
-            if not self._closing:
-                self._bad_request()
+            self._in_turn(self._bad_request)
 
     def _once_more(self, data: bytes) -> bool:
         """Take a request with the very head that this client sent last, as load generators and plain HTTP clients do."""
@@ -285,17 +294,47 @@ class Connection(asyncio.Protocol):
         return data[offset + at + len(name) : offset + head.find(b"\r\n", at + len(name))].strip()
 
     def _bad_request(self) -> None:
+        if self._closing:
+            return
         self._closing = True
         self.transport.write(replies.simple(400, b"text/plain", b"Bad Request\n", keep_alive=False))
         self.transport.close()
 
     # httptools callbacks
 
+    def _in_turn(self, act: Callable[..., None], *found: Any) -> None:
+        """``act`` on what was found, after the requests before it are answered."""
+        if self._answering or self._ahead:
+            self._ahead.append((act, found))
+        else:
+            act(*found)
+
+    def on_message_begin(self) -> None:
+        self._begun = True
+
     def on_url(self, url: bytes) -> None:
+        self._in_turn(self._take_url, url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._in_turn(self._take_header, name, value)
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        found = (parser.get_method(), parser.should_keep_alive(), parser.get_http_version() == "1.1", parser.should_upgrade())
+        self._in_turn(self._take_head, *found)
+
+    def on_body(self, body: bytes) -> None:
+        self._in_turn(self._take_body, body)
+
+    def on_message_complete(self) -> None:
+        self._begun = False
+        self._in_turn(self._take_end, self._parser.should_keep_alive())
+
+    def _take_url(self, url: bytes) -> None:
         self._url += url
         self._grow(len(url))
 
-    def on_header(self, name: bytes, value: bytes) -> None:
+    def _take_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
         self._names.append(name)
         self._grow(len(name) + len(value))
@@ -305,21 +344,25 @@ class Connection(asyncio.Protocol):
         if self._head_size > MAX_HEAD:
             raise httptools.HttpParserError("request head too large")
 
-    def on_headers_complete(self) -> None:
-        if self._answering:
-            raise httptools.HttpParserError("a pipelined request in one segment is not supported")
-        method = self._parser.get_method()
+    def _take_head(self, method: bytes, keep_alive: bool, may_expect: bool, offers: bool) -> None:
+        if method == b"CONNECT":
+            raise httptools.HttpParserError("not a proxy")
+        if self._url.startswith(b"http://"):
+            # As asked of a proxy (RFC 9112 section 3.2.2).
+            self._url = b"/" + self._url[7:].partition(b"/")[2]
         head = self._head = Head(method, self._url, self._headers, self.peer, self._names)
         self._exchange = self._services.urls.exchange(head, self) or self._services.gateways.exchange(head, self)
+        if offers and self._exchange is None and (head.header(b"transfer-encoding") or head.header(b"content-length") not in {None, b"0"}):
+            raise httptools.HttpParserError("the parser takes the body for another protocol")
         streamed = self._url.startswith(STREAMED) and head.path.rstrip(b"/").endswith(b"/response-streaming-invocations")
         invoked = streamed or (self._url.startswith(FUNCTIONS) and self._is_invoke(head))
         self._hot = method == b"POST" and invoked and self._exchange is None
-        if head.header(b"expect") is not None:
+        if may_expect and (head.header(b"expect") or b"").lower() == b"100-continue":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self._exchange is not None:
-            head.keep_alive = self._parser.should_keep_alive() and head.header(b"upgrade") is None
+            head.keep_alive = keep_alive and head.header(b"upgrade") is None
         elif not self._hot and self._services.local(head) is None:
-            head.keep_alive = self._parser.should_keep_alive()
+            head.keep_alive = keep_alive
             self._passed = self._services.pass_through(head, self)
 
     def _is_invoke(self, head: Head) -> bool:
@@ -328,7 +371,7 @@ class Connection(asyncio.Protocol):
         kind = head.header(b"x-amz-invocation-type")
         return kind is None or kind in (b"RequestResponse", b"DryRun") or (kind == b"Event" and self._services.api.takes_events)
 
-    def on_body(self, body: bytes) -> None:
+    def _take_body(self, body: bytes) -> None:
         if self._passed is not None:
             self._passed.body(body)
             return
@@ -336,10 +379,10 @@ class Connection(asyncio.Protocol):
         if self._body_size <= MAX_BODY:
             self._chunks.append(body)
 
-    def on_message_complete(self) -> None:
+    def _take_end(self, keep_alive: bool) -> None:
         head = self._head
         assert head is not None  # noqa: S101 - headers come before the end
-        self._keep_alive = head.keep_alive = head.keep_alive and self._parser.should_keep_alive()
+        self._keep_alive = head.keep_alive = head.keep_alive and keep_alive
         self._answering = True
         if self._passed is not None:
             self._passed.end()
@@ -473,7 +516,7 @@ class Connection(asyncio.Protocol):
         self._head = None
         self._passed = None
         self._answering = False
-        self._fresh = True
+        self._fresh = not self._begun and not self._ahead
         self._hot = False
         self._exchange = None
         self._url = b""
@@ -486,15 +529,28 @@ class Connection(asyncio.Protocol):
             return
         if not keep_alive:
             self._closing = True
+            self._ahead.clear()
             self.transport.close()
-        elif self._held:
+        elif self._ahead or self._held:
             self._release()
 
     def _release(self) -> None:
-        """Turn to the bytes that came while a request was being answered."""
-        held, self._held = self._held, []
-        self.transport.resume_reading()
-        self.data_received(b"".join(held))
+        """Turn to what was found, and then to the bytes that came, while a request was being answered."""
+        if self._releasing:
+            return
+        self._releasing = True
+        try:
+            while self._ahead and not self._answering and not self._closing:
+                act, found = self._ahead.popleft()
+                act(*found)
+        except httptools.HttpParserError:
+            self._bad_request()
+        finally:
+            self._releasing = False
+        if self._held and not self._answering and not self._closing:
+            held, self._held = self._held, []
+            self.transport.resume_reading()
+            self.data_received(b"".join(held))
 
     def broken(self) -> None:
         """The other server ended in the middle of its answer: the client must see a broken connection."""

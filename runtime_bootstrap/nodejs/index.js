@@ -61,12 +61,14 @@ async function initialise(about) {
     if (major >= CALLBACKS_REMOVED && found.length >= 3 && !streams.isStreaming(found)) {
       throw new errors.faults.CallbackHandlerDeprecated(REMOVED);
     }
-    handler = found;
+    // In a turn of its own, as AWS's client asks for its first event: a rejection that the module left unhandled is still init's.
+    setImmediate(() => {
+      handler = found;
+      channel.next();
+    });
   } catch (error) {
     crash('Uncaught Exception', error, UNCAUGHT);
-    return;
   }
-  channel.next();
 }
 
 /** The process cannot go on. Whoever waits is told why. */

@@ -198,6 +198,16 @@ def test_init_errors(node: tuple[Engine, int]) -> None:
         assert "ERROR\tUncaught Exception" in log
 
 
+def test_a_rejection_that_the_module_left_unhandled_is_inits(node: tuple[Engine, int]) -> None:
+    deploy(node, "init-rejects", "Promise.reject(new Error('nobody listens')); exports.handler = async () => 1")
+    for _ in range(2):
+        payload, error, log = invoke(node, "init-rejects")
+        assert error == "Unhandled"
+        assert (payload["errorType"], payload["errorMessage"]) == ("Runtime.UnhandledPromiseRejection", "Error: nobody listens")
+        assert "ERROR\tUnhandled Promise Rejection" in log
+        assert re.search(r"INIT_REPORT .*\tPhase: invoke\tStatus: error\tError Type: Runtime.UnhandledPromiseRejection\n", log)
+
+
 LOGS = """
 exports.handler = async () => {
   console.log('one %s', 'two', {a: 1}); console.debug('d'); console.warn('w\\nx'); console.error(new Error('e')); console.info({k: 'v'});

@@ -208,6 +208,72 @@ def test_keep_alive_serves_many_requests_in_order_even_when_sent_ahead(play: Cal
     play(scenario)
 
 
+def _post(body: bytes, more: bytes = b"") -> bytes:
+    return b"POST %b HTTP/1.1\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n%b" % (PATH.encode(), more, len(body), body)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 5, 23])
+def test_requests_sent_in_one_piece_are_answered_in_order(play: Callable[..., None], pieces: int) -> None:
+    async def scenario(f: Front) -> None:
+        behind = b"POST /2015-03-31/functions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        page = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+        sent = [_post(b"1"), page, _post(b"[%b]" % b", ".join([b"2"] * 9000)), behind, page, _post(b"3", b"Connection: close\r\n")]
+        answer = await asyncio.to_thread(raw, f.port, b"".join(sent) + page, pieces)
+        assert answer.count(b"HTTP/1.1 200 OK") == 5
+        places = [answer.index(what) for what in (b"\r\n\r\n1", b"\r\n\r\nalive", b"\r\n\r\n[2, 2", b"BODY 3", b"\r\n\r\n3")]
+        assert places == sorted(places), answer[:900]
+        assert answer.endswith(b"\r\n\r\n3"), "nothing is answered behind the end of the connection"
+
+    play(scenario)
+
+
+def test_what_is_wrong_behind_a_request_comes_after_its_answer(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        for wrong in (b"POST\r\n\r\n", b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\nX: %b\r\n\r\n" % (b"x" * 1_100_000)):
+            answer = await asyncio.to_thread(raw, f.port, _post(b'"first"') + wrong)
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+            assert answer.index(b'"first"') < answer.index(b"HTTP/1.1 400 Bad Request")
+
+    play(scenario)
+
+
+def test_thousands_of_requests_in_one_piece(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        page = b"GET /livez HTTP/1.1\r\n\r\n"
+        answer = await asyncio.to_thread(raw, f.port, page * 3000 + b"GET /livez HTTP/1.0\r\n\r\n")
+        assert answer.count(b"alive\n") == 3001
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("request_line", [b"POST %b HTTP/1.1", b"POST http://somewhere:4566%b HTTP/1.1"])
+def test_an_offer_of_http_2_and_a_target_in_absolute_form_are_ordinary_requests(play: Callable[..., None], request_line: bytes) -> None:
+    async def scenario(f: Front) -> None:
+        offer = b"\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+        one = request_line % PATH.encode() + offer + b"Content-Length: 1\r\n\r\n7"
+        page = b"GET /livez HTTP/1.1" + offer + b"\r\n"
+        answer = await asyncio.to_thread(raw, f.port, one + page + _post(b"8", b"Connection: close\r\n"))
+        assert answer.count(b"HTTP/1.1 200 OK") == 3
+        assert b"\r\n\r\n7HTTP/1.1" in answer
+        assert answer.endswith(b"\r\n\r\n8")
+        other = one.replace(b"h2c", b"other")
+        assert (await asyncio.to_thread(raw, f.port, other)).startswith(b"HTTP/1.1 400")
+        assert [fn.stats.success for _, fn in f.rig.catalogue.functions()] == [2], "what was not understood has not run"
+
+    play(scenario)
+
+
+def test_only_those_that_may_be_told_to_continue_are(play: Callable[..., None]) -> None:
+    async def scenario(f: Front) -> None:
+        end = b"Connection: close\r\n"
+        assert (await asyncio.to_thread(raw, f.port, _post(b"1", end + b"Expect: 100-Continue\r\n"))).startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP")
+        assert (await asyncio.to_thread(raw, f.port, _post(b"1", end + b"Expect: something\r\n"))).startswith(b"HTTP/1.1 200")
+        old = _post(b"1", b"Expect: 100-continue\r\n").replace(b"HTTP/1.1", b"HTTP/1.0")
+        assert (await asyncio.to_thread(raw, f.port, old)).startswith(b"HTTP/1.1 200")
+
+    play(scenario)
+
+
 def test_a_repeated_head_is_the_same_request_and_another_one_is_not(play: Callable[..., None]) -> None:
     async def scenario(f: Front) -> None:
         f.rig.put("g")
