@@ -82,7 +82,7 @@ def _functions() -> list[tuple[str, str, str, Callable[[], bytes]]]:
     python = os.path.realpath(sys.executable)
     found: list[tuple[str, str, str, Callable[[], bytes]]] = [
         ("python, native frames", "", "", lambda: zipped(ECHO)),
-        ("python, awslambdaric over HTTP", CUSTOM[0], "client.handler", lambda: clients.python(python)),
+        ("python, awslambdaric over HTTP", CUSTOM[0], "client.echo", lambda: clients.python(python)),
     ]
     if shutil.which("node") or shutil.which("npm"):
         found.append(("nodejs22.x, native frames", "nodejs22.x", "index.handler", lambda: zip_of({"index.js": _NODE})))

@@ -103,6 +103,11 @@ class VersionPool(Generic[I, R]):
         self.starting.discard(instance)
         self.busy.add(instance)
 
+    def going_on(self, instance: I) -> None:
+        """It was about to be free and has its next request already."""
+        self.starting.discard(instance)
+        self.busy.add(instance)
+
     def resetting(self, instance: I) -> None:
         """The instance lost its worker and gets a new one in the same sandbox: it counts as starting."""
         self.busy.discard(instance)

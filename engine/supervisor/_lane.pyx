@@ -367,6 +367,9 @@ cdef class Worker:
     cdef double queued_s
     cdef long long started_ms
     cdef object payload
+    # Behind the agent: its answer has come, its NEXT has not; and who is to be served then: (lane, caller, call id, payload, received).
+    cdef bint finishing
+    cdef object then
 
     def __init__(self, instance, channel, int fd):
         self.instance = instance
@@ -399,6 +402,16 @@ cdef class Worker:
         self.fd = -1
         self.usable = False
         self.channel = None
+        self.release()
+
+    def release(self):
+        """It is about to be free no longer, for one reason or another: whoever was to be next is seen to like anybody else."""
+        cdef Lane lane
+        self.finishing = False
+        if self.then is not None:
+            then, self.then = self.then, None
+            lane = then[0]
+            lane.invoker._loop.call_soon(lane.let_go, *then[1:])
 
     def readable(self):
         """The worker sent something: a plain answer is settled here, all else is the channel's.
@@ -409,7 +422,10 @@ cdef class Worker:
         if self.fd < 0:
             return
         if not (self.flying and self.clean):
-            self.channel.read_once()
+            if self.finishing and self.clean:
+                self._read_next()
+            else:
+                self.channel.read_once()
             return
         try:
             self._read()
@@ -428,11 +444,11 @@ cdef class Worker:
                 and _u32(_in) == <unsigned long>n - 4
                 and memcmp(_in + 4, b"\x95\x05\xd9\x24", 4) == 0
                 and memcmp(_in + 8, self.request_id, ID) == 0
-                and memcmp(_in + 44, b"\xc3\xc0\xc6", 3) == 0
+                and (memcmp(_in + 44, b"\xc3\xc0\xc6", 3) == 0 or memcmp(_in + 44, b"\xc2\xc0\xc6", 3) == 0)
                 and _u32(_in + 47) == size
                 and self.usable
             ):
-                self._settle(_in + 51, size)
+                self._settle(_in + 51, size, _in[44] == <char>0xC3)
                 left -= 1
                 if left and self.flying and self.fd >= 0:
                     sched_yield()
@@ -444,8 +460,37 @@ cdef class Worker:
         elif left == CHAIN:
             self.channel.read_once()  # which sees the same error, or nothing
 
-    cdef _settle(self, const char *payload, size_t size):
-        """As ``Invoker.settle`` with a success."""
+    cdef _read_next(self):
+        """The worker has answered: NEXT is all that is to come from it now."""
+        cdef ssize_t n = recv(self.fd, _in, READ, MSG_DONTWAIT)
+        if n == 6 and memcmp(_in, b"\x00\x00\x00\x02\x91\x03", 6) == 0:
+            self._freed()
+        elif n >= 0:
+            self.channel.received(PyBytes_FromStringAndSize(_in, n))
+        else:
+            self.channel.read_once()
+
+    cdef _freed(self):
+        """As ``Invoker``'s NEXT of a worker that has answered, and ``_run`` for who is next."""
+        cdef Lane lane
+        instance = self.instance
+        then, self.then = self.then, None
+        self.finishing = False
+        if then is None:
+            self.channel.received(b"\x00\x00\x00\x02\x91\x03")
+            return
+        lane = then[0]
+        if lane.fits(self) and instance.answered:
+            lane.invoker._finishing.end(instance)
+            lane.pool.going_on(instance)
+            self.queued_s = _now_s() - <double>then[4]
+            lane._begin(self, then[1], then[2], then[3], _now_s())
+        else:
+            self.channel.received(b"\x00\x00\x00\x02\x91\x03")
+            lane.let_go(then[1], then[2], then[3], then[4])
+
+    cdef _settle(self, const char *payload, size_t size, bint ready):
+        """As ``Invoker.settle`` with a success, and what follows it."""
         cdef Lane lane = self.lane
         cdef double now_s = _now_s()
         cdef double took_s = now_s - self.started_s
@@ -479,6 +524,15 @@ cdef class Worker:
         tally.observe(0, self.queued_s)
         tally.observe(1, took_s)
         tally.observe(2, _now_s() - now_s)
+        if not ready:
+            invoker._finishing.begin(instance)
+            self.finishing = True
+            lane.finishing = self
+            if lane.held:
+                invoker._loop.call_soon(lane.go_on)
+            if invoker.on_idle is not None:
+                invoker._idle_check()
+            return
         if lane.held and lane.busy < PROCESSORS and lane.fits(self):
             lane.next(self)
             return
@@ -517,6 +571,8 @@ cdef class Lane:
     # Invocations running in the lane, and those held: (caller, call id, payload, received).
     cdef int busy
     cdef object held
+    # The worker whose answer came last without its NEXT.
+    cdef Worker finishing
     # How many have ended since the look before, when that was, and how many looks in a row came too late to tell.
     cdef int settled
     cdef int late
@@ -561,7 +617,7 @@ cdef class Lane:
             return False
         instance = self.pool.peek()
         if instance is None:
-            return False
+            return self._behind(caller, call_id, body)
         lent = instance.worker
         if lent is None:
             return False
@@ -592,6 +648,33 @@ cdef class Lane:
         worker.queued_s = 0.0
         self._begin(worker, caller, call_id, body, now_s)
         return True
+
+    cdef bint _behind(self, caller, unsigned long call_id, object body) except -1:
+        """No instance is idle, but perhaps one will be in a moment: as many wait for it as it can take, which is one."""
+        cdef Worker worker = self.finishing
+        cdef double now_s
+        if (
+            worker is None or not worker.finishing or worker.then is not None or worker.fd < 0 or not self.fits(worker)
+            or not worker.instance.answered or PyBytes_GET_SIZE(body) > SMALL
+        ):
+            return False
+        if PyBytes_GET_SIZE(body) == 0:
+            body = b"{}"
+        else:
+            try:
+                raw_json(body)
+            except Exception:
+                return False  # the general path says what is wrong
+        now_s = _now_s()
+        if self.account.admit(self.quota, now_s) is not None:
+            return False
+        self.invoker.in_flight += 1
+        worker.then = (self, caller, call_id, body, now_s)
+        return True
+
+    def let_go(self, caller, call_id, body, received_s):
+        """An admitted invocation that waited here is seen to like anybody else's."""
+        self._let_go(caller, call_id, body, received_s)
 
     cdef _begin(self, Worker worker, caller, unsigned long call_id, object body, double now_s):
         """Send an admitted invocation to a worker whose instance the pool counts as busy."""

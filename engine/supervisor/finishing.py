@@ -33,12 +33,21 @@ class Finishing:
 
     def end(self, instance: Instance) -> None:
         """It is ready, or it is no more. Idempotent."""
-        instance.answered = False
-        self._until_s.pop(instance, None)
+        if instance.answered:
+            instance.answered = False
+            self._until_s.pop(instance, None)
+            _release(instance)
 
     def sweep(self, now_s: float) -> None:
         """Whoever waits for one that takes too long gets another."""
         for instance in [i for i, until_s in self._until_s.items() if until_s <= now_s]:
             del self._until_s[instance]
             instance.pool.overrunning(instance)
+            _release(instance)
             self._spawn_deficit(instance.version)
+
+
+def _release(instance: Instance) -> None:
+    """Whoever waits for it in the lane waits for it no longer."""
+    if instance.worker is not None:
+        instance.worker.release()

@@ -32,6 +32,9 @@ class LaneWorker(Protocol):
     def request(self) -> Request:
         """Turn the lane's invocation under way into an ordinary one."""
 
+    def release(self) -> None:
+        """It is not about to be free any more: see ``finishing``. Idempotent."""
+
     def close(self) -> None:
         """The channel is closed. Idempotent."""
 

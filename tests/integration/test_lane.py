@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import re
 import socket
+import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +276,77 @@ def test_an_update_under_load_runs_new_code_and_loses_nothing(running: Engine) -
         client.get_waiter("function_updated_v2").wait(FunctionName="turn")
         assert {calls.invoke("turn", b"0").payload for _ in range(20)} == {b"2"}
     client.delete_function(FunctionName="turn")
+
+
+# Behind the agent: an answer and being ready for the next event are two things.
+FOLLOWS = """#!{python} -IS
+import http.client, json, os, time
+api = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+base = "/2018-06-01/runtime/invocation/"
+while True:
+    api.request("GET", base + "next")
+    answer = api.getresponse()
+    event, request_id = json.loads(answer.read()), answer.headers["Lambda-Runtime-Aws-Request-Id"]
+    api.request("POST", base + request_id + "/response", json.dumps({{"pid": os.getpid(), **event}}), {{"Content-Type": "application/json"}})
+    api.getresponse().read()
+    time.sleep(event.get("after", 0))
+    if event.get("exit"):
+        os._exit(3)
+"""
+
+
+class Caller:
+    """One connection that says the same for ever."""
+
+    def __init__(self, running: Engine) -> None:
+        self._connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=30)
+
+    def __call__(self, **event: Any) -> dict[str, Any]:
+        self._connection.request("POST", PATH.replace("lane", "follows"), json.dumps(event))
+        answer = self._connection.getresponse()
+        assert answer.status == 200
+        found: dict[str, Any] = json.loads(answer.read())
+        assert {**event, "pid": found["pid"]} == found
+        return found
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.fixture
+def follows(running: Engine) -> Iterator[Engine]:
+    """A custom runtime; it lives for one test."""
+    script = FOLLOWS.format(python=os.path.realpath(sys.executable))
+    running.deploy("follows", zip_of({"bootstrap": script}), Runtime="provided.al2023", Timeout=3)
+    yield running
+    running.client().delete_function(FunctionName="follows")
+
+
+def test_events_one_after_the_other_go_to_one_runtime(follows: Engine) -> None:
+    call = Caller(follows)
+    assert len({call(n=n)["pid"] for n in range(60)}) == 1
+    call.close()
+
+
+@pytest.mark.parametrize("what", [{"after": 0.05}, {"after": 0.6}, {"exit": 1}, {"after": 0.01, "exit": 1}, {"after": 30}], ids=repr)
+def test_who_follows_an_answer_is_answered_whatever_its_runtime_does_next(follows: Engine, what: dict[str, Any]) -> None:
+    """It is late, it ends, it never comes back."""
+    call = Caller(follows)
+    for n in range(4):
+        for m in range(3):
+            call(n=n, m=m)
+        call(**what)
+    call(n=9)
+    call.close()
+
+
+def test_many_who_follow_at_once(follows: Engine) -> None:
+    def calls(k: int) -> None:
+        call = Caller(follows)
+        for n in range(30):
+            call(n=n, k=k, after=0.03 if n % 10 == k else 0)
+        call.close()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(calls, range(6)))
+    wait.until(lambda: follows.state()["in_flight"] == 0, "nothing is under way")
