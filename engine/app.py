@@ -85,12 +85,13 @@ async def _main(settings: Settings, listener: socket.socket) -> int:
     runtimes = {first: runtimes[first], **runtimes, **others, **custom}
     commands = Commands(
         control=lambda: ([sys.executable, "-c", _CONTROL], child_environment(settings, port)),
-        embedded=lambda at: embedded.command(
+        embedded=lambda at, inside: embedded.command(
             settings,
             at,
             "" if guard is None else guard.token,
             f"http://{'127.0.0.1' if settings.host in ('0.0.0.0', 'localhost') else settings.host}:{port}",  # noqa: S104 - compared
             None if guard is None else function_key,
+            inside,
         ),
         embedded_unavailable=embedded.available() if settings.aws_endpoint == "embedded" else None,
     )

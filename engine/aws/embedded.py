@@ -9,6 +9,7 @@ import sys
 from engine.config import ENV_PREFIX, AuthMode, Settings
 
 URL_VARIABLE = "ENGINE_EMBEDDED_URL"
+INSIDE_VARIABLE = "ENGINE_EMBEDDED_INSIDE_URL"
 KEY_VARIABLE = "ENGINE_EMBEDDED_KEY"
 TOKEN_VARIABLE = "ENGINE_EMBEDDED_TOKEN"  # noqa: S105 - a name
 ENFORCE_VARIABLE = "ENGINE_EMBEDDED_ENFORCE"
@@ -23,12 +24,12 @@ _DROPPED = (ENV_PREFIX, "AWS_", "MOTO_", "WERKZEUG_", "FLASK_")
 
 
 def command(
-    settings: Settings, port: int, token: str = "", engine_url: str = "", key: tuple[str, str, str] | None = None
+    settings: Settings, port: int, token: str = "", engine_url: str = "", key: tuple[str, str, str] | None = None, inside_url: str = ""
 ) -> tuple[list[str], dict[str, str]]:
     """argv and environment of a server on ``127.0.0.1:port`` that plays ``settings.account_id`` and ends with its parent.
 
     With a ``token`` it serves only requests that carry it. With an ``engine_url`` its CloudFormation makes Lambda resources there, signed with
-    ``key`` if there is one, and its services invoke functions through the control plane's socket. It must be started from the process (and thread) that calls this: the child leaves at once when its parent is another.
+    ``key`` if there is one, and its services invoke functions through the control plane's socket; functions reach the engine at ``inside_url``. It must be started from the process (and thread) that calls this: the child leaves at once when its parent is another.
     """
     argv = [sys.executable, "-m", "engine.aws.embedded_server", str(port), str(os.getpid())]
     env = {k: v for k, v in os.environ.items() if not k.startswith(_DROPPED)}
@@ -41,6 +42,7 @@ def command(
     )
     if engine_url:
         env[URL_VARIABLE] = engine_url
+        env[INSIDE_VARIABLE] = inside_url
         env[PUSH_VARIABLE] = str(settings.run_dir() / "http.sock")
         env[LOGS_VARIABLE] = str(settings.data_dir / "logs")
     if key is not None:

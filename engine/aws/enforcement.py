@@ -63,6 +63,8 @@ def _check(response: Any, given: str) -> None:
     if identity is None:
         raise _refusal(service_name, headers, "The security token included in the request is invalid.", "InvalidClientTokenId")
     context = context_of(identity, now_epoch_s=time.time(), region=region, user_agent=headers.get("User-Agent", ""))
+    # What does not come by TLS comes over loopback; tools' own buckets have policies that refuse anything less.
+    context["aws:securetransport"] = "true"
     request = Request(full, resource, owner_of(resource or "", identity.account or account), context)
     policy = trust if trust is not None else _policy(service_name, resource, account, region)
     decision = evaluate(request, identity, policy)

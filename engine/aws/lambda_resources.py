@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -311,6 +312,7 @@ class EventSourceHandler(Handler):
         if servers:
             arguments["SelfManagedEventSource"] = {"Endpoints": {"KAFKA_BOOTSTRAP_SERVERS": servers}}
         made = self.client.create_event_source_mapping(**arguments)
+        self._settled(made["UUID"])
         return Made(made["UUID"], made["UUID"], {"Id": made["UUID"], "EventSourceMappingArn": made.get("EventSourceMappingArn", "")})
 
     def update(self, made: Made, old: Properties, new: Properties) -> Made:
@@ -318,11 +320,26 @@ class EventSourceHandler(Handler):
         if any(old.get(k) != new.get(k) for k in fixed):
             raise Replace
         changes = {k: new.get(k, _cleared(old.get(k))) for k in {*old, *new} - set(fixed) if old.get(k) != new.get(k)}
+        self._settled(made.physical)
         self.client.update_event_source_mapping(UUID=made.physical, **changes)
+        self._settled(made.physical)
         return made
 
     def delete(self, made: Made, properties: Properties) -> None:
+        self._settled(made.physical)
         self.missing(self.client.delete_event_source_mapping, UUID=made.physical)
+        self._settled(made.physical)
+
+    def _settled(self, uuid: str) -> None:
+        """Wait while it is being changed, up to a minute: nothing can be done to it until then."""
+        for _ in range(300):
+            try:
+                state = self.client.get_event_source_mapping(UUID=uuid)["State"]
+            except self.client.exceptions.ResourceNotFoundException:
+                return
+            if not state.endswith("ing"):
+                return
+            time.sleep(WAIT["Delay"])
 
 
 class EventInvokeHandler(Handler):

@@ -8,20 +8,21 @@ deploys through CloudFormation (AWS CLI, SAM, CDK, Serverless) ends at the engin
 from __future__ import annotations
 
 import functools
-import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import moto.cloudformation.parsing  # noqa: F401 - moto's own classes have to be there first
 from botocore.exceptions import BotoCoreError, ClientError
+from moto.cloudformation import parsing
 from moto.cloudformation.exceptions import UnformattedGetAttTemplateException, ValidationError
-from moto.cloudformation.models import ChangeSet, CloudFormationBackend, Stack, cloudformation_backends
+from moto.cloudformation.models import ChangeSet, Stack
 from moto.core.common_models import CloudFormationModel
 
+from engine.aws import stack_requests, stack_runs
 from engine.aws.beside_resources import BESIDE
 from engine.aws.clients import AwsClients
-from engine.aws.embedded import KEY_VARIABLE, URL_VARIABLE
+from engine.aws.custom_resources import KINDS, PLAIN, About, CustomResources
+from engine.aws.embedded import INSIDE_VARIABLE, KEY_VARIABLE, URL_VARIABLE
 from engine.aws.lambda_resources import HANDLERS, Code, Handler, Made, Replace
 from engine.aws.managed_policies import AwsPolicies
 
@@ -36,23 +37,33 @@ SAM = "AWS::Serverless-2016-10-31"
 
 
 class Bridge:
-    """Gives each account its clients of the engine. ``key``: what to sign with, None while nobody has to sign."""
+    """Gives each account its clients of the engine. ``key``: what to sign with, None while nobody has to sign. ``inside_url``: where functions reach the engine."""
 
-    def __init__(self, url: str, region: str, default_account: str, key: tuple[str, str, str] | None) -> None:
+    def __init__(self, url: str, region: str, default_account: str, key: tuple[str, str, str] | None, inside_url: str = "") -> None:
         self._url = url
         self._region = region
         self._default_account = default_account
         self._key = key
-        self._clients: dict[str, AwsClients] = {}
+        self._inside_url = inside_url or url
+        self._clients: dict[str, tuple[AwsClients, AwsClients]] = {}
 
     def handler(self, kind: type[Handler], account: str) -> Handler:
         """Raises ValueError for an account that the engine's key does not act in."""
+        return kind(self._of(account)[0].client, Code(lambda _bucket, _key: None))
+
+    def custom(self, account: str) -> CustomResources:
+        """Raises as ``handler``."""
+        here, inside = self._of(account)
+        return CustomResources(here.client, inside.client)
+
+    def _of(self, account: str) -> tuple[AwsClients, AwsClients]:
+        """Clients of the engine as it is reached from here, and as functions reach it."""
         if self._key is not None and account != self._default_account:
             raise ValueError(f"with authentication on, stacks are made in account {self._default_account} only, not in {account}")
         if account not in self._clients:
             credentials = self._key or (account, "engine", None)
-            self._clients[account] = AwsClients(self._url, self._region, credentials)
-        return kind(self._clients[account].client, Code(lambda _bucket, _key: None))
+            self._clients[account] = (AwsClients(self._url, self._region, credentials), AwsClients(self._inside_url, self._region, credentials))
+        return self._clients[account]
 
 
 def install(environment: Mapping[str, str] = os.environ) -> None:
@@ -62,12 +73,13 @@ def install(environment: Mapping[str, str] = os.environ) -> None:
         return
     key = environment.get(KEY_VARIABLE, "").split()
     signing = (key[0], key[1], key[2]) if len(key) == 3 else None
-    bridge = Bridge(url, environment["AWS_DEFAULT_REGION"], environment["MOTO_ACCOUNT_ID"], signing)
+    bridge = Bridge(url, environment["AWS_DEFAULT_REGION"], environment["MOTO_ACCOUNT_ID"], signing, environment.get(INSIDE_VARIABLE, ""))
     for name, kind in {**HANDLERS, **BESIDE}.items():
         _MODELS.append(type("Model", (_Model, CloudFormationModel), {"bridge": bridge, "kind": kind, "name": name}))
+    _make_custom_resources(bridge)
     _understand_sam(environment["AWS_DEFAULT_REGION"])
-    _roll_back_on_failure()
-    _tell_of_change_sets()
+    stack_runs.install()
+    stack_requests.install()
 
 
 class _Model:
@@ -109,7 +121,7 @@ class _Model:
     ) -> _Model:
         properties = cloudformation_json.get("Properties") or {}
         handler = cls.bridge.handler(cls.kind, account_id)
-        return cls(cls._telling(handler.create, _shortened(resource_name), properties), properties, account_id)
+        return cls(_telling(cls.name, handler.create, _shortened(resource_name), properties), properties, account_id)
 
     @classmethod
     def update_from_cloudformation_json(
@@ -118,27 +130,90 @@ class _Model:
         properties = cloudformation_json.get("Properties") or {}
         handler, old = cls.bridge.handler(cls.kind, account_id), original_resource
         try:
-            made = cls._telling(handler.update, old.made, old.properties, properties)
+            made = _telling(cls.name, handler.update, old.made, old.properties, properties)
         except Replace:
             if handler.exclusive:
-                cls._telling(handler.delete, old.made, old.properties)
-            made = cls._telling(handler.create, _shortened(new_resource_name), properties)
+                _telling(cls.name, handler.delete, old.made, old.properties)
+            made = _telling(cls.name, handler.create, _shortened(new_resource_name), properties)
             if not handler.exclusive:
-                cls._telling(handler.delete, old.made, old.properties)
+                _telling(cls.name, handler.delete, old.made, old.properties)
         return cls(made, properties, account_id)
 
     def delete(self, account_id: str, region_name: str) -> None:
-        self._telling(self.bridge.handler(self.kind, self.account).delete, self.made, self.properties)
+        _telling(self.name, self.bridge.handler(self.kind, self.account).delete, self.made, self.properties)
+
+
+def _telling(kind: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call; what the engine refuses becomes CloudFormation's error, naming the type."""
+    try:
+        return call(*arguments)
+    except ClientError as e:
+        raise ValidationError(message=f"{kind}: {e.response['Error']['Code']}: {e.response['Error']['Message']}") from e
+    except (BotoCoreError, ValueError, KeyError) as e:
+        raise ValidationError(message=f"{kind}: {type(e).__name__}: {e}") from e
+
+
+class _CustomModel:
+    """moto's side of a custom resource."""
+
+    bridge: Bridge
+
+    def __init__(self, made: Made, properties: dict[str, Any], about: About, account: str) -> None:
+        self.made = made
+        self.properties = properties
+        self.about = about
+        self.account = account
+
+    @property
+    def physical_resource_id(self) -> str:
+        return self.made.ref
 
     @classmethod
-    def _telling(cls, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Call; what the engine refuses becomes CloudFormation's error, naming the type."""
-        try:
-            return call(*arguments)
-        except ClientError as e:
-            raise ValidationError(message=f"{cls.name}: {e.response['Error']['Code']}: {e.response['Error']['Message']}") from e
-        except (BotoCoreError, ValueError, KeyError) as e:
-            raise ValidationError(message=f"{cls.name}: {type(e).__name__}: {e}") from e
+    def cloudformation_name_type(cls) -> str:
+        return ""
+
+    @classmethod
+    def cloudformation_type(cls) -> str:
+        return PLAIN
+
+    @classmethod
+    def has_cfn_attr(cls, _attr: str) -> bool:
+        return True
+
+    def get_cfn_attribute(self, attribute_name: str) -> Any:
+        if attribute_name not in self.made.attributes:
+            raise ValidationError(
+                message=f"CustomResource attribute error: Vendor response doesn't contain {attribute_name} attribute in object {self.about.stack_id}"
+                f"|{self.about.logical_id}"
+            )
+        return self.made.attributes[attribute_name]
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls, _resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **more: Any
+    ) -> _CustomModel:
+        properties = cloudformation_json.get("Properties") or {}
+        about = About(more["StackId"], more["LogicalId"], more["ResourceType"])
+        return cls(_telling(about.kind, cls.bridge.custom(account_id).create, about, properties), properties, about, account_id)
+
+    @classmethod
+    def update_from_cloudformation_json(
+        cls, original_resource: _CustomModel, new_resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str
+    ) -> _CustomModel:
+        old, properties = original_resource, cloudformation_json.get("Properties") or {}
+        made = _telling(old.about.kind, cls.bridge.custom(account_id).update, old.about, old.made, old.properties, properties)
+        return cls(made, properties, old.about, account_id)
+
+    def delete(self, account_id: str, region_name: str) -> None:
+        _telling(self.about.kind, self.bridge.custom(self.account).delete, self.about, self.made, self.properties)
+
+
+def _make_custom_resources(bridge: Bridge) -> None:
+    """Custom resources are made by functions of the engine."""
+    model = type("CustomModel", (_CustomModel, CloudFormationModel), {"bridge": bridge})
+    _MODELS.append(model)
+    find = parsing.resource_class_from_type
+    parsing.resource_class_from_type = lambda kind: model if kind.startswith(KINDS) else find(kind)
 
 
 def _shortened(name: str) -> str:
@@ -177,68 +252,3 @@ def _with_sam(parse: Callable[[Any], None], transform: Any, loader: Any, region:
             stack.template_dict = transform(stack.template_dict, dict(stack.parameters or {}), loader(AwsPolicies()))
 
     return parse_and_transform
-
-
-def _roll_back_on_failure() -> None:
-    """A stack that cannot be made is taken away with what was made of it, and the request fails with the reason.
-
-    (moto leaves half a stack, which it goes on making at the next look; AWS rolls back too, but after the request.)
-    """
-    create = CloudFormationBackend.create_stack
-
-    def create_stack(backend: Any, name: str, *arguments: Any, **more: Any) -> Any:
-        known = set(backend.stacks)
-        try:
-            return create(backend, name, *arguments, **more)
-        except Exception:
-            for stack_id in set(backend.stacks) - known:
-                _take_away(backend.stacks.pop(stack_id))
-            raise
-
-    CloudFormationBackend.create_stack = create_stack
-    make = Stack.create_resources
-
-    def create_resources(stack: Any) -> None:
-        try:
-            make(stack)
-        except Exception:
-            backend = cloudformation_backends[stack.account_id][stack.region_name]
-            if backend.stacks.pop(stack.stack_id, None) is not None:
-                _take_away(stack)
-            raise
-
-    Stack.create_resources = create_resources
-
-
-def _tell_of_change_sets() -> None:
-    """A stack made by a change set has that one's template and outputs afterwards, and is taken away when it cannot be made. (moto changes the
-    resources only.)
-    """
-    apply = ChangeSet.apply
-
-    def apply_whole(change_set: Any) -> None:
-        stack = change_set.stack
-        former, stack.template_dict = stack.template_dict, change_set.template_dict
-        try:
-            apply(change_set)
-        except Exception:
-            if change_set.change_set_type == "CREATE":
-                _take_away(stack)
-                stack.status = "ROLLBACK_COMPLETE"
-            stack.template_dict = former
-            raise
-        stack.description = stack.template_dict.get("Description")
-        stack.output_map = stack._create_output_map()  # noqa: SLF001 - as moto does for stacks made without one
-
-    ChangeSet.apply = apply_whole
-
-
-def _take_away(stack: Any) -> None:
-    parsed = stack.resource_map._parsed_resources  # noqa: SLF001 - what exists, by logical id
-    for resource in reversed(list(parsed.values())):
-        if hasattr(resource, "delete") and hasattr(resource, "logical_resource_id"):
-            try:
-                stack.resource_map._delete_resource(resource, stack.template_dict["Resources"][resource.logical_resource_id])  # noqa: SLF001
-            except Exception as e:  # noqa: BLE001 - each service raises its own; the others must go all the same
-                logging.getLogger(__name__).warning("%s of a stack that could not be made is left: %s", resource.logical_resource_id, e)
-    parsed.clear()

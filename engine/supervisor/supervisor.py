@@ -74,7 +74,7 @@ class Commands:
     """How to start the other processes; the composition root knows, the supervisor does not."""
 
     control: Callable[[], tuple[list[str], dict[str, str]]]
-    embedded: Callable[[int], tuple[list[str], dict[str, str]]]
+    embedded: Callable[[int, str], tuple[list[str], dict[str, str]]]
     embedded_unavailable: str | None
 
 
@@ -404,7 +404,7 @@ class Supervisor:
             self._loop,
             self._clock,
             "embedded-aws",
-            lambda: self._commands.embedded(port),
+            lambda: self._commands.embedded(port, self._invoker.setting.home.lambda_url),
             self._embedded_ended,
         )
         self._embedded.start()

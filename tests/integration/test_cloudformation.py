@@ -13,7 +13,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from engine.aws import embedded
+from tests.framework import stacks
 from tests.framework.engine import OWN_RUNTIME, ROLE, Engine, zip_of
+from tests.framework.wait import until
 
 pytestmark = pytest.mark.skipif(embedded.available() is not None, reason="the extra 'embedded' is not installed")
 
@@ -43,10 +45,6 @@ def template(number: int, **properties: Any) -> str:
     return json.dumps({"Resources": resources, "Outputs": outputs})
 
 
-def outputs(client: Any, stack: str) -> dict[str, str]:
-    return {o["OutputKey"]: o["OutputValue"] for o in client.describe_stacks(StackName=stack)["Stacks"][0]["Outputs"]}
-
-
 def result(client: Any, function: str) -> Any:
     return json.load(client.invoke(FunctionName=function, Payload=b"5")["Payload"])
 
@@ -59,8 +57,8 @@ def functions(client: Any, start: str) -> list[str]:
 def test_a_stack_is_created_updated_and_deleted(shared: Engine) -> None:
     formation, client = shared.client("cloudformation"), shared.client()
     formation.create_stack(StackName="cfn-a", TemplateBody=template(1))
-    formation.get_waiter("stack_create_complete").wait(StackName="cfn-a")
-    made = outputs(formation, "cfn-a")
+    stacks.finished(formation, "cfn-a", "create")
+    made = stacks.outputs(formation, "cfn-a")
     assert made["F"].startswith("cfn-a-F-")
     assert result(client, made["A"]) == [5, 1]
     assert ".lambda-url." in made["U"]
@@ -68,14 +66,14 @@ def test_a_stack_is_created_updated_and_deleted(shared: Engine) -> None:
     assert "Policy" in shared.client("sqs").get_queue_attributes(QueueUrl=made["Q"], AttributeNames=["Policy"])["Attributes"]
 
     formation.update_stack(StackName="cfn-a", TemplateBody=template(2, MemorySize=256))
-    formation.get_waiter("stack_update_complete").wait(StackName="cfn-a")
-    assert outputs(formation, "cfn-a")["F"] == made["F"]
+    stacks.finished(formation, "cfn-a", "update")
+    assert stacks.outputs(formation, "cfn-a")["F"] == made["F"]
     assert result(client, made["F"]) == [5, 2]
     assert client.get_function_configuration(FunctionName=made["F"])["MemorySize"] == 256
     assert result(client, made["A"]) == [5, 1], "the version did not change"
 
     formation.delete_stack(StackName="cfn-a")
-    formation.get_waiter("stack_delete_complete").wait(StackName="cfn-a")
+    stacks.finished(formation, "cfn-a", "delete")
     assert functions(client, "cfn-a") == []
 
 
@@ -87,11 +85,45 @@ def test_a_stack_that_cannot_be_made_is_refused_and_leaves_nothing(shared: Engin
         "Properties": {"FunctionName": {"Ref": "F"}, "Name": "bad", "FunctionVersion": "77"},
         "DependsOn": ["A", "P", "U"],
     }
-    with pytest.raises(ClientError, match=r"AWS::Lambda::Alias: ResourceNotFoundException: Function not found: .*:77"):
-        formation.create_stack(StackName="cfn-b", TemplateBody=json.dumps(document))
+    formation.create_stack(StackName="cfn-b", TemplateBody=json.dumps(document))
+    with pytest.raises(AssertionError, match=r"Bad CREATE_FAILED AWS::Lambda::Alias: ResourceNotFoundException: Function not found: .*:77"):
+        stacks.finished(formation, "cfn-b", "create")
+    until(lambda: formation.describe_stacks(StackName="cfn-b")["Stacks"][0]["StackStatus"] == "ROLLBACK_COMPLETE", "everything is taken away")
     assert functions(client, "cfn-b") == []
-    with pytest.raises(ClientError, match="does not exist"):
-        formation.describe_stacks(StackName="cfn-b")
+    with pytest.raises(ClientError, match="is in ROLLBACK_COMPLETE state and can not be updated"):
+        formation.update_stack(StackName="cfn-b", TemplateBody=template(1))
+    formation.delete_stack(StackName="cfn-b")
+    stacks.finished(formation, "cfn-b", "delete")
+
+
+def test_a_change_that_cannot_be_made_is_changed_back(shared: Engine) -> None:
+    formation, client = shared.client("cloudformation"), shared.client()
+    formation.create_stack(StackName="cfn-d", TemplateBody=template(1))
+    stacks.finished(formation, "cfn-d", "create")
+    made = stacks.outputs(formation, "cfn-d")
+    document = json.loads(template(2))
+    document["Resources"]["Bad"] = {"Type": "AWS::Lambda::Url", "Properties": {"TargetFunctionArn": "nobody", "AuthType": "NONE"}, "DependsOn": "F"}
+    formation.update_stack(StackName="cfn-d", TemplateBody=json.dumps(document))
+    with pytest.raises(AssertionError, match="Bad CREATE_FAILED AWS::Lambda::Url: ResourceNotFoundException"):
+        stacks.finished(formation, "cfn-d", "update")
+    until(lambda: formation.describe_stacks(StackName="cfn-d")["Stacks"][0]["StackStatus"] == "UPDATE_ROLLBACK_COMPLETE", "it is changed back")
+    assert result(client, made["F"]) == [5, 1]
+    assert stacks.outputs(formation, "cfn-d") == made
+    formation.delete_stack(StackName="cfn-d")
+    stacks.finished(formation, "cfn-d", "delete")
+    gone = [e["LogicalResourceId"] for e in formation.describe_stack_events(StackName=made_id(formation, "cfn-d"))["StackEvents"] if e["ResourceStatus"] == "DELETE_COMPLETE"]
+    assert gone.index("F") < gone.index("V") < gone.index("A"), "the newest event first: what refers to others goes before them"
+
+
+def made_id(formation: Any, name: str) -> str:
+    """The id of a deleted stack, which its name means no more."""
+    return next(s["StackId"] for s in formation.list_stacks()["StackSummaries"] if s["StackName"] == name)
+
+
+def test_what_nothing_here_makes_is_refused_before_anything_is_made(shared: Engine) -> None:
+    formation = shared.client("cloudformation")
+    with pytest.raises(ClientError, match=r"Template format error: Unrecognized resource types: \[AWS::Foo::Bar\]"):
+        formation.create_stack(StackName="cfn-e", TemplateBody=json.dumps({"Resources": {"X": {"Type": "AWS::Foo::Bar"}, "Q": {"Type": "AWS::SQS::Queue"}}}))
 
 
 @pytest.mark.slow
@@ -112,4 +144,5 @@ def test_aws_cloudformation_deploy_with_a_sam_template_and_code_in_s3(shared: En
     client = shared.client()
     assert result(client, "cfn-c-fn:live") == ["sam", 5]
     shared.client("cloudformation").delete_stack(StackName="cfn-c")
+    stacks.finished(shared.client("cloudformation"), "cfn-c", "delete")
     assert functions(client, "cfn-c") == []

@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from engine.aws import embedded
 from engine.sandbox.interpreters import discover
-from tests.framework import wait
+from tests.framework import stacks, wait
 from tests.framework.engine import OWN_RUNTIME, Engine, engine, zip_of
 
 pytestmark = pytest.mark.skipif(embedded.available() is not None, reason="the extra 'embedded' is not installed")
@@ -386,9 +386,11 @@ def test_stacks_through_cloudformation_need_its_rights_and_get_roles_that_lambda
     assert refused(stranger.create_stack, StackName="iam-stack", TemplateBody=json.dumps(template))[0] == "AccessDenied"
     formation = cloud.engine.client("cloudformation", **ROOT)
     formation.create_stack(StackName="iam-stack", TemplateBody=json.dumps(template))
+    stacks.finished(formation, "iam-stack", "create")
     (output,) = formation.describe_stacks(StackName="iam-stack")["Stacks"][0]["Outputs"]
     assert json.load(cloud.admin.invoke(FunctionName=output["OutputValue"], Payload=b"5")["Payload"]) == 5
     formation.delete_stack(StackName="iam-stack")
+    stacks.finished(formation, "iam-stack", "delete")
     with pytest.raises(cloud.admin.exceptions.ResourceNotFoundException):
         cloud.admin.get_function(FunctionName=output["OutputValue"])
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.aws import embedded
-from tests.framework import inside, wait
+from tests.framework import inside, stacks, wait
 from tests.framework.engine import OWN_RUNTIME, Engine, engine
 
 pytest.importorskip("samtranslator")
@@ -73,10 +73,8 @@ def test_every_event_of_a_sam_application_reaches_its_function(running: Engine) 
         StackName="shop", ChangeSetName="first", ChangeSetType="CREATE", TemplateBody=template(), Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
     )
     formation.execute_change_set(StackName="shop", ChangeSetName="first")
-    stack = wait.until(
-        lambda: next((s for s in formation.describe_stacks(StackName="shop")["Stacks"] if s["StackStatus"].endswith("COMPLETE")), None), "the stack", 120
-    )
-    out = {o["OutputKey"]: o["OutputValue"] for o in stack["Outputs"]}
+    stacks.finished(formation, "shop", "create")
+    out = stacks.outputs(formation, "shop")
     table = running.client("dynamodb")
 
     def seen() -> set[str]:
@@ -100,5 +98,6 @@ def test_every_event_of_a_sam_application_reaches_its_function(running: Engine) 
         assert answer.read() == b"api"
     reached("api")
     formation.delete_stack(StackName="shop")
+    stacks.finished(formation, "shop", "delete")
     assert running.client().list_functions()["Functions"] == []
     assert inside.advance(running, 86400)["runs"] == 0

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine.aws import embedded
+from tests.framework import stacks
 from tests.framework.apis import call
 from tests.framework.engine import OWN_RUNTIME, ROLE, Engine
 from tests.integration.test_stacks import Project
@@ -116,12 +117,14 @@ def test_a_sam_templates_apis_on_the_command_line(shared: Engine, tmp_path: Path
 def test_a_sam_templates_apis_through_cloudformation(shared: Engine) -> None:
     formation = shared.client("cloudformation")
     formation.create_stack(StackName="cfn-apis", TemplateBody=json.dumps(sam(1)), Capabilities=["CAPABILITY_AUTO_EXPAND", "CAPABILITY_IAM"])
-    described = formation.describe_stacks(StackName="cfn-apis")["Stacks"][0]
-    outputs = {o["OutputKey"]: o["OutputValue"] for o in described["Outputs"]}
+    stacks.finished(formation, "cfn-apis", "create")
+    outputs = stacks.outputs(formation, "cfn-apis")
     check(shared, outputs, 1)
     formation.update_stack(StackName="cfn-apis", TemplateBody=json.dumps(sam(2)), Capabilities=["CAPABILITY_AUTO_EXPAND", "CAPABILITY_IAM"])
+    stacks.finished(formation, "cfn-apis", "update")
     check(shared, outputs, 2)
     formation.delete_stack(StackName="cfn-apis")
+    stacks.finished(formation, "cfn-apis", "delete")
     assert call(shared, f"{outputs['Http']}.execute-api.us-east-1.localhost", "/b/1").status == 403
 
 

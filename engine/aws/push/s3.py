@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote_plus
 
+from engine.aws import bucket_policies
 from engine.aws.push import request
 from engine.aws.push.courier import Courier, Unreachable
 from engine.core.records import millis
@@ -43,6 +44,7 @@ def install(courier: Courier) -> None:
         configure(bucket, configuration)
 
     FakeBucket.set_notification_configuration = set_configuration
+    bucket_policies.install()
     _understand_templates(FakeBucket, configure)
     mark = S3Backend._set_delete_marker  # noqa: SLF001 - moto tells nobody of delete markers
 

@@ -11,8 +11,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from engine.aws.template_references import references
 from engine.cli.output import CliError
 
+__all__ = ["Evaluator", "parameters_of", "read", "references"]
 NO_VALUE = object()
 _SUB = re.compile(r"\$\{(!?)([^}]+)\}")
 # Functions whose short YAML form is another word than their name after Fn::.
@@ -178,25 +180,6 @@ _FUNCTIONS: Mapping[str, Callable[[Evaluator, Any], Any]] = {
     "Fn::Length": lambda _, v: len(v),
     "Fn::ToJsonString": lambda _, v: json.dumps(v),
 }
-
-
-def references(node: Any) -> set[str]:
-    """Logical ids that a value refers to in any way, parameters included."""
-    found: set[str] = set()
-    if isinstance(node, list):
-        for item in node:
-            found |= references(item)
-    elif isinstance(node, dict):
-        for name, argument in node.items():
-            if name == "Ref" and isinstance(argument, str):
-                found.add(argument)
-            elif name == "Fn::GetAtt":
-                found.add(argument[0] if isinstance(argument, list) else str(argument).split(".", 1)[0])
-            elif name == "Fn::Sub":
-                text = argument[0] if isinstance(argument, list) else argument
-                found |= {m[2].strip().partition(".")[0] for m in _SUB.finditer(text) if not m[1]}
-            found |= references(argument)
-    return found
 
 
 def parameters_of(template: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
