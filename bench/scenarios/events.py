@@ -47,7 +47,7 @@ def _accepted(context: Context) -> list[Row]:
         engine.deploy("later", zipped(ECHO))
         engine.settle()
         request, binary = _event(engine, "later"), context.limit()
-        native.load(binary, "http", engine.host, request, connections=IN_FLIGHT, seconds=0.5)
+        native.load(binary, "http", engine.host, request, connections=IN_FLIGHT, seconds=1)
         _until_done(engine)
         before, began = engine.cpu_s(), time.monotonic()
         got = native.load(binary, "http", engine.host, request, connections=IN_FLIGHT, seconds=context.seconds)

@@ -22,6 +22,7 @@ from engine.eventing.delivery import Delivery
 from engine.eventing.policies import DEFAULT, Policies, Policy
 from engine.eventing.records import Answer, End, qualified
 from engine.eventing.retry import GiveUp, Later, Outcome, after
+from engine.eventing.windows import Windows
 from engine.store.api import LATEST, Event, EventQueue
 from engine.wire.messages import Result
 
@@ -31,7 +32,7 @@ MAX_IN_FLIGHT = 512
 # One function's events must leave room for the others'.
 MAX_PER_FUNCTION = 384
 MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024
-BATCH = 128
+BATCH = 64
 # The loop looks at the queue at least this often, in case the host's clock is set.
 LONGEST_SLEEP_S = 60.0
 PAUSE_AFTER_ERROR_S = 1.0
@@ -85,10 +86,9 @@ class Dispatcher:
         self._ready = ready
         self.dropped = 0
         self._max_in_flight = max_in_flight
-        self._max_per_function = max_per_function
+        self._windows = Windows(max_per_function)
         self._least_room = min(BATCH, max_in_flight // 16)
         self._attempts: dict[str, asyncio.Task[None]] = {}
-        self._by_function: dict[tuple[str, str], int] = {}
         self._bytes = 0
         self._wake = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
@@ -128,7 +128,7 @@ class Dispatcher:
                     released = True
                     if count:
                         _log.info("%d events were being run when the last control plane ended; they are run again", count)
-                sleep_s = 0.0 if await self._take() else await self._sleep_s()
+                sleep_s = 0.0 if await self._take() else self._sleep_s()
             except ServiceError as e:
                 _log.warning("queued events wait: %s", e)
                 sleep_s = PAUSE_AFTER_ERROR_S
@@ -147,39 +147,31 @@ class Dispatcher:
         if self._waits_for_room():
             return False
         now_ms = self._clock.epoch_ms()
-        events = await self._queue.claim(now_ms, now_ms + LEASE_MS, room, self._full())
+        events = await self._queue.claim(now_ms, now_ms + LEASE_MS, room, self._windows.full(now_ms))
         for event in events:
             if event.request_id not in self._attempts:
                 self._begin(event)
         return len(events) == room
 
-    async def _sleep_s(self) -> float:
+    def _sleep_s(self) -> float:
         if self._waits_for_room():
             return LONGEST_SLEEP_S
-        due_ms = await asyncio.to_thread(self._queue.next_due_ms, self._full())
-        if due_ms is None:
-            return LONGEST_SLEEP_S
-        return min(max(0.0, (due_ms - self._clock.epoch_ms()) / 1000), LONGEST_SLEEP_S)
+        now_ms = self._clock.epoch_ms()
+        due_ms = self._queue.next_due_ms(self._windows.full(now_ms))
+        times = [at_ms for at_ms in (due_ms, self._windows.next_ms(now_ms)) if at_ms is not None]
+        return min([LONGEST_SLEEP_S, *(max(0.0, (at_ms - now_ms) / 1000) for at_ms in times)])
 
     def _waits_for_room(self) -> bool:
         """Whether there is no room, or so little that taking events one by one would cost a write each: the next end of an attempt wakes the loop."""
         room = self._max_in_flight - len(self._attempts)
         return room <= 0 or self._bytes >= MAX_BYTES_IN_FLIGHT or (room < self._least_room and bool(self._attempts))
 
-    def _full(self) -> frozenset[tuple[str, str]]:
-        return frozenset(key for key, count in self._by_function.items() if count >= self._max_per_function)
-
     def _begin(self, event: Event) -> None:
-        key = (event.account, event.function)
-        self._by_function[key] = self._by_function.get(key, 0) + 1
         self._bytes += len(event.payload)
-        self._attempts[event.request_id] = asyncio.get_running_loop().create_task(self._attempt(event))
+        number = self._windows.began((event.account, event.function), self._clock.epoch_ms())
+        self._attempts[event.request_id] = asyncio.get_running_loop().create_task(self._attempt(event, number))
 
     def _ended(self, event: Event) -> None:
-        key = (event.account, event.function)
-        self._by_function[key] -= 1
-        if not self._by_function[key]:
-            del self._by_function[key]
         self._bytes -= len(event.payload)
         del self._attempts[event.request_id]
         self.wake()
@@ -188,12 +180,22 @@ class Dispatcher:
         found = None if self._policies is None else self._policies.policy(event.account, event.function, event.qualifier)
         return DEFAULT if found is None else found
 
-    async def _attempt(self, event: Event) -> None:
+    async def _attempt(self, event: Event, number: int) -> None:
+        key = (event.account, event.function)
         try:
             if self._policy(event).closed:
+                self._windows.ended(key, number)
                 await self._end(event, GiveUp.ZERO_RESERVED, event.failures, None, "nothing is reserved for the function")
                 return
-            outcome, answer, detail = await self._invoke(event)
+            try:
+                outcome, answer, detail = await self._invoke(event)
+            finally:
+                self._windows.ended(key, number)
+                self.wake()
+            if outcome is Outcome.NOT_RUN:
+                self._windows.refused(key, self._clock.epoch_ms())
+            elif answer is not None:
+                self._windows.ran(key)
             await self._conclude(event, outcome, answer, detail)
         except Exception:  # noqa: BLE001 - the event keeps its lease and is tried again after it
             _log.exception("the outcome of event %s could not be kept", event.request_id)

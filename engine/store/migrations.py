@@ -70,6 +70,11 @@ _STEPS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE event_source_checkpoints (
             mapping VARCHAR NOT NULL, shard VARCHAR NOT NULL, document JSON NOT NULL, PRIMARY KEY (mapping, shard))""",
     ),
+    (
+        "DROP INDEX events_by_due",
+        "CREATE INDEX events_waiting ON events (account, function, due_ms) WHERE lease_ms IS NULL",
+        "CREATE INDEX events_held ON events (lease_ms) WHERE lease_ms IS NOT NULL",
+    ),
 )
 SCHEMA_VERSION = len(_STEPS)
 _KEY = "schema_version"

@@ -1,6 +1,8 @@
 """The durable queue of asynchronous invocations.
 
-Theory of operation. Events that come, are done or are postponed are collected, and one write at a time carries all that has collected while the former was
+Theory of operation. What waits is found by function: the events of one are not looked through for those of another, however many there are. Which
+functions have any, and from when on, is known in memory, no later than it is true; a claim looks at those that may be due, and learns what comes next.
+Events that come, are done or are postponed are collected, and one write at a time carries all that has collected while the former was
 committed: each of many pays for a row, not for a transaction. Who put an event in, or took one out, goes on when it is on the disk.
 """
 
@@ -10,34 +12,44 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, or_, select, tuple_, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 
 from engine.store.api import Backlog, Event, Queued
 from engine.store.database import Database
 from engine.store.schema import events
 
-_Full = frozenset[tuple[str, str]]
+Key = tuple[str, str]
+_Full = frozenset[Key]
+_NEVER = 1 << 62
 _MEMBERS = Event.__slots__
 # An event whose id is here already is here already: whoever was not answered may put it once more.
 _INSERT = f"INSERT INTO events ({', '.join(_MEMBERS)}) VALUES ({', '.join('?' * len(_MEMBERS))}) ON CONFLICT DO NOTHING"  # noqa: S608 - names of ours
 _DELETE = "DELETE FROM events WHERE request_id = ?"
 _POSTPONE = "UPDATE events SET due_ms = ?, failures = ?, refusals = ?, lease_ms = NULL WHERE request_id = ?"
 _LEASE = "UPDATE events SET lease_ms = ? WHERE request_id = ?"
+_DUE = (
+    f"SELECT {', '.join(_MEMBERS)} FROM events WHERE account = ? AND function = ? AND lease_ms IS NULL AND due_ms <= ? ORDER BY due_ms LIMIT ?"  # noqa: S608
+)
+_FIRST = "SELECT MIN(due_ms) FROM events WHERE account = ? AND function = ? AND lease_ms IS NULL"
+_ALL_FIRST = "SELECT account, function, MIN(due_ms) FROM events WHERE lease_ms IS NULL GROUP BY account, function"
+_OVERDUE = "UPDATE events SET lease_ms = NULL WHERE lease_ms <= ?"
+_NEXT_LEASE = "SELECT MIN(lease_ms) FROM events WHERE lease_ms IS NOT NULL"
 _row = attrgetter(*_MEMBERS)
-_columns = [events.c[name] for name in _MEMBERS]
+_DUE_MS = _MEMBERS.index("due_ms")
 
 
 class _Work:
     """What one write does, and who waits for it."""
 
-    __slots__ = ("added", "done", "later", "waiting")
+    __slots__ = ("added", "done", "later", "postponed", "waiting")
 
     def __init__(self) -> None:
         self.added: list[tuple[Any, ...]] = []
         self.done: list[tuple[Any, ...]] = []
         self.later: list[tuple[Any, ...]] = []
+        self.postponed: list[tuple[Key, int]] = []
         self.waiting: list[asyncio.Future[None]] = []
 
     def run(self, connection: Connection) -> None:
@@ -54,6 +66,12 @@ class SqlEventQueue:
         self._writer = database.writer
         self._next = _Work()
         self._running: _Work | None = None
+        # No later than the first waiting event of a function is due; None: the disk knows.
+        self._firsts: dict[Key, int] | None = None
+        # The same of what was written since the claim under way began, and may not be seen by it.
+        self._since: dict[Key, int] = {}
+        # No later than the first lease ends.
+        self._lease_ms = 0
 
     async def enqueue(self, event: Event) -> None:
         await self.enqueue_all((event,))
@@ -63,13 +81,41 @@ class SqlEventQueue:
         return self._written()
 
     async def claim(self, now_ms: int, lease_until_ms: int, limit: int, full: _Full) -> list[Event]:
-        return await self._writer.write(lambda connection: _claim(connection, now_ms, lease_until_ms, limit, full))
+        firsts, sweep = self._firsts, self._lease_ms <= now_ms
+        keys = None
+        if firsts is not None:
+            keys = [key for due_ms, key in sorted((due_ms, key) for key, due_ms in firsts.items() if due_ms <= now_ms and key not in full)]
+            if not keys and not sweep:
+                return []
+        self._since = {}
+        self._lease_ms = min(self._lease_ms, lease_until_ms) if not sweep else lease_until_ms
+        try:
+            claimed = await self._writer.write(lambda connection: _claim(connection, keys, now_ms, lease_until_ms, limit, full, sweep))
+        except BaseException:
+            self._firsts, self._lease_ms = None, 0
+            raise
+        self._lease_ms = min(self._lease_ms, claimed.lease_ms)
+        if self._firsts is firsts:
+            self._learn(claimed)
+        return claimed.events
+
+    def _learn(self, claimed: _Claimed) -> None:
+        if claimed.whole or self._firsts is None:
+            self._firsts = {}
+        for key, due_ms in claimed.firsts.items():
+            if due_ms is None:
+                self._firsts.pop(key, None)
+            else:
+                self._firsts[key] = due_ms
+        for key, due_ms in self._since.items():
+            self._firsts[key] = min(due_ms, self._firsts.get(key, due_ms))
 
     async def settle(self, request_id: str) -> None:
         self._next.done.append((request_id,))
         await self._written()
 
     async def postpone(self, event: Event) -> None:
+        self._next.postponed.append(((event.account, event.function), event.due_ms))
         self._next.later.append((event.due_ms, event.failures, event.refusals, event.request_id))
         await self._written()
 
@@ -81,7 +127,9 @@ class SqlEventQueue:
             connection.execute(early)
             return connection.execute(change).rowcount
 
-        return await self._writer.write(run)
+        count = await self._writer.write(run)
+        self._forget()
+        return count
 
     def listed(self, account: str | None, function: str | None, limit: int) -> list[Queued]:
         query = select(events).order_by(events.c.first_ms, events.c.request_id).limit(limit)
@@ -98,18 +146,24 @@ class SqlEventQueue:
 
     async def hasten(self, request_ids: Sequence[str], now_ms: int) -> int:
         change = update(events).where(events.c.request_id.in_(request_ids), events.c.lease_ms.is_(None)).values(due_ms=now_ms)
-        return await self._writer.write(lambda connection: connection.execute(change).rowcount)
+        count = await self._writer.write(lambda connection: connection.execute(change).rowcount)
+        self._forget()
+        return count
+
+    def _forget(self) -> None:
+        """Times have changed: the next claim reads them."""
+        self._firsts = None
 
     async def drop(self, request_ids: Sequence[str]) -> int:
         change = delete(events).where(events.c.request_id.in_(request_ids))
         return await self._writer.write(lambda connection: connection.execute(change).rowcount)
 
     def next_due_ms(self, full: _Full) -> int | None:
-        query = select(events.c.due_ms).where(events.c.lease_ms.is_(None)).order_by(events.c.due_ms).limit(1)
-        if full:
-            query = query.where(_not_in(full))
-        with self._reading.connect() as connection:
-            return connection.execute(query).scalar_one_or_none()
+        firsts = self._firsts
+        if firsts is None:
+            with self._reading.connect() as connection:
+                firsts = _all_firsts(connection)
+        return min((due_ms for key, due_ms in firsts.items() if key not in full), default=None)
 
     def backlog(self) -> Backlog:
         with self._reading.connect() as connection:
@@ -144,6 +198,8 @@ class SqlEventQueue:
     def _answer(self, loop: asyncio.AbstractEventLoop, done: Future[None]) -> None:
         work, self._running = self._running, None
         error = done.exception()
+        if work is not None and error is None:
+            self._note(work)
         for future in () if work is None else work.waiting:
             if future.done():
                 continue
@@ -154,20 +210,60 @@ class SqlEventQueue:
         self._write(loop)
 
 
-def _not_in(full: _Full) -> ColumnElement[bool]:
-    return tuple_(events.c.account, events.c.function).not_in(sorted(full))
+    def _note(self, work: _Work) -> None:
+        """What waits now, from when on."""
+        written = [((row[1], row[2]), row[_DUE_MS]) for row in work.added]
+        for known in (self._since, self._firsts):
+            if known is not None:
+                for key, due_ms in (*written, *work.postponed):
+                    if due_ms < known.get(key, _NEVER):
+                        known[key] = due_ms
 
 
-def _claim(connection: Connection, now_ms: int, lease_until_ms: int, limit: int, full: _Full) -> list[Event]:
-    query = select(*_columns).where(
-        events.c.due_ms <= now_ms, or_(events.c.lease_ms.is_(None), events.c.lease_ms <= now_ms)
-    )
-    if full:
-        query = query.where(_not_in(full))
-    found = [Event(*row) for row in connection.execute(query.order_by(events.c.due_ms).limit(limit))]
+class _Claimed(NamedTuple):
+    """``firsts``: when the next event is due of the functions that were looked at, None where there is none; ``whole``: of all functions."""
+
+    events: list[Event]
+    firsts: dict[Key, int | None]
+    whole: bool
+    lease_ms: int
+
+
+def _claim(
+    connection: Connection, keys: list[Key] | None, now_ms: int, lease_until_ms: int, limit: int, full: _Full, sweep: bool
+) -> _Claimed:
+    """``keys``: the functions that may have something due, those that have waited longest first; ``sweep``: leases may have ended."""
+    next_lease_ms = _NEVER
+    if sweep and _one(connection, _OVERDUE, now_ms).rowcount:
+        keys = None
+    firsts: dict[Key, int | None] = {}
+    whole = keys is None
+    if keys is None:
+        firsts.update(_all_firsts(connection))
+        keys = [key for due_ms, key in sorted((due_ms or 0, key) for key, due_ms in firsts.items()) if key not in full and due_ms <= now_ms]
+    found: list[Event] = []
+    looked_at: list[Key] = []
+    for key in keys:
+        if len(found) >= limit:
+            break
+        looked_at.append(key)
+        found += [Event(*row) for row in _one(connection, _DUE, *key, now_ms, limit - len(found))]
     if found:
         _many(connection, _LEASE, [(lease_until_ms, event.request_id) for event in found])
-    return found
+    for key in looked_at:
+        (firsts[key],) = _one(connection, _FIRST, *key).one()
+    if sweep:
+        next_lease_ms = _one(connection, _NEXT_LEASE).one()[0] or _NEVER
+    return _Claimed(found, firsts, whole, next_lease_ms)
+
+
+def _all_firsts(connection: Connection) -> dict[Key, int]:
+    return {(account, function): due_ms for account, function, due_ms in _one(connection, _ALL_FIRST)}
+
+
+def _one(connection: Connection, statement: str, *values: Any) -> Any:
+    qmark = connection.dialect.paramstyle == "qmark"
+    return connection.exec_driver_sql(statement if qmark else statement.replace("?", "%s"), values)
 
 
 def _many(connection: Connection, statement: str, rows: list[tuple[Any, ...]]) -> None:

@@ -181,6 +181,14 @@ events = Table(
     Column("refusals", Integer, nullable=False),
     Column("trace_id", String, nullable=True),
     Column("payload", LargeBinary, nullable=False),
-    Index("events_by_due", "due_ms"),
     Index("events_by_age", "first_ms"),
 )
+Index(
+    "events_waiting",
+    events.c.account,
+    events.c.function,
+    events.c.due_ms,
+    sqlite_where=events.c.lease_ms.is_(None),
+    postgresql_where=events.c.lease_ms.is_(None),
+)
+Index("events_held", events.c.lease_ms, sqlite_where=events.c.lease_ms.is_not(None), postgresql_where=events.c.lease_ms.is_not(None))

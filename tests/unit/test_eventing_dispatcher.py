@@ -93,7 +93,7 @@ class Bench:
 
     async def postponed(self, calls: int) -> None:
         """Wait until this many calls were made and the last one's outcome is in the queue."""
-        await self.until(lambda: len(self.engine.calls) == calls and self.queue.next_due_ms(frozenset()) is not None)
+        await self.until(lambda: len(self.engine.calls) == calls and (self.queue.next_due_ms(frozenset()) or 0) > self.clock.epoch_ms())
 
     async def empty(self) -> None:
         await self.until(lambda: self.queue.backlog().depth == 0)

@@ -618,3 +618,43 @@ def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'lambda-engine\[postgres\]'"):
         Database("postgresql://h/d")
+
+
+def test_a_backlog_of_one_function_is_not_in_the_way_of_another(database: Database) -> None:
+    async def scenario() -> None:
+        queue = SqlEventQueue(database)
+        await queue.enqueue_all([replace(event(n), function="big", due_ms=n) for n in range(1000)])
+        await queue.enqueue(replace(event(5000), function="small", due_ms=5000))
+        full = frozenset({(ACCOUNT, "big")})
+        assert queue.next_due_ms(full) == 5000
+        assert [e.function for e in await queue.claim(9999, 20_000, 10, full)] == ["small"]
+        assert queue.next_due_ms(full) is None
+        first = await queue.claim(9999, 20_000, 10, frozenset())
+        assert [e.due_ms for e in first] == list(range(10))
+        assert queue.next_due_ms(frozenset()) == 10
+        await queue.postpone(replace(first[0], due_ms=3))
+        assert queue.next_due_ms(frozenset()) == 3
+        assert [e.request_id for e in await queue.claim(9999, 20_000, 1, frozenset())] == [first[0].request_id]
+        # Leases that were not given back end by themselves, also those of a queue that is gone.
+        again = SqlEventQueue(database)
+        assert len(await again.claim(20_000, 40_000, 2000, frozenset())) == 1001
+        assert await again.claim(39_999, 50_000, 10, frozenset()) == []
+        assert len(await again.claim(40_000, 50_000, 10, frozenset())) == 10
+
+    asyncio.run(scenario())
+
+
+def test_what_is_put_in_while_others_are_taken_is_found(database: Database) -> None:
+    async def scenario() -> None:
+        queue = SqlEventQueue(database)
+        taken: list[str] = []
+        for n in range(0, 200, 4):
+            puts = [queue.enqueue(replace(event(n + k), function=f"f{k % 3}", due_ms=1000)) for k in range(4)]
+            claims = queue.claim(2000, 90_000, 3, frozenset())
+            for found in await asyncio.gather(puts[0], claims, *puts[1:]):
+                taken += [e.request_id for e in found or ()]
+        while found := await queue.claim(2000, 90_000, 3, frozenset()):
+            taken += [e.request_id for e in found]
+        assert len(taken) == len(set(taken)) == 200
+
+    asyncio.run(scenario())
