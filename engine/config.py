@@ -194,6 +194,11 @@ class Settings(BaseSettings):
     runtimes: dict[str, Path] = Field(
         default_factory=dict, description="Runtime id to interpreter, e.g. {'python3.12': '/usr/bin/python3.12'}."
     )
+    ignore_architecture: bool = Field(
+        False,
+        description="Take functions whose Architectures name the other processor, and run their packages here. What they have compiled for "
+        "that one fails to start.",
+    )
     java_client: Path | None = Field(
         None,
         description="Directory of jars: aws-lambda-java-runtime-interface-client and what it needs. With a JDK it makes Java runtimes available.",

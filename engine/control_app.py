@@ -154,6 +154,7 @@ def _plane(
         images=images,
         vpcs=Vpcs(settings, SqlVpcStore(database), link, sources, catalogue, clock),
         account_concurrency=settings.account_concurrency,
+        ignore_architecture=settings.ignore_architecture,
     )
     return plane, catalogue
 

@@ -60,7 +60,7 @@ class EventSourceOperations:
                 "UUID": name,
                 "EventSourceMappingArn": f"arn:aws:lambda:{caller.region}:{caller.account}:event-source-mapping:{name}",
                 **({"EventSourceArn": source} if source else {}),
-                "FunctionArn": ref.arn(),
+                "FunctionArn": _shown_arn(params["FunctionName"], ref),
                 **position,
                 **(broker_rules.fixed(kind.name, params, name) if kind.is_broker else {}),
                 **settings,
@@ -87,10 +87,10 @@ class EventSourceOperations:
             mapping_rules.check_settings(kind, settings, fifo=source.endswith(".fifo"))
             if params.get("FunctionName"):
                 ref, version = self._function(caller, params["FunctionName"])
-                if ref.arn() != document["FunctionArn"]:
+                if ref.arn() != _plain_arn(document):
                     await self._check_unique(caller, kind, document, ref)
                     await check_source(self._plane, kind, source, ref, version)
-                document["FunctionArn"] = ref.arn()
+                document["FunctionArn"] = _shown_arn(params["FunctionName"], ref)
             was = document[WANTED]
             wanted = was if params.get("Enabled") is None else params["Enabled"]
             state = "Updating" if wanted == was else "Enabling" if wanted else "Disabling"
@@ -113,7 +113,7 @@ class EventSourceOperations:
             found = {k: d for k, d in found.items() if d.get("EventSourceArn") == params["EventSourceArn"]}
         if params.get("FunctionName"):
             arn = _plain(locate(caller, params["FunctionName"])).arn()
-            found = {k: d for k, d in found.items() if d["FunctionArn"] == arn}
+            found = {k: d for k, d in found.items() if _plain_arn(d) == arn}
         page, marker = page_of(sorted(found), params, largest=MAX_PAGE)
         answer: dict[str, Any] = {"EventSourceMappings": [shown(found[key]) for key in page]}
         return answer if marker is None else {**answer, "NextMarker": marker}
@@ -162,7 +162,7 @@ class EventSourceOperations:
         """``wanted``: the members that say what the source is."""
         source = broker_rules.source_of(wanted)
         for other in await asyncio.to_thread(self._plane.mappings.everything):
-            same = (broker_rules.source_of(other.document), other.document["FunctionArn"]) == (source, ref.arn())
+            same = (broker_rules.source_of(other.document), _plain_arn(other.document)) == (source, ref.arn())
             if same and other.account == caller.account:
                 raise ResourceConflict(conflict(kind, wanted, ref, other.mapping))
 
@@ -179,6 +179,16 @@ def shown(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(ref: FunctionRef) -> FunctionRef:
     return FunctionRef(ref.account, ref.region, ref.name) if ref.qualifier == LATEST else ref
+
+
+def _shown_arn(name: str, ref: FunctionRef) -> str:
+    """``$LATEST`` is repeated where the name was not a whole ARN, as on AWS."""
+    named = ref.qualifier is None and name.endswith(f":{LATEST}") and not name.startswith("arn:")
+    return f"{ref.arn()}:{LATEST}" if named else ref.arn()
+
+
+def _plain_arn(document: Mapping[str, Any]) -> str:
+    return str(document["FunctionArn"]).removesuffix(f":{LATEST}")
 
 
 def _check_stable(document: Mapping[str, Any], verb: str) -> None:

@@ -109,7 +109,9 @@ class FunctionOperations:
         rules.check_limits(params)
         rules.check_environment((params.get("Environment") or {}).get("Variables") or {})
         rules.check_tags(params.get("Tags") or {})
-        return rules.check_architectures(params.get("Architectures"), self._host)
+        return rules.check_architectures(
+            params.get("Architectures"), self._host, ignored=self._plane.ignore_architecture
+        )
 
     async def _check_free(self, ref: FunctionRef) -> None:
         try:

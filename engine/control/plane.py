@@ -54,6 +54,7 @@ class Plane:
     vpcs: Vpcs
     images: Images
     account_concurrency: int = 1000
+    ignore_architecture: bool = False
     # Set by whoever changes an event source mapping, for whoever has it polled.
     mappings_changed: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -144,11 +144,14 @@ def host_architecture() -> str:
     return "arm64" if platform.machine().lower() in ("aarch64", "arm64") else "x86_64"
 
 
-def check_architectures(wanted: list[str] | None, host: str) -> list[str]:
-    """The function's architectures. Raises NotImplementedHere when this host's processor is another."""
-    if wanted and wanted != [host]:
-        raise NotImplementedHere(f"Architectures {', '.join(wanted)} cannot run here: this host is {host}.")
-    return [host]
+def check_architectures(wanted: list[str] | None, host: str, *, ignored: bool = False) -> list[str]:
+    """The function's architectures. Raises NotImplementedHere when this host's processor is another, unless that is ``ignored``."""
+    if wanted and wanted != [host] and not ignored:
+        raise NotImplementedHere(
+            f"Architectures {', '.join(wanted)} cannot run here: this host is {host}. "
+            "With the setting ignore_architecture it runs what is not compiled for another."
+        )
+    return wanted or [host]
 
 
 def check_runtime(runtime: str, installed: Collection[str]) -> None:

@@ -44,7 +44,9 @@ class UpdateOperations:
             function = await plane.read(ref)
             rules.check_revision(params.get("RevisionId"), function.latest.revision_id)
             rules.refuse_unsupported("UpdateFunctionCode", params)
-            architectures = rules.check_architectures(params.get("Architectures"), self._host)
+            former = function.latest.config["Architectures"] if plane.ignore_architecture else None
+            wanted = params.get("Architectures") or former
+            architectures = rules.check_architectures(wanted, self._host, ignored=plane.ignore_architecture)
             hello = await plane.link.ready()
             if configuration.is_image(function.latest.config):
                 return await self._update_image(ref, function, params, hello)

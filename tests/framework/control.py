@@ -133,6 +133,7 @@ class ControlServer:
                 vpcs=self.vpcs,
                 images=self.images,
                 account_concurrency=self.settings.account_concurrency,
+                ignore_architecture=self.settings.ignore_architecture,
             ),
         )
         routes = {vpcs.PATH: vpcs.VpcRoutes(self.vpcs, self.settings.account_id)}

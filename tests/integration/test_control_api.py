@@ -162,8 +162,20 @@ def test_an_architecture_that_is_not_this_hosts_is_refused(control: ControlServe
     assert refused(control.create, name + "-b", Architectures=[other]) == (
         501,
         "NotImplementedException",
-        f"Architectures {other} cannot run here: this host is {mine}.",
+        f"Architectures {other} cannot run here: this host is {mine}. "
+        "With the setting ignore_architecture it runs what is not compiled for another.",
     )
+
+
+def test_an_architecture_is_what_the_function_says_where_the_hosts_is_ignored(tmp_path: Path) -> None:
+    with ControlServer(tmp_path, settings={"ignore_architecture": True}) as control:
+        lambda_client = control.client()
+        for architecture in ("arm64", "x86_64"):
+            assert control.create(architecture, Architectures=[architecture])["Architectures"] == [architecture]
+            code = zip_of({"m.py": "def f(e, c): return 2\n"})
+            assert lambda_client.update_function_code(FunctionName=architecture, ZipFile=code)["Architectures"] == [architecture]
+        changed = lambda_client.update_function_code(FunctionName="arm64", ZipFile=code, Architectures=["x86_64"])
+        assert changed["Architectures"] == ["x86_64"]
 
 
 def test_get_function_tells_where_the_code_can_be_had(control: ControlServer, name: str) -> None:

@@ -341,6 +341,11 @@ def test_what_is_refused(running: Engine) -> None:
     for call in (client.get_event_source_mapping, client.update_event_source_mapping, client.delete_event_source_mapping):
         assert refused(call, UUID=missing) == (404, "ResourceNotFoundException", "The resource you requested does not exist.")
     reach(running, uuid, "Disabled")
+    for given, arn_of in (("refused:$LATEST", "refused:$LATEST"), (ARN.format("lambda", "function:refused:$LATEST"), "refused")):
+        changed = client.update_event_source_mapping(UUID=uuid, FunctionName=given)
+        assert changed["FunctionArn"] == ARN.format("lambda", f"function:{arn_of}")
+        assert [m["UUID"] for m in client.list_event_source_mappings(FunctionName="refused")["EventSourceMappings"]] == [uuid]
+        reach(running, uuid, "Disabled")
     other = running.client(aws_access_key_id="111111111111")
     assert refused(other.get_event_source_mapping, UUID=uuid)[0] == 404
     assert other.list_event_source_mappings()["EventSourceMappings"] == []

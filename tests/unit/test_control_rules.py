@@ -151,6 +151,8 @@ def test_tags_revisions_storage_accounts_and_architectures() -> None:
     assert rules.check_architectures(["x86_64"], "x86_64") == ["x86_64"]
     with pytest.raises(NotImplementedHere, match="Architectures arm64 cannot run here: this host is x86_64"):
         rules.check_architectures(["arm64"], "x86_64")
+    assert rules.check_architectures(["arm64"], "x86_64", ignored=True) == ["arm64"]
+    assert rules.check_architectures(None, "x86_64", ignored=True) == ["x86_64"]
     with pytest.raises(InvalidParameterValue, match="don't provide ImageUri when creating a function with packageType Zip"):
         rules.check_package({"Code": {"ImageUri": "a/b:1"}})
     with pytest.raises(InvalidParameterValue, match="don't provide ImageConfig when the intended function PackageType is Zip"):
