@@ -20,6 +20,7 @@ import pytest
 
 from engine.cli import examples_deployer
 from engine.cli.main import main
+from tests.framework import wait
 from tests.framework.engine import OWN_RUNTIME
 
 WAIT_S = 30
@@ -268,3 +269,19 @@ def test_instances_are_listed(shared, cli):
     assert row.split()[4] == "on-demand"
     assert [i["invocations"] for i in json.loads(cli("instances", "cli-instances", "--json").stdout)] == [1]
     assert "no instances" in cli("instances", "cli-none").stderr
+
+
+def test_instances_are_watched_until_interrupted(shared, tmp_path):
+    shared.deploy("cli-watched", {"m.py": "def f(e, c):\n    return 1\n"})
+    shared.client().invoke(FunctionName="cli-watched")
+    seen = tmp_path / "seen"
+    command = [sys.executable, "-m", "engine.cli.main", "instances", "cli-watched", "--watch", "--every", "0.1", "--endpoint", shared.url]
+    with seen.open("wb") as out, subprocess.Popen(command, stdout=out, env={**os.environ, "FORCE_COLOR": "1", "COLUMNS": "200"}) as watching:
+        try:
+            # Drawn anew, not once.
+            wait.until(lambda: seen.read_text().count("1 instances, 0 busy") > 2, "the list is renewed")
+            watching.send_signal(signal.SIGINT)
+            assert watching.wait(60) == 0
+        finally:
+            watching.kill()
+    assert "cli-watched" in seen.read_text()

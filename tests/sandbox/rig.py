@@ -104,6 +104,8 @@ class Rig:
         self.boxes: list[Box] = []
         self.last_id = 0
         self.report: SandboxReport | None = None
+        # Whether templates fork by the compiled part, where it was built.
+        self.compiled = True
 
     def __enter__(self) -> Self:
         try:

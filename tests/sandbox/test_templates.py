@@ -9,17 +9,22 @@ import pytest
 from engine.sandbox.api import Cause, SpecialiseSpec
 from tests.sandbox.rig import Box, Failed, Rig, alive, until
 
+# In a template: forget the compiled part, if it is there. The program is in memory only.
+WITHOUT = 'type(copies)._fork_there = None; type(copies).wait_for_copy.__globals__["_copy_into"] = None'
 
-@pytest.fixture(scope="module", params=["full", "user"])
+
+@pytest.fixture(scope="module", params=["full", "user", "full without the compiled part"])
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    with Rig(tmp_path_factory.mktemp("templates"), request.param) as running:
+    level, _, more = request.param.partition(" ")
+    with Rig(tmp_path_factory.mktemp("templates"), level) as running:
+        running.compiled = not more
         yield running
 
 
 def template(rig: Rig, source: str = "", key: str = "t") -> Box:
     box = rig.make(template=True)
     rig.link.specialise(box.id, SpecialiseSpec(str(rig.code("copied", {"m.py": "X = 1"}))))
-    box.run(f"import os, ssl\n{source}\nTEMPLATE = True")
+    box.run(f"import os, ssl\n{source}\n{'' if rig.compiled else WITHOUT}\nTEMPLATE = True")
     rig.link.declare_template(key, box.id)
     rig.wait("zygote_ready", key)
     return box
