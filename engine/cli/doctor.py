@@ -126,12 +126,24 @@ def interpreter_findings(settings: Settings) -> list[Finding]:
     found = [Finding(f"runtime {name}", Verdict.OK, f"{i.version} ({i.path})") for name, i in interpreters.items()]
     others = {**toolchains.discover(settings.runtimes), **(toolchains.java() if settings.java_client is not None else {})}
     found += [Finding(f"runtime {name}", Verdict.OK, f"{t.version} ({t.path})") for name, t in others.items()]
+    if any(name.startswith("nodejs") for name in others):
+        found.append(_node_sdk(settings))
     found += [
         Finding(f"runtime {name}", Verdict.PROBLEM, f"{path} (LAMBDA_ENGINE_RUNTIMES) is not a working interpreter of that version")
         for name, path in settings.runtimes.items()
         if name not in interpreters and name not in others
     ]
     return found
+
+
+def _node_sdk(settings: Settings) -> Finding:
+    from engine.sandbox import node_sdk
+
+    versions = node_sdk.installed(settings.cache_dir())
+    if versions:
+        return Finding("AWS SDK for Node.js", Verdict.OK, f"{len(versions)} packages, @aws-sdk/client-s3 {versions.get('@aws-sdk/client-s3', 'missing')}")
+    npm = "" if shutil.which("npm") else " (npm is not on PATH)"
+    return Finding("AWS SDK for Node.js", Verdict.NOTE, f"not installed, functions must bring it; on Lambda they need not: {node_sdk.COMMAND}{npm}")
 
 
 def port_finding(settings: Settings) -> Finding:

@@ -23,6 +23,7 @@ from engine.cli import (
     invoke,
     listing,
     logs,
+    runtimes,
     serve,
     settings,
     sign,
@@ -51,6 +52,7 @@ app.add_typer(events.app, name="events")
 app.command("advance")(advance.advance)
 app.add_typer(vpc.app, name="vpc")
 app.add_typer(image.app, name="image")
+app.add_typer(runtimes.app, name="runtimes")
 app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)
 app.command("backup")(backup.backup)

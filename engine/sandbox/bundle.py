@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from engine.sandbox import kernel
+from engine.sandbox import kernel, node_sdk
 
 _BOOTSTRAP = "runtime_bootstrap"
 _KEPT_S = 30 * 24 * 3600
@@ -74,7 +74,7 @@ class Bundle:
         self._children.discard(pid)
 
     def _digest(self) -> str:
-        digest = hashlib.sha256(repr((_COMPILED, self._version, sorted(self._sdk.items()))).encode())
+        digest = hashlib.sha256(repr((_COMPILED, node_sdk.DIRECTORY, self._version, sorted(self._sdk.items()))).encode())
         for path in sorted(_sources(self._bootstrap)):
             digest.update(path.encode() + b"\0")
             with open(path, "rb") as f:
@@ -84,6 +84,7 @@ class Bundle:
     def _copy(self) -> str:
         target = os.path.join(self._root, self._digest())
         os.makedirs(self._root, exist_ok=True)
+        os.makedirs(os.path.join(os.path.dirname(self._root), node_sdk.DIRECTORY), mode=0o755, exist_ok=True)
         self._forget_old(target)
         if os.path.isdir(target):
             os.utime(target)
@@ -98,7 +99,10 @@ class Bundle:
             else:
                 shutil.copyfile(path, f"{inside}.py")
         os.mkdir(os.path.join(building, _COMPILED))
+        # Where rootfs shows the SDK for Node.js, whatever is installed of it and whenever.
+        os.mkdir(os.path.join(building, node_sdk.DIRECTORY))
         _make_readable(building)
+        os.symlink(f"{node_sdk.DIRECTORY}/{node_sdk.CURRENT}/node_modules", os.path.join(building, "node_modules"))
         try:
             os.rename(building, target)
         except OSError:
@@ -139,7 +143,7 @@ def _sources(directory: str) -> Iterator[str]:
     for path, _, files in os.walk(directory):
         if os.path.basename(path) != "__pycache__":
             for name in files:
-                if name.endswith((".py", ".js", ".rb", ".so")):
+                if name.endswith((".py", ".js", ".mjs", ".rb", ".so")):
                     yield os.path.join(path, name)
 
 

@@ -33,6 +33,8 @@ _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "u
 _TOO_WIDE = frozenset({"/", "/boot", "/dev", "/etc", "/home", "/media", "/mnt", "/opt", "/proc", "/root", "/run", "/srv", "/sys", "/tmp", "/var"})
 _COVERED = ("/dev/", "/proc/", "/sys/", "/tmp/", "/var/task/", "/var/runtime/")
 DEVICE_PATHS = tuple(f"/dev/{name}" for name in _DEVICES)
+# As node_sdk calls it, which zygotes of older Pythons cannot import.
+_SDK = "nodejs-sdk"
 _EMPTY = ("var/task", "opt", "proc", "mnt", "run", "home", "srv")
 
 
@@ -60,6 +62,7 @@ def enter(mountpoint: str, prefixes: Sequence[str], runtime_dir: str, share_netw
     os.chmod(os.path.join(mountpoint, "tmp"), 0o1777)
     os.makedirs(os.path.join(mountpoint, "root"), exist_ok=True)
     _show(runtime_dir, os.path.join(mountpoint, "var/runtime"))
+    _show_sdk(runtime_dir, os.path.join(mountpoint, "var/runtime"))
     _make_etc(os.path.join(mountpoint, "etc"), share_network, resolver)
     _make_dev(os.path.join(mountpoint, "dev"))
     proc = os.path.join(mountpoint, "proc")
@@ -89,6 +92,13 @@ def _show(source: str, target: str) -> None:
         with open(target, "w"):
             pass
     kernel.bind(source, target)
+
+
+def _show_sdk(runtime_dir: str, shown: str) -> None:
+    """What is installed of the AWS SDK for Node.js, beside all versions of the runtime, in the place that each has for it."""
+    source, target = os.path.join(os.path.dirname(os.path.dirname(runtime_dir)), _SDK), os.path.join(shown, _SDK)
+    if os.path.isdir(source) and os.path.isdir(target):
+        kernel.bind(source, target)
 
 
 def _show_system(mountpoint: str) -> None:

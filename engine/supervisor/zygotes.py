@@ -27,6 +27,8 @@ _EARLY = ("NODE_OPTIONS", "AWS_LAMBDA_EXEC_WRAPPER", "NODE_EXTRA_CA_CERTS", "UV_
 _JAVA_FLAGS = ("-XX:MaxRAMPercentage=85", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 _JAVA_MAIN = "com.amazonaws.services.lambda.runtime.api.client.AWSLambda"
 _NODE_FLAGS = ("--expose-gc", "--max-http-header-size=81920")
+# What upstream turns on and Lambda turns off, by major version, and since when Node.js knows the word.
+_OFF = {20: (("--no-experimental-require-module", (20, 17)),), 22: (("--no-experimental-require-module", (22, 0)), ("--no-experimental-detect-module", (22, 0)))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,9 @@ def command(config: VersionConfig, runtimes: Mapping[str, Interpreter], zygote_k
     if kind is Family.PYTHON:
         return [interpreter.path, "-I", "-S", "{runtime}/runtime_bootstrap/python", "--fd", "3", "--path", "{runtime}", "--env", "own"]
     if kind is Family.NODEJS:
-        return [interpreter.path, *_NODE_FLAGS, "{runtime}/runtime_bootstrap/nodejs/index.js", LATE]
+        wanted = config.env.get("NODE_OPTIONS", "").split()
+        flags = [flag for flag in node_flags(interpreter.version) if flag.replace("--no-", "--", 1) not in wanted]
+        return [interpreter.path, *flags, "{runtime}/runtime_bootstrap/nodejs/index.js", LATE]
     if kind is Family.JAVA:
         classes = f"{{task}}:{{task}}/lib/*:{{opt}}/java/lib/*:{interpreter.client}"
         memory = f"-XX:MaxRAM={config.memory_mib}m"
@@ -91,6 +95,15 @@ def command(config: VersionConfig, runtimes: Mapping[str, Interpreter], zygote_k
     if kind is Family.RUBY:
         return [interpreter.path, "{runtime}/runtime_bootstrap/ruby/bootstrap.rb"]
     return []
+
+
+def node_flags(version: str) -> tuple[str, ...]:
+    """How Lambda starts a Node.js of this version.
+
+    Source: docs.aws.amazon.com/lambda/latest/dg/lambda-nodejs.html, experimental features.
+    """
+    release = tuple(int(n) for n in version.split(".")[:2] if n.isdigit())
+    return (*_NODE_FLAGS, *(flag for flag, since in _OFF.get(release[0] if release else 0, ()) if release >= since))
 
 
 def spec(zygote_key: str, runtimes: Mapping[str, Interpreter]) -> ZygoteSpec | str:
@@ -105,7 +118,7 @@ def spec(zygote_key: str, runtimes: Mapping[str, Interpreter]) -> ZygoteSpec | s
     if agent == AGENT:
         return ZygoteSpec(zygote_key, runtime, own.path, entry=_AGENT_ENTRY, shows=interpreter.shows)
     if family(runtime) is Family.NODEJS:
-        command = (interpreter.path, *more)
+        command = (interpreter.path, *node_flags(interpreter.version), *more)
         return ZygoteSpec(
             zygote_key, runtime, own.path, entry=_NODE_ENTRY, shows=interpreter.shows, command=command, most=_MOST_NODES
         )

@@ -6,6 +6,7 @@ const path = require('node:path');
 const { createRequire } = require('node:module');
 const { pathToFileURL } = require('node:url');
 const { faults, wrapping } = require('./errors.js');
+const modules = require('./modules.js');
 
 const EXPRESSION = /^([^.]*)\.(.*)$/;
 
@@ -49,6 +50,8 @@ async function tryAll(root, folder, module) {
   const required = (file) => (fs.existsSync(file) ? [require(file)] : null);
   const imported = async (file) => (fs.existsSync(file) ? [await import(pathToFileURL(file).href)] : null);
   const isModule = typeOf(path.dirname(stem), root) === 'module';
+  const file = [stem, `${stem}.js`, `${stem}.mjs`, `${stem}.cjs`].find((name) => fs.existsSync(name));
+  if (file) modules.search(file);
   const found =
     required(stem) ||
     (isModule ? await imported(`${stem}.js`) : required(`${stem}.js`)) ||

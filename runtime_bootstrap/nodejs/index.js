@@ -6,6 +6,7 @@ const { Channel, waitReady, INIT, INVOKE, SHUTDOWN } = require('./channel.js');
 const errors = require('./errors.js');
 const handlers = require('./handler.js');
 const logs = require('./logs.js');
+const modules = require('./modules.js');
 const streams = require('./streams.js');
 
 const GO = 4;
@@ -42,9 +43,10 @@ async function initialise(about) {
     process.chdir(waitReady(GO));
     for (const name of Object.keys(process.env)) if (!(name in init.env)) delete process.env[name];
     Object.assign(process.env, init.env);
-    // NODE_PATH is read once, at the start.
-    Module._initPaths();
   }
+  if (process.env.NODE_PATH) process.env.NODE_PATH = modules.place(process.env.NODE_PATH);
+  // It is read once, at the start.
+  Module._initPaths();
   process.argv.splice(1);
   const json = (process.env.AWS_LAMBDA_LOG_FORMAT || init.log_format || '').toUpperCase() === 'JSON';
   logs.install(channel, state, json, process.env.AWS_LAMBDA_LOG_LEVEL || init.log_level || '');
@@ -74,6 +76,8 @@ async function initialise(about) {
 /** The process cannot go on. Whoever waits is told why. */
 function crash(what, error, status) {
   console.error(`${what} ${errors.shown(error)}`);
+  const hint = handler ? null : modules.hint(error);
+  if (hint) console.error(hint);
   const document = errors.document(error);
   const bytes = Buffer.from(JSON.stringify(document));
   if (!handler) channel.initError(document.errorType, bytes);

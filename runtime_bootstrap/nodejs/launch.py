@@ -16,14 +16,13 @@ from runtime_bootstrap import packing
 _MAIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "index.js")
 _CHANNEL, _GO = 3, 4
 _ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "en_US.UTF-8", "TZ": ":UTC"}
-_FLAGS = ("--expose-gc", "--max-http-header-size=81920")
 
 
 def serve(sock: socket.socket, wait_ready: "Callable[[], None]", command: "tuple[str, ...]" = ()) -> None:
-    """Become ``command`` (the path of node, and ``late`` after it to wait for INIT). Returns only when there was no INIT."""
+    """Become ``command`` (the path of node, its flags, and ``late`` to wait for INIT). Returns only when there was no INIT."""
     node, late = command[0], "late" in command[1:]
     os.set_inheritable(_CHANNEL, True)
-    argv = [node, *_FLAGS, _MAIN]
+    argv = [node, *(flag for flag in command[1:] if flag.startswith("-")), _MAIN]
     if not late:
         os.set_inheritable(_GO, True)
         os.execve(node, argv, _ENV)
@@ -33,6 +32,9 @@ def serve(sock: socket.socket, wait_ready: "Callable[[], None]", command: "tuple
     wait_ready()
     env = {k: str(v) for k, v in init["env"].items()}
     wrapper = env.get("AWS_LAMBDA_EXEC_WRAPPER")
+    # What a function turns on is not turned off, as Lambda's start script has it.
+    wanted = env.get("NODE_OPTIONS", "").split()
+    argv = [flag for flag in argv if flag.replace("--no-", "--", 1) not in wanted]
     argv.append("late")
     if not wrapper:
         os.execve(node, argv, env)
