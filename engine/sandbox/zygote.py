@@ -23,7 +23,7 @@ import sysconfig
 import time
 from typing import TYPE_CHECKING, Any
 
-from engine.sandbox import holder, init, kernel, lockdown, nest, packets, rootfs, seccomp, templates
+from engine.sandbox import holder, immortal, init, kernel, lockdown, nest, packets, rootfs, seccomp, templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +100,9 @@ class Zygote:
         self._prepare_nests(self._build)
         _hide(title)
         gc.collect()
+        getattr(entry, "warm_up", _nothing_more)()
         gc.freeze()
+        immortal.make_immortal()
 
     def _prepare_nests(self, build: holder.Build) -> None:
         if build.fences.namespaces:
@@ -361,6 +363,10 @@ def _map_ids(pid: int, first_id: int, own_uid: bool) -> None:
 
 
 def _become_init(
+def _nothing_more() -> None:
+    """For bootstraps that cannot be warmed up."""
+
+
     build: holder.Build, pid_hint: int, control: int, channel: int, output: int, joins: list[int], mapped: int, orders: int
 ) -> None:
     """In the child: keep only this sandbox's descriptors and run its init. Never returns."""

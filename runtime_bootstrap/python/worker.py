@@ -317,6 +317,11 @@ def _perform(sock: socket.socket, init: "dict[str, Any]") -> Worker:
     return worker
 
 
+def warm_up() -> None:
+    """Go once, in the zygote, through what every worker goes through: what is only made when it is first needed is then there for all of them."""
+    rehearsal.rehearse(_perform)
+
+
 def serve(
     sock: socket.socket, wait_ready: Callable[[], None], copies: Any = None, *, own_env: bool = False, rehearsed: bool = True
 ) -> None:
