@@ -43,9 +43,9 @@ class Broker:
         self._zygotes: dict[str, ZygoteProcess] = {}
         self._bundle = bundle.Bundle(config)
         self._network = process
-        self._holders = Holders(self._loop, level, config["data_dir"], self._tell, process)
         if process is not None:
             process.attend(self._loop, self._on_network)
+        self._holders = Holders(self._loop, level, config["data_dir"], self._tell, process)
         self._supervisor = Peer(self._loop, sock, self._on_supervisor, self._on_supervisor_lost)
         children = kernel.child_signal_fd()
         self._loop.watch(children, lambda _mask: self._on_children(children))
@@ -99,6 +99,8 @@ class Broker:
             self._holders.wired(int(args[0]))
         elif kind == "unwired":
             self._holders.unwired(int(args[0]), str(args[1]))
+        elif kind in ("net", "no net"):
+            self._holders.on_net(packet)
         elif kind == "vpc":
             self._tell(["vpc", *args])
 

@@ -5,8 +5,8 @@ init, and its worker, locked down, says so on the control socket (the kernel nam
 is done from outside (``furnish``); then the worker is told and its control socket closed. When a worker ends, what it left behind is
 killed before its end is told: *swept*, by a fork of the zygote in the sandbox, unless its control group is empty anyway; a reset
 is a sweep and a fresh worker. A holder is over when its init has been reaped, by the zygote or, if that died first, by
-the broker as subreaper; then what it held is given back and ``holder_gone`` is told last. Control groups are removed off the
-path of everything else.
+the broker as subreaper; then what it held is given back and ``holder_gone`` is told last (``leavings``). An ordinary sandbox without a VPC
+begins in a network that is there already (``nets``), which it waits for where none is; others have theirs made while they are.
 
 Sandboxes of templates and those without namespaces are not visited: their inits (``holder``) are asked to do all this themselves.
 """
@@ -23,7 +23,9 @@ from typing import Any, Protocol
 
 from engine.sandbox import packets
 from engine.sandbox.group import Group
+from engine.sandbox.leavings import Leavings
 from engine.sandbox.levels import Level
+from engine.sandbox.nets import Net, Nets
 from engine.sandbox.network import NetworkProcess
 from engine.sandbox.outfit import Outfitter
 from engine.sandbox.peers import Loop, Peer
@@ -33,11 +35,7 @@ from engine.sandbox.sources import Source, Template
 
 # Forks a zygote is asked for at once: enough to keep it busy, few enough that a kill or an urgent make is not stuck behind.
 _IN_FLIGHT = 8
-_REMOVE_EVERY_S = 0.01
-_REMOVE_AT_ONCE = 8
 _FORCE_AFTER_S = 2.0
-# How often it is looked which control groups nobody needed in between; all are gone after twice this time without a new holder.
-_SPARE_S = 0.5
 _PIDS, _FIRST_PID = 31700, 300
 
 
@@ -65,8 +63,8 @@ class Holders:
         self._slots: list[int] = []
         self._next_slot = 0
         self._next_pid = random.SystemRandom().randrange(_PIDS)
-        self._removals: deque[tuple[Holder | None, Group]] = deque()
-        self._counting_spare = False
+        self._leavings = Leavings(loop, level.groups)
+        self._nets = None if network is None else Nets(loop, network, level.groups.witness())
         self._outfitter = Outfitter(loop, level, data_dir, self._holders, self.refused, lambda: bool(self._hurried))
         self._pods = Pods(self._holders, tell, fail=self._fail, kill=self.kill, announce=self._announce, finish=self._finish)
 
@@ -77,7 +75,7 @@ class Holders:
 
     def busy(self) -> bool:
         """Whether anything is left."""
-        return bool(self._holders or self._removals)
+        return bool(self._holders or self._leavings)
 
     def make(self, holder_id: int, zygote: Source, network: str = "", *, template: bool = False, hurried: bool = False) -> None:
         """Have a sandbox made, now or when its source has caught up. ``network``: the VPC's it belongs to (see ``network``).
@@ -89,7 +87,8 @@ class Holders:
             network = zygote.network
         holder = Holder(holder_id, zygote, network=network, is_template=template, hurried=hurried)
         holder.visited = self._level.namespaces and not template and not isinstance(zygote, Template)
-        holder.wired = not network and self._level.network != "nat"
+        holder.netted = self._nets is not None and holder.visited and not network
+        holder.wired = holder.netted or (not network and self._level.network != "nat")
         self._holders[holder_id] = holder
         if hurried:
             self._hurried.add(holder_id)
@@ -118,8 +117,35 @@ class Holders:
             self._start_pod(holder, holder.group)
             return
         holder.slot = self._slots.pop() if self._slots else self._take_slot()
+        if self._nets is not None and holder.netted:
+            self._making[holder.zygote.key] = self._making.get(holder.zygote.key, 0) + 1
+            self._nets.take(lambda net, why: self._start_in(holder, net, why))
+            return
         self._order(holder, "make", self._level.first_id + 2 * holder.slot)
         self._making[holder.zygote.key] = self._making.get(holder.zygote.key, 0) + 1
+
+    def _start_in(self, holder: Holder, net: Net | None, why: str) -> None:
+        """Go on with ``_start`` when the network is there."""
+        holder.net = net
+        if net is None or holder.dying:
+            self._made_one(holder)
+            if not holder.dying:
+                self._fail(holder, "network", why)
+                self._finish(holder)
+            self._leave_net(holder, ended=True)
+            return
+        try:
+            holder.endpoint = os.dup(net.listener)
+            self._order(holder, "make", self._level.first_id + 2 * holder.slot)
+        except OSError as e:
+            self._made_one(holder)
+            self._fail(holder, "prepare the sandbox", str(e))
+            self._finish(holder)
+
+    def _leave_net(self, holder: Holder, *, ended: bool = False) -> None:
+        net, holder.net = holder.net, None
+        if net is not None and self._nets is not None:
+            self._nets.give_back(net, ended=ended)
 
     def _order(self, holder: Holder, kind: str, *first_id: int) -> None:
         """Have the zygote fork a worker: its channel, output, control socket and groups are made here."""
@@ -137,14 +163,16 @@ class Holders:
                 self._loop, ours, lambda p: self._on_control(holder, p), lambda _r: self._on_control_lost(holder)
             )
             self._next_pid = (self._next_pid + 7919) % _PIDS
-            request = [kind, holder.id, self._next_pid + _FIRST_PID, *first_id, into, holder.is_template, holder.hurried and kind == "make"]
+            first = kind == "make"
+            net = holder.net if first else None
+            request = [kind, holder.id, self._next_pid + _FIRST_PID, *first_id, into, holder.is_template, holder.hurried and first, net is not None]
             if holder.is_template:
                 holder.orders, orders = packets.pair()
                 holder.orders.setblocking(False)
                 holder.orders.shutdown(socket.SHUT_RD)
                 lent.append(orders.detach())
             given = lent[len(joins) :]
-            holder.zygote.send(request, [*given, *joins])
+            holder.zygote.send(request, [*given, *joins, *([net.space] if net is not None else [])])
         finally:
             for fd in lent:
                 os.close(fd)
@@ -219,6 +247,11 @@ class Holders:
             self.unwired(holder.id, "this broker makes no networks")
         else:
             self._network.send(["wire", holder.id, holder.network], [holder.pidfd])
+
+    def on_net(self, packet: packets.Packet) -> None:
+        """A net is there, or cannot be had."""
+        if self._nets is not None:
+            self._nets.on_packet(packet)
 
     def wired(self, holder_id: int) -> None:
         """The network is there."""
@@ -486,6 +519,7 @@ class Holders:
         if holder is not None:
             if holder.control is not None:
                 holder.control.drain()
+            holder.reaped = True
             if holder.ended is not None:
                 holder.fresh_wanted = False
                 self.swept(holder.id)
@@ -529,44 +563,16 @@ class Holders:
         if holder.watch is not None:
             holder.watch.close()
         holder.close_fds()
-        if self._network is not None and holder.wired and (holder.network or self._level.network == "nat"):
+        if holder.netted:
+            self._leave_net(holder, ended=holder.reaped and holder.let_go)
+        elif self._network is not None and holder.wired and (holder.network or self._level.network == "nat"):
             self._network.send(["unwire", holder.id])
         if holder.slot >= 0:
             self._slots.append(holder.slot)
         if holder.group is None or not holder.group.directories():
             self._tell(["holder_gone", holder.id])
             return
-        if not self._removals:
-            self._loop.later(_REMOVE_EVERY_S, self._remove_some)
-        self._removals.append((holder, holder.group))
-
-    def _remove_some(self) -> None:
-        for _ in range(min(_REMOVE_AT_ONCE, len(self._removals))):
-            holder, group = self._removals.popleft()
-            if (holder is not None and self._pass_on(holder, group)) or group.remove():
-                if holder is not None:
-                    self._tell(["holder_gone", holder.id])
-            else:
-                self._removals.append((holder, group))
-        if self._removals:
-            self._loop.later(_REMOVE_EVERY_S, self._remove_some)
-
-    def _pass_on(self, holder: Holder, group: Group) -> bool:
-        """Whether the next holder gets its control groups. Not when it ended by itself: the supervisor may still have its hand on the freezer."""
-        if not (holder.let_go and holder.visited and self._level.groups.give_back(group)):
-            return False
-        if not self._counting_spare:
-            self._counting_spare = True
-            self._loop.later(_SPARE_S, self._count_spare)
-        return True
-
-    def _count_spare(self) -> None:
-        if not self._removals:
-            self._loop.later(_REMOVE_EVERY_S, self._remove_some)
-        self._removals.extend((None, group) for group in self._level.groups.unneeded())
-        self._counting_spare = self._level.groups.spare > 0
-        if self._counting_spare:
-            self._loop.later(_SPARE_S, self._count_spare)
+        self._leavings.add(holder.group, lambda: self._tell(["holder_gone", holder.id]), usable=holder.let_go and holder.visited)
 
     def kill_all(self) -> None:
         """End every holder."""
@@ -578,8 +584,9 @@ class Holders:
 
     def close(self) -> None:
         """Remove what is left; the broker ends."""
-        for _, group in self._removals:
-            group.remove()
+        self._leavings.close()
+        if self._nets is not None:
+            self._nets.close()
         self._outfitter.close()
         self._level.groups.close()
 

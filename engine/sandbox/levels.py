@@ -167,7 +167,7 @@ def _watch_trial(name: str, control: socket.socket) -> Refusal | None:
     read_end, write_end = os.pipe()
     try:
         fds = [theirs.fileno(), worker_channel.fileno(), write_end]
-        packets.send(control, ["make", 0, 1000, first_id(), False, False, False], fds)
+        packets.send(control, ["make", 0, 1000, first_id(), False, False, False, False], fds)
         theirs.close()
         return _watch_init(name, control, ours)
     finally:

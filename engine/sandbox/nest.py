@@ -60,8 +60,10 @@ def plan(build: holder.Build) -> Plan:
     return Plan(build, become_root, furnish, lockdown.steps(build.fences))
 
 
-def enter(plan: Plan, init: int, control: int, channel: int, output: int, joins: Sequence[int], fresh: bool, hurried: bool) -> None:
-    """In the fork: from the zygote's namespaces to user code. ``hurried``: somebody waits for it. Never returns."""
+def enter(plan: Plan, init: int, control: int, channel: int, output: int, joins: Sequence[int], fresh: bool, hurried: bool, listens: bool) -> None:
+    """In the fork: from the zygote's namespaces to user code. ``hurried``: somebody waits for it; ``listens``: it finds no listener in its
+    network. Never returns.
+    """
     try:
         step = "join control groups"
         try:
@@ -77,7 +79,7 @@ def enter(plan: Plan, init: int, control: int, channel: int, output: int, joins:
             if not fresh:
                 kernel.perform(plan.furnish)
                 step = "endpoint listener"
-                listener = _open_network() if plan.build.isolated_network else None
+                listener = _open_network() if plan.build.isolated_network and listens else None
             step = "lock down the worker"
             _become_worker(plan, control, channel, output, listener, hurried)
         except (OSError, ValueError) as e:

@@ -7,6 +7,7 @@ the sandbox is being made. When it ends every sandbox is without network, so the
 the broker ends, so does this. Nothing a function sends reaches it; names are answered by a process of their own without privilege.
 
 ``["wire", holder, network]`` + pidfd → ``["wired", holder]`` or ``["unwired", holder, reason]``; ``["unwire", holder]``;
+``["net", number]`` → ``["net", number]`` + what ``nets.prepare`` makes, or ``["no net", number, reason]``; ``["drop", number]``;
 ``["vpc", token, id, document or null]`` → ``["vpc", token, {attachment: reason}, reason]``. A network is "" (outbound) or
 ``vpc/subnet,subnet/group,group``.
 """
@@ -24,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from engine.sandbox import kernel, packets, resolver
+from engine.sandbox import kernel, nets, packets, resolver
 from engine.sandbox.nat import Nat
 from engine.sandbox.peers import Loop, Peer
 from engine.sandbox.spaces import RESOLVER, Gateway
@@ -45,6 +46,9 @@ class Networks:
         self._nat: Nat | None = None
         self._vpcs: dict[str, Vpc] = {}
         self._wired: dict[int, tuple[Gateway, bytes]] = {}
+        self._home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        # Addresses of nets by their number.
+        self._nets: dict[int, bytes] = {}
         self.no_outbound = ""
         self.no_vpc = ""
         if outbound:
@@ -104,9 +108,27 @@ class Networks:
             wired = self._wired.pop(int(args[0]), None)
             if wired is not None:
                 wired[0].release(wired[1])
+        elif kind == "net":
+            self._make_net(int(args[0]))
+        elif kind == "drop":
+            ip = self._nets.pop(int(args[0]), b"")
+            if ip and self._nat is not None:
+                self._nat.gateway.release(ip)
         elif kind == "vpc":
             problems, reason = self._apply(str(args[1]), args[2])
             packets.send(self._sock, ["vpc", args[0], problems, reason])
+
+    def _make_net(self, number: int) -> None:
+        try:
+            fds, self._nets[number] = nets.prepare(self._home, None if self._nat is None else self._nat.gateway)
+        except OSError as e:
+            packets.send(self._sock, ["no net", number, e.strerror or str(e)])
+            return
+        try:
+            packets.send(self._sock, ["net", number], fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def _wire(self, holder_id: int, network: str, pidfd: int) -> None:
         try:

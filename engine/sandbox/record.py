@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from engine.sandbox.group import Group
 from engine.sandbox.memory import MemoryWatch
+from engine.sandbox.nets import Net
 from engine.sandbox.peers import Peer
 from engine.sandbox.sources import Source
 
@@ -37,6 +38,11 @@ class Holder:
     watch: MemoryWatch | None = None
     network: str = ""
     wired: bool = True
+    # It begins in a network that was there before.
+    netted: bool = False
+    net: Net | None = None
+    # Its init has been: no process of it is left.
+    reaped: bool = False
     memory: tuple[int, int] = (0, 0)
     cpu_quota_us: int = 0
     # Its init does nothing: what is to be done inside is done from outside.

@@ -121,18 +121,22 @@ class Gateway:
 
     def connect(self, pidfd: int) -> bytes:
         """Give the namespace of a process its interface ``eth0``; the address, to be given back. Raises OSError naming the step."""
+        there, routes = self._look_into(pidfd)
+        try:
+            return self.join(there, routes)
+        finally:
+            os.close(there)
+            routes.close()
+
+    def join(self, there: int, routes: Netlink) -> bytes:
+        """``connect`` for the namespace of a descriptor, with a socket in it."""
         if not self._free:
             self._grow()
         ip = self._free.popleft()
         mac = b"\x02\x00" + ip
         try:
-            there, routes = self._look_into(pidfd)
-            try:
-                self._space.routes.ask([macvlan("eth0", _INNER, mac, self._lower, there), neighbour(self._index, ip, mac)])
-                routes.ask([*self._before, address(_INNER, ip), *self._after])
-            finally:
-                os.close(there)
-                routes.close()
+            self._space.routes.ask([macvlan("eth0", _INNER, mac, self._lower, there), neighbour(self._index, ip, mac)])
+            routes.ask([*self._before, address(_INNER, ip), *self._after])
         except BaseException:
             self._free.append(ip)
             raise

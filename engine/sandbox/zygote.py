@@ -52,6 +52,7 @@ class Zygote:
         self._children: dict[int, tuple[str, int]] = {}
         self._inits: dict[int, int] = {}
         self._own_pids = -1
+        self._own_net = -1
         self._build: holder.Build | None = None
         self._nest: nest.Plan
         self._spawn_init: init.Spawn
@@ -99,14 +100,15 @@ class Zygote:
         )  # fmt: skip
         self._prepare_nests(self._build)
         _hide(title)
-        gc.collect()
         getattr(entry, "warm_up", _nothing_more)()
-        gc.freeze()
+        gc.collect()
         immortal.make_immortal()
+        gc.freeze()
 
     def _prepare_nests(self, build: holder.Build) -> None:
         if build.fences.namespaces:
             self._own_pids = _way_back()
+            self._own_net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             self._spawn_init = init.spawner()
             self._nest = nest.plan(build)
 
@@ -150,11 +152,11 @@ class Zygote:
         return self._build is not None and self._build.fences.namespaces and not template
 
     def _make(self, packet: packets.Packet) -> None:
-        """["make", holder id, worker pid, first host id, v2 directory given, template, hurried] + control, channel, output, cgroup fds.
+        """["make", holder id, worker pid, first host id, v2 directory given, template, hurried, net given] + control, channel, output, cgroup fds.
 
-        For a template the fourth descriptor is its socket for orders.
+        For a template the fourth descriptor is its socket for orders; a network namespace to begin in comes last.
         """
-        holder_id, pid_hint, first_id, into_cgroup, template, _ = packet.args
+        holder_id, pid_hint, first_id, into_cgroup, template, _, _ = packet.args
         if self._own_nest(template):
             self._make_nest(packet)
             return
@@ -187,13 +189,14 @@ class Zygote:
 
     def _make_nest(self, packet: packets.Packet) -> None:
         """``_make`` for an ordinary sandbox: an init to hold the namespaces, and the worker."""
-        holder_id, number, first_id, into_cgroup, _, hurried = packet.args
-        pid, pidfd = self._spawn_init(self._nest.joined | kernel.CLONE_NEWPID)
+        holder_id, number, first_id, into_cgroup, _, hurried, netted = packet.args
+        fds = packet.fds[:-1] if netted else packet.fds
+        pid, pidfd = self._init_in(packet.fds[-1]) if netted else self._spawn_init(self._nest.joined | kernel.CLONE_NEWPID)
         try:
             self._children[pid] = ("exited", holder_id)
             self._inits[holder_id] = pid
             _map_ids(pid, first_id, self._nest.build.fences.own_uid)
-            self._enter(holder_id, pidfd, number, packet.fds, into_cgroup, hurried=hurried)
+            self._enter(holder_id, pidfd, number, fds, into_cgroup, listens=not netted, hurried=hurried)
             packets.send(self._control, ["made", holder_id, pid], [pidfd])
         except OSError:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -201,9 +204,20 @@ class Zygote:
         finally:
             os.close(pidfd)
 
+    def _init_in(self, net: int) -> tuple[int, int]:
+        """An init in a network namespace that is there already. Where there is no way back from it, SystemExit."""
+        kernel.setns(net, kernel.CLONE_NEWNET)
+        try:
+            return self._spawn_init((self._nest.joined | kernel.CLONE_NEWPID) & ~kernel.CLONE_NEWNET)
+        finally:
+            try:
+                kernel.setns(self._own_net, kernel.CLONE_NEWNET)
+            except OSError as e:
+                raise SystemExit(f"the zygote cannot leave a network namespace: {e}") from e
+
     def _fresh(self, packet: packets.Packet) -> None:
-        """["fresh", holder id, worker pid, v2 directory given, False, False] + the same: another worker in a sandbox that has lost its own."""
-        holder_id, number, into_cgroup, _, _ = packet.args
+        """["fresh", holder id, worker pid, v2 directory given, False, False, False] + the same: another worker in a sandbox that has lost its own."""
+        holder_id, number, into_cgroup, *_ = packet.args
         pidfd = self._pidfd_of(holder_id)
         if pidfd >= 0:
             try:
@@ -217,14 +231,15 @@ class Zygote:
         return -1 if pid is None else os.pidfd_open(pid)
 
     def _enter(
-        self, holder_id: int, pidfd: int, number: int, fds: list[int], into_cgroup: bool, *, fresh: bool = False, hurried: bool = False
+        self, holder_id: int, pidfd: int, number: int, fds: list[int], into_cgroup: bool, *, fresh: bool = False, hurried: bool = False,
+        listens: bool = True
     ) -> None:
-        """Fork a worker into a sandbox."""
+        """Fork a worker into a sandbox. ``listens``: it opens the endpoint's listener, which is not there yet."""
         control, channel, output, *joins = fds
         cgroup_fd = joins.pop() if into_cgroup else -1
         pid = self._fork_into(pidfd, cgroup_fd, number)
         if pid == 0:
-            nest.enter(self._nest, pidfd, control, channel, output, joins, fresh, hurried)
+            nest.enter(self._nest, pidfd, control, channel, output, joins, fresh, hurried, listens)
         self._children[pid] = ("ended", holder_id)
 
     def _fork_into(self, pidfd: int, cgroup_fd: int = -1, number: int = 0) -> int:
@@ -348,6 +363,10 @@ def _nothing(_channel: socket.socket, wait_ready: Callable[[], None]) -> None:
     wait_ready()
 
 
+def _nothing_more() -> None:
+    """For bootstraps that cannot be warmed up."""
+
+
 def _namespaces(build: holder.Build) -> int:
     flags = kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
     return flags | kernel.CLONE_NEWNET if build.isolated_network else flags
@@ -363,10 +382,6 @@ def _map_ids(pid: int, first_id: int, own_uid: bool) -> None:
 
 
 def _become_init(
-def _nothing_more() -> None:
-    """For bootstraps that cannot be warmed up."""
-
-
     build: holder.Build, pid_hint: int, control: int, channel: int, output: int, joins: list[int], mapped: int, orders: int
 ) -> None:
     """In the child: keep only this sandbox's descriptors and run its init. Never returns."""

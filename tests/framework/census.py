@@ -14,6 +14,7 @@ from tests.framework.engine import Engine
 
 # Long-lived processes whose descriptors are counted; workers and their inits come and go.
 _COUNTED = ("supervisor", "broker", "control")
+_EVENT = "anon_inode:[eventfd]"
 # Files that a running engine appends to or that stay by design: what functions logged, what was uploaded.
 _KEPT = ("logs", "blobs", "code", "engine.db")
 
@@ -42,6 +43,9 @@ def census(engine: Engine) -> dict[str, Any]:
     counts["zombies"] = sum(1 for p in psutil.Process(engine.process.pid).children(recursive=True) if p not in children)
     for role in _COUNTED:
         counts[f"{role} descriptors"] = Counter(_descriptors(pids[role]))
+    # A sandbox in stock may have its control groups, and the threshold in them, from one that has ended.
+    stock = sum(p["ready"] for p in state["pool"].values())
+    counts["broker descriptors"] -= Counter({_EVENT: stock})
     # Connections to the store are opened as they are needed, up to the size of the pool.
     control = {k: n for k, n in counts["control descriptors"].items() if "/engine.db" not in k}
     counts["control descriptors"] = control | {"pipe": control.get("pipe", 0) - 2 * len(compilers)}
@@ -63,14 +67,17 @@ def _compiles(process: psutil.Process) -> bool:
 
 
 def _descriptors(pid: int) -> list[str]:
-    """The kind of every open descriptor: socket, pipe, anon_inode:[eventpoll], or the file's name."""
+    """The kind of every open descriptor: socket, pipe, network namespace, anon_inode:[eventpoll], or the file's name."""
     kinds = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
             target = os.readlink(link)
             if target.startswith("/sys/fs/cgroup"):
                 target = "control group: " + os.path.basename(target.removesuffix(" (deleted)"))
-            kinds.append(target.split(":[")[0] if target.startswith(("socket", "pipe")) else target)
+            elif "/net/sockstat" in target:
+                # Named after whoever opened it.
+                target = "count of sockets"
+            kinds.append(target.split(":[")[0] if target.startswith(("socket", "pipe", "net:")) else target)
     return kinds
 
 
