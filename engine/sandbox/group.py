@@ -91,6 +91,8 @@ class Group:
     # What files were last written with: a group that is used again mostly gets the limits it has.
     _written: dict[str, str] = field(default_factory=dict)
     _memory: int = 0
+    # A threshold that the kernel was told of (v1): bytes, and the descriptor it tells by.
+    _mark: tuple[int, int] = (0, -1)
 
     def _set(self, directory: str, name: str, text: str) -> None:
         path = f"{directory}/{name}"
@@ -98,6 +100,28 @@ class Group:
             self._written.pop(path, None)
             kernel.write_file(path, text.encode())
             self._written[path] = text
+
+    def leave_mark(self, mark: int, fd: int) -> None:
+        """Let a threshold stand: the next sandbox in these groups mostly has the same limit, and setting one takes grace periods of RCU."""
+        self._drop_mark()
+        self._mark = (mark, fd)
+
+    def take_mark(self, mark: int) -> int:
+        """The descriptor of a threshold at ``mark`` that stands, to be given back or closed; -1 without one. What has come by it is from before."""
+        kept, fd = self._mark
+        if kept != mark or fd < 0:
+            self._drop_mark()
+            return -1
+        self._mark = (0, -1)
+        with contextlib.suppress(BlockingIOError):
+            os.read(fd, 8)
+        return fd
+
+    def _drop_mark(self) -> None:
+        _, fd = self._mark
+        self._mark = (0, -1)
+        if fd >= 0:
+            os.close(fd)
 
     def directories(self) -> list[str]:
         """Each directory once (controllers may share one)."""
@@ -265,6 +289,7 @@ class Group:
 
     def remove(self) -> bool:
         """Remove the directories; False while a process is still leaving one of them."""
+        self._drop_mark()
         gone = True
         for directory in self.directories():
             try:

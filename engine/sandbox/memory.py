@@ -51,24 +51,36 @@ class MemoryWatch:
         self._tmp = tmp
         self._lend = lend
         self._on_exceeded = on_exceeded
+        self._group = group
         self._version, self._directory = group.places["memory"]
         self._mark = limit
+        # v1: the kernel has taken the mark.
+        self._stands = False
         if self._version == 1:
-            self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._fd = group.take_mark(limit)
+            self._stands = self._fd >= 0
+            if not self._stands:
+                self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         else:
             self._fd = os.open(f"{self._directory}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._set_mark()
+            if not self._stands:
+                self._set_mark()
             self._loop.watch(self._fd, self._passed, select.EPOLLIN if self._version == 1 else select.EPOLLPRI)
         except OSError:
             os.close(self._fd)
             raise
+        if self._stands:
+            self._judge()
 
     def close(self) -> None:
         """Stop watching. Idempotent."""
         if self._fd >= 0:
             self._loop.forget(self._fd)
-            os.close(self._fd)
+            if self._stands and self._mark == self._limit:
+                self._group.leave_mark(self._limit, self._fd)
+            else:
+                os.close(self._fd)
             self._fd = -1
 
     def _set_mark(self) -> None:
@@ -87,6 +99,7 @@ class MemoryWatch:
     def marked(self) -> None:
         """The mark has been set: look whether it was passed meanwhile, for then the kernel stays silent."""
         if self._fd >= 0:
+            self._stands = self._version == 1
             self._judge()
 
     def _passed(self, _mask: int) -> None:

@@ -185,6 +185,20 @@ def test_files_in_tmp_are_not_memory(full):
     full.end(box)
 
 
+def test_a_memory_limit_holds_where_the_control_groups_were_somebody_elses(full):
+    """The threshold that watches over it goes on with them if it is the same, and is set anew if not."""
+    for before_mib in (64, 96):
+        used = full.instance(memory_mib=before_mib, tmp_mib=512)
+        # Long enough for it to be set, most of the time.
+        assert used.run("import time; time.sleep(0.2); result = len(b'x' * (20 << 20))") == 20 << 20
+        full.end(used)
+        box = full.instance(memory_mib=64, tmp_mib=512)
+        assert box.run("import time; time.sleep(0.1); result = len(b'x' * (20 << 20))") == 20 << 20
+        box.send("x = b'x' * (150 << 20)")
+        assert _cause(full, box) == ExitCause(Cause.OOM_KILLED, signal.SIGKILL)
+        full.end(box)
+
+
 def test_the_peak_is_readable(full):
     box = full.instance()
     box.run("x = b'x' * (40 << 20); del x")
