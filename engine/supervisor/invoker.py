@@ -369,7 +369,7 @@ class Invoker:
             self._ready(instance, now_s)
             if instance.version.template is not None:
                 self.standing.warmed(instance, took_s)
-        self._fleet.limit_cpu(instance)
+        self._fleet.limit_cpu_soon(instance)
 
     def lane_worker(self, instance: Instance, channel: Channel, fd: int) -> LaneWorker | None:
         """The compiled reader of a worker's channel, where there is one."""

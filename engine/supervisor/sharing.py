@@ -208,7 +208,7 @@ class Sharing:
         assert isinstance(pool, SharedPool)  # noqa: S101 - see ``assign``
         while (request := pool.join(instance)) is not None:
             self._run(instance, request, now_s)
-        self._fleet.limit_cpu(instance)
+        self._fleet.limit_cpu_soon(instance)
 
     def _free(self, instance: Instance, now_s: float) -> None:
         """A seat is free: it goes to the next in line; an instance without work idles, or goes."""
