@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--quick", action="store_true", help="seconds instead of minutes; figures are rough")
     p.add_argument("--pin", default="0", help="CPUs every process is pinned to, such as 0 or 0,1; 'none' for free (default 0)")
     p.add_argument("--nice", type=int, default=0, help="run everything at this niceness; -12 (root) keeps other work out of the figures")
+    p.add_argument("--runtime", default="", help="what functions run on, such as python3.13 (default: the Python of this run)")
     p.add_argument("--endpoint", help="measure the engine at this http://host:port instead of starting one")
     p.add_argument("--binary-endpoint", help="its binary socket: a path or host:port without authentication")
     p.add_argument("--signed-endpoint", help="an engine with auth=sigv4 and the bench's key, for the signed cases")
@@ -46,8 +47,11 @@ def main() -> int:
     if options.nice:
         os.setpriority(os.PRIO_PROCESS, 0, options.nice)
     about = machine(cpus, options.nice)
+    if options.runtime:
+        about["functions"] = options.runtime
     work = Path(tempfile.mkdtemp(prefix="bench-"))
     context = Context(work, options.quick, cpus, options.endpoint, options.binary_endpoint, options.signed_endpoint)
+    context.runtime = options.runtime
     rows: list[Row] = []
     failed = []
     try:

@@ -24,7 +24,9 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass
 class Context:
-    """``quick`` measures for a moment only. ``cpus`` are what every process of the run is pinned to, None for free."""
+    """``quick`` measures for a moment only. ``cpus`` are what every process of the run is pinned to, None for free. ``runtime`` is what functions
+    run on where a scenario does not say, empty for the version of this interpreter.
+    """
 
     work: Path
     quick: bool = False
@@ -33,6 +35,7 @@ class Context:
     binary_endpoint: str | None = None
     signed_endpoint: str | None = None
     native_binary: Path | None = None
+    runtime: str = ""
 
     @property
     def seconds(self) -> float:
@@ -49,6 +52,7 @@ class Context:
         endpoint = self.signed_endpoint if auth else self.endpoint
         if self.endpoint is None:
             with started(self.work, auth=auth, **settings) as running:
+                running.runtime = self.runtime
                 self._check_pinning(running)
                 yield running
                 self._check_pinning(running)
@@ -56,6 +60,7 @@ class Context:
         if endpoint is None:
             raise RuntimeError("this case needs an engine with authentication on: give --signed-endpoint")
         running = attached(endpoint, self.binary_endpoint, auth=auth)
+        running.runtime = self.runtime
         try:
             yield running
         finally:

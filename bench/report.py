@@ -48,6 +48,7 @@ def heading(machine: dict[str, Any]) -> str:
         f"{machine['cpu'] or 'unknown CPU'}, {machine['cores']} cores, Linux {machine['kernel']}, Python {machine['python']}, "
         f"revision {machine['revision']}, {machine['when']}\n"
         f"pinning: {machine['pinning']}; load average before the run {machine['load_before']}"
+        + (f"; functions: {machine['functions']}" if machine.get("functions") else "")
     )
 
 
