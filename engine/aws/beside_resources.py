@@ -10,6 +10,7 @@ from engine.aws.event_resources import EVENT_RESOURCES
 from engine.aws.http_api_resources import HTTP_API
 from engine.aws.lambda_resources import Handler, Made, Properties
 from engine.aws.rest_api_resources import REST_API
+from engine.aws.scaling_resources import SCALING
 
 
 class BucketPolicyHandler(Handler):
@@ -91,4 +92,5 @@ BESIDE: Mapping[str, type[Handler]] = {
     **EVENT_RESOURCES,
     **REST_API,
     **HTTP_API,
+    **SCALING,
 }

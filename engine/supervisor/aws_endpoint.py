@@ -9,6 +9,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -28,10 +29,19 @@ class AwsEndpoint:
     """Opens connections to whichever server plays AWS. Raises OSError with a sentence for the client when it cannot."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, clock: Clock, where: str, unavailable: str | None, start: StartsEmbedded
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        where: str,
+        unavailable: str | None,
+        start: StartsEmbedded,
+        *,
+        scaled: Path | None = None,
     ) -> None:
+        """``scaled``: the file that remembers what ``autoscaling`` says, for a server that remembers more than the embedded one does."""
+        self._scaled = None if where in ("embedded", "aws") else scaled
         # Whether a client has ever spoken to Application Auto Scaling: the control plane then acts on what it was told.
-        self.autoscaling = False
+        self.autoscaling = self._scaled is not None and self._scaled.exists()
         self._loop = loop
         self._clock = clock
         self._where = where
@@ -43,6 +53,13 @@ class AwsEndpoint:
     @property
     def embedded_port(self) -> int | None:
         return self._port or None
+
+    def scales(self) -> None:
+        """A client speaks to Application Auto Scaling."""
+        if not self.autoscaling:
+            self.autoscaling = True
+            if self._scaled is not None:
+                self._scaled.touch(mode=0o600)
 
     def embedded(self) -> int | None:
         """The embedded server's port; 0 while it starts, which this begins; None when there is none to be."""

@@ -141,7 +141,7 @@ class Supervisor:
         self._embedded: Child | None = None
         self._commands = commands
         self._aws = AwsEndpoint(
-            loop, clock, settings.aws_endpoint, commands.embedded_unavailable, self._start_embedded
+            loop, clock, settings.aws_endpoint, commands.embedded_unavailable, self._start_embedded, scaled=settings.data_dir / "autoscaling"
         )
         self._status: Status
         self._guard = self._posted(guard)
@@ -485,7 +485,7 @@ class Supervisor:
             return Passing(head, client, self._connect_control, extra, kept=self._kept)
         service = routing.service(head.url, head.headers)
         if service == "application-autoscaling":
-            self._aws.autoscaling = True
+            self._aws.scales()
         if self._guard is None:
             return Passing(head, client, self._aws.connect, [], self._changes.of(service, head))
         return Collecting(

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from engine.aws import embedded
 from tests.framework import stacks
-from tests.framework.engine import OWN_RUNTIME, ROLE, Engine, zip_of
+from tests.framework.engine import OWN_RUNTIME, ROLE, Engine, engine, zip_of
 from tests.framework.wait import until
 
 pytestmark = pytest.mark.skipif(embedded.available() is not None, reason="the extra 'embedded' is not installed")
@@ -146,3 +146,56 @@ def test_aws_cloudformation_deploy_with_a_sam_template_and_code_in_s3(shared: En
     shared.client("cloudformation").delete_stack(StackName="cfn-c")
     stacks.finished(shared.client("cloudformation"), "cfn-c", "delete")
     assert functions(client, "cfn-c") == []
+
+
+@pytest.mark.slow
+def test_provisioned_concurrency_is_scaled_by_what_a_template_says() -> None:
+    def scaled(minimum: int, *actions: str, target: float | None = None) -> str:
+        document = json.loads(template(1))
+        resources = document["Resources"]
+        resource = {"Fn::Sub": "function:${F}:live"}
+        dimension = {"ServiceNamespace": "lambda", "ScalableDimension": "lambda:function:ProvisionedConcurrency"}
+        at = [{"ScheduledActionName": a, "Schedule": "at(2099-01-01T00:00:00)", "ScalableTargetAction": {"MinCapacity": "1"}} for a in actions]
+        bounds = {"MinCapacity": minimum, "MaxCapacity": "3", "RoleARN": ROLE}
+        resources["T"] = {
+            "Type": "AWS::ApplicationAutoScaling::ScalableTarget",
+            "DependsOn": "A",
+            "Properties": {"ResourceId": resource, **dimension, **bounds, "ScheduledActions": at},
+        }
+        if target is not None:
+            metric = {"PredefinedMetricSpecification": {"PredefinedMetricType": "LambdaProvisionedConcurrencyUtilization"}, "TargetValue": str(target)}
+            resources["S"] = {
+                "Type": "AWS::ApplicationAutoScaling::ScalingPolicy",
+                "Properties": {
+                    "PolicyName": "track", "PolicyType": "TargetTrackingScaling", "ScalingTargetId": {"Ref": "T"},
+                    "TargetTrackingScalingPolicyConfiguration": {**metric, "DisableScaleIn": "true"},
+                },
+            }  # fmt: skip
+        return json.dumps(document)
+
+    def provisioned() -> list[int]:
+        configs = client.list_provisioned_concurrency_configs(FunctionName=name)["ProvisionedConcurrencyConfigs"]
+        return [c["AvailableProvisionedConcurrentExecutions"] for c in configs]
+
+    with engine(autoscaling_period_s=0.6) as running:
+        formation, client, scaling = running.client("cloudformation"), running.client(), running.client("application-autoscaling")
+        formation.create_stack(StackName="scaled", TemplateBody=scaled(1, "a", "b", target=0.5))
+        stacks.finished(formation, "scaled", "create")
+        name = stacks.outputs(formation, "scaled")["F"]
+        until(lambda: provisioned() == [1], "the target's least is provisioned", 60)
+        (policy,) = scaling.describe_scaling_policies(ServiceNamespace="lambda")["ScalingPolicies"]
+        settings = policy["TargetTrackingScalingPolicyConfiguration"]
+        assert (policy["ResourceId"], settings["TargetValue"], settings["DisableScaleIn"]) == (f"function:{name}:live", 0.5, True)
+
+        formation.update_stack(StackName="scaled", TemplateBody=scaled(2, "b"))
+        stacks.finished(formation, "scaled", "update")
+        until(lambda: provisioned() == [2], "a change of it is obeyed", 60)
+        assert scaling.describe_scaling_policies(ServiceNamespace="lambda")["ScalingPolicies"] == []
+        actions = scaling.describe_scheduled_actions(ServiceNamespace="lambda")["ScheduledActions"]
+        assert [a["ScheduledActionName"] for a in actions] == ["b"]
+        assert actions[0]["ScalableTargetAction"] == {"MinCapacity": 1}
+
+        formation.delete_stack(StackName="scaled")
+        stacks.finished(formation, "scaled", "delete")
+        assert scaling.describe_scalable_targets(ServiceNamespace="lambda")["ScalableTargets"] == []
+        assert functions(client, "scaled") == []

@@ -239,6 +239,28 @@ def test_the_real_aws_is_not_relayed_and_a_missing_extra_is_named() -> None:
     asyncio.run(scenario())
 
 
+def test_that_somebody_scales_is_remembered_where_the_targets_are(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        loop, marker = asyncio.get_running_loop(), tmp_path / "autoscaling"
+
+        def at(where: str) -> AwsEndpoint:
+            return AwsEndpoint(loop, ManualClock(), where, None, lambda port: None, scaled=marker)
+
+        # The embedded server forgets its targets with the engine, and must not be started to be asked for them.
+        forgetful = at("embedded")
+        forgetful.scales()
+        assert forgetful.autoscaling
+        assert not at("embedded").autoscaling
+        kept = at("http://127.0.0.1:5000")
+        assert not kept.autoscaling
+        kept.scales()
+        assert kept.autoscaling
+        assert at("http://127.0.0.1:5000").autoscaling
+        assert not at("embedded").autoscaling
+
+    asyncio.run(scenario())
+
+
 def test_a_configured_url_and_an_embedded_server_are_connected_to() -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
