@@ -119,6 +119,9 @@ def _plane(
     packages = Packages(code)
     images = Images(settings.data_dir, store, clock)
     catalogue = Catalogue(code, images)
+    with _no_collection():
+        # The supervisor may still be on its way to where it can be told.
+        catalogue.load(store.everything())
     greeted: list[Hello] = []
 
     def on_hello(hello: Hello) -> None:

@@ -66,15 +66,19 @@ def serve(
 
 def run(settings: Settings, *, examples: bool) -> int:
     """Serve; the exit status. Raises CliError when the engine cannot start."""
-    from engine.app import serve as serve_engine
     from engine.errors import ConfigurationError, SandboxUnavailable
-    from engine.telemetry.logs import configure
+    from engine.start import begun
 
-    configure(settings.log_level)
     if examples:
         _deploy_examples(settings)
     try:
-        return serve_engine(settings)
+        with begun(settings) as parts:
+            # What takes long to import is imported while the others start.
+            from engine.app import serve as serve_engine
+            from engine.telemetry.logs import configure
+
+            configure(settings.log_level)
+            return serve_engine(settings, parts)
     except ConfigurationError as e:
         raise CliError(str(e), 2) from e
     except SandboxUnavailable as e:

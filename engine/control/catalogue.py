@@ -5,7 +5,7 @@ can be invoked is known at once. Changed only on the event loop, after the store
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from engine.control import instance_policy, snap_start
@@ -15,6 +15,8 @@ from engine.control.kinds import POLICY, URL, may_loop, provisioned_concurrency,
 from engine.control.vpc_documents import network
 from engine.store.api import LATEST, CodeStore, Function, Version
 
+_NO_POLICY = instance_policy.of_tags({})
+
 
 class Catalogue:
     """Entries by account and name. ``code`` says where trees are, ``images`` what a container image is."""
@@ -23,13 +25,20 @@ class Catalogue:
         self._images = images
         # Text: at a start with many functions the path objects would cost more than everything else here.
         self._trees = code.tree("any").parent
+        self._code = code
+        self._there: Callable[[str], bool] = os.path.isdir
         self._entries: dict[tuple[str, str], dict[str, Any]] = {}
         self.loaded = False
 
     def load(self, functions: Iterable[Function]) -> None:
-        """Start over with these."""
-        self._entries = {(f.account, f.name): self._entry(f) for f in functions}
-        self.loaded = True
+        """Start over with these. ``loaded`` is for whoever has seen to it that their code is there."""
+        # One look at the disk instead of one for each.
+        present = self._code.present()
+        self._there = lambda tree: tree.rpartition("/")[2] in present
+        try:
+            self._entries = {(f.account, f.name): self._entry(f) for f in functions}
+        finally:
+            self._there = os.path.isdir
 
     def put(self, function: Function) -> None:
         """Add or replace."""
@@ -53,20 +62,29 @@ class Catalogue:
         return wanted in entry["versions"] or wanted in entry["aliases"]
 
     def _entry(self, function: Function) -> dict[str, Any]:
-        policy = instance_policy.of_tags(function.tags)
-        places = int(policy.pop("max_concurrency") or 1)
+        policy = instance_policy.of_tags(function.tags) if function.tags else _NO_POLICY
+        places = int(policy["max_concurrency"] or 1)
         return {
             "account": function.account,
             "name": function.name,
+            "keep_alive_s": policy["keep_alive_s"],
+            "max_age_s": policy["max_age_s"],
+            "aliases": {key: {"version": a.version, "weights": dict(a.weights)} for key, a in function.aliases.items()},
+            "versions": {
+                key: self._version(v, places if places > 1 and instance_policy.shareable(v.config) else 1) for key, v in function.versions.items()
+            },
+            **(self._attached(function) if function.attached else {}),
+        }
+
+    def _attached(self, function: Function) -> dict[str, Any]:
+        """What most functions do not have."""
+        return {
             "reserved": reserved_concurrency(function),
             "may_loop": may_loop(function),
-            **policy,
             "provisioned": {
                 qualifier: {"requested": d["ProvisionedConcurrentExecutions"], "revision": d["Revision"]}
                 for qualifier, d in provisioned_concurrency(function).items()
             },
-            "aliases": {key: {"version": a.version, "weights": dict(a.weights)} for key, a in function.aliases.items()},
-            "versions": {key: self._version(v, places if instance_policy.shareable(v.config) else 1) for key, v in function.versions.items()},
             "policies": resource_policies(function),
             "urls": [self._url(function, key.qualifier, document) for key, document in function.attached.items() if key.kind == URL],
         }
@@ -91,7 +109,7 @@ class Catalogue:
         return {
             "version": version.version,
             "generation": version.generation,
-            "state": "Active" if all(map(os.path.isdir, (tree, *layers))) else "Failed",
+            "state": "Active" if all(map(self._there, (tree, *layers))) else "Failed",
             "runtime": config.get("Runtime"),
             "handler": config.get("Handler"),
             "timeout_s": config["Timeout"],

@@ -28,6 +28,10 @@ from engine.wire.frames import MAX_CONTROL_FRAME, FrameDecoder
 PUSH_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 1.0
+# A supervisor that is starting listens in a moment, and everything waits for it; one that has ended takes this process along.
+LONGEST_CONNECT_PAUSE_S = 0.04
+# Entries in one message of a snapshot: few enough that an invocation beside it is not held up for more than a millisecond or two.
+PIECE = 32
 READ = 256 * 1024
 Entry = Mapping[str, Any]
 # Keeps the events of an EVENTS message; done when they are on the disk. Raises WireError for what is none.
@@ -169,7 +173,7 @@ class ControlLink:
             try:
                 reader, writer = await asyncio.open_unix_connection(self._path)
             except OSError:
-                await asyncio.sleep(pause)
+                await asyncio.sleep(min(pause, LONGEST_CONNECT_PAUSE_S))
                 pause = min(pause * 2, LONGEST_PAUSE_S)
                 continue
             connection = _Connection(reader, writer, self.on_events)
@@ -208,12 +212,15 @@ class ControlLink:
 
     async def _replace(self, connection: _Connection) -> None:
         entries = await asyncio.to_thread(lambda: list(self._snapshot()))
+        vpcs = [e for e in entries if "vpc" in e]
+        functions = [e for e in entries if "vpc" not in e]
         acks = [connection.ask(m.CATALOGUE, "begin", None)]
-        for entry in entries:
-            acks.append(connection.ask(m.CATALOGUE, "vpc" if "vpc" in entry else "put", entry))
+        acks += [connection.ask(m.CATALOGUE, "vpc", e) for e in vpcs]
+        for first in range(0, len(functions), PIECE):
+            acks.append(connection.ask(m.CATALOGUE, "puts", functions[first : first + PIECE]))
             await connection.drain()
         acks.append(connection.ask(m.CATALOGUE, "commit", None))
-        names = ("begin", *(e.get("vpc") or f"{e['account']}:{e['name']}" for e in entries), "commit")
+        names = ("begin", *(e["vpc"] for e in vpcs), *["some functions"] * (len(acks) - len(vpcs) - 2), "commit")
         for name, parts in zip(names, await asyncio.gather(*acks), strict=True):
             if parts[2] is not None:
                 # One function the supervisor will not have must not keep the others from running.

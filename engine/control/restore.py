@@ -16,17 +16,22 @@ _log = logging.getLogger(__name__)
 
 
 def restore(store: FunctionStore, packages: Packages, catalogue: Catalogue, hello: Hello) -> None:
-    """Fill ``catalogue`` from ``store``; trees that are gone are unpacked again, runtimes that are new are compiled for. Blocks.
+    """See that what ``catalogue`` was filled with can run: trees that are gone are unpacked again, runtimes that are new are compiled
+    for. Blocks.
 
     A package that cannot be had any more is logged and its versions are Failed; nothing else suffers.
     """
-    catalogue.load(_ready(store, packages, hello))
+    for function in _amended(store, packages, hello):
+        catalogue.put(function)
+    catalogue.loaded = True
 
 
-def _ready(store: FunctionStore, packages: Packages, hello: Hello) -> Iterator[Function]:
-    seen: set[tuple[str, str]] = set()
+def _amended(store: FunctionStore, packages: Packages, hello: Hello) -> Iterator[Function]:
+    """The functions of which something had to be made ready."""
+    seen: dict[tuple[str, str], bool] = {}
     present = packages.present()
     for function in store.everything():
+        amended = False
         for version in function.versions.values():
             # A container image has none, and nothing to be made ready.
             runtime = version.config.get("Runtime", "")
@@ -34,15 +39,19 @@ def _ready(store: FunctionStore, packages: Packages, hello: Hello) -> Iterator[F
             if installed is None:
                 continue
             for sha256, root in ((version.code_sha256, TASK_ROOT), *((layer, OPT_ROOT) for layer in version.layers)):
-                if (sha256, runtime) in seen:
+                if (found := seen.get((sha256, runtime))) is not None:
+                    amended |= found
                     continue
-                seen.add((sha256, runtime))
-                if sha256 in present and f"{sha256}.{runtime}" in present:
+                there = sha256 in present and f"{sha256}.{runtime}" in present
+                seen[sha256, runtime] = not there
+                if there:
                     continue
+                amended = True
                 try:
                     packages.ensure(sha256, runtime, installed.interpreter, root=root)
                 except (OSError, AwsError, zipfile.BadZipFile) as e:
                     _log.error(
                         "the code of %s version %s in account %s is lost: %s", function.name, version.version, function.account, e
                     )
-        yield function
+        if amended:
+            yield function

@@ -6,7 +6,7 @@ environment resolves to the interpreter under it and a broken one is left out.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
 import os
 import subprocess
@@ -35,8 +35,10 @@ class Interpreter:
     prefixes: tuple[str, ...]
 
 
-def discover(overrides: Mapping[str, Path] | None = None) -> dict[str, Interpreter]:
+def discover(overrides: Mapping[str, Path] | None = None, remembered: Path | None = None) -> dict[str, Interpreter]:
     """Runtime id (``python3.12``) to interpreter, for 3.9 to 3.14. An override that does not work is left out.
+
+    ``remembered``: a file with what programs that have not changed since were found to be, and where that is written.
 
     The first place wins: overrides, the engine's own interpreter, PATH, system directories, pyenv, uv; within one place
     the highest patch release.
@@ -44,8 +46,12 @@ def discover(overrides: Mapping[str, Path] | None = None) -> dict[str, Interpret
     groups = [list(group) for group in _places()]
     chosen = {runtime: str(path) for runtime, path in (overrides or {}).items()}
     paths = list(dict.fromkeys([*chosen.values(), *(p for group in groups for p in group)]))
+    if remembered is not None:
+        _recall(remembered)
     with ThreadPoolExecutor(max_workers=4) as pool:
         known = dict(zip(paths, pool.map(inspect, paths), strict=True))
+    if remembered is not None:
+        _remember(remembered)
     found: dict[str, Interpreter] = {}
     for runtime, path in chosen.items():
         interpreter = known[path]
@@ -98,11 +104,38 @@ def inspect(path: str) -> Interpreter | None:
         stat = os.stat(real)
     except OSError:
         return None
-    return _inspect(real, stat.st_mtime_ns, stat.st_ino)
+    key = (real, stat.st_mtime_ns, stat.st_ino, stat.st_size)
+    if key not in _known:
+        _known[key] = _inspect(real)
+    return _known[key]
 
 
-@functools.lru_cache(maxsize=256)
-def _inspect(path: str, _mtime: int, _inode: int) -> Interpreter | None:
+# What programs were found to be, by what tells that they have not changed: running one takes a twentieth of a second, and there may be a dozen.
+_Key = tuple[str, int, int, int]
+_known: dict[_Key, Interpreter | None] = {}
+
+
+def _recall(path: Path) -> None:
+    """What an earlier process found out. A file that is not as it was written counts as none."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        for (real, modified_ns, inode, size), (runtime, program, version, prefixes) in json.loads(path.read_bytes()):
+            _known.setdefault((real, modified_ns, inode, size), Interpreter(runtime, program, version, tuple(prefixes)))
+
+
+def _remember(path: Path) -> None:
+    """Keep it for the next one; what did not run may run then."""
+    facts = [[list(key), [i.runtime, i.path, i.version, list(i.prefixes)]] for key, i in _known.items() if i is not None]
+    data = json.dumps(facts).encode()
+    with contextlib.suppress(OSError):
+        if path.exists() and path.read_bytes() == data:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        new.write_bytes(data)
+        new.replace(path)
+
+
+def _inspect(path: str) -> Interpreter | None:
     command = [path, "-I", "-S", "-c", _ASK]
     try:
         answer = subprocess.run(  # noqa: S603 - the candidates are the operator's own programs

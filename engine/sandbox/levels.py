@@ -67,7 +67,7 @@ def choose(config: dict[str, Any]) -> tuple[Level | None, dict[str, Any], str]:
         if refusal is None:
             if name == "user":
                 own_user_namespace()
-            groups = cgroups.Groups(frozenset({os.getpid(), int(config["supervisor_pid"])}))
+            groups = cgroups.Groups(frozenset({os.getpid(), int(config["supervisor_pid"]), *config.get("beside", ())}))
             level = Level(name, config["network"], fence, groups, first_id())
             return level, _report(asked, level, fence_text, refusals), ""
         refusals.append(refusal)

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
-import importlib.util
-import os
 import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -25,59 +21,13 @@ from engine.sandbox import packets
 from engine.sandbox.api import Cause, ExitCause, HolderFds, SandboxListener, SandboxReport, SpecialiseSpec, ZygoteSpec
 from engine.sandbox.freezer import GroupFreezer, SignalFreezer
 from engine.sandbox.interpreters import prefixes_of
+from engine.sandbox.keeper import Keeper
 from engine.sandbox.wishes import VpcDone, Wishes
 
-_ENGINE_ROOT = Path(__file__).resolve().parent.parent.parent
-_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from engine.sandbox.broker import main; main(int(sys.argv[2]))"
 _START_S = 30.0
 _CLOSE_S = 10.0
 _RESTART_S = 0.2
-_NICE = 10
 _BATCH = 64
-# What /var/runtime offers besides the bootstrap; msgpack becomes the bootstrap's private copy.
-_SDK = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "urllib3", "six", "msgpack")
-
-
-def broker_config(settings: Settings, *, probe: bool = False, bootstrap_dir: Path | None = None) -> dict[str, Any]:
-    """What the broker is told first. Another ``bootstrap_dir`` than the engine's own brings everything it needs itself."""
-    sdk = {}
-    for name in _SDK if bootstrap_dir is None else ():
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None:
-            origin = Path(spec.origin)
-            sdk[name] = str(origin.parent if origin.name == "__init__.py" else origin)
-    versions = [f"{name}={_version(name)}" for name in ("boto3", "botocore", "msgpack")]
-    return {
-        "level": settings.sandbox.value,
-        "network": settings.network.value,
-        "data_dir": str(settings.data_dir),
-        "cache_dir": str(settings.cache_dir()),
-        "mountpoint": str(settings.data_dir / "empty"),
-        "engine_root": str(_ENGINE_ROOT),
-        "bootstrap_dir": str(bootstrap_dir or _ENGINE_ROOT / "runtime_bootstrap"),
-        "sdk": sdk,
-        "sdk_version": " ".join(versions),
-        "supervisor_pid": os.getpid(),
-        "nice": _NICE,
-        "probe": probe,
-    }
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "?"
-
-
-def spawn_broker(theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """Start the broker program on its end of the socket."""
-    argv = [sys.executable, "-I", "-S", "-c", _BOOT, str(_ENGINE_ROOT), str(theirs.fileno())]
-    return subprocess.Popen(  # noqa: S603 - the engine's own program
-        argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
-    )
-
-
 class BrokerLink:
     """``api.Sandbox`` over a broker process. Events go to ``listener`` on ``loop``."""
 
@@ -88,7 +38,10 @@ class BrokerLink:
         listener: SandboxListener,
         *,
         bootstrap_dir: Path | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
+        """``keeper``: one that has been started and configured already, for the first start."""
+        self._keeper = keeper
         self._loop = loop
         self._settings = settings
         self._listener = listener
@@ -127,14 +80,11 @@ class BrokerLink:
 
     async def _open(self) -> SandboxReport:
         self._settings.data_dir.mkdir(parents=True, exist_ok=True)
-        ours, theirs = packets.pair()
-        try:
-            process = spawn_broker(theirs)
-        except OSError as e:
-            ours.close()
-            raise SandboxUnavailable(f"cannot start the sandbox broker: {e}") from e
-        finally:
-            theirs.close()
+        keeper, self._keeper = self._keeper, None
+        if keeper is None:
+            keeper = Keeper(self._settings, bootstrap_dir=self._bootstrap_dir)
+            keeper.configure()
+        process, ours = keeper.take()
         ours.setblocking(False)
         self._process = process
         try:
@@ -150,9 +100,8 @@ class BrokerLink:
         return report_of(members)
 
     async def _negotiate(self, sock: socket.socket) -> tuple[dict[str, Any], int]:
-        """Send the configuration, wait for the report and the broker's pid. Raises SandboxUnavailable."""
+        """Wait for the report and the broker's pid. Raises SandboxUnavailable."""
         try:
-            packets.send(sock, ["config", broker_config(self._settings, bootstrap_dir=self._bootstrap_dir)])
             packet = await asyncio.wait_for(self._first(sock), _START_S)
         except (OSError, packets.PacketError, TimeoutError) as e:
             raise SandboxUnavailable(f"the sandbox broker does not start: {type(e).__name__} {e}") from e

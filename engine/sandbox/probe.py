@@ -9,7 +9,8 @@ from engine.config import Settings
 from engine.errors import SandboxUnavailable
 from engine.sandbox import packets
 from engine.sandbox.api import SandboxReport
-from engine.sandbox.link import broker_config, report_of, spawn_broker
+from engine.sandbox.keeper import broker_config, spawn_broker
+from engine.sandbox.link import report_of
 
 TRIAL_S = 30.0
 

@@ -20,6 +20,7 @@ def _sum(table: Table) -> Select[Any]:
     return select(func.coalesce(func.sum(table.c.code_size), 0)).where(table.c.account == bindparam("of_account"))
 
 
+_IN_ORDER = select(versions).order_by(versions.c.account, versions.c.name, versions.c.ordinal)
 _VERSION_BYTES, _LAYER_BYTES = _sum(versions), _sum(layer_versions)
 
 
@@ -45,10 +46,18 @@ class SqlFunctionStore:
     def everything(self) -> Iterator[Function]:
         with self._reading.connect() as connection:
             found = connection.execute(select(functions).order_by(functions.c.account, functions.c.name)).all()
-            # Four statements, however many functions there are: the start waits for this.
-            parts = [_by_function(connection, table) for table in (versions, aliases, attachments)]
+            # Four statements, however many functions there are, and rows by position: the start waits for this.
+            of_all: defaultdict[_Key, dict[str, Version]] = defaultdict(dict)
+            row: Any
+            for row in connection.execute(_IN_ORDER):
+                account, name, _, version, config, sha256, size, revision, modified_ms, generation, fingerprint, preload, layers = row
+                of_all[account, name][version] = Version(
+                    version, config, sha256, size, revision, modified_ms, generation, fingerprint, tuple(preload), tuple(layers)
+                )
+            parts = [_by_function(connection, table) for table in (aliases, attachments)]
         for row in found:
-            yield _function(row, _Parts(*(part.get((row.account, row.name), ()) for part in parts)))
+            key = row.account, row.name
+            yield _whole(row, of_all[key], *(part.get(key, ()) for part in parts))
 
     def page(
         self, account: str, *, name: str | None, latest_only: bool, after: Position | None, limit: int
@@ -105,15 +114,21 @@ def _by_function(connection: Connection, table: Table) -> dict[_Key, list[Row[An
 
 
 def _function(row: Row[Any], parts: _Parts) -> Function:
+    found = {v.version: _version(v) for v in sorted(parts.versions, key=lambda v: v.ordinal)}
+    return _whole(row, found, parts.aliases, parts.attachments)
+
+
+def _whole(row: Any, of_it: dict[str, Version], its_aliases: Iterable[Row[Any]], attached: Iterable[Row[Any]]) -> Function:
+    account, name, created_ms, next_version, tags = row
     return Function(
-        account=row.account,
-        name=row.name,
-        created_ms=row.created_ms,
-        next_version=row.next_version,
-        tags=row.tags,
-        versions={v.version: _version(v) for v in sorted(parts.versions, key=lambda v: v.ordinal)},
-        aliases={a.alias: Alias(a.alias, a.version, a.description, a.revision_id, a.weights) for a in parts.aliases},
-        attached={Attachment(a.kind, a.qualifier): a.document for a in parts.attachments},
+        account,
+        name,
+        created_ms,
+        next_version,
+        tags,
+        of_it,
+        {a.alias: Alias(a.alias, a.version, a.description, a.revision_id, a.weights) for a in its_aliases},
+        {Attachment(a.kind, a.qualifier): a.document for a in attached},
     )
 
 

@@ -208,6 +208,18 @@ def greeting(parts: list[Any]) -> dict[Any, Any]:
     return parts[2]
 
 
+def _put_all(catalogue: Catalogue, entries: list[Any]) -> str | None:
+    """Put each that can be; a line about each that cannot, None without any."""
+    problems = []
+    for entry in entries:
+        try:
+            catalogue.put(parse_entry(entry))
+        except (WireError, KeyError, TypeError) as e:
+            name = f"{entry.get('account')}:{entry.get('name')}" if isinstance(entry, dict) else "an entry"
+            problems.append(f"{name}: {type(e).__name__}: {e}")
+    return "\n".join(problems) or None
+
+
 class LinkServices(Protocol):
     """What the control plane may ask for."""
 
@@ -287,6 +299,8 @@ class LinkConnection(_FrameConnection):
                 catalogue.begin()
             elif op == "put":
                 catalogue.put(parse_entry(value))
+            elif op == "puts":
+                problem = _put_all(catalogue, value)
             elif op == "delete":
                 catalogue.delete(str(value["account"]), str(value["name"]))
             elif op == "commit":

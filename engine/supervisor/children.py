@@ -17,7 +17,10 @@ from engine.core.restart import RestartPolicy
 
 
 class Child:
-    """One supervised process. ``make`` gives argv and environment for each start; ``on_end(status)`` is told of each end."""
+    """One supervised process. ``make`` gives argv and environment for each start; ``on_end(status)`` is told of each end.
+
+    ``begun``: a process that runs already and is taken over by the first start.
+    """
 
     def __init__(
         self,
@@ -26,7 +29,9 @@ class Child:
         name: str,
         make: Callable[[], tuple[list[str], dict[str, str]]],
         on_end: Callable[[int], None],
+        begun: subprocess.Popen[bytes] | None = None,
     ) -> None:
+        self._begun = begun
         self.name = name
         self.pid: int | None = None
         self._loop = loop
@@ -45,12 +50,16 @@ class Child:
         self._timer = None
         if self._process is not None or self._stopping:
             return
-        argv, env = self._make()
         self._ended.clear()
-        self._process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL)  # noqa: S603 - our own program
+        begun, self._begun = self._begun, None
+        self._process = begun or self._execute()
         self.pid = self._process.pid
         self._pidfd = os.pidfd_open(self.pid)
         self._loop.add_reader(self._pidfd, self._exited)
+
+    def _execute(self) -> subprocess.Popen[bytes]:
+        argv, env = self._make()
+        return subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL)  # noqa: S603 - our own program
 
     def _exited(self) -> None:
         process = self._process

@@ -13,6 +13,7 @@ import functools
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ class Commands:
     control: Callable[[], tuple[list[str], dict[str, str]]]
     embedded: Callable[[int, str], tuple[list[str], dict[str, str]]]
     embedded_unavailable: str | None
+    # A control plane that has been started already.
+    control_begun: subprocess.Popen[bytes] | None = None
 
 
 class Supervisor:
@@ -137,7 +140,7 @@ class Supervisor:
         self._events = self.api.events = EventLane(loop)
         self._address(guard)
         self._invoker.lanes = self.api.lanes = lanes.load(replies.date_header) if settings.compiled else None
-        self._control = Child(loop, clock, "control", commands.control, lambda s: self._child_ended("control plane", s))
+        self._control = Child(loop, clock, "control", commands.control, lambda s: self._child_ended("control plane", s), commands.control_begun)
         self._embedded: Child | None = None
         self._commands = commands
         self._aws = AwsEndpoint(

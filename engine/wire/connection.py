@@ -26,12 +26,14 @@ CATALOGUE_PUT: Final = 0x131
 CATALOGUE_DELETE: Final = 0x132
 CATALOGUE_COMMIT: Final = 0x133
 CATALOGUE_VPC: Final = 0x134
+CATALOGUE_PUTS: Final = 0x135
 _OPS: Final = {
     "begin": CATALOGUE_BEGIN,
     "put": CATALOGUE_PUT,
     "delete": CATALOGUE_DELETE,
     "commit": CATALOGUE_COMMIT,
     "vpc": CATALOGUE_VPC,
+    "puts": CATALOGUE_PUTS,
 }
 _NAMES: Final = {**m.NAMES, **{kind: f"CATALOGUE {op}" for op, kind in _OPS.items()}}
 
@@ -168,6 +170,7 @@ CONTROL_LINK: Final = Role(
             "replacing": {
                 CATALOGUE_PUT: "replacing",
                 CATALOGUE_VPC: "replacing",
+                CATALOGUE_PUTS: "replacing",
                 CATALOGUE_COMMIT: "open",
                 CATALOGUE_BEGIN: "replacing",
                 **dict.fromkeys(_LINK, "replacing"),

@@ -132,10 +132,10 @@ SHAPES: Final[Mapping[int, tuple[Field, ...]]] = MappingProxyType(
         ),
         m.CATALOGUE: (
             _SEQ,
-            Field("op", STR, "begin, vpc, put, delete or commit"),
-            Field("value", ANY, "put: the function's entry; delete: account and name; vpc: its name and document, nil when it goes; else nil"),
+            Field("op", STR, "begin, vpc, puts, put, delete or commit"),
+            Field("value", ANY, "put: the function's entry; puts: a list of them; delete: account and name; vpc: its name and document, nil when it goes; else nil"),
         ),
-        m.ACK: (_SEQ, Field("error", MAYBE_STR, "nil when applied; of a vpc one line per attachment that failed, with its id")),
+        m.ACK: (_SEQ, Field("error", MAYBE_STR, "nil when applied; of a vpc one line per attachment that failed, with its id; of puts one per function that was refused")),
         m.QUERY: (_SEQ, Field("what", STR, "for example `stats`")),
         m.ANSWER: (_SEQ, Field("value", BIN, "msgpack of the answer")),
         m.EVENTS: (

@@ -102,6 +102,7 @@ class ControlServer:
         self.packages = Packages(self.code)
         self.images = Images(self.settings.data_dir, self.store, self.clock)
         self.catalogue = Catalogue(self.code, self.images)
+        self.catalogue.load(self.store.everything())
 
         def snapshot() -> list[dict[str, Any]]:
             if not self.catalogue.loaded:

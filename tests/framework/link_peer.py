@@ -135,6 +135,18 @@ class LinkPeer:
 
     def _change(self, parts: list[Any], pending: Any, writer: asyncio.StreamWriter) -> Any:
         _, seq, op, value = parts
+        if op == "puts":
+            assert pending is not None
+            problems = []
+            for entry in value:
+                self.log.append(("put", entry["name"]))
+                problem = self.refusal("put", entry)
+                if problem is None:
+                    pending[entry["account"], entry["name"]] = entry
+                else:
+                    problems.append(f"{entry['account']}:{entry['name']}: {problem}")
+            writer.write(m.pack(m.ACK, seq, "\n".join(problems) or None))
+            return pending
         self.log.append((op, (value.get("name") or value["vpc"]) if value else ""))
         problem = self.refusal(op, value)
         if op == "begin":

@@ -65,25 +65,26 @@ asyncio.run(main())
 def test_a_store_killed_while_it_writes_holds_whole_states(tmp_path: Path) -> None:
     path = tmp_path / "engine.db"
     pause = random.Random(7)
-    acknowledged = 0
+    said: list[int] = []
     for _ in range(4):
         process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         lines = iter(process.stdout)
-        acknowledged = max(acknowledged, int(next(lines)))
+        said.append(int(next(lines)))
         time.sleep(pause.uniform(0.0, 0.15))
         process.send_signal(signal.SIGKILL)
-        acknowledged = max([acknowledged, *[int(line) for line in lines if line.endswith("\n")]])
+        said += [int(line) for line in lines if line.endswith("\n")]
         process.wait(10)
         process.stdout.close()
         database = Database(path)
         found = SqlFunctionStore(database).get(ACCOUNT, "f")
-        assert found.next_version >= acknowledged
+        assert found.next_version >= max(said)
         assert {v.code_size for v in found.versions.values()} == {found.next_version}
         assert {v.config["n"] for v in found.versions.values()} == {found.next_version}
         assert found.tags == {"n": str(found.next_version)}
         assert len(found.versions) == 30
-        assert SqlEventQueue(database).backlog().depth >= acknowledged
+        # A number of which only one of the two writes was committed was never said, and the next round goes on after it.
+        assert [n for n in said if SqlEventQueue(database).find(f"e{n}") is None] == []
         database.close()
 
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from engine import app
+from engine import app, start
 from engine.config import load
 from engine.data_dir import held
 from engine.errors import ConfigurationError
@@ -43,18 +43,18 @@ def test_taken_port_is_named(tmp_path):
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(ConfigurationError, match=rf"cannot listen on 127\.0\.0\.1:{port}: .*--port"):
-            app.serve(load(port=port, data_dir=tmp_path))
+            start.begun(load(port=port, data_dir=tmp_path)).__enter__()
 
 
 def test_data_directory_of_another_engine_is_refused(tmp_path):
     settings = load(port=0, data_dir=tmp_path)
     with held(settings.data_dir), pytest.raises(ConfigurationError, match="is in use by another engine"):
-        app.serve(settings)
+        start.begun(settings).__enter__()
 
 
 def test_children_read_the_same_settings(tmp_path, monkeypatch):
     settings = load(port=0, data_dir=tmp_path, access_keys={"AKIA": "secret"}, runtimes={"python3.12": "/p"}, pool_size=3, database_url="postgresql://u:p@h/d")
     monkeypatch.setenv("LAMBDA_ENGINE_POOL_SIZE", "9")
-    for name, value in app.child_environment(settings, 4711).items():
+    for name, value in start.child_environment(settings, 4711).items():
         monkeypatch.setenv(name, value)
     assert load().model_dump() == {**settings.model_dump(), "port": 4711}
