@@ -315,6 +315,59 @@ def _stream_rate(results: Results) -> Got | None:
     return Got(f"{megabytes_s:.0f} MB/s", megabytes_s >= 200)
 
 
+def _accepted(target: float) -> Callable[[Results], Got | None]:
+    def measure(results: Results) -> Got | None:
+        alone, beside = results.some("events", case="a backlog"), results.some("events", case="accepted")
+        if not alone:
+            return None
+        r = alone[0]
+        text = f"{r.rate:,.0f}/s, p99 {r.p99_us / 1000:.0f} ms ({r.extra['engine_cpu_us']:.0f} µs of CPU each)"
+        text += "".join(f"; {b.rate:,.0f}/s while they run" for b in beside)
+        return Got(f"{text}, {r.in_flight} in flight{_clean([*alone, *beside])}", r.rate >= target and not r.errors)
+
+    return measure
+
+
+def _run(target: float) -> Callable[[Results], Got | None]:
+    def measure(results: Results) -> Got | None:
+        rows, accepted = results.some("events", case="run"), results.some("events", case="accepted")
+        if not rows or not accepted:
+            return None
+        r, alone = rows[0], rows[0].extra["per_s_alone"]
+        best = max(r.extra["per_s"], alone or 0)
+        text = f"{r.extra['per_s']:,.0f}/s beside being accepted" + (f", {alone:,.0f}/s alone" if alone else "")
+        return Got(f"{text} ({accepted[0].extra['engine_cpu_us']:.0f} µs of CPU each, accepted and run)", best >= target)
+
+    return measure
+
+
+def _backlog(growth_mib: float) -> Callable[[Results], Got | None]:
+    def measure(results: Results) -> Got | None:
+        rows = results.some("events", case="a backlog")
+        if not rows:
+            return None
+        r = rows[0]
+        grown = ", ".join(f"{name} {mib:+.1f} MiB" for name, mib in r.extra["growth_mib"].items())
+        text = f"{r.extra['queued']:,} queued: {grown}; {r.extra['disk_bytes_per_event']} bytes of disk each"
+        return Got(text, max(r.extra["growth_mib"].values()) <= growth_mib)
+
+    return measure
+
+
+def _drained(per_s: float, ratio: float) -> Callable[[Results], Got | None]:
+    def measure(results: Results) -> Got | None:
+        rows = {r.case.partition(" ")[2]: r for r in results.some("events", case="warm calls")}
+        drained = [r for r in results.some("events") if "drained" in r.case]
+        if len(rows) != 2 or not drained:
+            return None
+        alone, beside = rows["calls alone"], rows["calls beside a drain"]
+        text = f"{drained[0].extra['per_s']:,}/s; p50 {alone.p50_us:.0f} → {beside.p50_us:.0f} µs, p99 {alone.p99_us:.0f} → {beside.p99_us:.0f} µs"
+        holds = drained[0].extra["per_s"] >= per_s and beside.p99_us < ratio * alone.p99_us
+        return Got(text + _clean([alone, beside]), holds)
+
+    return measure
+
+
 def _nothing(_results: Results) -> Got | None:
     return None
 
@@ -343,6 +396,10 @@ PROMISES: tuple[Promise, ...] = (
     Promise("A busy function's p50 with a thousand idle instances around it", "≤ 1.1×", "density", _crowd),
     Promise("What isolation adds to a cold start: a bare fork, and all of it", "told", "layers", _layers),
     Promise("A cold start in a VPC, beside one outside", "p50 < 5 ms more", "layers", _vpc),
+    Promise("Asynchronous invocations accepted: on the disk when answered", "≥ 5,000/s", "events", _accepted(5_000)),
+    Promise("Asynchronous invocations of an echo, run", "≥ 2,000/s", "events", _run(2_000)),
+    Promise("A million queued events are on the disk, not in memory", "≤ 32 MiB more in either plane", "events", _backlog(32)),
+    Promise("10,000 SQS messages drained by a no-op function in tens, warm calls beside it", "≥ 2,000/s, p99 < 1.25×", "events", _drained(2_000, 1.25)),
     Promise("Refilling the pool does not delay warm invocations", "told", "cold", _refill),
     Promise("Ten minutes of mixed load with random worker kills: each request answered once, nothing left behind", "exact", "tests/chaos", _nothing, "proved by the chaos tests, not timed here"),
     Promise("Later: HTTP warm", "≥ 20,000/s", "warm", _rate(HTTP, 20_000)),

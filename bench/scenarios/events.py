@@ -5,25 +5,30 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import boto3
 import psutil
+from botocore.config import Config
 
 from bench import http1, native
 from bench.context import Context
-from bench.engine import ECHO, SLEEP, Engine, zipped
+from bench.engine import ACCESS_KEY, ECHO, REGION, SECRET, SLEEP, Engine, zipped
 from bench.rows import Latencies, Row, row
 
 SUBJECT = "engine, HTTP, Event"
+WARM = "engine, HTTP"
 IN_FLIGHT = 256
+NOTHING = {"app.py": b"def handler(event, context):\n    return None\n"}
 BODY = b'{"text": "' + b"x" * 88 + b'"}'
 _DEPTH = re.compile(r"^lambda_engine_async_queue_depth (\S+)$", re.MULTILINE)
 
 
 def run(context: Context) -> list[Row]:
     """Every case; each with an engine of its own."""
-    return [*_accepted(context), *_backlog(context)]
+    return [*_accepted(context), *_backlog(context), *_drained(context)]
 
 
 def _event(engine: Engine, function: str, body: bytes = BODY) -> bytes:
@@ -101,6 +106,76 @@ def _backlog(context: Context) -> list[Row]:
                 supervisor_cpu_us=round(used[0] / accepted * 1e6, 1), engine_cpu_us=round(used[1] / accepted * 1e6, 1),
             )
         ]  # fmt: skip
+
+
+def _drained(context: Context) -> list[Row]:
+    """Warm calls alone, and while a mapping drains a full queue."""
+    count, seconds = (4_000, 1.0) if context.quick else (10_000, 3.0)
+    context.say(f"{count} messages drained beside warm calls")
+    rows = []
+    with context.engine() as engine:
+        for name in ("hot", "sink"):
+            engine.deploy(name, zipped(NOTHING))
+        queue, mapping = _filled(engine, count)
+        engine.settle()
+        binary, request = context.limit(), http1.request(engine.host, engine.path("hot"), BODY)
+
+        def warm(case: str, took_s: float) -> Row:
+            got = native.load(binary, "http", engine.host, request, seconds=took_s)
+            return row("events", WARM, case, generator="C", latencies=got.latencies, seconds=got.seconds, errors=got.errors, payload=len(BODY))
+
+        warm("first", 0.5)
+        rows.append(warm("warm calls alone", seconds))
+        engine.client().update_event_source_mapping(UUID=mapping, Enabled=True)
+        left = _left(queue)
+        while left > count - 100:
+            time.sleep(0.01)
+            left = _left(queue)
+        cpu, began, before = engine.cpu_s(), time.monotonic(), left
+        with ThreadPoolExecutor(1) as beside:
+            calls = beside.submit(warm, "warm calls beside a drain", seconds)
+            while left > count // 50:
+                time.sleep(0.1)
+                left = _left(queue)
+            took_s = time.monotonic() - began
+            rows.append(calls.result())
+        own, total = (after - then for after, then in zip(engine.cpu_s(), cpu, strict=True))
+        rows.append(
+            row(
+                "events", "engine, SQS mapping", f"{count} messages drained", generator="-", latencies=Latencies([round(took_s * 1e9)]),
+                seconds=took_s, per_s=round((before - left) / took_s), supervisor_cpu_s=round(own, 2), engine_cpu_s=round(total, 2),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _filled(engine: Engine, count: int) -> tuple[_Queue, str]:
+    """A queue with so many messages, and the UUID of its mapping, which is disabled."""
+    sqs = boto3.client(
+        "sqs", endpoint_url=f"http://{engine.host}", region_name=REGION, aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET,
+        config=Config(read_timeout=120, max_pool_connections=4),
+    )  # fmt: skip
+    url = sqs.create_queue(QueueName="full", Attributes={"VisibilityTimeout": "120"})["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    mapping = engine.client().create_event_source_mapping(EventSourceArn=arn, FunctionName="sink", BatchSize=10, Enabled=False)["UUID"]
+
+    def send(first: int) -> None:
+        sqs.send_message_batch(QueueUrl=url, Entries=[{"Id": str(n), "MessageBody": f"message {first + n}"} for n in range(10)])
+
+    with ThreadPoolExecutor(4) as senders:
+        list(senders.map(send, range(0, count, 10)))
+    return _Queue(sqs, url), mapping
+
+
+class _Queue(NamedTuple):
+    sqs: Any
+    url: str
+
+
+def _left(queue: _Queue) -> int:
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    found = queue.sqs.get_queue_attributes(QueueUrl=queue.url, AttributeNames=names)["Attributes"]
+    return sum(int(found[name]) for name in names)
 
 
 def _planes(engine: Engine) -> list[psutil.Process]:

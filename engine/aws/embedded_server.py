@@ -25,6 +25,7 @@ from engine.aws.push.installation import Sources, sources
 
 PR_SET_PDEATHSIG = 1
 HOST = "127.0.0.1"
+NICE = 5
 # What makes moto's service fit for the engine, installed before its first request.
 _IMPROVED = {
     "cloudformation": "engine.aws.stack_bridge",
@@ -66,6 +67,8 @@ def main(argv: list[str]) -> int:
         from engine.aws import enforcement  # noqa: PLC0415
 
         enforcement.install()
+    # From here on behind the supervisor, as the control plane is: a queue that is drained or a table that is filled may wait a moment.
+    os.nice(NICE)
     lane = os.environ.pop(LANE_VARIABLE, "")
     if lane:
         from engine.aws import queue_lane  # noqa: PLC0415

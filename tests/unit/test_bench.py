@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import pytest
 
-from bench.rows import Latencies, row
+from bench.rows import Latencies, Row, row
 from bench.scenarios import layers
 from engine.wire import messages as m
 from tests.framework import host
@@ -199,7 +199,7 @@ def test_the_c_dispatcher_answers_each_caller_with_its_own(limit: Path, tmp_path
 
 def test_results_survive_the_disk_and_become_tables_promises_and_comparisons(tmp_path: Path) -> None:
     from bench import compare, report
-    from bench.rows import Latencies, Row, from_array, load, row, save
+    from bench.rows import Latencies, from_array, load, row, save
     from bench.scenarios.limit import PYTHON_WORKER
     from bench.scenarios.warm import BINARY, HTTP
 
@@ -291,3 +291,26 @@ def test_a_cold_start_in_a_vpc_may_cost_five_milliseconds_more() -> None:
     assert measured(6900) is True
     assert measured(7100) is False
     assert measured(6900, errors=1) is False
+
+
+def test_promises_about_events_are_read_from_their_rows() -> None:
+    from bench.promises import PROMISES, Results
+
+    def made(case: str, us: float = 1000, count: int = 100, **extra: object) -> Row:
+        return row("events", "engine", case, generator="C", latencies=Latencies([round(us * 1000)] * count), seconds=0.01, **extra)
+
+    rows = [
+        made("accepted while they run", engine_cpu_us=300.0),
+        made("run", per_s=1900.0, per_s_alone=2100.0),
+        made("a backlog", engine_cpu_us=52.0, queued=1_002_001, disk_bytes_per_event=386, growth_mib={"supervisor": 0.0, "control": 33.0}),
+        made("warm calls alone", 100),
+        made("warm calls beside a drain", 120),
+        made("10000 messages drained", per_s=2900),
+    ]
+    found = {p.text: p.measure(Results(rows)) for p in PROMISES if p.scenario == "events"}
+    assert [got.holds for got in found.values() if got is not None] == [True, True, False, True]
+    rows[4] = made("warm calls beside a drain", 126)
+    drained = next(p for p in PROMISES if "SQS" in p.text).measure(Results(rows))
+    assert drained is not None
+    assert drained.holds is False
+    assert all(p.measure(Results([])) is None for p in PROMISES if p.scenario == "events")
