@@ -31,7 +31,8 @@ def server() -> str | None:
     return next((place for place in _PLACES if os.access(place, os.X_OK)), shutil.which("rabbitmq-server"))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -46,12 +47,12 @@ def _answers(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def rabbitmq() -> Iterator[RabbitMq]:
+def rabbitmq(port: int) -> Iterator[RabbitMq]:
     """Started, and ended with all that it started."""
     program = server()
     assert program is not None
     with tempfile.TemporaryDirectory(prefix="le-rabbit-") as folder:
-        port, names = _free_port(), _free_port()
+        names = free_port()
         config = Path(folder) / "rabbitmq.conf"
         config.write_text(f"listeners.tcp.local = 127.0.0.1:{port}\nlog.console = false\n")
         (Path(folder) / "plugins").write_text("[].\n")
@@ -61,7 +62,7 @@ def rabbitmq() -> Iterator[RabbitMq]:
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(names),
             "RABBITMQ_CONFIG_FILE": str(config),
-            "RABBITMQ_DIST_PORT": str(_free_port()),
+            "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(Path(folder) / "plugins"),
             "RABBITMQ_LOG_BASE": folder,
             "RABBITMQ_MNESIA_BASE": folder,

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from tests.framework import host, wait
 from tests.framework.engine import Engine, engine
-from tests.framework.rabbitmq import RabbitMq, rabbitmq
+from tests.framework.rabbitmq import RabbitMq, free_port, rabbitmq
 
 CODE = {
     "m.py": "import base64, json\n"
@@ -36,15 +36,21 @@ PLACE = [{"Type": "VPC_SUBNET", "URI": "subnet:subnet-1"}, {"Type": "VPC_SECURIT
 
 
 @pytest.fixture(scope="module")
-def rabbit() -> Iterator[RabbitMq]:
+def rabbit_port() -> int:
+    """Where RabbitMQ will be, if it is started: the engine has to know before."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def rabbit(rabbit_port: int) -> Iterator[RabbitMq]:
     host.require("no RabbitMQ")
-    with rabbitmq() as started:
+    with rabbitmq(rabbit_port) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Engine]:
-    with engine(pool_size=4, event_brokers={NOBODY: "amqp://127.0.0.1:1"}) as started:
+def running(rabbit_port: int) -> Iterator[Engine]:
+    with engine(pool_size=4, event_brokers={NOBODY: "amqp://127.0.0.1:1", MQ: f"amqp://127.0.0.1:{rabbit_port}"}) as started:
         yield started
 
 
@@ -207,8 +213,7 @@ def test_a_broker_that_cannot_be_reached_is_said(running: Engine) -> None:
     assert said.startswith("PROBLEM: AMQPConnectionError")
 
 
-@pytest.mark.slow
-def test_a_queue_of_rabbitmq_is_worked_off(rabbit: RabbitMq) -> None:
+def test_a_queue_of_rabbitmq_is_worked_off(running: Engine, rabbit: RabbitMq) -> None:
     import pika
 
     connection = pika.BlockingConnection(pika.URLParameters(f"{rabbit.url}/"))
@@ -216,27 +221,25 @@ def test_a_queue_of_rabbitmq_is_worked_off(rabbit: RabbitMq) -> None:
     channel.queue_declare("q")
     properties = pika.BasicProperties(content_type="text/plain", headers={"h": "v", "n": 10}, priority=3, timestamp=2021, delivery_mode=1)
     channel.basic_publish("", "q", b"first", properties)
-    # One engine more: it must know the port of the broker.
-    with engine(pool_size=4, event_brokers={MQ: rabbit.url}) as running:
-        access = secret(running, "rabbit", username="guest", password="guest")
-        criteria = {"Filters": [{"Pattern": '{"data": [{"anything-but": ["left out"]}]}'}]}
-        uuid = mapped(running, "rabbit", EventSourceArn=MQ, Queues=["q"], SourceAccessConfigurations=access, FilterCriteria=criteria)
-        for body in ("once", "left out", "last"):
-            channel.basic_publish("", "q", body.encode())
-        wait.until(lambda: bodies(running, "rabbit").count("once") >= 2, "what failed comes again", 90)
-        seen = wait.until(lambda: got if "last" in (got := bodies(running, "rabbit")) else None, "the last message", 90)
-        assert list(dict.fromkeys(seen)) == ["first", "once", "last"]
-        again = [one for one, body in zip(records(running, "rabbit"), seen, strict=True) if body == "once"]
-        assert (again[0]["redelivered"], again[-1]["redelivered"]) == (False, True)
-        event = events(running, "rabbit")[0]
-        assert (event["eventSource"], event["eventSourceArn"], list(event["rmqMessagesByQueue"])) == ("aws:rmq", MQ, ["q::/"])
-        told = records(running, "rabbit")[0]["basicProperties"]
-        assert (told["headers"], told["timestamp"]) == ({"h": {"bytes": [118]}, "n": 10}, "Jan 1, 1970, 12:33:41 AM")
-        assert (told["contentType"], told["priority"], told["deliveryMode"], told["bodySize"], told["appId"]) == ("text/plain", 3, 1, 5, None)
-        client = running.client()
-        client.update_event_source_mapping(UUID=uuid, Enabled=False)
-        reach(running, uuid, "Disabled")
-        channel.basic_publish("", "q", b"later")
-        wait.until(lambda: channel.queue_declare("q", passive=True).method.message_count == 1, "it waits in the queue", 60)
-        assert "later" not in bodies(running, "rabbit")
+    access = secret(running, "rabbit", username="guest", password="guest")
+    criteria = {"Filters": [{"Pattern": '{"data": [{"anything-but": ["left out"]}]}'}]}
+    uuid = mapped(running, "rabbit", EventSourceArn=MQ, Queues=["q"], SourceAccessConfigurations=access, FilterCriteria=criteria)
+    for body in ("once", "left out", "last"):
+        channel.basic_publish("", "q", body.encode())
+    wait.until(lambda: bodies(running, "rabbit").count("once") >= 2, "what failed comes again", 90)
+    seen = wait.until(lambda: got if "last" in (got := bodies(running, "rabbit")) else None, "the last message", 90)
+    assert list(dict.fromkeys(seen)) == ["first", "once", "last"]
+    again = [one for one, body in zip(records(running, "rabbit"), seen, strict=True) if body == "once"]
+    assert (again[0]["redelivered"], again[-1]["redelivered"]) == (False, True)
+    event = events(running, "rabbit")[0]
+    assert (event["eventSource"], event["eventSourceArn"], list(event["rmqMessagesByQueue"])) == ("aws:rmq", MQ, ["q::/"])
+    told = records(running, "rabbit")[0]["basicProperties"]
+    assert (told["headers"], told["timestamp"]) == ({"h": {"bytes": [118]}, "n": 10}, "Jan 1, 1970, 12:33:41 AM")
+    assert (told["contentType"], told["priority"], told["deliveryMode"], told["bodySize"], told["appId"]) == ("text/plain", 3, 1, 5, None)
+    client = running.client()
+    client.update_event_source_mapping(UUID=uuid, Enabled=False)
+    reach(running, uuid, "Disabled")
+    channel.basic_publish("", "q", b"later")
+    wait.until(lambda: channel.queue_declare("q", passive=True).method.message_count == 1, "it waits in the queue", 60)
+    assert "later" not in bodies(running, "rabbit")
     connection.close()

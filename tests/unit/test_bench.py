@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -296,7 +296,7 @@ def test_a_cold_start_in_a_vpc_may_cost_five_milliseconds_more() -> None:
 def test_promises_about_events_are_read_from_their_rows() -> None:
     from bench.promises import PROMISES, Results
 
-    def made(case: str, us: float = 1000, count: int = 100, **extra: object) -> Row:
+    def made(case: str, us: float = 1000, count: int = 100, **extra: Any) -> Row:
         return row("events", "engine", case, generator="C", latencies=Latencies([round(us * 1000)] * count), seconds=0.01, **extra)
 
     rows = [
