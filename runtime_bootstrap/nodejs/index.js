@@ -3,6 +3,7 @@
 
 const Module = require('node:module');
 const { Channel, waitReady, INIT, INVOKE, SHUTDOWN } = require('./channel.js');
+const custom = require('./custom.js');
 const errors = require('./errors.js');
 const handlers = require('./handler.js');
 const logs = require('./logs.js');
@@ -145,6 +146,7 @@ function invoke(parts) {
   try {
     const context = new Context(parts);
     const event = JSON.parse(parts[8].toString('utf8'));
+    if (event?.ResponseURL) custom.answerPlainly(event.ResponseURL);
     if (streams.isStreaming(handler)) runStreaming(mine, event, context, done, fail);
     else runBuffered(event, context, succeed, fail);
   } catch (error) {
