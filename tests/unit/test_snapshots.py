@@ -174,3 +174,61 @@ def test_a_deleted_function_takes_its_template_along(play: Callable[..., None]) 
         await rig.until(lambda: all(i.template for i in rig.invoker.instances))
 
     play(scenario)
+
+
+def test_with_the_switch_any_version_is_copied_from_its_second_cold_start_on(play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.sandbox.on_init = init
+        rig.put(runtime="python3.11")
+        await rig.finish(rig.invoke())
+        assert [i.kind for i in rig.invoker.instances if not i.template] == ["on-demand"]
+        await ready(rig)
+        held: list[Any] = []
+        rig.sandbox.on_invoke = lambda w, e: held.append((w, e))
+        answers = [rig.invoke() for _ in range(2)]
+        await rig.until(lambda: len(held) == 2)
+        assert sorted(i.kind for i in rig.invoker.instances if i.state is State.BUSY) == ["on-demand", "snap-start"]
+        assert (rig.sandbox.inits, rig.sandbox.restores) == (2, 1)
+        for worker, event in held:
+            worker.respond(event, b"1")
+        for answer in answers:
+            await rig.finish(answer)
+
+    play(scenario, snapshots=True)
+
+
+def test_open_sockets_are_a_warning_on_the_version(play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        def warned(worker: ScriptedWorker) -> None:
+            text = b"SNAPSTART_WARNING 2 open sockets at the time of the snapshot: they are at their end in every restored instance"
+            worker.send(messages.pack(messages.LOG, None, 1, 4, text))
+            init(worker)
+
+        rig.sandbox.on_init = warned
+        put(rig)
+        await ready(rig)
+        assert rig.invoker.standing.templates.figures()[0]["warning"] == (
+            "2 open sockets at the time of the snapshot: they are at their end in every restored instance"
+        )
+
+    play(scenario)
+
+
+def test_memory_that_runs_short_takes_idle_copies_first_and_then_templates(play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.sandbox.on_init = init
+        put(rig)
+        await ready(rig)
+        await rig.finish(rig.invoke(qualifier="1"))
+        assert len(of(rig, State.IDLE)) == 1
+        rig.put("other", memory_mb=256)
+        # 128 for the template, 128 for its copy: the copy is not enough to make way.
+        await rig.finish(rig.invoke("other"))
+        assert (of(rig, State.IDLE), stage(rig)) == (["other"], "absent")
+        rig.clock.advance(61.0)
+        rig.invoker.tick()
+        await rig.until(lambda: not of(rig, State.IDLE))
+        await rig.finish(rig.invoke(qualifier="1"))
+        assert (stage(rig), of(rig, State.IDLE)) == ("ready", ["f"])
+
+    play(scenario, memory_budget_mib=256)
