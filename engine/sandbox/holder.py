@@ -3,7 +3,7 @@
 These are sandboxes of templates (``templates``) and those without namespaces; ordinary ones have an init that does nothing (``nest``).
 
 Theory of operation. The zygote forks the init straight into its namespaces. The init joins the control groups, takes its user
-ids, mounts /proc, /tmp and /dev/shm, opens the endpoint listener and forks the *worker*, which locks itself down completely and
+ids, mounts /proc and /tmp, opens the endpoint listener and forks the *worker*, which locks itself down completely and
 waits, still without a function. When the broker sends the code's mounts, the init puts them in place and writes the path
 of the code to the worker's *go* pipe. From then on it only waits: for the worker's end (everything the worker left behind is
 killed, the status goes to the broker), for ``reset`` (the same, then a fresh worker in the same sandbox), or for the end of the
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 ENDPOINT_PORT = 4566
 _INODES_PER_MIB = 64
 DEFAULT_TMP_MIB = 512
-SHM = "size=64m,nr_inodes=1024,mode=1777"
 _MAX_PID = 32000
 
 
@@ -127,8 +126,6 @@ class Init:
         kernel.mount("proc", "/proc", "proc", safe | kernel.MS_NOEXEC)
         self._step = "mount /tmp"
         kernel.mount("tmp", "/tmp", "tmpfs", safe, f"{tmp_options(DEFAULT_TMP_MIB)},mode=1777")
-        self._step = "mount /dev/shm"
-        kernel.mount("shm", "/dev/shm", "tmpfs", safe | kernel.MS_NOEXEC, SHM)
 
     def _open_network(self) -> None:
         """Bring the loopback interface up and hand a listener on it to the broker."""

@@ -70,7 +70,10 @@ def broker_config(
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin is not None:
             origin = Path(spec.origin)
-            sdk[name] = str(origin.parent if origin.name == "__init__.py" else origin)
+            place = origin.parent if origin.name == "__init__.py" else origin
+            sdk[name] = str(place)
+            # Instrumentation asks for the versions of what it finds.
+            sdk.update((found, str(place.parent / found)) for found in _metadata(place.parent, name))
     versions = [f"{name}={_version(name)}" for name in ("boto3", "botocore", "msgpack")]
     return {
         "level": settings.sandbox.value,
@@ -86,6 +89,14 @@ def broker_config(
         "nice": _NICE,
         "probe": probe,
     }
+
+
+def _metadata(folder: Path, name: str) -> list[str]:
+    """The directory beside an installed package that says its version; not asked of importlib, which reads whole lists of files."""
+    if name == "msgpack":
+        return []
+    start = f"{'python_dateutil' if name == 'dateutil' else name}-"
+    return [entry for entry in os.listdir(folder) if entry.startswith(start) and entry.endswith(".dist-info")]
 
 
 def _version(name: str) -> str:

@@ -25,7 +25,7 @@ _LIMITS = (
     (resource.RLIMIT_NICE, 0),
     (resource.RLIMIT_RTPRIO, 0),
 )
-_WRITABLE = (("/tmp", "/dev/shm"), rootfs.DEVICE_PATHS)
+_WRITABLE = (("/tmp",), rootfs.DEVICE_PATHS)
 # RLIMIT_NPROC counts processes and threads of the sandbox's own user; the init is one of them at level user.
 _PROCESSES = 1024 + 8
 

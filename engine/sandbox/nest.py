@@ -1,8 +1,8 @@
 """Inside an ordinary sandbox: the worker, from the zygote's fork to user code.
 
 Theory of operation. The sandbox's init (``init``) is there already and holds its namespaces. The worker is a fork of the zygote in
-the init's pid namespace. It joins the control groups and the other namespaces, becomes the sandbox's root, mounts /proc, /tmp and
-/dev/shm and opens the endpoint listener, then locks itself down completely, says so, and waits, still without a function, for
+the init's pid namespace. It joins the control groups and the other namespaces, becomes the sandbox's root, mounts /proc and
+/tmp and opens the endpoint listener, then locks itself down completely, says so, and waits, still without a function, for
 the path of its code on the control socket: by then the broker has mounted it. It gives that socket up before user code runs.
 
 A *fresh* worker takes the place of one that ended: it finds the mounts and the listener as they are.
@@ -53,7 +53,6 @@ def plan(build: holder.Build) -> Plan:
     furnish = (
         kernel.mount_step("proc", "/proc", "proc", safe | kernel.MS_NOEXEC),
         kernel.mount_step("tmp", "/tmp", "tmpfs", safe, f"{holder.tmp_options(holder.DEFAULT_TMP_MIB)},mode=1777"),
-        kernel.mount_step("shm", "/dev/shm", "tmpfs", safe | kernel.MS_NOEXEC, holder.SHM),
         kernel.Step("host name", _socket.sethostname, (HOSTNAME,)),
     )
     become_root = kernel.become_steps("become the sandbox's root", 0, 0) if build.fences.own_uid else ()

@@ -1,7 +1,7 @@
 """The file system of a runtime: a small read-only root that holds the interpreter and nothing of the host's own.
 
-Built once per zygote, in a mount namespace of its own; every sandbox copies that namespace and adds ``/proc``, ``/tmp`` and
-``/dev/shm``, later ``/var/task`` and ``/opt``. Only what is named here can be seen from inside.
+Built once per zygote, in a mount namespace of its own; every sandbox copies that namespace and adds ``/proc`` and ``/tmp``,
+later ``/var/task`` and ``/opt``. Only what is named here can be seen from inside.
 Python 3.9, standard library.
 """
 
@@ -166,7 +166,6 @@ def _make_dev(dev: str) -> None:
             with open(path, "w"):
                 pass
             kernel.bind("/dev/" + name, path, kernel.MOUNT_ATTR_NOSUID)
-    os.mkdir(os.path.join(dev, "shm"))
     for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
         os.symlink("/proc/self/fd" + target, os.path.join(dev, name))
     kernel.set_mount(dev, kernel.MOUNT_ATTR_RDONLY, recursive=False)

@@ -2,7 +2,7 @@
 
 Theory of operation. A template's sandbox is an ordinary one whose worker may enter other namespaces. On request its init forks *pods*:
 empty sandboxes nested in its own, in user namespaces that belong to the worker's user, so that the worker may enter them and nothing
-else. A pod's init mounts what is private (/proc, /tmp, /dev/shm), brings its network up and sends its namespaces to the broker, which
+else. A pod's init mounts what is private (/proc, /tmp), brings its network up and sends its namespaces to the broker, which
 has the template fork a copy into it. The copy becomes a child of the template's init, which tells the broker how it ended by the
 process number it had inside its pod. The template may end: its copies and their pods stay, for they hang on the init.
 Python 3.9, standard library.

@@ -22,6 +22,8 @@ _NODE_ENTRY = "runtime_bootstrap.nodejs.launch"
 _MOST_NODES = 3
 # Read by the interpreter itself, at the start of the process.
 _EARLY = ("NODE_OPTIONS", "AWS_LAMBDA_EXEC_WRAPPER", "NODE_EXTRA_CA_CERTS", "UV_THREADPOOL_SIZE")
+# Of the variables that CPython reads then, those that change nothing here: the worker sees to them, or does so anyhow.
+_PYTHON_ANYHOW = frozenset(("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE"))
 
 # The client's start is most of a cold start: what shortens it, and no more heap than the function has memory for.
 _JAVA_FLAGS = ("-XX:MaxRAMPercentage=85", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
@@ -59,13 +61,18 @@ def key(config: VersionConfig, *, behind_agent: bool = False) -> str:
 
 def _zygote(config: VersionConfig, *, behind_agent: bool) -> str:
     kind = family(config.runtime)
-    if speaks_frames(config.runtime) and (behind_agent or (kind is Family.PYTHON and "AWS_LAMBDA_EXEC_WRAPPER" in config.env)):
+    if speaks_frames(config.runtime) and (behind_agent or (kind is Family.PYTHON and _starts_late(config.env))):
         return f"{AGENT}:{config.runtime}"
     if kind is Family.NODEJS:
         return f"{config.runtime}+{LATE}" if any(name in config.env for name in _EARLY) else config.runtime
     if speaks_frames(config.runtime):
         return "+".join((config.runtime, *(config.preload if compiles(config.runtime) else ())))
     return AGENT if kind in (Family.PROVIDED, Family.IMAGE) else f"{AGENT}:{config.runtime}"
+
+
+def _starts_late(env: Mapping[str, str]) -> bool:
+    """Whether a Python must be started with the function's own environment."""
+    return any(name == "AWS_LAMBDA_EXEC_WRAPPER" or (name.startswith("PYTHON") and name not in _PYTHON_ANYHOW) for name in env)
 
 
 def places(config: VersionConfig, *, behind_agent: bool) -> int:
@@ -83,7 +90,7 @@ def command(config: VersionConfig, runtimes: Mapping[str, Interpreter], zygote_k
         return []
     kind = family(config.runtime)
     if kind is Family.PYTHON:
-        return [interpreter.path, "-I", "-S", "{runtime}/runtime_bootstrap/python", "--fd", "3", "--path", "{runtime}", "--env", "own"]
+        return [interpreter.path, "-s", "-S", "{runtime}/runtime_bootstrap/python", "--fd", "3", "--path", "{runtime}", "--env", "own"]
     if kind is Family.NODEJS:
         wanted = config.env.get("NODE_OPTIONS", "").split()
         flags = [flag for flag in node_flags(interpreter.version) if flag.replace("--no-", "--", 1) not in wanted]

@@ -1,4 +1,4 @@
-"""``python -I -S runtime_bootstrap/python --fd N [--path DIR] [--env own]``: a worker in a process of its own, on an inherited socket.
+"""``python -s -S runtime_bootstrap/python --fd N [--path DIR] [--env own]``: a worker in a process of its own, on an inherited socket.
 
 ``--path`` names the runtime's directory for the function's search path, where a sandbox has /var/runtime. With
 ``--env own`` the process's environment is the function's, whatever a wrapper before it has made of it, and not INIT's.

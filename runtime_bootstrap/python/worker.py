@@ -14,6 +14,7 @@ import gc
 import logging
 import os
 import signal
+import site
 import socket
 import sys
 import threading
@@ -24,6 +25,11 @@ from runtime_bootstrap.python import crew, environment, errors, handler, imports
 from runtime_bootstrap.python.channel import INIT, RESTORE, SHUTDOWN, Channel, Closed, Frame, event_of, message_of
 from runtime_bootstrap.python.context import Function, LambdaContext
 from runtime_bootstrap.python.faults import Fault
+
+# Interpreters here are started without ``site``, on AWS they are not: functions end themselves with ``exit()``.
+site.setquit()
+site.setcopyright()
+site.sethelper()
 
 _TAG = "python%d.%d" % sys.version_info[:2]
 _VERSION = "%d.%d.%d" % sys.version_info[:3]

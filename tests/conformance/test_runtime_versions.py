@@ -23,7 +23,7 @@ AT_INIT = sorted(n for n in sys.modules if 'msgpack' in n), list(sys.path), dict
 Point = collections.namedtuple('Point', 'x y')
 print('importing')
 
-def start(event): return AT_INIT + (sys.version_info[:2], 'site' in sys.modules)
+def start(event): return AT_INIT + (sys.version_info[:2], sys.flags.no_site)
 def echo(event): return event
 def results(event): return [Point(1, b'x'), decimal.Decimal('1.10'), float('nan'), (1,), {1: None, b'k': 1}, '\\x7f\\u00e9']
 def fail(event): raise LookupError('\\u00e9')
@@ -82,9 +82,9 @@ def test_everything_once(make: Make, runtime: Path, version: tuple[int, int]) ->
     answer = worker.start()
     assert (answer.kind, answer.lines) == (m.NEXT, ["importing"])
 
-    modules, path, env, cwd, found, has_site = worker.invoke(["start", 0]).json
+    modules, path, env, cwd, found, no_site = worker.invoke(["start", 0]).json
     assert all(name.startswith("_lambda_runtime_msgpack") for name in modules)
-    assert has_site is False
+    assert no_site == 1
     assert f"{worker.folder}/opt/python/lib/python{version[0]}.{version[1]}/site-packages" == path[1]
     assert path[3] == str(runtime)
     assert not any("site-packages" in p for p in path[3:])

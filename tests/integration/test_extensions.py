@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.framework import clients, host
-from tests.framework.engine import Engine, zip_of
+from tests.framework.engine import OWN_RUNTIME, Engine, zip_of
 from tests.framework.wait import until
 
 # Registers, subscribes, and prints whatever it is told, as JSON. What it does wrong is in its configuration, MODE.
@@ -236,6 +237,21 @@ def test_a_wrapper_before_python(shared: Engine) -> None:
     assert (handler, event) == ("m.g", 7)
     shared.deploy("unwrapped-python", files, Environment={"Variables": {"AWS_LAMBDA_EXEC_WRAPPER": "/opt/none"}})
     assert invoke(shared, "unwrapped-python", 7)[0]["errorMessage"].endswith("Error: Runtime exited with error: exit status 127")
+
+
+def test_what_python_reads_when_it_starts(shared: Engine) -> None:
+    source = """
+import sys, faulthandler
+def f(e, c):
+    flags = sys.flags
+    return [flags.optimize, flags.utf8_mode, flags.dev_mode, faulthandler.is_enabled(), hash('a'), sys.warnoptions, sys.path[:4]]
+"""
+    early = {"PYTHONOPTIMIZE": "1", "PYTHONUTF8": "1", "PYTHONFAULTHANDLER": "1", "PYTHONHASHSEED": "0", "PYTHONWARNINGS": "error::BytesWarning"}
+    shared.deploy("early-python", {"m.py": source}, Environment={"Variables": {**early, "PYTHONPATH": "/var/task/more"}})
+    alone = subprocess.run([sys.executable, "-c", "print(hash('a'))"], env={**os.environ, **early}, capture_output=True, text=True, check=True)
+    *seen, path = invoke(shared, "early-python", None)[0]
+    assert seen == [1, 1, False, True, int(alone.stdout), ["error::BytesWarning"]]
+    assert path == ["/var/task", f"/opt/python/lib/{OWN_RUNTIME}/site-packages", "/opt/python", "/var/runtime"]
 
 
 @pytest.mark.slow

@@ -71,6 +71,8 @@ EXITS = [
     ("exit-none", "sys.exit()", "Runtime exited without providing a reason"),
     ("exit-1", "sys.exit(1)", "Runtime exited with error: exit status 1"),
     ("exit-text", "sys.exit('so')", "Runtime exited with error: exit status 1"),
+    ("exit-site", "exit(3)", "Runtime exited with error: exit status 3"),
+    ("quit-site", "quit()", "Runtime exited without providing a reason"),
     ("exit-hard", "os._exit(7)", "Runtime exited with error: exit status 7"),
     ("exit-hard-0", "os._exit(0)", "Runtime exited without providing a reason"),
     ("sigkill", "os.kill(os.getpid(), signal.SIGKILL)", "Runtime exited with error: signal: killed"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import concurrent.futures
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError
 
@@ -140,17 +142,19 @@ def test_a_package_from_the_embedded_s3(shared: Engine) -> None:
 
 def test_boto3_inside_a_function_reaches_the_same_account(shared: Engine) -> None:
     code = (
-        "import boto3\n"
+        "import boto3, importlib.metadata\n"
         "def f(e, c):\n"
         "    s3 = boto3.client('s3')\n"
         "    s3.create_bucket(Bucket=e['bucket'])\n"
         "    s3.put_object(Bucket=e['bucket'], Key='k', Body=b'from inside')\n"
-        "    return boto3.__version__\n"
+        "    return [boto3.__version__] + [importlib.metadata.version(name) for name in ('boto3', 'python-dateutil')]\n"
     )
     shared.deploy("inside", {"m.py": code}, Timeout=60, MemorySize=512)
     answer, payload = call(shared, "inside", {"bucket": "made-inside"})
     assert "FunctionError" not in answer, payload
     assert shared.client("s3").get_object(Bucket="made-inside", Key="k")["Body"].read() == b"from inside"
+    # As instrumentation asks before it believes that something is there.
+    assert payload == [boto3.__version__, boto3.__version__, importlib.metadata.version("python-dateutil")]
 
 
 def test_the_aws_cli_deploys_and_invokes(shared: Engine, tmp_path: Path) -> None:
