@@ -199,6 +199,11 @@ class Settings(BaseSettings):
         description="Take functions whose Architectures name the other processor, and run their packages here. What they have compiled for "
         "that one fails to start.",
     )
+    image_registries: dict[str, str] = Field(
+        default_factory=dict,
+        description="Where images are fetched from when functions are created of them: host in ImageUri to its address, e.g. "
+        "{'registry.example.com': 'https://registry.example.com'}. Images of other hosts are imported first.",
+    )
     java_client: Path | None = Field(
         None,
         description="Directory of jars: aws-lambda-java-runtime-interface-client and what it needs. With a JDK it makes Java runtimes available.",
@@ -291,6 +296,14 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("image_registries")
+    @classmethod
+    def _registry_addresses(cls, value: dict[str, str]) -> dict[str, str]:
+        for host, address in value.items():
+            if not address.startswith(("http://", "https://")) or "/" in host:
+                raise ValueError(f"{host}={address}: a registry is HOST=https://ADDRESS")
+        return value
 
     @field_validator("aws_endpoint")
     @classmethod

@@ -117,7 +117,7 @@ def _plane(
     with _no_collection():
         store = MemoryFunctionStore(SqlFunctionStore(database))
     packages = Packages(code)
-    images = Images(settings.data_dir, store, clock)
+    images = Images(settings.data_dir, store, clock, settings.image_registries)
     catalogue = Catalogue(code, images)
     with _no_collection():
         # The supervisor may still be on its way to where it can be told.
@@ -218,6 +218,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         await dispatcher.close()
         await asyncio.to_thread(delivery.close)
         await client.close()
+        await plane.images.registries.close()
         await plane.changes.close()
         await link.close()
         for part in (app, plane.packages):

@@ -65,6 +65,20 @@ class Changes:
             self._send_later(key)
             raise
 
+    async def refresh(self, account: str, name: str) -> None:
+        """Tell the supervisor again what a function is: something beside it has changed that its entry shows."""
+        async with self.lock(account, name):
+            function = self._store.get(account, name)
+            if function is None:
+                return
+            self._remember((account, name), function)
+            try:
+                await self._push((account, name))
+            except LinkRefused:
+                _log.exception("the supervisor refuses function %s of account %s", name, account)
+            except ServiceError:
+                self._send_later((account, name))
+
     async def close(self) -> None:
         """Stop pushing; what is stored reaches the supervisor with the next snapshot. Idempotent."""
         sender, self._sender = self._sender, None

@@ -156,6 +156,14 @@ def lost(shown: Mapping[str, Any]) -> dict[str, Any]:
     return {**shown, "State": "Failed", "StateReason": reason, "StateReasonCode": "InternalError"}
 
 
+def in_state(shown: Mapping[str, Any], state: str, reason: str, code: str) -> dict[str, Any]:
+    """A configuration of a version that cannot be invoked, yet or at all."""
+    answer = {**shown, "State": state, "StateReason": reason, "StateReasonCode": code}
+    if state == "Pending":
+        del answer["LastUpdateStatus"]
+    return answer
+
+
 def creating(function: Function, version: Version, region: str, qualifier: str | None, revision_id: str) -> dict[str, Any]:
     """As ``shown``, but as AWS answers while it still works on a new function or version. ``revision_id``: the one before it is done."""
     reason, code = _CREATING

@@ -1,11 +1,13 @@
 """CreateFunction, GetFunction, GetFunctionConfiguration, DeleteFunction and ListFunctions.
 
-A create answers Pending, as AWS does, but everything is done by then: the next GetFunction says Active and an invocation runs.
+A create answers Pending, as AWS does, but everything is done by then: the next GetFunction says Active and an invocation runs. Only an image
+that has to be fetched comes later.
 Source: docs.aws.amazon.com/lambda/latest/api/API_CreateFunction.html, functions-states.html and recorded replies.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +65,10 @@ class FunctionOperations:
             await self._check_free(ref)
             params = await plane.vpcs.placed(params, ref.account, hello)
             if image:
-                source = plane.images.find(params["Code"]["ImageUri"], hello)
+                source = await plane.images.find(params["Code"]["ImageUri"], hello)
                 config = configuration.new(params, ref.name, architectures, None)
                 config[configuration.IMAGE_URI] = source.uri
+                plane.images.fetch(source, partial(plane.changes.refresh, ref.account, ref.name))
                 return await self._store(ref, params, config, Package(source.digest, 0, Path(), ()), [])
             return await self._create_of_package(ref, params, architectures, hello)
 
@@ -180,7 +183,8 @@ class FunctionOperations:
         else:
             there = all(code.tree(sha256).is_dir() for sha256 in (version.code_sha256, *version.layers))
         if not there:
-            return configuration.lost(shown)
+            state = self._plane.images.registries.state(version.code_sha256) if configuration.is_image(version.config) else None
+            return configuration.lost(shown) if state is None else configuration.in_state(shown, *state)
         return await snap_start.with_state(self._plane.link, function, version, shown)
 
     async def delete(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:

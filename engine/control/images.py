@@ -1,7 +1,7 @@
 """Container images as functions use them: found by the address they were imported under, judged, told to the supervisor.
 
-Nothing is fetched when a function is created: an image is imported first (``lambda-engine image import``), under the very address that the
-function names, which for images of other machines is that of a registry.
+An image is imported first (``lambda-engine image import``), under the very address that the function names, which for images of other machines is
+that of a registry; or its registry is one that the operator has named, and it is fetched when a function is created of it.
 Source: docs.aws.amazon.com/lambda/latest/dg/images-create.html and recorded replies.
 """
 
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from engine.clock import Clock
 from engine.control import configuration
+from engine.control.image_registries import Arrived, ImageRegistries
 from engine.control.link import Hello
 from engine.errors import InvalidParameterValue, NotImplementedHere
 from engine.images.store import BUILDING, ImageStore
@@ -43,8 +44,9 @@ class Source(NamedTuple):
 class Images:
     """The image store below ``data_dir``, and the names in it; for one event loop."""
 
-    def __init__(self, data_dir: Path, store: FunctionStore, clock: Clock) -> None:
+    def __init__(self, data_dir: Path, store: FunctionStore, clock: Clock, registries: Mapping[str, str] | None = None) -> None:
         self._store = ImageStore(data_dir / "images")
+        self.registries = ImageRegistries(registries or {}, self._store.root, self.take)
         self._functions = store
         self._clock = clock
         self._lock = asyncio.Lock()
@@ -52,14 +54,35 @@ class Images:
 
     # Functions.
 
-    def find(self, uri: str, hello: Hello) -> Source:
-        """The image a request names. Raises InvalidParameterValue with AWS's words, NotImplementedHere where none can run."""
+    async def find(self, uri: str, hello: Hello) -> Source:
+        """The image a request names, which may have to be fetched. Raises InvalidParameterValue with AWS's words, NotImplementedHere where
+        none can run.
+        """
         if hello.no_images:
             raise NotImplementedHere(f"Lambda Engine does not run container images here: {hello.no_images}. Nothing was changed.")
+        url = self.registries.url(uri)
+        if url is not None:
+            return Source(uri, await self.registries.digest(uri, url))
         digest = self._digest_of(uri)
         if digest is None or self.image(digest) is None:
             raise InvalidParameterValue(f"Source image {uri} does not exist. Provide a valid source image.")
         return Source(uri, digest)
+
+    def fetch(self, source: Source, arrived: Arrived) -> asyncio.Task[None] | None:
+        """Have an image come that is not here; ``arrived`` is called then, or when it is certain that it will not be. None: it is here."""
+        url = self.registries.url(source.uri)
+        if url is None or self.image(source.digest) is not None:
+            return None
+        return self.registries.fetch(source.uri, url, source.digest, arrived)
+
+    async def fetched(self, source: Source) -> None:
+        """Wait until an image is here. Raises InvalidParameterValue when it does not come."""
+        coming = self.fetch(source, _nothing)
+        if coming is not None:
+            await asyncio.shield(coming)
+            state = self.registries.state(source.digest)
+            if state is not None:
+                raise InvalidParameterValue(f"Source image {source.uri} is not valid: {state.reason}")
 
     def _digest_of(self, uri: str) -> str | None:
         names = self._store.names()
@@ -85,7 +108,8 @@ class Images:
         image = self.image(version.code_sha256)
         found: dict[str, Any] = {"runtime": RUNTIME, "handler": "", "layers": [], "code_dir": "", "state": "Failed", "image": None}
         if image is None:
-            return found
+            state = self.registries.state(version.code_sha256)
+            return found if state is None else {**found, "state": state.state}
         own = version.config.get("ImageConfigResponse", {}).get("ImageConfig", {})
         start = {
             "entrypoint": own.get("EntryPoint") or image["entrypoint"],
@@ -159,6 +183,10 @@ class Images:
         self._store.collect(_digests(v for f in self._functions.everything() for v in f.versions.values()))
         for path in self._store.root.glob(f"{BUILDING}*"):
             path.unlink(missing_ok=True)
+
+
+async def _nothing() -> None:
+    """For who waits otherwise."""
 
 
 def _digests(versions: Iterable[Version]) -> set[str]:

@@ -74,7 +74,8 @@ class UpdateOperations:
         """What the address means now, which may be another image than last time."""
         if not params.get("ImageUri"):
             raise InvalidParameterValue("Please provide ImageUri when updating a function with packageType Image.")
-        source = self._plane.images.find(params["ImageUri"], hello)
+        source = await self._plane.images.find(params["ImageUri"], hello)
+        await self._plane.images.fetched(source)
         config = {**function.latest.config, configuration.IMAGE_URI: source.uri}
         after = self._updated(function, replace(function.latest, code_sha256=source.digest), config)
         if params.get("DryRun"):

@@ -1,7 +1,11 @@
-"""The one error of this package."""
+"""What is wrong with an image."""
 
 from __future__ import annotations
 
 
 class ImageRefused(Exception):
-    """An image cannot be read, is not for this machine, is damaged or asks for what must not be; the text says which."""
+    """It cannot be used; the text says why. ``status``: what the registry answered, 0 when it is not the registry that refuses."""
+
+    def __init__(self, text: str, *, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status

@@ -79,10 +79,7 @@ class Registry:
         blobs = into / "blobs/sha256"
         blobs.mkdir(parents=True)
         try:
-            kind, data = self._manifest(self._reference.tag)
-            if kind in _INDEXES or (b'"manifests"' in data and kind not in _MANIFESTS):
-                chosen = self._choose(json.loads(data))
-                kind, data = self._manifest(chosen)
+            kind, data = self._described()
             manifest = json.loads(data)
             digest = hashlib.sha256(data).hexdigest()
             (blobs / digest).write_bytes(data)
@@ -98,6 +95,20 @@ class Registry:
         }
         (into / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
         (into / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+
+    def digest(self) -> str:
+        """The digest (hexadecimal) that the image for this machine has now. Raises ImageRefused and OSError."""
+        try:
+            return hashlib.sha256(self._described()[1]).hexdigest()
+        except (KeyError, TypeError, AttributeError, ValueError) as e:
+            raise ImageRefused(f"{self._reference.name} is not described as images are: {e!r}") from e
+
+    def _described(self) -> tuple[str, bytes]:
+        """The manifest for this machine and its media type."""
+        kind, data = self._manifest(self._reference.tag)
+        if kind in _INDEXES or (b'"manifests"' in data and kind not in _MANIFESTS):
+            kind, data = self._manifest(self._choose(json.loads(data)))
+        return kind, data
 
     def _choose(self, index: Mapping[str, Any]) -> str:
         there = []
@@ -141,13 +152,13 @@ class Registry:
             challenge = e.headers.get("WWW-Authenticate") or ""
             e.close()
             if e.code != 401 or self._authorization:
-                raise ImageRefused(f"{url}: HTTP {e.code} {e.reason}") from e
+                raise ImageRefused(f"{url}: HTTP {e.code} {e.reason}", status=e.code) from e
         self._authorization = self._permission(challenge)
         try:
             return self._open(url, accept)
         except urllib.error.HTTPError as e:
             e.close()
-            raise ImageRefused(f"{url}: HTTP {e.code} {e.reason}") from e
+            raise ImageRefused(f"{url}: HTTP {e.code} {e.reason}", status=e.code) from e
 
     def _open(self, url: str, accept: str, authorization: str | None = None) -> IO[bytes]:
         request = urllib.request.Request(url, headers={"Accept": accept})  # noqa: S310 - the scheme was checked
@@ -171,7 +182,7 @@ class Registry:
             basic = "Basic " + base64.b64encode(":".join(self._credentials).encode()).decode()
         if kind == "basic":
             if not basic:
-                raise ImageRefused(f"{self._reference.host} wants a user's name and password")
+                raise ImageRefused(f"{self._reference.host} wants a user's name and password", status=401)
             return basic
         if kind != "bearer":
             raise ImageRefused(f"{self._reference.host} wants an authentication that is not known: {challenge[:200]}")
@@ -188,5 +199,5 @@ class Registry:
                 document = json.loads(answer.read(MAX_DOCUMENT))
         except urllib.error.HTTPError as e:
             e.close()
-            raise ImageRefused(f"{realm}: HTTP {e.code} {e.reason}") from e
+            raise ImageRefused(f"{realm}: HTTP {e.code} {e.reason}", status=e.code) from e
         return f"Bearer {document.get('token') or document['access_token']}"

@@ -24,6 +24,8 @@ from engine.images.archive import Archive, Image
 from engine.images.refused import ImageRefused
 
 BUILDING = ".building-"
+# What a registry's blobs are fetched into.
+PULLING = ".pulling-"
 _SETTINGS = {"Entrypoint": "entrypoint", "Cmd": "cmd", "WorkingDir": "workdir", "Env": "env"}
 
 

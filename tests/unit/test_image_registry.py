@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,52 +15,14 @@ from engine.images.refused import ImageRefused
 from engine.images.registry import Registry, parse
 from engine.images.store import ImageStore
 from tests.framework import images
+from tests.framework import registry as registries
 from tests.framework.images import Layer
-
-
-class FakeRegistry(BaseHTTPRequestHandler):
-    """``blobs``, ``tags``, ``password`` and what came are attributes of the server."""
-
-    server: Any
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        server, path = self.server, self.path
-        server.came.append((path, self.headers.get("Authorization")))
-        if path.startswith("/token"):
-            asked = self.headers.get("Authorization") or ""
-            right = not server.password or asked == "Basic " + base64.b64encode(f"me:{server.password}".encode()).decode()
-            self._send(200 if right else 401, b'{"token": "T"}', "application/json")
-        elif path.startswith("/elsewhere/"):
-            self._send(200, server.blobs[path[11:]], "application/octet-stream")
-        elif self.headers.get("Authorization") != "Bearer T":
-            realm = f'Bearer realm="{server.url}/token",service="registry",scope="repository:team/app:pull"'
-            self._send(401, b"", "text/plain", **{"WWW-Authenticate": realm})
-        elif path.startswith("/v2/team/app/manifests/"):
-            which = path.rpartition("/")[2]
-            data = server.blobs.get(server.tags.get(which, which))
-            self._send(404 if data is None else 200, data or b"", images.INDEX if which == "many" else images.MANIFEST)
-        else:
-            # Blobs lie somewhere else, as they do at all big registries.
-            self._send(307, b"", "text/plain", Location=f"{server.url}/elsewhere/{path.rpartition('/')[2]}")
-
-    def _send(self, status: int, body: bytes, kind: str, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Type": kind, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
 
 
 @pytest.fixture
 def registry() -> Iterator[Any]:
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), FakeRegistry)
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    server.came, server.password = [], ""
-    server.blobs, digest = images.blobs_of([Layer().add("x", "pulled").bytes()], {"Cmd": ["/x"]})
-    index = json.dumps(
+    blobs, digest = images.blobs_of([Layer().add("x", "pulled").bytes()], {"Cmd": ["/x"]})
+    blobs["index"] = json.dumps(
         {
             "manifests": [
                 {"digest": "sha256:" + "0" * 64, "size": 1, "platform": {"os": "linux", "architecture": "s390x"}},
@@ -71,14 +30,8 @@ def registry() -> Iterator[Any]:
             ]
         }
     ).encode()
-    server.blobs["index"] = index
-    server.tags = {"1": digest, "many": "index"}
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with registries.registry(blobs, {"1": digest, "many": "index"}) as server:
+        yield server
 
 
 def pull(server: Any, folder: Path, tag: str = "1", **options: Any) -> dict[str, Any]:
