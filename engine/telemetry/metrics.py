@@ -180,11 +180,18 @@ class _Snapshot(Collector):
             "Provisioned instances by configuration: requested, allocated (initialised), available (serving).",
             labels=("function", "qualifier", "state"),
         )
+        utilization = GaugeMetricFamily(
+            f"{PREFIX}_provisioned_concurrency_utilization",
+            "Share of a configuration's available instances that is in use, from 0 to 1 (ProvisionedConcurrencyUtilization).",
+            labels=("function", "qualifier"),
+        )
         for given in list(self._stats.get("provisioned", ()))[:MAX_FUNCTIONS]:
             account, name = str(given["account"]), str(given["name"])
             label = name if account == self._default_account else f"{account}:{name}"
             for state in ("requested", "allocated", "available"):
                 family.add_metric((label, str(given["qualifier"]), state), given[state])
+            used = given["in_use"] / given["available"] if given["available"] else 0.0
+            utilization.add_metric((label, str(given["qualifier"])), min(1.0, used))
         running = GaugeMetricFamily(
             f"{PREFIX}_provisioned_concurrent_executions",
             "Provisioned instances in use (ProvisionedConcurrentExecutions).",
@@ -193,7 +200,7 @@ class _Snapshot(Collector):
         for function, figures in self._functions.items():
             if figures["provisioned_in_use"] or any(figures["provisioned"].values()):
                 running.add_metric((function,), figures["provisioned_in_use"])
-        yield from (family, running)
+        yield from (family, utilization, running)
 
     def _pool(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(

@@ -150,6 +150,27 @@ def test_the_asynchronous_queue_shows_when_known() -> None:
     assert value(found, "async_queue_age_seconds") == 1.5
 
 
+def test_provisioned_concurrency_by_configuration() -> None:
+    def shown(qualifier: str, available: int, in_use: int) -> dict[str, Any]:
+        counts = {"requested": 4, "allocated": available, "available": available, "in_use": in_use}
+        return {"account": "000000000000", "name": "f", "qualifier": qualifier, "status": "READY", "reason": None, **counts}
+
+    used = function("f", provisioned={"provisioned": 7, "spillover": 2}, provisioned_in_use=3)
+    stats = {**snapshot(used), "provisioned": [shown("live", 4, 3), shown("2", 0, 0), shown("3", 1, 2)]}
+    stats["account"] |= {"unreserved": 2, "claimed": 12}
+    found = scrape(stats)
+    for state, number in (("requested", 4), ("allocated", 4), ("available", 4)):
+        assert value(found, "provisioned_concurrency", function="f", qualifier="live", state=state) == number
+    # More may be in use than are asked for any more.
+    for qualifier, share in (("live", 0.75), ("2", 0.0), ("3", 1.0)):
+        assert value(found, "provisioned_concurrency_utilization", function="f", qualifier=qualifier) == share
+    assert value(found, "provisioned_concurrent_executions", function="f") == 3
+    for kind, number in (("provisioned", 7), ("spillover", 2)):
+        assert value(found, "provisioned_concurrency_invocations_total", function="f", kind=kind) == number
+    assert value(found, "account_unreserved_concurrent_executions") == 2
+    assert value(found, "account_claimed_concurrency") == 12
+
+
 def test_a_supervisor_that_says_nothing_still_renders() -> None:
     found = scrape({})
     assert value(found, "ready") == 0
