@@ -14,6 +14,7 @@ import msgspec
 
 from engine.arn import FunctionRef, function_arn, parse_function_name
 from engine.clock import Clock
+from engine.core.json_faults import explain
 from engine.errors import InvalidRequestContent, NotImplementedHere, RequestEntityTooLarge, ResourceNotFound, WireError
 from engine.store.api import LATEST, Event, EventQueue
 
@@ -149,5 +150,5 @@ def _check_json(payload: bytes) -> None:
         _json.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise InvalidRequestContent(
-            f"Could not parse request body into json: Could not parse payload into json: {e}"
+            f"Could not parse request body into json: Could not parse payload into json: {explain(payload, str(e))}"
         ) from None

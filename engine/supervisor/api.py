@@ -20,6 +20,7 @@ from engine.auth.principals import Principal
 from engine.auth.sigv4 import Repeat
 from engine.clock import Clock
 from engine.core import lineage
+from engine.core.json_faults import explain
 from engine.core.model import LATEST
 from engine.errors import (
     InvalidParameterValue,
@@ -315,7 +316,7 @@ def check_json(body: bytes) -> None:
         raw_json(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise InvalidRequestContent(
-            f"Could not parse request body into json: Could not parse payload into json: {e}"
+            f"Could not parse request body into json: Could not parse payload into json: {explain(body, str(e))}"
         ) from None
 
 

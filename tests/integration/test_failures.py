@@ -255,8 +255,14 @@ def test_a_result_that_is_no_json(shared: Engine, name: str, result: str, messag
 def test_an_event_that_is_no_json_is_the_apis_error(shared: Engine) -> None:
     name = deploy(shared, "event-json", "def f(e, c): return e")
     client = shared.client()
-    with pytest.raises(client.exceptions.InvalidRequestContentException, match="Could not parse request body into json"):
-        client.invoke(FunctionName=name, Payload=b"{")
+    for kind in ("RequestResponse", "Event"):
+        with pytest.raises(client.exceptions.InvalidRequestContentException) as caught:
+            client.invoke(FunctionName=name, Payload=b"text", InvocationType=kind)
+        assert caught.value.response["Error"]["Message"] == (
+            "Could not parse request body into json: Could not parse payload into json: Unrecognized token 'text': was expecting "
+            "(JSON String, Number, Array, Object or token 'null', 'true' or 'false')\n"
+            " at [Source: REDACTED (`StreamReadFeature.INCLUDE_SOURCE_IN_LOCATION` disabled); line: 1, column: 5]"
+        )
 
 
 def test_the_largest_response_and_one_byte_more(shared: Engine) -> None:
