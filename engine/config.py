@@ -6,10 +6,12 @@ where it came from, secrets masked. Imports pydantic: keep it out of ``engine.co
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import ipaddress
 import os
 import tempfile
+import tomllib
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from pydantic_settings import (
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -312,6 +315,13 @@ class Settings(BaseSettings):
             return value
         raise ValueError("must be 'embedded', 'aws' or an http(s) URL")
 
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and value.get_secret_value().partition("://")[0] not in {"postgresql", "postgres", "postgresql+psycopg"}:
+            raise ValueError("must begin with postgresql://; SQLite needs no URL")
+        return value
+
     @field_validator("vpcs")
     @classmethod
     def _vpc_names(cls, value: dict[str, VpcSettings]) -> dict[str, VpcSettings]:
@@ -403,9 +413,23 @@ def load(**flags: Any) -> Settings:
         raise ConfigurationError(f"{CONFIG_FILE_VARIABLE}={path}: no such file")
     try:
         return Settings(**{k: v for k, v in flags.items() if v is not None})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as e:
+        raise ConfigurationError(f"{CONFIG_FILE_VARIABLE}={path}: {e}") from e
+    except SettingsError as e:
+        # It names the setting; what is wrong with it is said by the error below it.
+        raise ConfigurationError(f"{e}: {e.__cause__ or 'not understood'}; maps are JSON in the environment") from e
     except ValidationError as e:
         lines = [f"{'.'.join(map(str, x['loc'])) or 'settings'}: {x['msg']}" for x in e.errors()]
         raise ConfigurationError("; ".join(lines)) from e
+
+
+def unknown_variables() -> list[str]:
+    """Variables of the environment that look like settings and are none, each with the setting that may have been meant."""
+    names = [f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields]
+    known = {*names, *(f"{ENV_PREFIX}{name}" for name in ("CONFIG", "ENDPOINT", "REGISTRY_PASSWORD"))}
+    unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name.upper() not in known)
+    close = {name: difflib.get_close_matches(name.upper(), names, 1, 0.9) for name in unknown}
+    return [name + (f" (did you mean {close[name][0]}?)" if close[name] else "") for name in unknown]
 
 
 def describe(settings: Settings, flags: dict[str, Any] | None = None) -> list[tuple[str, str, str]]:

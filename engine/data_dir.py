@@ -13,10 +13,15 @@ from engine.errors import ConfigurationError
 
 @contextlib.contextmanager
 def held(data_dir: Path) -> Iterator[None]:
-    """Create the directory and hold its lock: two engines must not share one. Raises ConfigurationError when another holds it."""
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Create the directory and hold its lock: two engines must not share one. Raises ConfigurationError when another holds it
+    or when it cannot be made or written.
+    """
     lock = data_dir / "engine.lock"
-    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise ConfigurationError(f"data_dir {data_dir} cannot be used: {e.strerror}. Set --data-dir.") from e
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -58,10 +58,14 @@ class Begun(NamedTuple):
 def begun(settings: Settings) -> Iterator[Begun]:
     """Begin; what nobody has taken over ends with the block.
 
-    Raises ConfigurationError when the port or the data directory is taken, SandboxUnavailable when the broker cannot be executed.
+    Raises ConfigurationError when the port or the data directory is taken or not to be had, SandboxUnavailable when the broker cannot be
+    executed.
     """
     run_dir = settings.run_dir()
-    run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as e:
+        raise ConfigurationError(f"cannot make {run_dir}, where the engine's sockets go: {e.strerror}. Set --data-dir.") from e
     owners = {os.geteuid(), *(path.stat().st_uid for path in (settings.data_dir,) if path.exists())}
     if run_dir.is_symlink() or run_dir.stat().st_uid not in owners:
         raise ConfigurationError(f"{run_dir}, where the engine's sockets go, belongs to somebody else")
@@ -100,7 +104,12 @@ def _runtimes(settings: Settings) -> dict[str, Runtime]:
     others = {k: Runtime(v.path, v.version, v.shows) for k, v in toolchains.discover(settings.runtimes).items()}
     if settings.java_client is not None:
         jars = str(settings.java_client.expanduser().absolute())
+        if not any(Path(jars).glob("*.jar")):
+            raise ConfigurationError(f"java_client: there are no jars in {jars}")
         others |= {k: Runtime(v.path, v.version, (*v.shows, jars), f"{jars}/*") for k, v in toolchains.java().items()}
+    for name, path in settings.runtimes.items():
+        if name not in runtimes and name not in others:
+            raise ConfigurationError(f"runtimes: {path} is not {name}, or does not run" if path.exists() else f"runtimes: {name}: {path} does not exist")
     custom = {name: Runtime("", name.partition(".")[2]) for name in CUSTOM}
     return {first: runtimes[first], **runtimes, **others, **custom}
 

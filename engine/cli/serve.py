@@ -66,9 +66,12 @@ def serve(
 
 def run(settings: Settings, *, examples: bool) -> int:
     """Serve; the exit status. Raises CliError when the engine cannot start."""
+    from engine.config import unknown_variables
     from engine.errors import ConfigurationError, SandboxUnavailable
     from engine.start import begun
 
+    for name in unknown_variables():
+        typer.echo(f"warning: {name} is no setting of the engine", err=True)
     if examples:
         _deploy_examples(settings)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import CONFIG_FILE_VARIABLE, ENV_PREFIX, AuthMode, SandboxLevel, Settings, describe, load
+from engine.config import CONFIG_FILE_VARIABLE, ENV_PREFIX, AuthMode, SandboxLevel, Settings, describe, load, unknown_variables
 from engine.errors import ConfigurationError
 
 
@@ -75,6 +75,7 @@ def test_data_dir_becomes_absolute(monkeypatch, tmp_path):
         ({"auth": "iam"}, "auth=iam needs access_keys"),
         ({"auth": "iam", "access_keys": {"AKIA": "s"}, "aws_endpoint": "http://elsewhere"}, "auth=iam reads users, roles and policies from the embedded AWS"),
         ({"no_such_setting": 1}, "no_such_setting"),
+        ({"database_url": "mysql://u:p@h/d"}, "database_url.*postgresql://"),
     ],
 )
 def test_refusal_names_the_setting(flags, says):
@@ -104,6 +105,31 @@ def test_unknown_key_in_the_file_is_refused(tmp_path, monkeypatch):
     _file(tmp_path, monkeypatch, "prot = 1\n")
     with pytest.raises(ConfigurationError, match="prot"):
         load()
+
+
+@pytest.mark.parametrize(("content", "says"), [(b"port = \n", "Invalid value"), (b"region = '\xff'", "utf-8")])
+def test_a_file_that_is_no_toml_is_named(tmp_path, monkeypatch, content, says):
+    path = tmp_path / "engine.toml"
+    path.write_bytes(content)
+    monkeypatch.setenv(CONFIG_FILE_VARIABLE, str(path))
+    with pytest.raises(ConfigurationError, match=rf"engine\.toml: .*{says}"):
+        load()
+
+
+def test_a_map_that_is_no_json_is_named(monkeypatch):
+    monkeypatch.setenv("LAMBDA_ENGINE_RUNTIMES", "{python3.12: /usr/bin/python3.12}")
+    with pytest.raises(ConfigurationError, match=r'"runtimes".*Expecting property name.*JSON'):
+        load()
+
+
+def test_variables_that_are_no_settings_are_found(monkeypatch):
+    monkeypatch.setenv("LAMBDA_ENGINE_POOLSIZE", "3")
+    monkeypatch.setenv("LAMBDA_ENGINE_XYZZY", "3")
+    monkeypatch.setenv("LAMBDA_ENGINE_ENDPOINT", "http://127.0.0.1:1")
+    found = unknown_variables()
+    assert "LAMBDA_ENGINE_POOLSIZE (did you mean LAMBDA_ENGINE_POOL_SIZE?)" in found
+    assert "LAMBDA_ENGINE_XYZZY" in found
+    assert not any("ENDPOINT" in name.partition(" ")[0] for name in found)
 
 
 def test_secrets_are_masked_everywhere(monkeypatch):
