@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 PATH = b"/_lambda-engine/credentials"
 # What must be left of a session when an invocation begins, beyond the function's timeout.
 MARGIN_S = 60.0
+# How long whoever asks for a younger session waits while there is an older one.
+PATIENCE_S = 1.0
 log = structlog.get_logger("engine")
 
 
@@ -69,20 +71,35 @@ class RoleCredentials:
         return session.keys
 
     def fresh(self, version: Version, then: Callable[[Session | AwsError], None]) -> None:
-        """Tell ``then`` a session with at least half of its life ahead; an older one, as long as it lasts, where no other can be had."""
+        """Tell ``then``, once, a session with at least half of its life ahead; an older one, as long as it lasts, where no other can be had
+        or none is had soon: SDKs wait two seconds.
+        """
         key = _key(version)
         session = self._sessions.get(key)
         if session is not None and self._now_s() <= (session.began_s + session.expires_s) / 2:
             then(session)
             return
 
+        waiting: asyncio.TimerHandle | None = None
+        told = False
+
+        def tell(found: Session | AwsError) -> None:
+            nonlocal told
+            if not told:
+                told = True
+                then(found)
+
         def asked(done: asyncio.Task[AwsError | None]) -> None:
             problem, latest = done.result(), self._sessions.get(key)
+            if waiting is not None:
+                waiting.cancel()
             if latest is not None and (problem is None or latest.expires_s > self._now_s()):
-                then(latest)
+                tell(latest)
             else:
-                then(problem or ServiceError("There are no credentials."))
+                tell(problem or ServiceError("There are no credentials."))
 
+        if session is not None and session.expires_s > self._now_s():
+            waiting = self._loop.call_later(PATIENCE_S, tell, session)
         self._ask(version).add_done_callback(asked)
 
     def overdue(self, instances: Iterable[Instance]) -> list[Instance]:

@@ -12,6 +12,7 @@ import pytest
 
 from engine.core.instance import State
 from engine.errors import AwsError
+from engine.supervisor import role_credentials
 from engine.supervisor.catalogue import parse_entry
 from engine.wire import messages
 from tests.framework.scripted_sandbox import ScriptedWorker
@@ -173,5 +174,32 @@ def test_sessions_of_roles_are_renewed_when_they_are_asked_for_and_copies_need_n
             rig.invoker.tick()
             assert not template.leaving
             assert template.state is State.IDLE
+
+    play(scenario)
+
+
+def test_an_older_session_is_given_while_the_control_plane_is_slow(
+    play: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(role_credentials, "PATIENCE_S", 0.01)
+
+    async def scenario(rig: Rig) -> None:
+        async with Plane(rig, tmp_path) as plane:
+            rig.sandbox.on_init = init
+            put(rig)
+            await ready(rig)
+            (token,) = await copies(rig, 1)
+            rig.clock.advance(1801)
+            plane.open.clear()
+            found: list[Any] = []
+            for _ in range(2):
+                rig.invoker.setting.container.ask(token, found.append)
+            await rig.until(lambda: len(found) == 2)
+            assert [json.loads(f)["AccessKeyId"] for f in found] == ["ASIA1", "ASIA1"]
+            plane.open.set()
+            await rig.until(lambda: not rig.invoker.setting.roles._asking)
+            assert len(found) == 2, "each is told once"
+            assert (await asked(rig, token))["AccessKeyId"] == "ASIA2"
+            assert len(plane.asked) == 2, "they waited for the same answer"
 
     play(scenario)

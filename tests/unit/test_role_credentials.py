@@ -27,6 +27,8 @@ class Plane:
         self.asked: list[dict[str, Any]] = []
         self.status = 200
         self.garbage = False
+        self.open = asyncio.Event()
+        self.open.set()
 
     async def __aenter__(self) -> Self:
         self.server = await asyncio.start_unix_server(self._serve, self.path)
@@ -46,6 +48,7 @@ class Plane:
         length = int(head.partition(b"content-length: ")[2].partition(b"\r")[0])
         self.asked.append(json.loads(await reader.readexactly(length)))
         number = len(self.asked)
+        await self.open.wait()
         answer = {"credentials": [f"ASIA{number}", "s", "t"], "expires": self.rig.clock.epoch_ms() / 1000 + 3600, "message": "no"}
         body = b"garbage" if self.garbage else json.dumps(answer).encode()
         writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (self.status, len(body), body))
