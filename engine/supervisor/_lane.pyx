@@ -550,11 +550,10 @@ cdef unsigned long HTTP = 1UL << 40
 
 
 cdef class Lane:
-    """A plain request that was resolved once: valid while the catalogue has not changed since."""
+    """A plain request that was resolved once: valid while its function has not changed since."""
 
     cdef object api
     cdef object invoker
-    cdef object catalogue
     cdef object version
     cdef object pool
     cdef object account
@@ -563,6 +562,7 @@ cdef class Lane:
     cdef Tally tally
     cdef object log
     cdef dict timed
+    cdef object function
     cdef object revision
     cdef bytes arn
     cdef bytes version_text
@@ -582,14 +582,14 @@ cdef class Lane:
     cdef double resting_until_s
     cdef double rest_s
 
-    def __init__(self, api, invoker, catalogue, version, bytes arn):
+    def __init__(self, api, invoker, version, bytes arn):
         function = version.function
         if len(arn) > 600:
             raise ValueError("no function ARN is that long")
         self.api = api
         self.invoker = invoker
-        self.catalogue = catalogue
-        self.revision = catalogue.revision
+        self.function = function
+        self.revision = function.revision
         self.version = version
         self.pool = version.pool
         self.account = function.account
@@ -613,7 +613,7 @@ cdef class Lane:
         cdef Worker worker
         cdef double now_s
         cdef ssize_t size
-        if self.api.draining or self.catalogue.revision != self.revision or self.version.provisioned is not None:
+        if self.api.draining or self.function.revision != self.revision or self.version.provisioned is not None:
             return False
         instance = self.pool.peek()
         if instance is None:
@@ -751,7 +751,7 @@ cdef class Lane:
         self.looking = False
         if not self.held:
             return
-        if self.catalogue.revision == self.revision:
+        if self.function.revision == self.revision:
             if self.settled * HOLD_S >= took_s * PROCESSORS:
                 self.rest_s = REST_S
                 self.late = 0
@@ -871,7 +871,7 @@ cdef class Calls:
         head = call[7 : 16 + name]
         cdef Lane lane = self.lanes.get(head)
         self.last = b""
-        if lane is None or lane.revision != lane.catalogue.revision:
+        if lane is None or lane.revision != lane.function.revision:
             if len(self.lanes) >= MAX_LANES:
                 self.lanes.clear()
             self.lanes[head] = make()

@@ -33,7 +33,7 @@ from engine.errors import (
     ValidationError,
 )
 from engine.ids import is_request_id, request_id
-from engine.supervisor.catalogue import Catalogue, FunctionUrl, Version
+from engine.supervisor.catalogue import Catalogue, Function, FunctionUrl, Version
 from engine.supervisor.event_lane import Accepting, EventLane
 from engine.supervisor.invoker import Invoker
 from engine.supervisor.lanes import Caller, Lane, Lanes
@@ -88,15 +88,26 @@ class Authorize(Protocol):
     def __call__(self, principal: Principal, ref: FunctionRef, catalogue: Catalogue, peer: str, /) -> bool: ...
 
 
+class _Nobody:
+    """Stands for the function of a route that was not resolved yet."""
+
+    revision = 0
+
+
+_NOBODY = _Nobody()
+
+
 class Route:
-    """What a URL invokes, resolved once per catalogue revision. ``allowed`` are the access keys that may."""
+    """What a URL invokes, resolved once per revision of its function. ``allowed`` are the access keys that may."""
 
-    __slots__ = ("allowed", "arn", "drawn", "head", "lane", "ref", "revision", "version")
+    __slots__ = ("allowed", "arn", "drawn", "function", "head", "key", "lane", "ref", "revision", "version")
 
-    def __init__(self, ref: FunctionRef, arn: str) -> None:
+    def __init__(self, key: tuple[bytes, bytes], ref: FunctionRef, arn: str) -> None:
+        self.key = key
         self.ref = ref
         self.arn = messages.str16(arn)
         self.head = arn
+        self.function: Function | _Nobody = _NOBODY
         self.revision = -1
         self.drawn = False
         self.version: Version | None = None
@@ -116,7 +127,9 @@ class InvokeApi:
         self._account_id = account_id
         self._default = account_id.encode()
         self._routes: dict[tuple[bytes, bytes], Route] = {}
-        self._revision = -1
+        # Where each function is remembered: its routes hold on to its versions and go with its old state.
+        self._of_function: dict[Function, set[tuple[bytes, bytes]]] = {}
+        catalogue.on_stale = self._forget
         self.draining = False
         self.authorize: Authorize | None = None
         self.lanes: Lanes | None = None
@@ -147,13 +160,13 @@ class InvokeApi:
         elif account is None:
             account = self._default
         route = self._routes.get((account, url)) or self._route(account, url)
-        if caller is not None and (caller.access_key_id not in route.allowed or route.revision != self._catalogue.revision):
+        if caller is not None and (caller.access_key_id not in route.allowed or route.revision != route.function.revision):
             self._admit(caller, route, reply_to.peer)
         if kind is not None and kind == b"Event":
             self._accept(route.ref, body, trace, cast("Accepting", reply_to))
             return
         version = route.version
-        if version is None or route.drawn or route.revision != self._catalogue.revision:
+        if version is None or route.drawn or route.revision != route.function.revision:
             version = self._resolve(route)
         if lane and route.lane is not None and options[1:] == _PLAIN and route.lane.run(cast("Caller", reply_to), body):
             return
@@ -179,14 +192,23 @@ class InvokeApi:
 
     def _admit(self, caller: Principal, route: Route, peer: str) -> None:
         """Raises AccessDenied unless the caller may invoke; whether there is such a function is none of its business before."""
-        if route.revision != self._catalogue.revision:
+        if route.revision != route.function.revision:
             route.allowed.clear()
         if self.authorize is None or self.authorize(caller, route.ref, self._catalogue, peer):
             route.allowed.add(caller.access_key_id)
 
     def forget_decisions(self) -> None:
         """What callers may do has changed."""
+        self._forget_all()
+
+    def _forget_all(self) -> None:
         self._routes.clear()
+        self._of_function.clear()
+
+    def _forget(self, function: Function) -> None:
+        """What this function's names mean has changed."""
+        for key in self._of_function.pop(function, ()):
+            self._routes.pop(key, None)
 
     def call(self, call: messages.Call, account_id: str, reply_to: ReplyTo) -> Version:
         """Start what a binary CALL asks for. Raises AwsError when it cannot be started."""
@@ -261,18 +283,17 @@ class InvokeApi:
 
     def _resolve(self, route: Route) -> Version:
         version = route.version
-        revision = self._catalogue.revision
-        if revision != self._revision:
-            # Routes hold on to versions: those of deleted functions must go with the catalogue's old state.
-            self._revision = revision
-            self._routes.clear()
-        if version is None or route.drawn or route.revision != revision:
+        if version is None or route.drawn or route.revision != route.function.revision:
             version, route.drawn = self._catalogue.resolve(route.ref)
             route.version = version
-            route.revision = revision
+            function = version.function
+            if function is not route.function:
+                self._of_function.setdefault(function, set()).add(route.key)
+            route.function = function
+            route.revision = function.revision
             route.lane = None
             if self.lanes is not None and not route.drawn and version.config.log_format != "JSON" and version.tracer is None:
-                route.lane = self.lanes.Lane(self, self._invoker, self._catalogue, version, route.arn)
+                route.lane = self.lanes.Lane(self, self._invoker, version, route.arn)
         return version
 
     def _route(self, account: bytes, url: bytes) -> Route:
@@ -290,8 +311,8 @@ class InvokeApi:
 
     def _remember(self, key: tuple[bytes, bytes], ref: FunctionRef) -> Route:
         if len(self._routes) >= MAX_ROUTES:
-            self._routes.clear()
-        route = self._routes[key] = Route(ref, ref.arn())
+            self._forget_all()
+        route = self._routes[key] = Route(key, ref, ref.arn())
         return route
 
 

@@ -7,6 +7,7 @@ new generation gets a new pool and the old one drains. Counters belong to the fu
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,12 +63,16 @@ class Version:
 
 
 class Function:
-    """A function by name: versions, aliases, its share of the account's concurrency, its numbers, its log."""
+    """A function by name: versions, aliases, its share of the account's concurrency, its numbers, its log.
 
-    __slots__ = ("account", "aliases", "config", "keep_alive_s", "log", "max_age_s", "name", "quota", "stats", "versions")
+    ``revision`` is another one whenever its names may mean something else, and after its end: what was resolved before is not valid then.
+    """
+
+    __slots__ = ("account", "aliases", "config", "keep_alive_s", "log", "max_age_s", "name", "quota", "revision", "stats", "versions")
 
     def __init__(self, name: str, account: Account, log: FunctionLog, scaling: ScalingRate) -> None:
         self.name = name
+        self.revision = 0
         self.account = account
         self.quota = FunctionQuota(scaling=scaling)
         self.stats = FunctionStats()
@@ -193,6 +198,10 @@ class Catalogue:
         self._accounts: dict[str, Account] = {}
         self._functions: dict[tuple[str, str], Function] = {}
         self._keep: set[tuple[str, str]] | None = None
+        # Told of every function of which something resolved is not valid any more.
+        self.on_stale: Callable[[Function], None] = lambda _function: None
+        # Stocks of sandboxes by key, and how many versions take theirs from each.
+        self.stocks: Counter[str] = Counter()
         self.urls: dict[str, FunctionUrl] = {}
         self._draw = random.Random().random  # noqa: S311 - routing weights, not secrets
 
@@ -239,7 +248,7 @@ class Catalogue:
             function = self._functions[key] = Function(config.name, self.account(config.account), log, rate)
         if function.config == config:
             return
-        self.revision += 1
+        self.rerouted(function)
         self._rename(function.config, config)
         function.config = config
         function.keep_alive_s, function.max_age_s = config.keep_alive_s, config.max_age_s
@@ -255,14 +264,23 @@ class Catalogue:
                 function.versions[name] = old
             else:
                 function.versions[name] = new = Version(function, version, self._tracer, self._logs.of(config.account, config.name, version.log_group))
+                self.stocks[new.zygote_key] += 1
                 self._on_new(new)
         for version_entry in former.values():
-            self._on_drain(version_entry)
+            self._ended(version_entry)
         self._on_change(function, former_aliases)
 
-    def rerouted(self) -> None:
-        """An alias means other versions from now on, though no entry changed."""
+    def rerouted(self, function: Function) -> None:
+        """What a name of this function means, or what its versions answer, may be something else from now on."""
         self.revision += 1
+        function.revision += 1
+        self.on_stale(function)
+
+    def _ended(self, version: Version) -> None:
+        self.stocks[version.zygote_key] -= 1
+        if not self.stocks[version.zygote_key]:
+            del self.stocks[version.zygote_key]
+        self._on_drain(version)
 
     def delete(self, account_id: str, name: str) -> None:
         """Forget a function; unknown ones are ignored."""
@@ -271,12 +289,12 @@ class Catalogue:
 
     def _drop(self, key: tuple[str, str]) -> None:
         function = self._functions.pop(key)
-        self.revision += 1
+        self.rerouted(function)
         self._rename(function.config, None)
         function.account.reserve(function.quota, None)
         self._on_delete(function)
         for version in function.versions.values():
-            self._on_drain(version)
+            self._ended(version)
 
     def stats(self, ref: FunctionRef) -> FunctionStats | None:
         """The function's numbers."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
-    from engine.supervisor.catalogue import Catalogue, Version
+    from engine.supervisor.catalogue import Version
     from engine.supervisor.request import ReplyTo, Request
 
 
@@ -69,7 +69,7 @@ class Lanes(Protocol):
 
     def Worker(self, instance: Any, channel: Any, fd: int) -> LaneWorker: ...  # noqa: N802 - a class
 
-    def Lane(self, api: Any, invoker: Any, catalogue: Catalogue, version: Version, arn: bytes) -> Lane: ...  # noqa: N802 - a class
+    def Lane(self, api: Any, invoker: Any, version: Version, arn: bytes) -> Lane: ...  # noqa: N802 - a class
 
     def Calls(self, connection: Caller) -> LaneCalls: ...  # noqa: N802 - a class
 

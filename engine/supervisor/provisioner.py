@@ -40,7 +40,7 @@ class ProvisioningOwner(Protocol):
     def retire(self, instance: Instance) -> None:
         """Let an instance go."""
 
-    def rerouted(self) -> None:
+    def rerouted(self, function: Function) -> None:
         """An alias means other versions from now on."""
 
 
@@ -268,7 +268,7 @@ class Provisioner:
             aliases = {n: function.aliases.get(n, a) if n in waiting else a for n, a in config.aliases.items()}
             if aliases != function.aliases:
                 function.aliases = aliases
-                self._owner.rerouted()
+                self._owner.rerouted(function)
         if not config.provisioned and all(v.provisioned is None for v in function.versions.values()):
             self._asked.pop(function, None)
 

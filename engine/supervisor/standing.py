@@ -13,7 +13,7 @@ from engine.clock import Clock
 from engine.core.instance import Event, State
 from engine.errors import WireError
 from engine.supervisor import imports
-from engine.supervisor.catalogue import Version
+from engine.supervisor.catalogue import Function, Version
 from engine.supervisor.fleet import Fleet
 from engine.supervisor.instance import Instance
 from engine.supervisor.provisioner import Provisioner
@@ -38,7 +38,7 @@ class Standing:
         self._ready = ready
         self.provisioner = Provisioner(loop, clock, self, host_wait_s)
         self.templates = Templates(clock, self, everything=snapshots, learning=learn_imports)
-        self.on_rerouted: Callable[[], None] = lambda: None
+        self.on_rerouted: Callable[[Function], None] = lambda _function: None
         self.rebuilding: Callable[[], bool] = lambda: False
 
     # ProvisioningOwner
@@ -62,8 +62,8 @@ class Standing:
     def retire(self, instance: Instance) -> None:
         self._fleet.retire(instance)
 
-    def rerouted(self) -> None:
-        self.on_rerouted()
+    def rerouted(self, function: Function) -> None:
+        self.on_rerouted(function)
 
     # TemplateOwner
 

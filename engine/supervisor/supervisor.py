@@ -382,7 +382,7 @@ class Supervisor:
         self._invoker.tick()
         if self._retained != self.catalogue.revision:
             self._retained = self.catalogue.revision
-            self._holders.retain({v.zygote_key for _, f in self.catalogue.functions() for v in f.versions.values()})
+            self._holders.retain(self.catalogue.stocks)
         self._later(1.0, self._tick)
 
     def _expire(self) -> None:

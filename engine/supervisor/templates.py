@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from engine.clock import Clock
 from engine.errors import ResourceConflict, SnapStartNotReady
-from engine.supervisor.catalogue import Version
+from engine.supervisor.catalogue import Function, Version
 from engine.supervisor.imports import WORTH_MS, Imports
 from engine.supervisor.instance import Instance
 
@@ -76,7 +76,7 @@ class TemplateOwner(Protocol):
     def serve_line(self, version: Version) -> None:
         """Start what the version's line is short of."""
 
-    def rerouted(self) -> None:
+    def rerouted(self, function: Function) -> None:
         """What a version answers may have changed."""
 
 
@@ -250,7 +250,7 @@ class Templates:
         else:
             version.refusal = None
         if former is not version.refusal:
-            self._owner.rerouted()
+            self._owner.rerouted(version.function)
 
     def figures(self) -> list[dict[str, Any]]:
         """Every template with its stage, for the API and for people."""

@@ -102,6 +102,27 @@ def test_a_changed_program_is_asked_again(alone):
     assert inspect(str(path)).version == "3.12.22"
 
 
+def test_what_was_found_out_is_remembered_until_the_program_changes(alone, monkeypatch):
+    memory = alone / "cache" / "found.json"
+    own, program = {OWN: Path(sys.executable)}, os.path.realpath(sys.executable)
+    monkeypatch.setattr(interpreters, "_known", {})
+    found = discover(own, memory)
+    monkeypatch.setattr(interpreters, "_known", {})
+    asked = []
+    real = interpreters._inspect
+    monkeypatch.setattr(interpreters, "_inspect", lambda path: asked.append(path) or real(path))
+    assert discover(own, memory) == found
+    assert program not in asked
+    memory.write_text('[[["/x", 1], null]]')
+    monkeypatch.setattr(interpreters, "_known", {})
+    assert discover(own, memory) == found, "a memory that cannot be read is no memory"
+    assert program in asked
+    monkeypatch.setattr(interpreters, "_known", {})
+    asked.clear()
+    discover(own, memory)
+    assert program not in asked, "and is replaced"
+
+
 def test_prefixes_need_an_interpreter():
     assert prefixes_of(sys.executable)
     with pytest.raises(OSError, match="/bin/true"):

@@ -66,6 +66,39 @@ def test_a_snapshot_replaces_everything_and_counts_as_loaded(tmp_path: Path) -> 
     assert [f.name for _, f in c.functions()] == ["new"]
 
 
+def test_a_change_makes_only_its_own_function_stale(tmp_path: Path) -> None:
+    c = catalogue(tmp_path, [])
+    stale: list[str] = []
+    c.on_stale = lambda function: stale.append(function.name)
+    for name in ("f", "g"):
+        c.put(parse_entry(entry(name)))
+    f, g = (c.resolve(FunctionRef(ACCOUNT, REGION, name))[0].function for name in ("f", "g"))
+    before = f.revision, g.revision
+    stale.clear()
+    c.put(parse_entry(entry("g", generation="g2")))
+    assert (f.revision, stale) == (before[0], ["g"])
+    assert g.revision != before[1]
+    c.put(parse_entry(entry("g", generation="g2")))
+    assert stale == ["g"], "an entry that changes nothing makes nothing stale"
+    c.rerouted(f)
+    c.delete(ACCOUNT, "g")
+    assert stale == ["g", "f", "g"]
+    assert f.revision != before[0]
+
+
+def test_stocks_are_counted_by_the_versions_that_take_from_them(tmp_path: Path) -> None:
+    c = catalogue(tmp_path, [])
+    for name, generation in (("f", "1"), ("g", "1"), ("g", "2")):
+        c.put(parse_entry(entry(name, generation=generation)))
+    (key,) = c.stocks
+    assert c.stocks[key] == 2
+    c.delete(ACCOUNT, "f")
+    assert c.stocks[key] == 1
+    c.begin()
+    c.commit()
+    assert not c.stocks
+
+
 def test_accounts_do_not_see_each_other(tmp_path: Path) -> None:
     c = catalogue(tmp_path, [])
     c.put(parse_entry(entry()))
