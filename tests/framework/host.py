@@ -77,6 +77,7 @@ REASONS: dict[str, Callable[..., bool]] = {
     "not root": lambda: os.geteuid() != 0,
     "root": lambda: os.geteuid() == 0,
     "no C compiler": lambda: not (shutil.which("gcc") or shutil.which("cc")),
+    r"no C\+\+ compiler": _no_programs("c++"),
     "no iproute2": lambda: not shutil.which("ip"),
     "no compiler for extensions": lambda: not (shutil.which("gcc") or shutil.which("cc")) or not os.path.exists(_python_h()),
     "no system Python of the engine's own version": _other_system_python,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import platform
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.framework import host
 from tests.framework.engine import Engine, zip_of
 from tests.framework.wait import until
 
@@ -153,3 +156,18 @@ def test_init_start_names_the_interpreter_of_a_managed_runtime(shared: Engine, b
     assert event["record"]["runtimeVersion"] == f"python:{version}"
     assert event["record"]["instanceMaxMemory"] == 128 * 1024 * 1024
     assert not any("INIT_START" in line for line in log_of(shared, bash))
+
+
+def test_a_runtime_in_cpp(shared: Engine, tmp_path: Path) -> None:
+    host.require("no C++ compiler")
+    source = Path(__file__).parents[1] / "clients/cpp/main.cpp"
+    words = ["c++", "-O1", "-static-libstdc++", "-static-libgcc", "-o", str(tmp_path / "bootstrap"), str(source)]
+    subprocess.run(words, check=True, timeout=300)
+    shared.deploy("cpp", zip_of({"bootstrap": (tmp_path / "bootstrap").read_bytes()}, executable=True), Runtime="provided.al2023")
+    client = shared.client()
+    for event in ('"a"', '"b"', '["c"]', '"' + "d" * 200_000 + '"'):
+        assert client.invoke(FunctionName="cpp", Payload=event.encode())["Payload"].read() == event.upper().encode()
+    answer = client.invoke(FunctionName="cpp", Payload=b'"fail"')
+    assert json.loads(answer["Payload"].read()) == {"errorType": "Failed", "errorMessage": "as asked"}
+    assert answer["FunctionError"] == "Unhandled"
+    client.delete_function(FunctionName="cpp")

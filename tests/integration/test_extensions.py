@@ -273,3 +273,46 @@ def test_an_extension_on_the_official_crate(shared: Engine) -> None:
     assert "watch: invoke " in text
     assert "watch: function said function says 5" in text
     assert "watch: platform PlatformReport" in text
+
+
+INTERNAL = """#!{python} -IS
+import http.client, json, os, threading
+host = os.environ["AWS_LAMBDA_RUNTIME_API"]
+heard, registered, asked = [], [], threading.Event()
+
+def call(api, method, path, body=None, **headers):
+    api.request(method, path, body, {{k.replace("_", "-"): v for k, v in headers.items()}})
+    answer = api.getresponse()
+    return answer, json.loads(answer.read() or b"null")
+
+def extension():
+    api = http.client.HTTPConnection(host)
+    answer, body = call(api, "POST", "/2020-01-01/extension/register", '{{"events": ["INVOKE"]}}', Lambda_Extension_Name="inside")
+    registered.append(body["functionName"])
+    me = answer.headers["Lambda-Extension-Identifier"]
+    asked.set()
+    while True:
+        _, event = call(api, "GET", "/2020-01-01/extension/event/next", Lambda_Extension_Identifier=me)
+        heard.append(event["requestId"])
+
+threading.Thread(target=extension, daemon=True).start()
+asked.wait(10)
+api = http.client.HTTPConnection(host)
+while True:
+    answer, event = call(api, "GET", "/2018-06-01/runtime/invocation/next")
+    request_id = answer.headers["Lambda-Runtime-Aws-Request-Id"]
+    call(api, "POST", f"/2018-06-01/runtime/invocation/{{request_id}}/response", json.dumps([registered, heard[: event["n"]]]))
+"""
+
+
+def test_an_extension_inside_the_runtimes_own_process(shared: Engine) -> None:
+    """It hears of every invocation, as one of a layer does, and the next waits for it."""
+    script = INTERNAL.format(python=os.path.realpath(sys.executable))
+    shared.deploy("internal", zip_of({"bootstrap": script}), Runtime="provided.al2023", Timeout=10)
+    client = shared.client()
+    ids = []
+    for n in range(5):
+        answer = client.invoke(FunctionName="internal", Payload=json.dumps({"n": n}))
+        assert json.loads(answer["Payload"].read()) == [["internal"], ids]
+        ids.append(answer["ResponseMetadata"]["RequestId"])
+    client.delete_function(FunctionName="internal")

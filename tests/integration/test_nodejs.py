@@ -298,3 +298,14 @@ def test_a_version_that_is_not_here_is_refused(node: tuple[Engine, int]) -> None
         client.create_function(
             FunctionName="old", Role=ROLE, Runtime="nodejs18.x", Handler="a.b", Code={"ZipFile": zip_of({"a.js": ""})}
         )
+
+
+def test_stacks_are_those_of_the_source_where_the_function_asks_for_it(node: tuple[Engine, int]) -> None:
+    """A bundle as TypeScript's compiler leaves it: one line, with a map inside."""
+    mapped = {"version": 3, "sources": ["handler.ts"], "names": [], "mappings": "AAkBA;AAmBA"}
+    encoded = base64.b64encode(json.dumps(mapped).encode()).decode()
+    source = "exports.handler = async () => {\nthrow new Error('mapped'); };\n//# sourceMappingURL=data:application/json;base64," + encoded
+    deploy(node, "mapped", {"index.js": source}, Environment={"Variables": {"NODE_OPTIONS": "--enable-source-maps"}})
+    assert "/var/task/handler.ts:38" in invoke(node, "mapped")[0]["trace"][1]
+    deploy(node, "unmapped", {"index.js": source})
+    assert "/var/task/index.js:2" in invoke(node, "unmapped")[0]["trace"][1]

@@ -40,10 +40,7 @@ LANGUAGES = {
 }
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(n, marks=() if n in ("python", "go") else pytest.mark.slow) for n in LANGUAGES],
-)
+@pytest.fixture(scope="module", params=LANGUAGES)
 def language(request: pytest.FixtureRequest, shared: Engine) -> Iterator[tuple[Language, str, Any]]:
     """A language, the name of its function, a client."""
     spec = LANGUAGES[request.param]
