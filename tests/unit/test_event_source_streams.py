@@ -22,7 +22,7 @@ from engine.eventing.sources.lane import Lane, lane_of
 from engine.eventing.sources.orders import Checkpoint, Orders, Report, Source, Stream, line, read_orders, read_report
 from engine.eventing.sources.orders import Lane as Position
 from engine.eventing.sources.records import Record
-from engine.eventing.sources.shard import Shard
+from engine.eventing.sources.shard import LEAST_READ, Shard
 from engine.eventing.sources.stream_clients import Page, ShardInfo, Stale
 from engine.eventing.sources.streams import StreamPoller
 from engine.wire.messages import Result
@@ -250,6 +250,7 @@ class Scripted:
         self.given = list(given)
         self.ended = False
         self.reads = 0
+        self.pages: list[int] = []
         self.begun: list[Checkpoint] = []
 
     def retention_s(self) -> int:
@@ -268,6 +269,7 @@ class Scripted:
             raise Stale
         found = [one for one in list(self.given) if int(one.number) > int(iterator)][:limit]
         last = found[-1].number if found else iterator
+        self.pages.append(len(found))
         latest = not self.given or int(last) >= int(self.given[-1].number)
         return Page(found, None if self.ended and latest else last, latest)
 
@@ -460,12 +462,20 @@ def test_a_batching_window_gathers(reading: Any) -> None:
 def test_what_is_outstanding_is_bounded(reading: Any) -> None:
     gate = threading.Event()
     runner = Recorded(lambda event: result() if gate.wait(60) else None)
-    client = Scripted(*(record(n) for n in range(1, 1001)))
+    client = Scripted(*(record(n) for n in range(1, 2001)))
     shard = reading(client, runner, source(batch_size=10))
-    wait.until(lambda: runner.counts["PolledEventCount"] >= 20, "as much as two batches")
-    assert runner.counts["PolledEventCount"] <= 30
+    wait.until(lambda: runner.counts["PolledEventCount"] >= 2 * LEAST_READ, "as much as two reads")
+    assert runner.counts["PolledEventCount"] <= 3 * LEAST_READ
     gate.set()
-    wait.until(lambda: shard.checkpoint().after == "1000", "all are done")
+    wait.until(lambda: shard.checkpoint().after == "2000", "all are done", 60)
+
+
+def test_small_batches_do_not_wait_for_reads(reading: Any) -> None:
+    client, runner = Scripted(*(record(n) for n in range(1, 301))), Recorded()
+    shard = reading(client, runner, source(batch_size=1))
+    wait.until(lambda: shard.checkpoint().after == "300", "all are done", 60)
+    assert len(runner.batches()) == 300
+    assert client.pages[0] == 300
 
 
 def test_a_stale_iterator_is_replaced_and_what_is_too_early_left_out(reading: Any) -> None:

@@ -30,6 +30,8 @@ from engine.wire.messages import Result
 MAX_OUTSTANDING_BYTES = 24 * 1024 * 1024
 # Real shards answer five reads a second.
 BUSY_PAUSE_S = 0.2
+# So that small batches do not wait for reads: together with the pause twice what a real shard takes in.
+LEAST_READ = 400
 _log = logging.getLogger(__name__)
 
 
@@ -87,6 +89,7 @@ class Shard:
         self.age_ms = 0
         # With another number of lanes, keys have other lanes: what those had done beyond the checkpoint comes again.
         total = self._stream.parallel
+        self._page = max(LEAST_READ, source.batch_size * total)
         self._lanes = [Lane(at.lanes.get(f"{n}/{total}", Position()), self._stream.tumbling_s) for n in range(total)]
 
     def start(self) -> None:
@@ -123,7 +126,7 @@ class Shard:
             while self._has_room():
                 began_s = time.time()
                 try:
-                    page = self._client.read(self.name, self._iterator, min(self._client.most, self._source.batch_size * len(self._lanes)))
+                    page = self._client.read(self.name, self._iterator, min(self._client.most, self._page))
                 except Stale:
                     self._iterator = self._client.iterator(self.name, Checkpoint(self._last_read, self._begun.since_ms))
                     continue
@@ -154,7 +157,7 @@ class Shard:
 
     def _has_room(self) -> bool:
         """Wait until more may be read; False when no more shall be."""
-        most = 2 * self._source.batch_size * len(self._lanes)
+        most = 2 * self._page
         with self._changed:
             self._changed.wait_for(
                 lambda: self._stopped.is_set() or (len(self._outstanding) < most and self._bytes < MAX_OUTSTANDING_BYTES)
