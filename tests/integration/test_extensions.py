@@ -310,7 +310,7 @@ def test_an_extension_inside_the_runtimes_own_process(shared: Engine) -> None:
     script = INTERNAL.format(python=os.path.realpath(sys.executable))
     shared.deploy("internal", zip_of({"bootstrap": script}), Runtime="provided.al2023", Timeout=10)
     client = shared.client()
-    ids = []
+    ids: list[str] = []
     for n in range(5):
         answer = client.invoke(FunctionName="internal", Payload=json.dumps({"n": n}))
         assert json.loads(answer["Payload"].read()) == [["internal"], ids]
