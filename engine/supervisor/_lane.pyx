@@ -15,6 +15,9 @@ they end at a rate at which each takes less than HOLD_S, everything held gets an
 nothing for a while (REST_S, doubled each time it was wrong in a row, up to MOST_REST_S). A function whose memory size buys less than a
 processor is never held together: one instance would have to do the work of several with its own share.
 
+A worker behind the agent answers first and says NEXT a moment later (see ``finishing``). Who calls in between, when no instance is idle, is admitted
+and waits for that very worker, one caller at the most; when NEXT does not come in time, or the worker ends, the caller is seen to like anybody else.
+
 Nothing depends on this module: without a compiler the engine runs the same path in Python.
 """
 
