@@ -231,13 +231,24 @@ def credential_account(headers: Headers, default: str, raw_query: str = "") -> s
 
 def claimed_access_key(headers: Headers, raw_query: str = "") -> str:
     """The access key id in the ``Authorization`` header or presigned query, unverified; empty when there is none."""
+    return _claimed_credential(headers, raw_query).partition("/")[0].strip()
+
+
+def claimed_region(headers: Headers, raw_query: str = "") -> str:
+    """The region in the credential's scope, likewise."""
+    parts = _claimed_credential(headers, raw_query).split("/", 3)
+    return parts[2] if len(parts) == 4 else ""
+
+
+def _claimed_credential(headers: Headers, raw_query: str) -> str:
+    """What begins with the credential, or nothing."""
     for name, value in headers.items() if isinstance(headers, Mapping) else headers:
         if name.lower() in _AUTHORIZATION:
             text = value if isinstance(value, str) else value.decode("latin-1")
-            return text.partition("Credential=")[2].partition("/")[0].strip()
+            return text.partition("Credential=")[2]
     if "X-Amz-Credential=" in raw_query:
         value = raw_query.partition("X-Amz-Credential=")[2].partition("&")[0]
-        return unquote_to_bytes(value).decode("latin-1").partition("/")[0]
+        return unquote_to_bytes(value).decode("latin-1")
     return ""
 
 

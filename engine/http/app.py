@@ -20,6 +20,7 @@ from engine.config import AuthMode, Settings
 from engine.errors import AwsError, ConfigurationError, UnrecognizedClient
 from engine.http.admin import Admin, BytecodeSource, CodeSource, MetricsSource
 from engine.http.operations import Authorize, Operations, Registry, RequestContext, body_limit, too_large
+from engine.http.regions import Regions
 from engine.protocol import faults
 from engine.protocol.model import load
 from engine.protocol.serialize import Response
@@ -92,6 +93,7 @@ class App:
         threads: int,
     ) -> None:
         self._settings = settings
+        self._regions = Regions(settings.region)
         self._verifier = verifier
         self._learn = learn
         self._now = now
@@ -135,6 +137,7 @@ class App:
             principal = await self._principal(scope, path, query, body, headers)
         except AwsError as e:
             return faults.render(e)
+        self._regions.met(headers, query)
         context = RequestContext(
             operation=match.operation,
             request_id=request_id,

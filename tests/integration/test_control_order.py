@@ -22,6 +22,15 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlServer]
         yield running
 
 
+def test_a_client_of_another_region_is_told_of_once(control: ControlServer, caplog: pytest.LogCaptureFixture) -> None:
+    for region in ("eu-west-1", "us-east-1", "us-gov-west-1", "x" * 40, "eu-west-1"):
+        other = control.client(region=region)
+        assert other.get_function(FunctionName="f")["Configuration"]["FunctionArn"] == ARN + "f"
+    told = [record.getMessage() for record in caplog.records if record.name == "engine.http.regions"]
+    assert [text.partition(":")[0] for text in told] == ["a client signs for region eu-west-1", "a client signs for region us-gov-west-1"]
+    assert told[0].endswith("--region eu-west-1 changes that")
+
+
 def test_how_long_a_name_may_be_is_judged_when_it_is_given(control: ControlServer) -> None:
     client, name = control.client(), "a" * 65
     said = f"1 validation error detected: Value '{name}' at 'functionName' failed to satisfy constraint: Member must have length less than or equal to 64"
