@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
-from engine.aws import targets
+from engine.aws import not_there, targets
 from engine.aws.embedded import ENFORCE_VARIABLE, IDENTITY_PATH, LANE_VARIABLE, TIME_PATH, TOKEN_VARIABLE
 from engine.aws.push.installation import Sources, sources
 
@@ -58,6 +58,7 @@ def main(argv: list[str]) -> int:
     )
     from werkzeug.serving import run_simple  # noqa: PLC0415
 
+    not_there.install()
     application: Any = DomainDispatcherApplication(create_backend_app)
     token = os.environ.pop(TOKEN_VARIABLE, "")
     application = Bridged(application)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from engine.aws.lambda_resources import Handler, Made, Properties, Replace
+from engine.aws.lambda_resources import Handler, Made, Properties, Replace, tags_of
 
 _FIXED = ("Name", "GroupName")
 _SCHEDULE = (
@@ -74,6 +74,45 @@ class LogSubscriptionHandler(Handler):
         )
 
 
+class LogGroupHandler(Handler):
+    """AWS::Logs::LogGroup, whose changes the embedded CloudFormation does not know."""
+
+    def create(self, name: str, properties: Properties) -> Made:
+        called = properties.get("LogGroupName") or name
+        logs = self.clients("logs")
+        arguments = {"kmsKeyId": properties["KmsKeyId"]} if properties.get("KmsKeyId") else {}
+        logs.create_log_group(logGroupName=called, tags=tags_of(properties), **arguments)
+        self._retain(called, properties)
+        (arn,) = [g["arn"] for g in logs.describe_log_groups(logGroupNamePrefix=called)["logGroups"] if g["logGroupName"] == called]
+        return Made(called, called, {"Arn": arn})
+
+    def update(self, made: Made, old: Properties, new: Properties) -> Made:
+        if any(old.get(member) != new.get(member) for member in ("LogGroupName", "KmsKeyId")):
+            raise Replace
+        self._retain(made.physical, new)
+        before, after = tags_of(old), tags_of(new)
+        arn = made.attributes["Arn"].removesuffix(":*")
+        if before.keys() - after.keys():
+            self.clients("logs").untag_resource(resourceArn=arn, tagKeys=sorted(before.keys() - after.keys()))
+        if after and after != before:
+            self.clients("logs").tag_resource(resourceArn=arn, tags=after)
+        return made
+
+    def _retain(self, name: str, properties: Properties) -> None:
+        days = properties.get("RetentionInDays")
+        logs = self.clients("logs")
+        if days:
+            logs.put_retention_policy(logGroupName=name, retentionInDays=int(days))
+        else:
+            logs.delete_retention_policy(logGroupName=name)
+
+    def delete(self, made: Made, properties: Properties) -> None:
+        logs = self.clients("logs")
+        self.forgiving(logs.delete_log_group, logs.exceptions.ResourceNotFoundException, logGroupName=made.physical)
+
+
+# What only the embedded CloudFormation makes so: what else is made there may refer to it.
+LOG_GROUP: Mapping[str, type[Handler]] = {"AWS::Logs::LogGroup": LogGroupHandler}
 EVENT_RESOURCES: Mapping[str, type[Handler]] = {
     "AWS::Scheduler::Schedule": ScheduleHandler,
     "AWS::Scheduler::ScheduleGroup": ScheduleGroupHandler,

@@ -1,14 +1,19 @@
 """The embedded API Gateway, made to keep what it drops. Runs in the embedded AWS's process.
 
 moto forgets a REST API's binary media types when it is created, the expression that a token must match when an authorizer is, and has
-no list of an HTTP API's authorizers.
+no list of an HTTP API's authorizers; of OpenAPI documents it reads version 3 only, and no integrations.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import os
 from typing import Any
+
+from engine.aws import openapi
+from engine.aws.lambda_resources import Handler, Made
+from engine.aws.rest_api_resources import RestApiHandler
 
 
 def install() -> None:
@@ -43,6 +48,51 @@ def install() -> None:
         api = self.apigatewayv2_backend.get_api(self.path.split("/")[-2])
         return 200, {}, json.dumps({"items": [a.to_json() for a in api.authorizers.values()]})
 
+    _import_documents(APIGatewayResponse)
     APIGatewayResponse.create_rest_api = create_rest_api
     APIGatewayResponse.create_authorizer = create_with_expression
     ApiGatewayV2Response.get_authorizers = get_authorizers
+
+
+def _import_documents(responses: Any) -> None:
+    """ImportRestApi and PutRestApi in mode overwrite make of a document what a stack would, where the engine's address is known."""
+    import_api, put_api = responses.import_rest_api, responses.put_rest_api
+
+    @functools.wraps(import_api)
+    def import_rest_api(self: Any) -> Any:
+        handler = _handler(self)
+        if handler is None:
+            return import_api(self)
+        made = handler.create("", {"Body": _document(self)})
+        return 201, {}, json.dumps(self.backend.get_rest_api(made.physical).to_dict())
+
+    @functools.wraps(put_api)
+    def put_rest_api(self: Any) -> Any:
+        handler = _handler(self) if self._get_param("mode") == "overwrite" else None
+        if handler is None:
+            return put_api(self)
+        api = self.backend.get_rest_api(self.path.split("/")[-1])
+        handler.update(Made(api.id, api.id, {}), {}, {"Body": _document(self)})
+        return 200, {}, json.dumps(api.to_dict())
+
+    responses.import_rest_api, responses.put_rest_api = import_rest_api, put_rest_api
+
+
+def _handler(response: Any) -> Handler | None:
+    from engine.aws import stack_bridge  # noqa: PLC0415 - it imports moto's CloudFormation
+
+    bridge = stack_bridge.bridge_of(os.environ)
+    return None if bridge is None else bridge.handler(RestApiHandler, response.current_account)
+
+
+def _document(response: Any) -> Any:
+    """Raises moto's BadRequestException for what is no OpenAPI document."""
+    import yaml  # noqa: PLC0415 - moto brings it
+    from moto.apigateway.exceptions import BadRequestException  # noqa: PLC0415
+
+    try:
+        found = yaml.safe_load(response.body)
+        openapi.operations(found)
+    except (yaml.YAMLError, ValueError, AttributeError) as e:
+        raise BadRequestException(f"Invalid OpenAPI input: {e}") from e
+    return found

@@ -111,7 +111,7 @@ class FunctionHandler(Handler):
         for member in ("Architectures", "PackageType"):
             if properties.get(member):
                 arguments[member] = properties[member]
-        tags = _tags(properties)
+        tags = tags_of(properties)
         if tags:
             arguments["Tags"] = tags
         arn = self.client.create_function(FunctionName=name, Code=code, **arguments)["FunctionArn"]
@@ -133,7 +133,7 @@ class FunctionHandler(Handler):
             self.client.update_function_code(FunctionName=name, **code)
             self._updated(name)
         self._settings(name, old, new)
-        before, after = _tags(old), _tags(new)
+        before, after = tags_of(old), tags_of(new)
         if before.keys() - after.keys():
             self.client.untag_resource(Resource=made.attributes["Arn"], TagKeys=sorted(before.keys() - after.keys()))
         if after and before != after:
@@ -160,7 +160,8 @@ class FunctionHandler(Handler):
             self.client.put_runtime_management_config(FunctionName=name, **(new.get("RuntimeManagementConfig") or {"UpdateRuntimeOn": "Auto"}))
 
 
-def _tags(properties: Properties) -> dict[str, str]:
+def tags_of(properties: Properties) -> dict[str, str]:
+    """Tags by key, of either form that templates have."""
     tags = properties.get("Tags") or {}
     return dict(tags) if isinstance(tags, Mapping) else {t["Key"]: str(t["Value"]) for t in tags}
 
@@ -305,8 +306,8 @@ class EventSourceHandler(Handler):
 
     def create(self, name: str, properties: Properties) -> Made:
         arguments = {k: v for k, v in properties.items() if k != "Tags"}
-        if _tags(properties):
-            arguments["Tags"] = _tags(properties)
+        if tags_of(properties):
+            arguments["Tags"] = tags_of(properties)
         # Templates have their own name for what the API calls KAFKA_BOOTSTRAP_SERVERS.
         servers = properties.get("SelfManagedEventSource", {}).get("Endpoints", {}).get("KafkaBootstrapServers")
         if servers:

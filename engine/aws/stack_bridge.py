@@ -23,6 +23,7 @@ from engine.aws.beside_resources import BESIDE
 from engine.aws.clients import AwsClients
 from engine.aws.custom_resources import KINDS, PLAIN, About, CustomResources
 from engine.aws.embedded import INSIDE_VARIABLE, KEY_VARIABLE, URL_VARIABLE
+from engine.aws.event_resources import LOG_GROUP
 from engine.aws.lambda_resources import HANDLERS, Code, Handler, Made, Replace
 from engine.aws.managed_policies import AwsPolicies
 
@@ -66,15 +67,22 @@ class Bridge:
         return self._clients[account]
 
 
-def install(environment: Mapping[str, str] = os.environ) -> None:
-    """Take over the types; nothing is done where the environment does not say where the engine is."""
+def bridge_of(environment: Mapping[str, str] = os.environ) -> Bridge | None:
+    """The way to the engine, where the environment says it."""
     url = environment.get(URL_VARIABLE)
     if not url:
-        return
+        return None
     key = environment.get(KEY_VARIABLE, "").split()
     signing = (key[0], key[1], key[2]) if len(key) == 3 else None
-    bridge = Bridge(url, environment["AWS_DEFAULT_REGION"], environment["MOTO_ACCOUNT_ID"], signing, environment.get(INSIDE_VARIABLE, ""))
-    for name, kind in {**HANDLERS, **BESIDE}.items():
+    return Bridge(url, environment["AWS_DEFAULT_REGION"], environment["MOTO_ACCOUNT_ID"], signing, environment.get(INSIDE_VARIABLE, ""))
+
+
+def install(environment: Mapping[str, str] = os.environ) -> None:
+    """Take over the types; nothing is done where the environment does not say where the engine is."""
+    bridge = bridge_of(environment)
+    if bridge is None:
+        return
+    for name, kind in {**HANDLERS, **BESIDE, **LOG_GROUP}.items():
         _MODELS.append(type("Model", (_Model, CloudFormationModel), {"bridge": bridge, "kind": kind, "name": name}))
     _make_custom_resources(bridge)
     _understand_sam(environment["AWS_DEFAULT_REGION"])

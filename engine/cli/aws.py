@@ -33,4 +33,6 @@ def aws(context: typer.Context) -> None:
         raise CliError("the AWS CLI is not installed: pip install awscli, or see docs.aws.amazon.com/cli")
     # A pager would hold the terminal of what people run in loops; theirs stays when they set one.
     variables = {"AWS_PAGER": "", **os.environ, **aws_environment(endpoint_of(None), settings_of().region)}
-    os.execve(program, [program, *context.args], variables)
+    # Version 1 gives SQS an address of its own, whatever the environment says, unless it is told one here.
+    told = [] if any(a.startswith("--endpoint-url") for a in context.args) else ["--endpoint-url", variables["AWS_ENDPOINT_URL"]]
+    os.execve(program, [program, *told, *context.args], variables)

@@ -199,3 +199,79 @@ def test_provisioned_concurrency_is_scaled_by_what_a_template_says() -> None:
         stacks.finished(formation, "scaled", "delete")
         assert scaling.describe_scalable_targets(ServiceNamespace="lambda")["ScalableTargets"] == []
         assert functions(client, "scaled") == []
+
+
+def test_a_log_group_is_changed_in_place(shared: Engine) -> None:
+    formation, logs = shared.client("cloudformation"), shared.client("logs")
+
+    def body(**properties: Any) -> str:
+        group = {"Type": "AWS::Logs::LogGroup", "Properties": {"LogGroupName": "cfn-f", **properties}}
+        return json.dumps({"Resources": {"L": group}, "Outputs": {"Arn": {"Value": {"Fn::GetAtt": ["L", "Arn"]}}}})
+
+    formation.create_stack(StackName="cfn-f", TemplateBody=body(RetentionInDays=7, Tags=[{"Key": "a", "Value": "1"}]))
+    stacks.finished(formation, "cfn-f", "create")
+    arn = stacks.outputs(formation, "cfn-f")["Arn"]
+    assert arn.endswith("log-group:cfn-f:*")
+    formation.update_stack(StackName="cfn-f", TemplateBody=body(RetentionInDays=30, Tags=[{"Key": "b", "Value": "2"}]))
+    stacks.finished(formation, "cfn-f", "update")
+    assert logs.describe_log_groups(logGroupNamePrefix="cfn-f")["logGroups"][0]["retentionInDays"] == 30
+    assert logs.list_tags_for_resource(resourceArn=arn.removesuffix(":*"))["tags"] == {"b": "2"}
+    formation.update_stack(StackName="cfn-f", TemplateBody=body())
+    stacks.finished(formation, "cfn-f", "update")
+    assert "retentionInDays" not in logs.describe_log_groups(logGroupNamePrefix="cfn-f")["logGroups"][0]
+    formation.delete_stack(StackName="cfn-f")
+    stacks.finished(formation, "cfn-f", "delete")
+    assert logs.describe_log_groups(logGroupNamePrefix="cfn-f")["logGroups"] == []
+
+
+@pytest.mark.parametrize(("service", "operation"), [("cloudtrail", "lookup_events"), ("iam", "list_service_specific_credentials"), ("cloudformation", "list_types")])
+def test_what_the_embedded_aws_does_not_have_is_named(shared: Engine, service: str, operation: str) -> None:
+    with pytest.raises(ClientError) as caught:
+        getattr(shared.client(service), operation)()
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 501
+    assert caught.value.response["Error"]["Code"] == "NotImplemented"
+    assert f"The embedded AWS has no {service}" in caught.value.response["Error"]["Message"]
+
+
+def test_a_bucket_policys_conditions_are_obeyed(shared: Engine) -> None:
+    s3 = shared.client("s3")
+    s3.create_bucket(Bucket="policy-conditions")
+
+    def deny(condition: dict[str, Any]) -> None:
+        statement = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": "arn:aws:s3:::policy-conditions/*", **condition}
+        s3.put_bucket_policy(Bucket="policy-conditions", Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+
+    deny({"Condition": {"Bool": {"aws:SecureTransport": "false"}}})
+    s3.put_object(Bucket="policy-conditions", Key="k", Body=b"x")
+    deny({})
+    with pytest.raises(ClientError) as caught:
+        s3.put_object(Bucket="policy-conditions", Key="k", Body=b"x")
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+
+
+def test_change_sets_are_those_of_their_stacks(shared: Engine) -> None:
+    """Tools call the change sets of all stacks alike."""
+    formation = shared.client("cloudformation")
+    queue = json.dumps({"Resources": {"Q": {"Type": "AWS::SQS::Queue"}}, "Parameters": {"P": {"Type": "String", "Default": "d"}}})
+    formation.delete_change_set(ChangeSetName="deploy", StackName="cfn-g1")
+    for stack in ("cfn-g1", "cfn-g2"):
+        formation.create_change_set(StackName=stack, ChangeSetName="deploy", ChangeSetType="CREATE", TemplateBody=queue)
+    # One that was only reviewed so far may be made anew.
+    formation.create_change_set(StackName="cfn-g1", ChangeSetName="deploy", ChangeSetType="CREATE", TemplateBody=queue)
+    for stack in ("cfn-g1", "cfn-g2"):
+        assert formation.describe_change_set(ChangeSetName="deploy", StackName=stack)["StackName"] == stack
+        formation.execute_change_set(ChangeSetName="deploy", StackName=stack)
+        stacks.finished(formation, stack, "create")
+    assert [s["StackName"] for s in formation.list_stacks()["StackSummaries"]].count("cfn-g1") == 1
+    formation.create_change_set(StackName="cfn-g1", ChangeSetName="again", ChangeSetType="UPDATE", TemplateBody=queue)
+    same = formation.describe_change_set(ChangeSetName="again", StackName="cfn-g1")
+    assert (same["Status"], same["StatusReason"].split(".")[0]) == ("FAILED", "The submitted information didn't contain changes")
+    with pytest.raises(ClientError, match="cannot be executed in its current status"):
+        formation.execute_change_set(ChangeSetName="again", StackName="cfn-g1")
+    with pytest.raises(ClientError, match=r"ChangeSet \[none\] does not exist"):
+        formation.describe_change_set(ChangeSetName="none", StackName="cfn-g1")
+    with pytest.raises(ClientError, match="already exists"):
+        formation.create_change_set(StackName="cfn-g1", ChangeSetName="deploy", ChangeSetType="CREATE", TemplateBody=queue)
+    for stack in ("cfn-g1", "cfn-g2"):
+        formation.delete_stack(StackName=stack)
+        stacks.finished(formation, stack, "delete")
