@@ -435,7 +435,8 @@ def test_what_is_restored_has_its_roles_credentials(cloud: Cloud) -> None:
     snap = {"ApplyOn": "PublishedVersions"}
     cloud.function("snapped", SNAPPED, role, Timeout=60, MemorySize=256, Runtime=SNAPPING, SnapStart=snap)
     cloud.admin.publish_version(FunctionName="snapped")
-    cloud.admin.get_waiter("published_version_active").wait(FunctionName="snapped", Qualifier="1")
+    soon = {"Delay": 0.1, "MaxAttempts": 600}
+    cloud.admin.get_waiter("published_version_active").wait(FunctionName="snapped", Qualifier="1", WaiterConfig=soon)
     answers = [json.load(cloud.admin.invoke(FunctionName="snapped", Qualifier="1")["Payload"]) for _ in range(2)]
     for answer in answers:
         assert (answer["read"], answer["refused"], answer["method"]) == ("x", "AccessDenied", "container-role")

@@ -12,7 +12,8 @@ from engine.core.instance import State
 from engine.errors import AwsError
 from engine.supervisor import replies
 from engine.supervisor.room import Room
-from tests.unit.test_invoker import Answer, Rig, play
+from tests.unit.test_invoker import Answer, Rig
+from tests.unit.test_provisioned import play
 
 __all__ = ["play"]
 
