@@ -13,6 +13,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -47,6 +48,35 @@ static int between(void *argument) {
         _exit(1);
     }
     _exit(0);
+}
+
+/* A run of system calls for calls.py, which builds the table. `places` has a bit for each argument that is found in `values`; `result` is where
+   the result goes there, -1 for nowhere; a number of -1 is no call but stores its second argument, an int, at its first.
+   0 when all is done; else which one failed, from 1 on, with its error in values[0]. */
+struct call {
+    long number, argument[6], places, result, lax;
+};
+
+int perform(const struct call *calls, int n, long *values) {
+    int i, k;
+    for (i = 0; i < n; i++) {
+        const struct call *one = &calls[i];
+        long a[6], got;
+        for (k = 0; k < 6; k++)
+            a[k] = one->places >> k & 1 ? values[one->argument[k]] : one->argument[k];
+        if (one->number == -1) {
+            *(int *)a[0] = (int)a[1];
+            continue;
+        }
+        got = syscall(one->number, a[0], a[1], a[2], a[3], a[4], a[5]);
+        if (got == -1 && !one->lax) {
+            values[0] = errno;
+            return i + 1;
+        }
+        if (one->result >= 0)
+            values[one->result] = got;
+    }
+    return 0;
 }
 
 /* 0 in the copy, 1 in the template; in the template a negative errno when there is no copy. The caller sees to what a fork needs in Python. */

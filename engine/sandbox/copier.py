@@ -36,16 +36,18 @@ NAMESPACES = (
 )
 
 
-def _load() -> Any:
-    """The compiled part, None where there is none. Loaded in the zygote: a template does not see the engine's files."""
+def _load(name: str) -> Any:
+    """A function of the compiled part, None where there is none. Loaded in the zygote: a template does not see the engine's files."""
     try:
         # PyDLL keeps the interpreter lock: the copy wakes up holding it.
-        return ctypes.PyDLL(os.path.join(os.path.dirname(os.path.abspath(__file__)), "_copy.so")).copy_into
+        return getattr(ctypes.PyDLL(os.path.join(os.path.dirname(os.path.abspath(__file__)), "_copy.so")), name)
     except (OSError, AttributeError):
         return None
 
 
-_copy_into = _load()
+_copy_into = _load("copy_into")
+# What ``calls`` has its tables run by.
+perform = _load("perform")
 
 
 class Copier:

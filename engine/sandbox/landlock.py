@@ -44,17 +44,17 @@ class Ruleset:
         abi = version()
         handled = _HANDLED[max(v for v in _HANDLED if v <= abi)] & ~_READ
         packed = struct.pack("QQQ", handled, 0, _SCOPED if abi >= 6 else 0)
-        self._attributes = packed if abi >= 6 else packed[: 16 if abi >= 4 else 8]
-        self._writable = [(path, handled if os.path.isdir(path) else handled & _OF_FILES) for path in writable]
-        self._opened = [(_out_of_the_way(fd), handled & _OF_FILES) for path in devices if (fd := _open(path)) >= 0]
+        self.attributes = packed if abi >= 6 else packed[: 16 if abi >= 4 else 8]
+        self.writable = [(path, handled if os.path.isdir(path) else handled & _OF_FILES) for path in writable]
+        self.opened = [(_out_of_the_way(fd), handled & _OF_FILES) for path in devices if (fd := _open(path)) >= 0]
 
     def restrict(self) -> None:
         """Confine this process. Needs no_new_privs. Raises OSError."""
-        ruleset = kernel.landlock_create(self._attributes)
+        ruleset = kernel.landlock_create(self.attributes)
         try:
-            for fd, access in self._opened:
+            for fd, access in self.opened:
                 kernel.landlock_allow(ruleset, access, fd)
-            for path, access in self._writable:
+            for path, access in self.writable:
                 fd = _open(path)
                 if fd >= 0:
                     kernel.landlock_allow(ruleset, access, fd)
@@ -65,7 +65,7 @@ class Ruleset:
 
     def close(self) -> None:
         """Give the descriptors back."""
-        for fd, _ in self._opened:
+        for fd, _ in self.opened:
             os.close(fd)
 
 

@@ -22,7 +22,7 @@ import struct
 import traceback
 from typing import TYPE_CHECKING, NamedTuple
 
-from engine.sandbox import holder, kernel, lockdown, packets
+from engine.sandbox import calls, holder, kernel, lockdown, packets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,8 @@ class Plan(NamedTuple):
     become_root: tuple[kernel.Step, ...]
     furnish: tuple[kernel.Step, ...]
     lock_down: tuple[kernel.Step, ...]
+    # The same as one run of calls, for a first worker in a network that is there, by the number of control groups to join.
+    runs: dict[int, calls.Table | None]
 
     @property
     def joined(self) -> int:
@@ -56,7 +58,40 @@ def plan(build: holder.Build) -> Plan:
         kernel.Step("host name", _socket.sethostname, (HOSTNAME,)),
     )
     become_root = kernel.become_steps("become the sandbox's root", 0, 0) if build.fences.own_uid else ()
-    return Plan(build, become_root, furnish, lockdown.steps(build.fences))
+    return Plan(build, become_root, furnish, lockdown.steps(build.fences), {})
+
+
+def straight(plan: Plan, joins: int) -> calls.Table | None:
+    """The run of calls of workers that join so many control groups; None where they go the way in Python. To be asked for before the fork."""
+    if joins not in plan.runs:
+        try:
+            plan.runs[joins] = calls.table(_straight(plan, joins)) if joins <= len(calls.JOINS) else None
+        except calls.Untranslatable:
+            plan.runs[joins] = None
+    return plan.runs[joins]
+
+
+def _straight(plan: Plan, joins: int) -> list[calls.Call]:
+    """What ``enter`` does until the worker has said that it is ready."""
+    call, null = calls.call, calls.SCRATCH
+    arrange = "arrange descriptors"
+    return [
+        *(call("join control groups", "write", fd, b"0", 1) for fd in calls.JOINS[:joins]),
+        call("enter the namespaces", "setns", calls.INIT, plan.joined),
+        *calls.translated(plan.become_root),
+        *([call("cgroup namespace", "unshare", kernel.CLONE_NEWCGROUP)] if joins else []),
+        *calls.translated(plan.furnish),
+        *(call(arrange, "fcntl", fd, fcntl.F_DUPFD, 64, result=fd) for fd in (calls.CHANNEL, calls.CONTROL, calls.OUTPUT)),
+        call(arrange, "openat", -100, b"/dev/null", os.O_RDWR | os.O_CLOEXEC, result=null),
+        call(arrange, "dup2", null, 0),
+        call(arrange, "dup2", calls.OUTPUT, 1),
+        call(arrange, "dup2", calls.OUTPUT, 2),
+        call(arrange, "dup3", calls.CHANNEL, _CHANNEL, os.O_CLOEXEC),
+        call(arrange, "dup3", calls.CONTROL, _CONTROL, os.O_CLOEXEC),
+        call(arrange, "close", _LISTENER, lax=True),
+        *calls.translated(plan.lock_down),
+        call("say that it is ready", "write", _CONTROL, _READY, len(_READY)),
+    ]
 
 
 def enter(plan: Plan, init: int, control: int, channel: int, output: int, joins: Sequence[int], fresh: bool, hurried: bool, listens: bool) -> None:
@@ -65,6 +100,9 @@ def enter(plan: Plan, init: int, control: int, channel: int, output: int, joins:
     """
     try:
         step = "join control groups"
+        run = None if fresh or listens else plan.runs.get(len(joins))
+        if run is not None:
+            _go_straight(plan, run, (init, control, channel, output), joins, hurried)
         try:
             for fd in joins:
                 os.write(fd, b"0")
@@ -87,6 +125,21 @@ def enter(plan: Plan, init: int, control: int, channel: int, output: int, joins:
         traceback.print_exc()
     finally:
         os._exit(1)
+
+
+def _go_straight(plan: Plan, run: calls.Table, fds: tuple[int, int, int, int], joins: Sequence[int], hurried: bool) -> None:
+    """``enter`` by one run of calls. Never returns."""
+    run.values[1:5] = list(fds)
+    first = calls.JOINS[0].place
+    run.values[first : first + len(joins)] = list(joins)
+    try:
+        run.run()
+    except OSError as e:
+        # One of the two is its control socket.
+        for control in {fds[1], run.values[calls.CONTROL.place], _CONTROL}:
+            _fail(control, "build the sandbox", e.strerror or str(e))
+        os._exit(1)
+    _work(plan, hurried)
 
 
 def _open_network() -> _socket.socket:
@@ -113,6 +166,11 @@ def _become_worker(plan: Plan, control: int, channel: int, output: int, listener
     except (OSError, ValueError) as e:
         _fail(_CONTROL, "lock down the worker", str(e))
         os._exit(1)
+    _work(plan, hurried)
+
+
+def _work(plan: Plan, hurried: bool) -> None:
+    """Locked down: user code may come. Never returns."""
     lockdown.renew_entropy()
     gc.enable()
     holder.run_worker(plan.build, socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, _CHANNEL), -1, hurried=hurried)

@@ -237,6 +237,8 @@ class Zygote:
         """Fork a worker into a sandbox. ``listens``: it opens the endpoint's listener, which is not there yet."""
         control, channel, output, *joins = fds
         cgroup_fd = joins.pop() if into_cgroup else -1
+        if not listens:
+            nest.straight(self._nest, len(joins))
         pid = self._fork_into(pidfd, cgroup_fd, number)
         if pid == 0:
             nest.enter(self._nest, pidfd, control, channel, output, joins, fresh, hurried, listens)

@@ -74,6 +74,7 @@ def _no_macvlan() -> bool:
 # Reason (a pattern matching the whole of it) -> whether the host really lacks it, told the pattern's groups.
 REASONS: dict[str, Callable[..., bool]] = {
     "not Linux": lambda: sys.platform != "linux",
+    "not x86-64": lambda: platform.machine() != "x86_64",
     "not root": lambda: os.geteuid() != 0,
     "root": lambda: os.geteuid() == 0,
     "no C compiler": lambda: not (shutil.which("gcc") or shutil.which("cc")),

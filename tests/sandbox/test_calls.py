@@ -1,0 +1,127 @@
+"""Workers that come about by one run of system calls are what those are that Python makes step by step."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from engine.sandbox import calls, copier, kernel, landlock
+from tests.framework.host import require
+
+STATE = """
+import os, re, resource
+status = open('/proc/self/status').read()
+wanted = ('Uid', 'Gid', 'Groups', 'Sig[BIC]', 'Cap', 'NoNewPrivs', 'Seccomp', 'Umask', 'NSsid')
+result = {
+    'status': [line for line in status.splitlines() if line.startswith(tuple(w for w in wanted if '[' not in w)) or re.match('Sig[BI]', line)],
+    'limits': open('/proc/self/limits').read(),
+    'oom': open('/proc/self/oom_score_adj').read(),
+    'nice': os.nice(0),
+    'mounts': [line.split(' - ')[0].split(' ', 3)[3] + line.split(' - ')[1] for line in open('/proc/self/mountinfo').read().splitlines()],
+    'namespaces': {n: os.readlink('/proc/self/ns/' + n) for n in ('user', 'mnt', 'ipc', 'uts', 'net')},
+    'groups': re.sub('h[0-9]+', 'h', open('/proc/self/cgroup').read()),
+    'descriptors': {n: re.sub('[0-9]+', 'N', os.readlink('/proc/self/fd/' + n)) for n in map(str, range(100)) if os.path.lexists('/proc/self/fd/' + n)},
+    'flags': {n: open('/proc/self/fdinfo/%d' % n).read().split('flags:')[1].split()[0] for n in range(4)},
+    'host': os.uname().nodename,
+    'leader': os.getsid(0) == os.getpid(),
+}
+"""
+FORBIDDEN = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+result = []
+for try_it in (lambda: os.mkdir('/var/task/x'), lambda: open('/dev/full', 'r').read(0), lambda: os.mknod('/tmp/x', 0o20600, 0x103), lambda: os.setuid(0)):
+    try: try_it(); result.append(0)
+    except OSError as e: result.append(e.errno)
+result.append(libc.unshare(0x10000000))
+result.append(libc.mount(b'x', b'/tmp', b'tmpfs', 0, None))
+"""
+
+
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """The helper, built as an installation builds it."""
+    require("no C compiler")
+    require("not x86-64")
+    library = tmp_path / "_copy.so"
+    source = Path(calls.__file__).with_name("_copy.c")
+    flags = ["-O2", "-fPIC", "-shared", "-Wall", "-Werror", "-U_FORTIFY_SOURCE"]
+    subprocess.run([shutil.which("cc") or "gcc", *flags, str(source), "-o", str(library)], check=True, timeout=100)
+    monkeypatch.setattr(copier, "perform", ctypes.PyDLL(str(library)).perform)
+
+
+def test_a_first_worker_is_like_a_fresh_one(full):
+    """The first goes straight, where the helper is and its network is there already; one that takes its place goes step by step."""
+    require("not root")
+    box = full.instance()
+    first, refused = box.run(STATE), box.run(FORBIDDEN)
+    full.link.reset(box.id)
+    _, _, fds, pid = full.wait("worker_reset", box.id)
+    box.detach()
+    box.attach(fds, pid)
+    again = box.run(STATE)
+    session = [line for line in first["status"] if line.startswith("NSsid")]
+    assert session
+    for state in (first, again):
+        state["status"] = [line for line in state["status"] if not line.startswith("NSsid")]
+    assert first == again
+    assert box.run(FORBIDDEN) == refused
+    full.end(box)
+
+
+def test_what_is_laid_out_as_steps_can_be_told_in_plain_calls(compiled, tmp_path):
+    read, write = os.pipe()
+    steps = (
+        kernel.Step("write", kernel.write_file, (str(tmp_path / "x"), b"text")),
+        kernel.Step("session", os.setsid),
+        kernel.NO_NEW_PRIVILEGES,
+        kernel.Step("landlock", landlock.prepare((str(tmp_path),), ("/dev/null",))),
+    )
+    (tmp_path / "x").touch()
+    run = calls.table([*calls.translated(steps), calls.call("say", "write", calls.OUTPUT, b"done", 4)])
+    assert run is not None
+    run.values[calls.OUTPUT.place] = write
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run.run()
+            (tmp_path / "x").write_text((tmp_path / "x").read_text() + " and more")
+            with pytest.raises(PermissionError):
+                (tmp_path.parent / "y").touch()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert os.read(read, 10) == b"done"
+    assert (tmp_path / "x").read_text() == "text and more"
+    os.close(read)
+    os.close(write)
+
+
+def test_a_call_that_fails_is_named_and_nothing_follows(compiled):
+    run = calls.table(
+        [calls.call("one that may", "close", -1, lax=True), calls.call("the step", "close", -1), calls.call("another", "close", calls.OUTPUT)]
+    )
+    assert run is not None
+    read, write = os.pipe()
+    run.values[calls.OUTPUT.place] = write
+    with pytest.raises(OSError, match="the step: Bad file descriptor") as failed:
+        run.run()
+    assert failed.value.errno == errno.EBADF
+    os.close(write)
+    os.close(read)
+
+
+def test_whatever_else_is_left_to_python(monkeypatch):
+    with pytest.raises(calls.Untranslatable):
+        calls.translated([kernel.Step("other", print, ("x",))])
+    with pytest.raises(calls.Untranslatable):
+        calls.translated([kernel.Step("odd", os.setpriority, ([],))])
+    monkeypatch.setattr(copier, "perform", None)
+    assert calls.table([]) is None
