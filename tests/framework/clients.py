@@ -45,11 +45,19 @@ def _run(folder: Path, *command: str, **env: str) -> None:
         raise RuntimeError(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-4000:]}")
 
 
+def _target(name: str) -> Path:
+    stamp = hashlib.sha256(repr((1, sorted(_sources(name).items()))).encode()).hexdigest()[:24]
+    return cache_dir() / f"client-{name}-{stamp}"
+
+
+def is_built(name: str) -> bool:
+    """Whether this folder of tests/clients has been built here before."""
+    return _target(name).is_dir()
+
+
 def _built(name: str, build: Callable[[Path], None]) -> Path:
     """The directory in which ``build`` has left its products."""
-    sources = _sources(name)
-    stamp = hashlib.sha256(repr((1, sorted(sources.items()))).encode()).hexdigest()[:24]
-    target = cache_dir() / f"client-{name}-{stamp}"
+    target = _target(name)
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,7 @@ def deploy(node: tuple[Engine, int], name: str, files: dict[str, str], layer: di
     if layer is not None:
         arn = running.client().publish_layer_version(LayerName=name, Content={"ZipFile": zip_of(layer)})["LayerVersionArn"]
         settings["Layers"] = [arn]
-    running.deploy(name, zip_of(files), "index.handler", Runtime=f"nodejs{major}.x", **settings)
+    running.deploy(name, zip_of(files), "index.handler", Runtime=f"nodejs{major}.x", Timeout=30, **settings)
 
 
 IMPORT = "import * as m from '@aws-sdk/client-s3'; export const handler = async () => [m.says, m.needs ?? null];"

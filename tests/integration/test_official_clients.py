@@ -40,7 +40,12 @@ LANGUAGES = {
 }
 
 
-@pytest.fixture(scope="module", params=LANGUAGES)
+def _marks(name: str) -> tuple[pytest.MarkDecorator, ...]:
+    """Built once, all are quick. What builds that of Node.js (curl, from its source, within npm install) takes minutes, the others' less than one."""
+    return (pytest.mark.slow,) if name == "node" and not clients.is_built(name) else ()
+
+
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=_marks(name)) for name in LANGUAGES])
 def language(request: pytest.FixtureRequest, shared: Engine) -> Iterator[tuple[Language, str, Any]]:
     """A language, the name of its function, a client."""
     spec = LANGUAGES[request.param]
