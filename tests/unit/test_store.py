@@ -658,3 +658,17 @@ def test_what_is_put_in_while_others_are_taken_is_found(database: Database) -> N
         assert len(taken) == len(set(taken)) == 200
 
     asyncio.run(scenario())
+
+
+def test_what_is_hastened_while_others_are_taken_is_due(database: Database) -> None:
+    async def scenario() -> None:
+        await SqlEventQueue(database).enqueue_all([replace(event(1), due_ms=9000), replace(event(2), due_ms=1000)])
+        for first in range(2):
+            queue = SqlEventQueue(database)
+            work = [queue.claim(1000, 2000, 1, frozenset()), queue.hasten(["id-1"], 1000)]
+            await asyncio.gather(*(work if first == 0 else reversed(work)))
+            assert queue.next_due_ms(frozenset()) == 1000
+            await queue.release(1000)
+            await queue.postpone(replace(event(1), due_ms=9000))
+
+    asyncio.run(scenario())
