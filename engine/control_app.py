@@ -55,6 +55,8 @@ from engine.control.queued import EventRoutes
 from engine.control.restore import restore
 from engine.control.roles import PATH as CREDENTIALS_PATH
 from engine.control.roles import CredentialsEndpoint, Roles
+from engine.control.sealed import PATH as ENVIRONMENT_PATH
+from engine.control.sealed import EnvironmentEndpoint, SealedEnvironments
 from engine.control.signatures import Profiles
 from engine.control.sources import Sources
 from engine.control.vpcs import Vpcs
@@ -155,6 +157,7 @@ def _plane(
         clock=clock,
         roles=Roles(settings, clock, link.ready),
         images=images,
+        environments=SealedEnvironments(sources, store, link.ready),
         vpcs=Vpcs(settings, SqlVpcStore(database), link, sources, catalogue, clock),
         account_concurrency=settings.account_concurrency,
         ignore_architecture=settings.ignore_architecture,
@@ -199,11 +202,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         metrics=figures.render,
         code=plane.links.source,
         bytecode=plane.packages.figures,
-        extra_routes={
-            **_inside(settings, plane, queue, intake, event_clock, dispatcher),
-            CREDENTIALS_PATH: CredentialsEndpoint(plane.roles, link.ready),
-            GATEWAY_PATH: GatewayEndpoint(Gateways(settings), link.ready),
-        },
+        extra_routes=_inside(settings, plane, queue, intake, event_clock, dispatcher),
     )
     await asyncio.to_thread(code.sweep)
     await asyncio.to_thread(plane.images.collect)
@@ -249,6 +248,9 @@ def _inside(
         image_routes.PATH: image_routes.ImageRoutes(plane.images),
         PUSH_PATH: PushRoute(plane.store, intake, region=settings.region, account=settings.account_id),
         EVENTS_PATH: EventRoutes(queue, event_clock, dispatcher.wake, account=settings.account_id),
+        ENVIRONMENT_PATH: EnvironmentEndpoint(plane.environments, plane.link.ready),
+        CREDENTIALS_PATH: CredentialsEndpoint(plane.roles, plane.link.ready),
+        GATEWAY_PATH: GatewayEndpoint(Gateways(settings), plane.link.ready),
         TIME_PATH: TimeRoute(plane.link, event_clock, dispatcher.wake, embedded=settings.aws_endpoint == "embedded"),
     }
 

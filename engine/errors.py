@@ -297,6 +297,19 @@ class SubnetIPAddressLimitReached(AwsError):
         )
 
 
+class KmsRefused(AwsError):
+    """KMS…Exception 502: the key that guards a function's variables cannot be used. ``kms_code`` and ``kms_message`` are KMS's own."""
+
+    code = "KMSAccessDeniedException"
+    status = 502
+
+    def __init__(self, message: str, code: str, kms_code: str = "", kms_message: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.kms_code = kms_code
+        self.kms_message = kms_message
+
+
 class ResourceNotReady(AwsError):
     """ResourceNotReadyException 502: the function cannot run now."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from engine.control import instance_policy, snap_start
-from engine.control.configuration import is_image
+from engine.control.configuration import SEALED, is_image
 from engine.control.images import Images
 from engine.control.kinds import POLICY, URL, may_loop, provisioned_concurrency, reserved_concurrency, resource_policies
 from engine.control.vpc_documents import network
@@ -115,7 +115,8 @@ class Catalogue:
             "timeout_s": config["Timeout"],
             "memory_mb": config["MemorySize"],
             "tmp_mb": config["EphemeralStorage"]["Size"],
-            "env": config.get("Environment", {}).get("Variables", {}),
+            "env": dict.fromkeys(config[SEALED]["Early"], "") if SEALED in config else config.get("Environment", {}).get("Variables", {}),
+            "sealed": SEALED in config,
             "code_dir": tree,
             "code_size": version.code_size,
             "layers": layers,

@@ -21,6 +21,8 @@ DEFAULTS: Mapping[str, Any] = {"Description": "", "Timeout": 3, "MemorySize": 12
 IMAGE = "Image"
 # Kept with a version, never shown as its configuration: the image's address as it was given.
 IMAGE_URI = "_ImageUri"
+# Likewise: its encrypted environment variables (see ``engine.control.sealed``), in place of Environment.
+SEALED = "_Sealed"
 _PLAIN = ("Role", "Handler", "Runtime", "Description", "Timeout", "MemorySize", "EphemeralStorage")
 _CREATING = ("The function is being created.", "Creating")
 
@@ -55,6 +57,11 @@ def merged(config: Mapping[str, Any], members: Mapping[str, Any]) -> dict[str, A
     result.update({name: members[name] for name in _PLAIN if members.get(name) is not None})
     if members.get("Environment") is not None:
         result["Environment"] = {"Variables": dict(members["Environment"].get("Variables") or {})}
+        result.pop(SEALED, None)
+    if members.get("KMSKeyArn"):
+        result["KMSKeyArn"] = members["KMSKeyArn"]
+    elif members.get("KMSKeyArn") is not None:
+        result.pop("KMSKeyArn", None)
     if members.get("VpcConfig") is not None:
         result["VpcConfig"] = dict(members["VpcConfig"])
     if members.get("TracingConfig") is not None:
@@ -125,7 +132,7 @@ def shown_sha256(version: Version) -> str:
 
 def listed(name: str, version: Version, account: str, region: str, qualifier: str | None) -> dict[str, Any]:
     """A FunctionConfiguration as in lists: without states and without the runtime's version. ``qualifier`` goes into the ARN."""
-    shown = {k: v for k, v in version.config.items() if k not in ("RuntimeVersionConfig", IMAGE_URI)}
+    shown = {k: v for k, v in version.config.items() if k not in ("RuntimeVersionConfig", IMAGE_URI, SEALED)}
     return {
         "FunctionName": name,
         "FunctionArn": function_arn(region, account, name, qualifier),

@@ -95,12 +95,14 @@ class FunctionOperations:
     async def _store(
         self, ref: FunctionRef, params: dict[str, Any], config: dict[str, Any], package: Package, layers: list[LayerVersion]
     ) -> dict[str, Any]:
+        config = await self._plane.environments.sealed(config, ref)
         function = self._new(ref, params, config, package, layers)
         answered = function.latest
         if params.get("Publish"):
             function, answered = publish(function, None)
         await self._plane.changes.apply(None, function)
-        return configuration.creating(function, answered, ref.region, None, ids.revision_id())
+        shown = configuration.creating(function, answered, ref.region, None, ids.revision_id())
+        return await self._plane.environments.reveal(shown, answered.config, ref)
 
     def _check(self, params: dict[str, Any]) -> list[str]:
         """Everything that can be judged without looking at the package; the function's architectures."""
@@ -177,6 +179,7 @@ class FunctionOperations:
     async def _at_rest(self, ref: FunctionRef, function: Function, version: Version) -> dict[str, Any]:
         """The configuration with the state the version is in now."""
         shown = configuration.shown(function, version, ref.region, ref.qualifier)
+        await self._plane.environments.reveal(shown, version.config, ref)
         code = self._plane.code
         if configuration.is_image(version.config):
             there = self._plane.images.image(version.code_sha256) is not None
@@ -220,13 +223,13 @@ class FunctionOperations:
             caller.account, name=None, latest_only=not every_version, after=position(params.get("Marker")), limit=limit + 1
         )
         shown = found[:limit]
-        answer: dict[str, Any] = {"Functions": [self._listed(caller, item, every_version=every_version) for item in shown]}
+        answer: dict[str, Any] = {"Functions": [await self._listed(caller, item, every_version=every_version) for item in shown]}
         if len(found) > limit:
             answer["NextMarker"] = next_marker(Position(shown[-1].name, shown[-1].version.ordinal))
         return answer
 
-    def _listed(self, caller: Caller, item: Listed, *, every_version: bool) -> Raw:
-        """A function as a list shows it. Encoded once: nothing it shows changes without the version's RevisionId."""
+    async def _listed(self, caller: Caller, item: Listed, *, every_version: bool) -> Raw:
+        """A function as a list shows it. Encoded once: nothing it shows changes without the version's RevisionId, but what KMS lets see."""
         version = item.version
         key = (caller.account, caller.region, item.name, version.version, version.revision_id, every_version)
         found = self._shown.get(key)
@@ -234,7 +237,11 @@ class FunctionOperations:
             if len(self._shown) >= MAX_SHOWN:
                 self._shown.clear()
             qualifier = version.version if every_version else None
-            found = encoded(self._shape, configuration.listed(item.name, version, caller.account, caller.region, qualifier))
+            shown = configuration.listed(item.name, version, caller.account, caller.region, qualifier)
+            if configuration.SEALED in version.config:
+                ref = FunctionRef(caller.account, caller.region, item.name)
+                return encoded(self._shape, await self._plane.environments.reveal(shown, version.config, ref))
+            found = encoded(self._shape, shown)
             self._shown[key] = found
         return found
 

@@ -19,6 +19,7 @@ from engine.control.images import Images
 from engine.control.link import ControlLink, Hello
 from engine.control.packages import Package, Packages
 from engine.control.roles import Roles
+from engine.control.sealed import SealedEnvironments
 from engine.control.signatures import Profiles
 from engine.control.sources import Sources
 from engine.control.vpcs import Vpcs
@@ -53,6 +54,7 @@ class Plane:
     roles: Roles
     vpcs: Vpcs
     images: Images
+    environments: SealedEnvironments
     account_concurrency: int = 1000
     ignore_architecture: bool = False
     # Set by whoever changes an event source mapping, for whoever has it polled.

@@ -79,7 +79,8 @@ class UpdateOperations:
         config = {**function.latest.config, configuration.IMAGE_URI: source.uri}
         after = self._updated(function, replace(function.latest, code_sha256=source.digest), config)
         if params.get("DryRun"):
-            return configuration.shown(function, after.latest, ref.region, None)
+            shown = configuration.shown(function, after.latest, ref.region, None)
+            return await self._plane.environments.reveal(shown, after.latest.config, ref)
         return await self._apply(ref, function, after, publishing=bool(params.get("Publish")))
 
     async def _dry_run(self, ref: FunctionRef, function: Function, config: Mapping[str, Any], data: bytes) -> dict[str, Any]:
@@ -92,7 +93,8 @@ class UpdateOperations:
             code_size=len(data),
             last_modified_ms=self._plane.clock.epoch_ms(),
         )
-        return configuration.shown(function, would_be, ref.region, None)
+        shown = configuration.shown(function, would_be, ref.region, None)
+        return await self._plane.environments.reveal(shown, config, ref)
 
     async def _apply(self, ref: FunctionRef, before: Function, after: Function, *, publishing: bool) -> dict[str, Any]:
         version: Version | None = None
@@ -100,8 +102,10 @@ class UpdateOperations:
             after, version = publish(after, None)
         await self._plane.changes.apply(before, after)
         if version is None:
-            return configuration.updating(after, after.latest, ref.region, ids.revision_id())
-        return configuration.creating(after, version, ref.region, version.version, ids.revision_id())
+            shown = configuration.updating(after, after.latest, ref.region, ids.revision_id())
+            return await self._plane.environments.reveal(shown, after.latest.config, ref)
+        shown = configuration.creating(after, version, ref.region, version.version, ids.revision_id())
+        return await self._plane.environments.reveal(shown, version.config, ref)
 
     async def update_configuration(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = locate_unqualified(caller, params["FunctionName"])
@@ -122,7 +126,8 @@ class UpdateOperations:
             if params.get("Role"):
                 await plane.roles.check(params["Role"], ref.account)
             params = await plane.vpcs.placed(params, ref.account, hello)
-            config = configuration.merged(latest.config, params)
+            config = configuration.merged(await plane.environments.unsealed(latest.config, params, ref), params)
+            config = await plane.environments.sealed(config, ref)
             instance_policy.check(function.tags, config)
             if image:
                 return await self._apply(ref, function, self._updated(function, latest, config), publishing=False)

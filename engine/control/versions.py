@@ -68,6 +68,7 @@ class VersionOperations:
                 await self._plane.check_storage(ref.account, version.code_size)
                 await self._plane.changes.apply(function, after)
         shown = configuration.shown(after, version, ref.region, version.version)
+        await self._plane.environments.reveal(shown, version.config, ref)
         return await snap_start.with_state(self._plane.link, after, version, shown)
 
     async def list_versions(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +81,10 @@ class VersionOperations:
         shown = found[:limit]
         answer: dict[str, Any] = {
             "Versions": [
-                configuration.listed(ref.name, item.version, ref.account, ref.region, item.version.version) for item in shown
+                await self._plane.environments.reveal(
+                    configuration.listed(ref.name, item.version, ref.account, ref.region, item.version.version), item.version.config, ref
+                )
+                for item in shown
             ]
         }
         if len(found) > limit:

@@ -14,7 +14,7 @@ class VersionConfig:
     """One invocable configuration: ``$LATEST`` or a published version.
 
     ``generation`` changes whenever anything an instance was started with changes; instances of another generation are
-    drained. ``max_concurrency``: invocations that an instance may run at once. ``image``: what a container image starts (``entrypoint``, ``cmd``, ``workdir``, ``env``), None for a package. ``network``: ``vpc/subnet,subnet/group,group`` of a function in a VPC, else empty. Times in seconds, sizes in MiB.
+    drained. ``max_concurrency``: invocations that an instance may run at once. ``image``: what a container image starts (``entrypoint``, ``cmd``, ``workdir``, ``env``), None for a package. ``network``: ``vpc/subnet,subnet/group,group`` of a function in a VPC, else empty. ``sealed``: the values of ``env`` are behind a KMS key, and so are most names. Times in seconds, sizes in MiB.
     """
 
     account: str
@@ -41,6 +41,7 @@ class VersionConfig:
     network: str = ""
     image: Mapping[str, Any] | None = None
     max_concurrency: int = 1
+    sealed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

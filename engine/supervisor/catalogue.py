@@ -154,6 +154,7 @@ def _version(account: str, name: str, v: Any) -> VersionConfig:
         network=str(v.get("network") or ""),
         image=v.get("image"),
         max_concurrency=int(v.get("max_concurrency") or 1),
+        sealed=bool(v.get("sealed")),
     )
 
 

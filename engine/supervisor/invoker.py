@@ -174,6 +174,9 @@ class Invoker:
         roles = self.setting.roles
         if roles is not None and not roles.ready(instance.version, partial(self._on_credentials, instance)):
             return
+        sealed = self.setting.sealed
+        if instance.version.config.sealed and sealed is not None and not sealed.ready(instance.version, partial(self._on_credentials, instance)):
+            return
         instance.send(self.setting.first(instance))
         instance.listen()
         instance.move(Event.WORKER_READY)
@@ -184,7 +187,7 @@ class Invoker:
         self._sweep_soon()
 
     def _on_credentials(self, instance: Instance, problem: AwsError | None) -> None:
-        """The wait of a worker for its role's credentials is over."""
+        """The wait of a worker for its role's credentials, or for its variables, is over."""
         if instance.state is not State.STARTING:
             return
         if problem is None:

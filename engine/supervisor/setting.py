@@ -14,6 +14,7 @@ from engine.supervisor import zygotes
 from engine.supervisor.container_credentials import ContainerCredentials
 from engine.supervisor.environment import CREDENTIALS, SNAP_START, Home, base_env, init_message
 from engine.supervisor.role_credentials import RoleCredentials
+from engine.supervisor.sealed_environments import SealedEnvironments
 from engine.supervisor.zygotes import Interpreter
 from engine.wire import messages
 
@@ -33,6 +34,7 @@ class Setting:
         self.isolated_paths = isolated_paths
         self.opt_root: Callable[[Sequence[str]], str] = lambda _layers: "/opt"
         self.roles: RoleCredentials | None = None
+        self.sealed: SealedEnvironments | None = None
         self.container = ContainerCredentials(self, clock)
         self.runtimes: Mapping[str, Interpreter] = {}
 
@@ -94,10 +96,14 @@ class Setting:
         """INIT for an instance; with roles, their credentials must be there."""
         version = instance.version
         contained = instance.kind == SNAP_START and self.container.offered
+        config = version.config
+        if config.sealed:
+            assert self.sealed is not None  # noqa: S101 - they have been asked for
+            config, version.base_env = self.sealed.config(version), None
         if self.roles is not None and not contained:
-            version.base_env = base_env(version.config, replace(self.home, credentials=self.roles.give(instance)))
+            version.base_env = base_env(config, replace(self.home, credentials=self.roles.give(instance)))
         elif version.base_env is None:
-            version.base_env = base_env(version.config, self.home)
+            version.base_env = base_env(config, self.home)
         env = version.base_env
         if contained:
             env = {**{name: value for name, value in env.items() if name not in CREDENTIALS}, **self.container.variables(instance)}
@@ -113,7 +119,7 @@ class Setting:
         if instance.crew is not None:
             more["max_concurrency"] = version.limit
             env = {**env, "AWS_LAMBDA_MAX_CONCURRENCY": str(version.limit)}
-        command = zygotes.command(version.config, self.runtimes, version.zygote_key)
+        command = zygotes.command(config, self.runtimes, version.zygote_key)
         if command:
             more["command"] = command
             more["native"] = speaks_frames(version.config.runtime)

@@ -52,6 +52,7 @@ from engine.supervisor.logs import LogStore
 from engine.supervisor.passthrough import Collecting, Passing
 from engine.supervisor.refusals import refusal
 from engine.supervisor.role_credentials import RoleCredentials
+from engine.supervisor.sealed_environments import SealedEnvironments
 from engine.supervisor.status import Status
 from engine.supervisor.streaming import Pacing
 from engine.supervisor.tracer import Tracer
@@ -221,6 +222,7 @@ class Supervisor:
         self._invoker.standing.templates.possible = report.level != "process"
         if report.level == "process":
             self._invoker.setting.opt_root = functools.partial(layers.opt_root, str(settings.data_dir))
+        self._invoker.setting.sealed = SealedEnvironments(self._loop, self._connect_control, self._function_key[2])
         if settings.assumes_roles():
             self._invoker.setting.roles = RoleCredentials(self._loop, self._clock, self._connect_control, self._function_key[2])
         self._holders = HolderPool(self._loop, sandbox, settings.pool_size, self._zygote_spec)

@@ -28,6 +28,7 @@ from engine.control.packages import Packages
 from engine.control.plane import Plane
 from engine.control.restore import restore
 from engine.control.roles import Roles
+from engine.control.sealed import SealedEnvironments
 from engine.control.signatures import Profiles
 from engine.control.sources import Sources
 from engine.control.vpcs import Vpcs
@@ -133,6 +134,7 @@ class ControlServer:
                 roles=Roles(self.settings, self.clock, self.link.ready),
                 vpcs=self.vpcs,
                 images=self.images,
+                environments=SealedEnvironments(sources, self.store, self.link.ready),
                 account_concurrency=self.settings.account_concurrency,
                 ignore_architecture=self.settings.ignore_architecture,
             ),

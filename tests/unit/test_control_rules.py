@@ -108,7 +108,7 @@ def test_packages_are_copied_and_only_that_may_be_asked_for() -> None:
     rules.refuse_unsupported("FunctionCode", {"S3ObjectStorageMode": "COPY"})
     with pytest.raises(NotImplementedHere, match="does not support S3ObjectStorageMode"):
         rules.refuse_unsupported("UpdateFunctionCode", {"S3ObjectStorageMode": "REFERENCE"})
-    assert "KMSKeyArn" in rules.refused_members("CreateFunction", ["KMSKeyArn", "Timeout"])
+    assert rules.refused_members("CreateFunction", ["FileSystemConfigs", "Timeout"]) == ["FileSystemConfigs"]
     assert rules.refused_members("ListTags", ["Resource"]) == []
 
 

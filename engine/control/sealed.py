@@ -1,0 +1,161 @@
+"""Environment variables of functions with a KMS key: encrypted before they are stored, decrypted when somebody may see or needs them.
+
+What is kept of them in a version's configuration is KMS's ciphertext and, in clear, the names (not the values) of those that an interpreter
+reads before it runs anything, because a sandbox is chosen by them. The text in clear is kept nowhere: a start asks for nothing, a cold
+start and a reader of the configuration ask KMS. Under the encryption context Lambda uses, a ciphertext is of no use to another function.
+Source: docs.aws.amazon.com/lambda/latest/dg/configuration-envvars-encryption.html.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from engine.arn import FunctionRef, function_arn
+from engine.control.configuration import SEALED
+from engine.control.link import Hello
+from engine.control.sources import Sources
+from engine.errors import AwsError, InvalidParameterValue, KmsRefused, ServiceError
+from engine.store.api import FunctionStore
+
+PATH = "/_lambda-engine/environment"
+# Read before the function's first line runs, as are those that begin with PYTHON; see ``engine.supervisor.zygotes``.
+_EARLY = frozenset({"NODE_OPTIONS", "NODE_EXTRA_CA_CERTS", "UV_THREADPOOL_SIZE", "AWS_LAMBDA_EXEC_WRAPPER"})
+_STATES = {"Disabled": "DisabledException", "Enabled": ""}
+_CANNOT = "Lambda was unable to decrypt the environment variables because"
+_CHECK = "Please check the function's KMS key settings."
+_REASONS = {
+    "NotFoundException": ("KMSNotFoundException", f"{_CANNOT} the KMS key was not found."),
+    "DisabledException": ("KMSDisabledException", f"{_CANNOT} the KMS key used is disabled."),
+    "KMSInvalidStateException": ("KMSInvalidStateException", f"{_CANNOT} the KMS key used is in an invalid state for Decrypt."),
+}
+
+
+class SealedEnvironments:
+    """Asks KMS, in threads, in the account of the function. ``hello`` gives what the supervisor said last."""
+
+    def __init__(self, sources: Sources, store: FunctionStore, hello: Callable[[], Awaitable[Hello]]) -> None:
+        self._sources = sources
+        self._store = store
+        self._hello = hello
+
+    async def unsealed(self, config: Mapping[str, Any], members: Mapping[str, Any], ref: FunctionRef) -> Mapping[str, Any]:
+        """``config`` with its variables in clear if a request with these members gives them another key. Raises KmsRefused."""
+        if SEALED not in config or members.get("Environment") is not None or members.get("KMSKeyArn") in (None, config["KMSKeyArn"]):
+            return config
+        clear = {name: value for name, value in config.items() if name != SEALED}
+        return {**clear, "Environment": {"Variables": await self.variables(config, ref)}}
+
+    async def sealed(self, config: dict[str, Any], ref: FunctionRef) -> dict[str, Any]:
+        """``config`` as it may be stored. Raises InvalidParameterValue when KMS will not have the key used, ServiceError when it cannot be
+        asked.
+        """
+        key, variables = config.get("KMSKeyArn"), config.get("Environment", {}).get("Variables") or {}
+        if key is None or (SEALED in config and not variables):
+            return config
+        hello = await self._hello()
+        try:
+            text = await asyncio.to_thread(self._encrypt, key, variables, ref, hello)
+        except KmsRefused as e:
+            raise InvalidParameterValue(
+                "Lambda was unable to configure access to your environment variables because the KMS key is invalid for CreateGrant. "
+                f"Please check your KMS key settings. KMS Exception: {e.kms_code} KMS Message: {e.kms_message}"
+            ) from e
+        if not variables:
+            return config
+        early = sorted(name for name in variables if name in _EARLY or name.startswith("PYTHON"))
+        clear = {name: value for name, value in config.items() if name != "Environment"}
+        return {**clear, SEALED: {"Text": text, "Early": early}}
+
+    async def variables(self, config: Mapping[str, Any], ref: FunctionRef) -> dict[str, str]:
+        """What was sealed. Raises KmsRefused, ServiceError when KMS cannot be asked."""
+        hello = await self._hello()
+        return await asyncio.to_thread(self._decrypt, config["KMSKeyArn"], config[SEALED]["Text"], ref, hello)
+
+    async def reveal(self, shown: dict[str, Any], config: Mapping[str, Any], ref: FunctionRef) -> dict[str, Any]:
+        """A FunctionConfiguration with its variables, or with KMS's reason in their place, as Lambda shows it."""
+        if SEALED in config:
+            try:
+                shown["Environment"] = {"Variables": await self.variables(config, ref)}
+            except KmsRefused as e:
+                shown["Environment"] = {"Error": {"ErrorCode": e.kms_code, "Message": e.message}}
+        return shown
+
+    async def of_version(self, account: str, name: str, version: str, region: str) -> dict[str, str]:
+        """The variables of a stored version, for its cold start. Raises as ``variables``."""
+        function = self._store.get(account, name)
+        found = None if function is None else function.versions.get(version)
+        if found is None or SEALED not in found.config:
+            raise ServiceError(f"{name}:{version} has no encrypted variables any more.")
+        return await self.variables(found.config, FunctionRef(account, region, name))
+
+    def _encrypt(self, key: str, variables: Mapping[str, str], ref: FunctionRef, hello: Hello) -> str:
+        plain = json.dumps(variables, separators=(",", ":"), ensure_ascii=False).encode()
+        answer = self._ask(ref, hello, key, lambda kms: kms.encrypt(KeyId=key, Plaintext=plain, EncryptionContext=_context(ref)))
+        return base64.b64encode(answer["CiphertextBlob"]).decode()
+
+    def _decrypt(self, key: str, text: str, ref: FunctionRef, hello: Hello) -> dict[str, str]:
+        blob = base64.b64decode(text)
+        answer = self._ask(ref, hello, key, lambda kms: kms.decrypt(CiphertextBlob=blob, KeyId=key, EncryptionContext=_context(ref)))
+        variables: dict[str, str] = json.loads(answer["Plaintext"])
+        return variables
+
+    def _ask(self, ref: FunctionRef, hello: Hello, key: str, use: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Use a key that is fit for it: not everybody who plays KMS looks at the state of a key when it is used."""
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - a third of a second that few starts need
+
+        kms = self._sources.aws(ref.account, hello).client("kms")
+        try:
+            state = kms.describe_key(KeyId=key)["KeyMetadata"].get("KeyState", "Enabled")
+            if problem := _STATES.get(state, "KMSInvalidStateException"):
+                raise _refused(problem, f"{key} is {state[0].lower()}{state[1:]}.")
+            return use(kms)
+        except ClientError as e:
+            error = e.response.get("Error", {})
+            raise _refused(str(error.get("Code")), str(error.get("Message"))) from e
+        except BotoCoreError as e:
+            raise ServiceError(f"KMS could not be asked about {key}: {e}") from e
+
+
+def _context(ref: FunctionRef) -> dict[str, str]:
+    return {"aws:lambda:FunctionArn": function_arn(ref.region, ref.account, ref.name)}
+
+
+def _refused(code: str, message: str) -> KmsRefused:
+    name, text = _REASONS.get(code, ("KMSAccessDeniedException", f"{_CANNOT} KMS access was denied."))
+    return KmsRefused(f"{text} {_CHECK} KMS Exception: {code} KMS Message: {message}", name, code, message)
+
+
+class EnvironmentEndpoint:
+    """ASGI: the supervisor asks here, with the secret only it and the control plane know, for the variables of a version."""
+
+    def __init__(self, environments: SealedEnvironments, hello: Callable[[], Awaitable[Hello]]) -> None:
+        self._environments = environments
+        self._hello = hello
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"this application does not speak {scope['type']}")
+        message = await receive()
+        status, document = await self._answer(dict(scope["headers"]), message.get("body", b""))
+        body = json.dumps(document).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, headers: dict[bytes, bytes], body: bytes) -> tuple[int, dict[str, Any]]:
+        try:
+            hello = await self._hello()
+            if not hmac.compare_digest(headers.get(b"x-lambda-engine-token", b""), hello.function_key[2].encode()):
+                return 404, {"message": "Not found"}
+            asked = json.loads(body)
+            found = await self._environments.of_version(asked["account"], asked["function"], asked["version"], hello.region)
+        except KmsRefused as e:
+            return e.status, {"code": e.code, "message": e.message}
+        except AwsError as e:
+            return e.status, {"message": e.message}
+        return 200, {"variables": found}
