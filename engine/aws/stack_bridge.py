@@ -21,6 +21,7 @@ from moto.core.common_models import CloudFormationModel
 from engine.aws import stack_requests, stack_runs
 from engine.aws.beside_resources import BESIDE
 from engine.aws.clients import AwsClients
+from engine.aws.common_resources import COMMON
 from engine.aws.custom_resources import KINDS, PLAIN, About, CustomResources
 from engine.aws.embedded import INSIDE_VARIABLE, KEY_VARIABLE, URL_VARIABLE
 from engine.aws.event_resources import LOG_GROUP
@@ -34,6 +35,7 @@ _ATTRIBUTES = frozenset({"Arn", "Version", "FunctionUrl", "FunctionArn", "LayerV
 # Of APIs and their parts.
 _ATTRIBUTES |= {"RootResourceId", "RestApiId", "ResourceId", "DeploymentId", "AuthorizerId", "APIKeyId", "ApiId", "ApiEndpoint"}
 _ATTRIBUTES |= {"RouteId", "IntegrationId"}
+_ATTRIBUTES |= {"ProviderName", "ProviderURL", "UserPoolId", "ClientId", "ClientSecret", "Name"}
 SAM = "AWS::Serverless-2016-10-31"
 
 
@@ -82,7 +84,7 @@ def install(environment: Mapping[str, str] = os.environ) -> None:
     bridge = bridge_of(environment)
     if bridge is None:
         return
-    for name, kind in {**HANDLERS, **BESIDE, **LOG_GROUP}.items():
+    for name, kind in {**HANDLERS, **BESIDE, **LOG_GROUP, **COMMON}.items():
         _MODELS.append(type("Model", (_Model, CloudFormationModel), {"bridge": bridge, "kind": kind, "name": name}))
     _make_custom_resources(bridge)
     _understand_sam(environment["AWS_DEFAULT_REGION"])
