@@ -92,8 +92,8 @@ log = structlog.get_logger("control")
 
 
 def main() -> int:
-    """Run until SIGTERM or until the parent is gone; the exit status."""
-    parent = os.getppid()
+    """Run until SIGTERM or until the parent, whose number may be the argument, is gone; the exit status."""
+    parent = int(sys.argv[1]) if len(sys.argv) > 1 else os.getppid()
     _end_with_parent(parent)
     setproctitle.setproctitle("lambda-engine: control plane")
     try:

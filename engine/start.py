@@ -130,8 +130,8 @@ def _renounce(settings: Settings) -> str | None:
 
 
 def control_command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
-    """How a control plane is started."""
-    return [sys.executable, "-c", _CONTROL], child_environment(settings, port)
+    """How a control plane is started, as this process's: it is told whose, since this one may be gone before it can ask."""
+    return [sys.executable, "-c", _CONTROL, str(os.getpid())], child_environment(settings, port)
 
 
 def child_environment(settings: Settings, port: int) -> dict[str, str]:

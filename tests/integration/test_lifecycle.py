@@ -7,6 +7,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +116,28 @@ def test_nothing_survives_a_killed_supervisor_and_the_next_start_is_clean(tmp_pa
         until(lambda: not cgroups(brokers), "control groups are left")
     finally:
         running.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_survives_an_engine_that_ends_while_it_starts(tmp_path: Path, number: int) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("LAMBDA_ENGINE_")}
+    argv = [sys.executable, "-m", "engine.cli.main", "serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as starting:
+        assert starting.stdout is not None
+        said = starting.stdout
+
+        def has_control_plane() -> bool:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                return any("control_app" in " ".join(child.cmdline()) for child in psutil.Process(starting.pid).children())
+            return False
+
+        # It is there, and still far from asking whose child it is.
+        until(has_control_plane, "a control plane has been started", 60)
+        starting.send_signal(number)
+        starting.wait(60)
+        # Every process that it started holds the pipe.
+        os.set_blocking(said.fileno(), False)
+        until(lambda: said.read() == b"", "all of them have ended", 60)
 
 
 def test_a_killed_broker_is_replaced_and_service_goes_on() -> None:
