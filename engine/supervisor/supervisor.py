@@ -1,6 +1,6 @@
 """The data plane's process: what it owns, how it starts, how it ends.
 
-Start: sandbox, sockets, control plane, then ready once the catalogue is loaded and a sandbox stands. End: SIGTERM stops accepting, lets
+Start: the broker and the control plane are on their way already (``engine.start``); sockets, then ready once the catalogue is loaded and a sandbox stands. End: SIGTERM stops accepting, lets
 invocations in flight finish up to the drain time, then takes everything down; a second signal does not wait. Nothing here runs per
 invocation.
 """

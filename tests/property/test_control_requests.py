@@ -179,6 +179,8 @@ ABSENT: dict[str, tuple[int, str]] = {
     "ListLayerVersions": (200, ""),
     "ListEventSourceMappings": (200, ""),
     "CreateEventSourceMapping": (400, "InvalidParameterValueException"),
+    # Of two things that are not there, the one that is looked for first.
+    "PutFunctionCodeSigningConfig": (404, "CodeSigningConfigNotFoundException"),
     "PutFunctionEventInvokeConfig": (400, "InvalidParameterValueException"),
     "PublishLayerVersion": (400, "InvalidParameterValueException"),
     "PutResourcePolicy": (400, "InvalidParameterValueException"),
