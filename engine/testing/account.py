@@ -169,7 +169,8 @@ class Account:
         mappings = [m["UUID"] for page in lambda_.get_paginator("list_event_source_mappings").paginate() for m in page["EventSourceMappings"]]
         functions = [f["FunctionName"] for page in lambda_.get_paginator("list_functions").paginate() for f in page["Functions"]]
         for mapping in mappings:
-            lambda_.delete_event_source_mapping(UUID=mapping)
+            # One that has just been made or changed is in use for a moment.
+            self.until(lambda m=mapping: self._deleted(lambda_, m), f"a mapping that can be deleted: {mapping}", 4 * TIMEOUT_S)  # type: ignore[misc]
         for function in functions:
             lambda_.delete_function(FunctionName=function)
             self.server.ask("DELETE", "/_engine/events", {"function": function, "account": self.account_id})
@@ -186,6 +187,14 @@ class Account:
             request = urllib.request.Request(f"{self.url}/moto-api/reset", method="POST")  # noqa: S310
             with urllib.request.urlopen(request, timeout=TIMEOUT_S):  # noqa: S310
                 pass
+
+    @staticmethod
+    def _deleted(lambda_: Any, mapping: str) -> bool:
+        try:
+            lambda_.delete_event_source_mapping(UUID=mapping)
+        except lambda_.exceptions.ResourceInUseException:
+            return False
+        return True
 
 
 def _package(path: Path) -> bytes:
