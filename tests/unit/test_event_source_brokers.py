@@ -297,6 +297,9 @@ def test_a_template_has_its_own_name_for_bootstrap_servers() -> None:
             self.given = given
             return {"UUID": "u"}
 
+        def get_event_source_mapping(self, *, UUID: str) -> dict[str, str]:
+            return {"UUID": UUID, "State": "Enabled"}
+
     client = Client()
     handler = EventSourceHandler(lambda service: client, Code(lambda bucket, key: None))
     handler.create("name", {"FunctionName": "f", "Topics": ["t"], "SelfManagedEventSource": {"Endpoints": {"KafkaBootstrapServers": ["a:1"]}}})
