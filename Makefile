@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 # Test files at once: many of them wait for engines of their own. JOBS=0 runs them one after the other.
-JOBS ?= 3
+JOBS ?= 4
 RUN_ARGS ?=
 BENCH_ARGS ?=
 

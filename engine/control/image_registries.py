@@ -50,6 +50,7 @@ class ImageRegistries:
         self._coming: dict[str, asyncio.Task[None]] = {}
         self._waiting: dict[str, list[Arrived]] = {}
         self._failed: dict[str, State] = {}
+        self._told: set[str] = set()
         for left in folder.glob(f"{PULLING}*"):
             _remove(left)
 
@@ -75,6 +76,10 @@ class ImageRegistries:
     def state(self, digest: str) -> State | None:
         """Why an image is not here; None when it was never to come."""
         return _COMING if digest in self._coming else self._failed.get(digest)
+
+    def shown(self, digest: str) -> State | None:
+        """The same for who looks: what has come or failed has not until those who run it know."""
+        return _COMING if digest in self._told else self.state(digest)
 
     def fetch(self, uri: str, url: str, digest: str, arrived: Arrived) -> asyncio.Task[None]:
         """Have it come, if it is not coming already; ``arrived`` is called when it is here or will not be."""
@@ -102,8 +107,12 @@ class ImageRegistries:
         finally:
             _remove(Path(path))
             del self._coming[digest]
-        for arrived in self._waiting.pop(digest, []):
-            await arrived()
+            self._told.add(digest)
+        try:
+            for arrived in self._waiting.pop(digest, []):
+                await arrived()
+        finally:
+            self._told.discard(digest)
 
     async def close(self) -> None:
         """Give up what is coming. Idempotent."""

@@ -48,15 +48,17 @@ def rig() -> Iterator[Rig]:
 def test_a_function_is_pending_while_its_image_comes(rig: Rig) -> None:
     client = rig.engine.client()
     rig.registry.gate.clear()
-    answer = rig.create("fetched", "1")
-    assert (answer["State"], answer["StateReasonCode"], answer["CodeSha256"]) == ("Pending", "Creating", rig.digests[0])
-    shown = client.get_function_configuration(FunctionName="fetched")
-    assert (shown["State"], shown["StateReason"], shown["StateReasonCode"]) == ("Pending", "The function is being created.", "Creating")
-    assert "LastUpdateStatus" not in shown
-    status, code, message = refused(client.invoke, FunctionName="fetched")
-    assert (status, code) == (409, "ResourceConflictException")
-    assert message.endswith("The function is currently in the following state: Pending")
-    rig.registry.gate.set()
+    try:
+        answer = rig.create("fetched", "1")
+        assert (answer["State"], answer["StateReasonCode"], answer["CodeSha256"]) == ("Pending", "Creating", rig.digests[0])
+        shown = client.get_function_configuration(FunctionName="fetched")
+        assert (shown["State"], shown["StateReason"], shown["StateReasonCode"]) == ("Pending", "The function is being created.", "Creating")
+        assert "LastUpdateStatus" not in shown
+        status, code, message = refused(client.invoke, FunctionName="fetched")
+        assert (status, code) == (409, "ResourceConflictException")
+        assert message.endswith("The function is currently in the following state: Pending")
+    finally:
+        rig.registry.gate.set()
     client.get_waiter("function_active_v2").wait(FunctionName="fetched")
     assert rig.invoke("fetched") == {"op": "echo"}
     found = client.get_function(FunctionName="fetched")
