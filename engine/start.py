@@ -23,7 +23,7 @@ from pydantic import BaseModel, SecretStr
 
 from engine.config import ENV_PREFIX, Settings
 from engine.core.runtimes import CUSTOM
-from engine.data_dir import held
+from engine.data_dir import held, make
 from engine.errors import ConfigurationError
 from engine.sandbox import toolchains
 from engine.sandbox.interpreters import discover
@@ -61,6 +61,7 @@ def begun(settings: Settings) -> Iterator[Begun]:
     Raises ConfigurationError when the port or the data directory is taken or not to be had, SandboxUnavailable when the broker cannot be
     executed.
     """
+    make(settings.data_dir)
     run_dir = settings.run_dir()
     try:
         run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -8,6 +8,7 @@ instance is still there, or the loop would find itself among warm instances, go 
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 
@@ -202,6 +203,7 @@ def _sustained(context: Context, engine: Engine, names: list[str]) -> Row:
     )
     outcome = Generator(plan).run()
     result = _row("small function, sustained", outcome, in_flight=4, generator="Python")
+    result.extra["cores"] = len(context.cpus) if context.cpus else os.cpu_count() or 1
     result.rate = round(result.requests / outcome.seconds, 1)
     return result
 

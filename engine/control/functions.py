@@ -181,13 +181,15 @@ class FunctionOperations:
         shown = configuration.shown(function, version, ref.region, ref.qualifier)
         await self._plane.environments.reveal(shown, version.config, ref)
         code = self._plane.code
-        state = self._plane.images.registries.shown(version.code_sha256) if configuration.is_image(version.config) else None
         if configuration.is_image(version.config):
-            there = self._plane.images.image(version.code_sha256) is not None and (state is None or state.state == "Failed")
+            state = self._plane.images.standing(version.code_sha256)
+            if state is not None:
+                return configuration.in_state(shown, *state)
+            there = self._plane.images.image(version.code_sha256) is not None
         else:
             there = all(code.tree(sha256).is_dir() for sha256 in (version.code_sha256, *version.layers))
         if not there:
-            return configuration.lost(shown) if state is None else configuration.in_state(shown, *state)
+            return configuration.lost(shown)
         return await snap_start.with_state(self._plane.link, function, version, shown)
 
     async def delete(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:

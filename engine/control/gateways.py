@@ -9,18 +9,16 @@ openid.net/specs/openid-connect-discovery-1_0.html.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from engine.config import AuthMode, Settings
 from engine.control.link import Hello
+from engine.control.questions import QuestionEndpoint
 from engine.errors import ServiceError
 from engine.protocol.gateway import balancers
 from engine.protocol.gateway.balancers import Balancer
@@ -207,32 +205,19 @@ def _signed(url: str, key: str, secret: str, token: str | None, region: str) -> 
     return dict(request.headers.items())
 
 
-class GatewayEndpoint:
-    """ASGI. The question is JSON: ``{"api": id}``, ``{"balancer": name}`` or ``{"issuer": url}``."""
+class GatewayEndpoint(QuestionEndpoint):
+    """The question is ``{"api": id}``, ``{"balancer": name}`` or ``{"issuer": url}``."""
 
     def __init__(self, gateways: Gateways, hello: Callable[[], Awaitable[Hello]]) -> None:
+        super().__init__(hello)
         self._gateways = gateways
-        self._hello = hello
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            raise RuntimeError(f"this application does not speak {scope['type']}")
-        message = await receive()
-        status, body = await self._answer(dict(scope["headers"]), message.get("body", b""))
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async def _answer(self, headers: dict[bytes, bytes], body: bytes) -> tuple[int, bytes]:
+    async def answer(self, asked: dict[str, Any], hello: Hello) -> tuple[int, Any]:
+        ask: Mapping[str, Callable[[str, Hello], Any]] = {
+            "issuer": self._gateways.key_set, "balancer": self._gateways.balancer, "api": self._gateways.api,
+        }  # fmt: skip
+        ((kind, name),) = asked.items()
         try:
-            hello = await self._hello()
-            if not hmac.compare_digest(headers.get(b"x-lambda-engine-token", b""), hello.function_key[2].encode()):
-                return 404, b'{"message":"Not found"}'
-            asked = json.loads(body)
-            if "issuer" in asked:
-                return 200, msgspec.json.encode(await asyncio.to_thread(self._gateways.key_set, asked["issuer"], hello))
-            if "balancer" in asked:
-                return 200, msgspec.json.encode(await asyncio.to_thread(self._gateways.balancer, asked["balancer"], hello))
-            return 200, msgspec.json.encode(await asyncio.to_thread(self._gateways.api, asked["api"], hello))
+            return 200, await asyncio.to_thread(ask[kind], name, hello)
         except ServiceError as e:
-            return 502, msgspec.json.encode({"message": e.message})
+            return 502, {"message": e.message}

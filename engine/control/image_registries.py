@@ -23,6 +23,7 @@ from engine.images.refused import ImageRefused
 from engine.images.registry import Registry, parse
 from engine.images.store import PULLING
 
+_NICE = 10
 _DENIED, _NOT_FOUND = (401, 403), 404
 _NO_ACCESS = "Lambda does not have permission to access the ECR image. Check the ECR permissions."
 _log = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ class State(NamedTuple):
     code: str
 
 
-_COMING = State("Pending", "The function is being created.", "Creating")
+# Of one that is on its way.
+COMING = State("Pending", "The function is being created.", "Creating")
 
 
 class ImageRegistries:
@@ -75,11 +77,11 @@ class ImageRegistries:
 
     def state(self, digest: str) -> State | None:
         """Why an image is not here; None when it was never to come."""
-        return _COMING if digest in self._coming else self._failed.get(digest)
+        return COMING if digest in self._coming else self._failed.get(digest)
 
-    def shown(self, digest: str) -> State | None:
-        """The same for who looks: what has come or failed has not until those who run it know."""
-        return _COMING if digest in self._told else self.state(digest)
+    def telling(self, digest: str) -> bool:
+        """Whether it has come or failed just now, and those who run it are still being told."""
+        return digest in self._told
 
     def fetch(self, uri: str, url: str, digest: str, arrived: Arrived) -> asyncio.Task[None]:
         """Have it come, if it is not coming already; ``arrived`` is called when it is here or will not be."""
@@ -95,7 +97,7 @@ class ImageRegistries:
         os.close(fd)
         try:
             # By its digest: what the tag means may have changed since.
-            outcome = await _run("pull", f"{_untagged(url)}@sha256:{digest}", path)
+            outcome = await work_apart("pull", f"{_untagged(url)}@sha256:{digest}", path, failing="it could not be fetched")
             if "refused" in outcome:
                 code = "ImageAccessDenied" if outcome.get("status") in _DENIED else "InvalidImage"
                 self._failed[digest] = State("Failed", str(outcome["refused"]), code)
@@ -123,9 +125,13 @@ class ImageRegistries:
             await asyncio.wait(tasks)
 
 
-async def _run(*words: str) -> dict[str, Any]:
+async def work_apart(*words: str, failing: str) -> dict[str, Any]:
+    """The outcome of ``python -m engine.images`` with these words, in a process of its own: what an image brings down is no more than that.
+
+    ``failing``: what is said when it ends without an outcome.
+    """
     process = await asyncio.create_subprocess_exec(
-        "nice", "-n", "10", sys.executable, "-m", "engine.images", *words,
+        "nice", "-n", str(_NICE), sys.executable, "-m", "engine.images", *words,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -136,8 +142,8 @@ async def _run(*words: str) -> dict[str, Any]:
     try:
         outcome: dict[str, Any] = json.loads(out)
     except ValueError:
-        words_ = err.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        return {"refused": f"it could not be fetched: {words_ or f'status {process.returncode}'}"}
+        said = err.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        return {"refused": f"{failing}: {said or f'status {process.returncode}'}"}
     return outcome
 
 

@@ -8,9 +8,7 @@ Source: docs.aws.amazon.com/lambda/latest/dg/images-create.html and recorded rep
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,14 +16,13 @@ from typing import Any, NamedTuple
 
 from engine.clock import Clock
 from engine.control import configuration
-from engine.control.image_registries import Arrived, ImageRegistries
+from engine.control.image_registries import COMING, Arrived, ImageRegistries, State, work_apart
 from engine.control.link import Hello
 from engine.errors import InvalidParameterValue, NotImplementedHere
 from engine.images.store import BUILDING, ImageStore
 from engine.store.api import FunctionStore, Version
 
 RUNTIME = "image"
-_NICE = 10
 _ONLY_CODE = "Please don't provide Handler or Runtime or Layer when the intended function PackageType is Image."
 _MAX_NAME = 1024
 
@@ -103,6 +100,14 @@ class Images:
                 self._known[digest] = known
         return known
 
+    def standing(self, digest: str) -> State | None:
+        """Why functions of an image are not Active, for who looks: what has come has not until those who run it know. None: it is not for want
+        of an image that is to come.
+        """
+        if self.registries.telling(digest):
+            return COMING
+        return None if self.image(digest) is not None else self.registries.state(digest)
+
     def entry(self, version: Version) -> dict[str, Any]:
         """The members of a version's catalogue entry that its image decides."""
         image = self.image(version.code_sha256)
@@ -143,20 +148,7 @@ class Images:
 
     async def _unpack(self, archive: Path) -> dict[str, Any]:
         """By a process of its own: an archive that brings it down brings down nothing else."""
-        command = (sys.executable, "-m", "engine.images", str(archive), str(self._store.root))
-        process = await asyncio.create_subprocess_exec(
-            "nice", "-n", str(_NICE), *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        try:
-            out, err = await process.communicate()
-        except BaseException:
-            process.kill()
-            raise
-        try:
-            outcome: dict[str, Any] = json.loads(out)
-        except ValueError:
-            words = err.decode("utf-8", "replace").strip().rpartition("\n")[2]
-            raise ImportRefused(f"the archive could not be unpacked: {words or f'status {process.returncode}'}") from None
+        outcome = await work_apart(str(archive), str(self._store.root), failing="the archive could not be unpacked")
         if "refused" in outcome:
             raise ImportRefused(str(outcome["refused"]))
         return outcome

@@ -9,9 +9,7 @@ Source: docs.aws.amazon.com/lambda/latest/dg/lambda-intro-execution-role.html.
 from __future__ import annotations
 
 import asyncio
-import hmac
-import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -21,7 +19,8 @@ from engine.auth.policy import MalformedPolicy, Request, evaluate, parse
 from engine.clock import Clock
 from engine.config import AuthMode, Settings
 from engine.control.link import Hello
-from engine.errors import AccessDenied, AwsError, InvalidParameterValue, ServiceError
+from engine.control.questions import QuestionEndpoint
+from engine.errors import AccessDenied, InvalidParameterValue, ServiceError
 
 if TYPE_CHECKING:
     from engine.aws.clients import AwsClients
@@ -136,29 +135,12 @@ class Roles:
         return found
 
 
-class CredentialsEndpoint:
-    """ASGI: the supervisor asks here, with the secret only it and the control plane know, for credentials of a role."""
+class CredentialsEndpoint(QuestionEndpoint):
+    """Credentials of a role, for the supervisor."""
 
     def __init__(self, roles: Roles, hello: Callable[[], Awaitable[Hello]]) -> None:
+        super().__init__(hello)
         self._roles = roles
-        self._hello = hello
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            raise RuntimeError(f"this application does not speak {scope['type']}")
-        message = await receive()
-        status, document = await self._answer(dict(scope["headers"]), message.get("body", b""))
-        body = json.dumps(document).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async def _answer(self, headers: dict[bytes, bytes], body: bytes) -> tuple[int, dict[str, Any]]:
-        try:
-            hello = await self._hello()
-            if not hmac.compare_digest(headers.get(b"x-lambda-engine-token", b""), hello.function_key[2].encode()):
-                return 404, {"message": "Not found"}
-            asked = json.loads(body)
-            return 200, await self._roles.assume(asked["role"], asked["account"], asked["function"])
-        except AwsError as e:
-            return e.status, {"message": e.message}
+    async def answer(self, asked: dict[str, Any], hello: Hello) -> tuple[int, Any]:
+        return 200, await self._roles.assume(asked["role"], asked["account"], asked["function"])

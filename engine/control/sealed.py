@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hmac
 import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from engine.arn import FunctionRef, function_arn
 from engine.control.configuration import SEALED
 from engine.control.link import Hello
+from engine.control.questions import QuestionEndpoint
 from engine.control.sources import Sources
-from engine.errors import AwsError, InvalidParameterValue, KmsRefused, ServiceError
+from engine.errors import InvalidParameterValue, KmsRefused, ServiceError
 from engine.store.api import FunctionStore
 
 PATH = "/_lambda-engine/environment"
@@ -130,32 +130,16 @@ def _refused(code: str, message: str) -> KmsRefused:
     return KmsRefused(f"{text} {_CHECK} KMS Exception: {code} KMS Message: {message}", name, code, message)
 
 
-class EnvironmentEndpoint:
-    """ASGI: the supervisor asks here, with the secret only it and the control plane know, for the variables of a version."""
+class EnvironmentEndpoint(QuestionEndpoint):
+    """The variables of a version, for the supervisor."""
 
     def __init__(self, environments: SealedEnvironments, hello: Callable[[], Awaitable[Hello]]) -> None:
+        super().__init__(hello)
         self._environments = environments
-        self._hello = hello
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            raise RuntimeError(f"this application does not speak {scope['type']}")
-        message = await receive()
-        status, document = await self._answer(dict(scope["headers"]), message.get("body", b""))
-        body = json.dumps(document).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async def _answer(self, headers: dict[bytes, bytes], body: bytes) -> tuple[int, dict[str, Any]]:
+    async def answer(self, asked: dict[str, Any], hello: Hello) -> tuple[int, Any]:
         try:
-            hello = await self._hello()
-            if not hmac.compare_digest(headers.get(b"x-lambda-engine-token", b""), hello.function_key[2].encode()):
-                return 404, {"message": "Not found"}
-            asked = json.loads(body)
             found = await self._environments.of_version(asked["account"], asked["function"], asked["version"], hello.region)
         except KmsRefused as e:
             return e.status, {"code": e.code, "message": e.message}
-        except AwsError as e:
-            return e.status, {"message": e.message}
         return 200, {"variables": found}

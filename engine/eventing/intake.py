@@ -129,7 +129,6 @@ class Intake:
         )
         self._wake()
 
-
     def take(self, rows: list[Any]) -> asyncio.Future[None]:
         """Accept what the supervisor has checked: request id, account, function, qualifier, trace header and payload of each event.
 

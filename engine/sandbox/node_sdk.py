@@ -8,13 +8,14 @@ the one in use, so that engines that run see a new one at once and functions tha
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # Below the cache directory, and below /var/runtime.
@@ -66,13 +67,25 @@ def install(cache_dir: Path, packages: Iterable[str] = (), npm: str | None = Non
         raise SdkError("npm is not on PATH: install Node.js with it")
     root = home(cache_dir)
     root.mkdir(parents=True, exist_ok=True, mode=0o755)
-    building = root / f"{_BUILDING}{os.getpid()}"
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir()
-    try:
-        return _take_over(root, building, _fetch(building, wanted, program))
-    finally:
+    with _alone(root):
+        building = root / f"{_BUILDING}{os.getpid()}"
         shutil.rmtree(building, ignore_errors=True)
+        building.mkdir()
+        try:
+            return _take_over(root, building, _fetch(building, wanted, program))
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """One at a time: whoever takes over clears away what else lies there."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _fetch(building: Path, wanted: list[str], npm: str) -> dict[str, str]:

@@ -209,7 +209,6 @@ class SqlEventQueue:
                 future.set_exception(error)
         self._write(loop)
 
-
     def _note(self, work: _Work) -> None:
         """What waits now, from when on."""
         written = [((row[1], row[2]), row[_DUE_MS]) for row in work.added]

@@ -463,14 +463,17 @@ class Invoker:
 
     def _sweep(self) -> None:
         now_s = self._clock.monotonic()
-        for instance in [i for i in self._timed if i.deadline_s is not None and i.deadline_s <= now_s]:
-            self._overdue(instance)
-        self._finishing.sweep(now_s)
-        self.sharing.sweep(now_s)
-        if self._timed or self.sharing.running:
-            self._loop.call_later(SWEEP_S, self._sweep)
-        else:
-            self._sweeping = False
+        try:
+            for instance in [i for i in self._timed if i.deadline_s is not None and i.deadline_s <= now_s]:
+                self._overdue(instance)
+            self._finishing.sweep(now_s)
+            self.sharing.sweep(now_s)
+        finally:
+            # Whatever one of them came to, the deadlines of the others hold.
+            if self._timed or self.sharing.running:
+                self._loop.call_later(SWEEP_S, self._sweep)
+            else:
+                self._sweeping = False
 
     def write_starts(self) -> None:
         """Before the logs are written: let what still runs be seen to have started."""

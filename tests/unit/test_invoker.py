@@ -229,6 +229,30 @@ def test_a_freed_instance_serves_the_line_before_its_new_one(play: Callable[...,
     play(scenario)
 
 
+def test_deadlines_hold_after_a_sweep_that_came_to_grief(play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.put()
+        troubles: list[dict[str, Any]] = []
+        rig.loop.set_exception_handler(lambda _loop, context: troubles.append(context))
+        sweep = rig.invoker.sharing.sweep
+
+        def once(now_s: float) -> None:
+            rig.invoker.sharing.sweep = sweep  # type: ignore[method-assign]
+            raise RuntimeError("one of many")
+
+        rig.invoker.sharing.sweep = once  # type: ignore[method-assign]
+        started = asyncio.Event()
+        rig.sandbox.on_invoke = lambda w, e: started.set()
+        answer = rig.invoke()
+        await started.wait()
+        await rig.until(lambda: bool(troubles))
+        rig.clock.advance(3.0)
+        assert (await rig.finish(answer)).status is Status.TIMEOUT
+        assert [str(t["exception"]) for t in troubles] == ["one of many"]
+
+    play(scenario)
+
+
 def test_timeout_kills_and_the_next_invocation_repeats_init_in_the_same_sandbox(play: Callable[..., None]) -> None:
     async def scenario(rig: Rig) -> None:
         rig.put()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,13 @@ def test_a_data_directory_that_cannot_be_one(tmp_path: Path) -> None:
 )
 def test_a_runtime_that_was_named_and_is_none(tmp_path: Path, runtimes: dict[str, str], says: str) -> None:
     assert refusal(data_dir=tmp_path / "data", runtimes=runtimes) == says
+
+
+def test_a_data_directory_is_its_owners_alone(tmp_path: Path) -> None:
+    place = tmp_path / "new" / "data"
+    refusal(data_dir=place, runtimes={"cobol": "/bin/true"})
+    assert (place / "run").is_dir(), "it is there before anything is refused"
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
 
 
 def test_jars_that_are_not_there(tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ from engine.cli.stack.state import State
 
 CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"]
 WAIT = {"Delay": 0.1, "MaxAttempts": 36_000}
-
-
 _UNKNOWN = re.compile(r"Unrecognized resource types: \[([^]]*)\]")
 
 
