@@ -50,11 +50,6 @@ def _target(name: str) -> Path:
     return cache_dir() / f"client-{name}-{stamp}"
 
 
-def is_built(name: str) -> bool:
-    """Whether this folder of tests/clients has been built here before."""
-    return _target(name).is_dir()
-
-
 def _built(name: str, build: Callable[[Path], None]) -> Path:
     """The directory in which ``build`` has left its products."""
     target = _target(name)
@@ -124,13 +119,28 @@ def rust_program(name: str) -> Path:
 
 @functools.cache
 def node() -> bytes:
-    """aws-lambda-ric, whose native part is compiled at its installation."""
+    """aws-lambda-ric, its native part compiled here.
+
+    Its own installation does the same but for curl, which that compiles from source first, for minutes: here the host's is linked.
+    """
 
     def build(folder: Path) -> None:
-        _run(folder, "npm", "install", "--no-audit", "--no-fund", "--foreground-scripts", "--dangerously-allow-all-scripts=true")
+        _run(folder, "npm", "install", "--no-audit", "--no-fund", "--ignore-scripts")
         package = folder / "node_modules/aws-lambda-ric"
-        for name in ("deps", "src", "build"):
-            shutil.rmtree(package / name, ignore_errors=True)
+        library = folder / "cpp"
+        library.mkdir()
+        _run(library, "tar", "-xJf", str(package / "deps/aws-lambda-cpp.tar.xz"), "--no-same-owner")
+        _run(library, "cmake", "-S", ".", "-B", "out", "-DENABLE_LTO=OFF", "-DCMAKE_CXX_FLAGS=-fPIC")
+        # By name: the default target would install the library into the system.
+        _run(library, "cmake", "--build", "out", "--target", "aws-lambda-runtime")
+        _run(
+            folder, "c++", "-std=c++17", "-shared", "-fPIC", "-O1", "-DNODE_GYP_MODULE_NAME=rapid_client", "-o", str(package / "rapid-client.node"),
+            str(package / "src/native/rapid-client.cc"), "-Icpp/include", "-Inode_modules/node-addon-api", f"-I{_node_headers()}",
+            "cpp/out/libaws-lambda-runtime.a", "-lcurl",
+        )  # fmt: skip
+        shutil.rmtree(library)
+        for name in ("deps", "src"):
+            shutil.rmtree(package / name)
 
     folder = _built("node", build)
     ric = _tree(folder / "node_modules/aws-lambda-ric", "node_modules/aws-lambda-ric/")
@@ -168,6 +178,16 @@ def node_program(major: int) -> Path:
     own = shutil.which("node")
     if own and subprocess.run([own, "--version"], capture_output=True, text=True, check=False).stdout.startswith(f"v{major}."):
         return Path(own)
+    return _node_from_npm(major) / "bin/node"
+
+
+def _node_headers() -> Path:
+    """Those of Node.js's interface for native parts, which is the same in all versions: the host's may have come without."""
+    return _node_from_npm(22) / "include/node"
+
+
+@functools.cache
+def _node_from_npm(major: int) -> Path:
     target = cache_dir() / f"node-{major}"
     if not target.is_dir():
         building = target.with_name(f"{target.name}.{os.getpid()}")
@@ -180,7 +200,7 @@ def node_program(major: int) -> Path:
         except OSError:
             if not target.is_dir():
                 raise
-    return target / "node_modules/node/bin/node"
+    return target / "node_modules/node"
 
 
 @functools.cache

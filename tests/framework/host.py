@@ -50,6 +50,13 @@ def _no_programs(*names: str) -> Callable[[], bool]:
     return lambda: not all(map(shutil.which, names))
 
 
+def _nothing_for_the_client_of_node() -> bool:
+    if _no_programs("node", "npm", "cmake", "c++", "make", "tar", "xz")():
+        return True
+    asked = subprocess.run(["c++", "-E", "-x", "c++", "-include", "curl/curl.h", "/dev/null"], capture_output=True, check=False, timeout=60)
+    return asked.returncode != 0
+
+
 def _python_h() -> str:
     return os.path.join(sysconfig.get_path("include"), "Python.h")
 
@@ -92,7 +99,7 @@ REASONS: dict[str, Callable[..., bool]] = {
     "no Go compiler": _no_programs("go"),
     "no Rust 1.85 or newer": _no_rust,
     "no Node.js with npm": _no_programs("node", "npm"),
-    "no Node.js with npm and cmake": _no_programs("node", "npm", "cmake", "c++", "make"),
+    "nothing to build Node.js's client with": _nothing_for_the_client_of_node,
     "no Chromium": _no_programs("chromium"),
     "no Ruby": _no_programs("ruby"),
     "no JDK with Maven": _no_programs("javac", "mvn"),

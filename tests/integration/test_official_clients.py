@@ -35,17 +35,12 @@ LANGUAGES = {
     "python": Language(lambda: clients.python(os.path.realpath(sys.executable)), "client.handler", "ValueError", "not Linux"),
     "go": Language(clients.go, "bootstrap", "errorString", "no Go compiler"),
     "rust": Language(lambda: clients.rust("buffered"), "bootstrap", "alloc::boxed::Box", "no Rust 1.85 or newer"),
-    "node": Language(clients.node, "index.handler", "Error", "no Node.js with npm and cmake"),
+    "node": Language(clients.node, "index.handler", "Error", "nothing to build Node.js's client with"),
     "java": Language(clients.java, "client.Handler", "java.lang.IllegalStateException", "no JDK with Maven", 512),
 }
 
 
-def _marks(name: str) -> tuple[pytest.MarkDecorator, ...]:
-    """Built once, all are quick. What builds that of Node.js (curl, from its source, within npm install) takes minutes, the others' less than one."""
-    return (pytest.mark.slow,) if name == "node" and not clients.is_built(name) else ()
-
-
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=_marks(name)) for name in LANGUAGES])
+@pytest.fixture(scope="module", params=LANGUAGES)
 def language(request: pytest.FixtureRequest, shared: Engine) -> Iterator[tuple[Language, str, Any]]:
     """A language, the name of its function, a client."""
     spec = LANGUAGES[request.param]
