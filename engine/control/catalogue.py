@@ -12,6 +12,7 @@ from engine.control import instance_policy, snap_start
 from engine.control.configuration import SEALED, is_image
 from engine.control.images import Images
 from engine.control.kinds import POLICY, URL, may_loop, provisioned_concurrency, reserved_concurrency, resource_policies
+from engine.control.mentions import Mention
 from engine.control.vpc_documents import network
 from engine.store.api import LATEST, CodeStore, Function, Version
 
@@ -26,7 +27,7 @@ class Catalogue:
         # Text: at a start with many functions the path objects would cost more than everything else here.
         self._trees = code.tree("any").parent
         self._code = code
-        self._there: Callable[[str], bool] = os.path.isdir
+        self._there: Callable[[str], bool] = os.path.exists
         self._entries: dict[tuple[str, str], dict[str, Any]] = {}
         self.loaded = False
 
@@ -38,7 +39,7 @@ class Catalogue:
         try:
             self._entries = {(f.account, f.name): self._entry(f) for f in functions}
         finally:
-            self._there = os.path.isdir
+            self._there = os.path.exists
 
     def put(self, function: Function) -> None:
         """Add or replace."""
@@ -101,11 +102,16 @@ class Catalogue:
             "streamed": document.get("InvokeMode") == "RESPONSE_STREAM",
         }
 
+    def _api(self, trees: tuple[str, ...]) -> Mention | None:
+        """What the code is seen to want of Lambda's HTTP APIs."""
+        return next((what for what in (Mention.EXTENDS, Mention.ASKS) if any(self._there(f"{tree}.{what}") for tree in trees)), None)
+
     def _version(self, version: Version, places: int) -> dict[str, Any]:
         """``places``: how many invocations an instance runs at once; the lines of several can only be told apart as JSON."""
         config = version.config
         logging = config["LoggingConfig"]
         tree, *layers = (f"{self._trees}/{sha256}" for sha256 in (version.code_sha256, *version.layers))
+        api = self._api((tree, *layers))
         return {
             "version": version.version,
             "generation": version.generation,
@@ -132,4 +138,5 @@ class Catalogue:
             "max_concurrency": places,
             "network": network(config.get("VpcConfig")),
             **(self._images.entry(version) if is_image(config) else {}),
+            **({} if api is None else {"api": str(api)}),
         }

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.control import archive
+from engine.control import archive, mentions
 from engine.control.compiler import TIMEOUT_S, Bytecode, Compiler, CompilerFailed
 from engine.core.runtimes import compiles
 from engine.store.api import CodeStore
@@ -104,6 +104,9 @@ class Packages:
         scratch = self._code.scratch()
         try:
             archive.extract(data, scratch)
+            mention = mentions.find(scratch)
+            if mention is not None:
+                self._code.mentions(sha256, mention).touch()
             done = None if runtime is None or interpreter is None else self._compile(scratch, runtime, interpreter, root)
             tree = self._code.publish(sha256, scratch, data)
         except BaseException:

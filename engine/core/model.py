@@ -14,7 +14,7 @@ class VersionConfig:
     """One invocable configuration: ``$LATEST`` or a published version.
 
     ``generation`` changes whenever anything an instance was started with changes; instances of another generation are
-    drained. ``max_concurrency``: invocations that an instance may run at once. ``image``: what a container image starts (``entrypoint``, ``cmd``, ``workdir``, ``env``), None for a package. ``network``: ``vpc/subnet,subnet/group,group`` of a function in a VPC, else empty. ``sealed``: the values of ``env`` are behind a KMS key, and so are most names. Times in seconds, sizes in MiB.
+    drained. ``max_concurrency``: invocations that an instance may run at once. ``image``: what a container image starts (``entrypoint``, ``cmd``, ``workdir``, ``env``), None for a package. ``network``: ``vpc/subnet,subnet/group,group`` of a function in a VPC, else empty. ``sealed``: the values of ``env`` are behind a KMS key, and so are most names. ``api``: what the code wants of Lambda's HTTP APIs, ``extends`` (it registers extensions), ``asks`` or nothing. Times in seconds, sizes in MiB.
     """
 
     account: str
@@ -42,6 +42,7 @@ class VersionConfig:
     image: Mapping[str, Any] | None = None
     max_concurrency: int = 1
     sealed: bool = False
+    api: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -391,3 +391,7 @@ class CodeStore(Protocol):
     def compiled(self, sha256: str, runtime: str) -> Path:
         """A marker file beside the tree: it exists when the tree holds bytecode for ``runtime``."""
         ...
+
+    def mentions(self, sha256: str, what: str) -> Path:
+        """A marker file beside the tree: it exists when ``what`` was found in its code."""
+        ...

@@ -1,7 +1,7 @@
 """Code packages on disk, named by their content.
 
 ``blobs/<sha256>.zip`` is the package as uploaded, ``code/<sha256>/`` its extracted tree, ``code/<sha256>.<runtime>`` the marker that the
-tree holds bytecode for that runtime. The rows of the database are the reference count. A package nobody refers to stays for
+tree holds bytecode for that runtime, ``code/<sha256>.asks`` or ``.extends`` what was found in its code. The rows of the database are the reference count. A package nobody refers to stays for
 ``grace_s`` more: instances of the former version may run, and import from it, for as long as an invocation can last.
 """
 
@@ -55,6 +55,9 @@ class DiskCodeStore:
 
     def compiled(self, sha256: str, runtime: str) -> Path:
         return self._trees / f"{sha256}.{runtime}"
+
+    def mentions(self, sha256: str, what: str) -> Path:
+        return self._trees / f"{sha256}.{what}"
 
     def present(self) -> frozenset[str]:
         return frozenset(os.listdir(self._trees))

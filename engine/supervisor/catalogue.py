@@ -46,12 +46,15 @@ class Version:
         self.log = log or function.log
         self.tracer = tracer if config.tracing == "Active" else None
         self.config = config
-        self.extensions = zygotes.has_extensions(config)
+        external = zygotes.has_extensions(config)
+        behind_agent = external or zygotes.asks_apis(config)
+        # Whether it may have any, who then hear of its end.
+        self.extensions = external or config.api == "extends"
         # Invocations that an instance may run at once; a pool of such instances is another.
-        self.limit = zygotes.places(config, behind_agent=self.extensions)
+        self.limit = zygotes.places(config, behind_agent=behind_agent)
         self.pool: VersionPool[Instance, Request] = SharedPool(self.limit) if self.limit > 1 else VersionPool()
         self.provisioned: Provision | None = None
-        self.zygote_key = self.stock_key = zygotes.key(config, behind_agent=self.extensions)
+        self.zygote_key = self.stock_key = zygotes.key(config, behind_agent=behind_agent)
         self.template: Template | None = None
         # What its first instance imported, once that is known.
         self.imports: Imports | None = None
@@ -155,6 +158,7 @@ def _version(account: str, name: str, v: Any) -> VersionConfig:
         image=v.get("image"),
         max_concurrency=int(v.get("max_concurrency") or 1),
         sealed=bool(v.get("sealed")),
+        api=str(v.get("api") or ""),
     )
 
 

@@ -50,6 +50,11 @@ def has_extensions(config: VersionConfig) -> bool:
     return any(os.path.isdir(os.path.join(layer, "extensions")) for layer in config.layers)
 
 
+def asks_apis(config: VersionConfig) -> bool:
+    """Whether its code has Lambda's HTTP APIs to ask: a worker with the agent beside it cannot be copied or run several invocations at once."""
+    return bool(config.api) and not config.snap_start and config.max_concurrency == 1
+
+
 def key(config: VersionConfig, *, behind_agent: bool = False) -> str:
     """Which stock of prepared sandboxes serves this configuration. ``behind_agent``: also a worker of ours has the agent beside it.
 

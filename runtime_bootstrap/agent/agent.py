@@ -30,7 +30,7 @@ from runtime_bootstrap.agent.http import Connection, Exchange, Sink
 from runtime_bootstrap.agent.link import INVOKE, MAX_PAYLOAD, SHUTDOWN, Invoke, Link
 from runtime_bootstrap.agent.loop import Loop
 from runtime_bootstrap.agent.processes import Process, end_like, error_text, exit_text
-from runtime_bootstrap.agent.relay import Relay, library_root
+from runtime_bootstrap.agent.relay import Bystander, Relay, library_root
 from runtime_bootstrap.agent.runtime import INVOCATION, Events, Runtime, platform_document
 from runtime_bootstrap.agent.several import Several
 from runtime_bootstrap.agent.telemetry import Subscription, Telemetry
@@ -44,6 +44,8 @@ _AFTER_INIT_ERROR_S = 0.5
 # What a runtime gets of the time to end, before the extensions get the rest.
 _RUNTIME_SHARE = 0.3
 _FAILURE_MS = 2000
+# All the time that there is where extensions are within the runtime's own process.
+_INTERNAL_MS = 500
 _PR_SET_DUMPABLE = 4
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -63,7 +65,11 @@ class Agent(Events, ext.Told):
         self.link = Link(loop, sock, self._on_frame)
         self._relay = Relay(loop, self.link, self, init_frame) if init.get("native") else None
         self._several = init.get("max_concurrency", 1) > 1
-        self._http: "Union[Runtime, Several]" = Several(self.link, self) if self._several else Runtime(self.link, self)
+        self._http: "Union[Runtime, Several]"
+        if self._relay is not None:
+            self._http = Bystander(self.link, self._relay)
+        else:
+            self._http = Several(self.link, self) if self._several else Runtime(self.link, self)
         self.runtime: "Union[Runtime, Several, Relay]" = self._relay or self._http
         self.extensions = ext.Extensions(init, self)
         self.telemetry = Telemetry(loop, self.extensions, json_format=self._json, on_subscribed=self._subscribed)
@@ -270,6 +276,9 @@ class Agent(Events, ext.Told):
         if not self.extensions.registered:
             self.link.settle()
             end()
+        share = _RUNTIME_SHARE
+        if not self.extensions.external:
+            share, deadline_ms = 1.0, min(deadline_ms, int(time.time() * 1000) + _INTERNAL_MS)
         budget_s = max(0.0, deadline_ms / 1000.0 - time.time())
         self.loop.later(budget_s, lambda: self._end(end))
         runtime = self._process
@@ -277,7 +286,7 @@ class Agent(Events, ext.Told):
             self._end_extensions(reason, deadline_ms, end)
             return
         runtime.signal(signal.SIGTERM)
-        give_up_s = self.loop.now() + budget_s * _RUNTIME_SHARE
+        give_up_s = self.loop.now() + budget_s * share
 
         def look() -> None:
             if runtime.status is None and self.loop.now() < give_up_s:

@@ -91,6 +91,11 @@ class Extensions:
     def registered(self) -> "list[Extension]":
         return [e for e in self.all.values() if e.state != "Started"]
 
+    @property
+    def external(self) -> bool:
+        """Whether any is a process of its own."""
+        return any(e.process is not None for e in self.all.values())
+
     def launched(self, name: str) -> Extension:
         """An external one is about to be started."""
         extension = self.all[name] = Extension(name, None)

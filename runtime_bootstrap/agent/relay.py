@@ -12,9 +12,10 @@ from typing import Optional
 
 from runtime_bootstrap import packing
 from runtime_bootstrap.agent import link as frames
+from runtime_bootstrap.agent.http import Exchange, Sink
 from runtime_bootstrap.agent.link import Invoke, Link
 from runtime_bootstrap.agent.loop import READ, WRITE, Loop
-from runtime_bootstrap.agent.runtime import Events
+from runtime_bootstrap.agent.runtime import INVOCATION, Discard, Events, Runtime, fault
 
 _READ, _READ_BIG = 16 * 1024, 256 * 1024
 _ANSWERS = (frames.RESPONSE, frames.ERROR, frames.STREAM_END)
@@ -128,6 +129,43 @@ class Relay:
         self._link.send(frames.framed(body[:at] + b"\xc2" + body[at + 1 :]))
         if also_next:
             self._next()
+
+
+class Bystander(Runtime):
+    """The Runtime API for the code of a function whose worker speaks frames: it may look at the event under way, and answers are the worker's."""
+
+    def __init__(self, link: Link, relay: Relay) -> None:
+        super().__init__(link, Events())
+        self._relay = relay
+
+    def _look(self) -> None:
+        self.invoke = self._relay.invoke
+        self.state = "Running" if self.invoke is not None else "Ready" if self._relay.ready else "Started"
+
+    def next(self, exchange: Exchange) -> None:
+        self._look()
+        if self.invoke is None:
+            self._forbidden(exchange, "Ready")
+        else:
+            self._deliver(exchange, self.invoke)
+
+    def response(self, exchange: Exchange) -> Sink:
+        self._refuse(exchange, exchange.path[len(INVOCATION) : -len(b"/response")], "InvocationResponse")
+        return Discard()
+
+    def error(self, exchange: Exchange, body: bytes) -> None:
+        self._refuse(exchange, exchange.path[len(INVOCATION) : -len(b"/error")], "InvocationErrorResponse")
+
+    def init_error(self, exchange: Exchange, body: bytes) -> None:
+        self._look()
+        self._forbidden(exchange, "InitError")
+
+    def _refuse(self, exchange: Exchange, request_id: bytes, wanted: str) -> None:
+        self._look()
+        if self.invoke is None or request_id != self.invoke.request_id.encode():
+            exchange.reply(400, fault("InvalidRequestID", "Invalid request ID"))
+        else:
+            self._forbidden(exchange, wanted)
 
 
 def _text_of(body: bytes) -> bytes:

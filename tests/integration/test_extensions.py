@@ -316,3 +316,53 @@ def test_an_extension_inside_the_runtimes_own_process(shared: Engine) -> None:
         assert json.loads(answer["Payload"].read()) == [["internal"], ids]
         ids.append(answer["ResponseMetadata"]["RequestId"])
     client.delete_function(FunctionName="internal")
+
+
+INSIDE_PYTHON = """
+import http.client, json, os, signal, sys, threading
+heard, asked = [], threading.Event()
+
+def call(api, method, path, body=None, **headers):
+    api.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
+    answer = api.getresponse()
+    return answer, answer.read()
+
+def extension():
+    api = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+    answer, _ = call(api, "POST", "/2020-01-01/extension/register", '{"events": ["INVOKE"]}', Lambda_Extension_Name="inside")
+    me = answer.headers["Lambda-Extension-Identifier"]
+    asked.set()
+    while True:
+        _, event = call(api, "GET", "/2020-01-01/extension/event/next", Lambda_Extension_Identifier=me)
+        heard.append(json.loads(event)["requestId"])
+
+def bye(*_):
+    print("told to end", flush=True)
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, bye)
+threading.Thread(target=extension, daemon=True).start()
+asked.wait(10)
+
+def f(event, context):
+    api = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+    path = "/2018-06-01/runtime/invocation/"
+    again, body = call(api, "GET", path + "next")
+    mine = context.aws_request_id
+    return {
+        "heard": heard[: event["n"]], "again": again.headers["Lambda-Runtime-Aws-Request-Id"] == mine and json.loads(body) == event,
+        "answer": [call(api, "POST", path + who + "/response", "1")[0].status for who in (mine, "0" * 36)],
+        "ping": call(api, "GET", "/2018-06-01/ping")[0].status,
+    }
+"""
+def test_an_extension_inside_a_managed_function(shared: Engine) -> None:
+    """The function's code says that it will ask: it has the APIs, without a layer and without a wrapper."""
+    shared.deploy("inside-python", {"m.py": INSIDE_PYTHON}, Timeout=10)
+    client = shared.client()
+    ids: list[str] = []
+    for n in range(3):
+        answer = client.invoke(FunctionName="inside-python", Payload=json.dumps({"n": n}))
+        assert json.loads(answer["Payload"].read()) == {"heard": ids, "again": True, "answer": [403, 400], "ping": 200}
+        ids.append(answer["ResponseMetadata"]["RequestId"])
+    client.delete_function(FunctionName="inside-python")
+    until(lambda: any("told to end" in p.read_text() for p in shared.data_dir.glob("logs/**/*inside-python*")), "the runtime had its SIGTERM")

@@ -13,6 +13,7 @@ import pytest
 
 from tests.framework import clients, host
 from tests.framework.engine import ROLE, Engine, engine, zip_of
+from tests.framework.wait import until
 
 
 @pytest.fixture(
@@ -309,3 +310,39 @@ def test_stacks_are_those_of_the_source_where_the_function_asks_for_it(node: tup
     assert "/var/task/handler.ts:38" in invoke(node, "mapped")[0]["trace"][1]
     deploy(node, "unmapped", {"index.js": source})
     assert "/var/task/index.js:2" in invoke(node, "unmapped")[0]["trace"][1]
+
+
+_EXTENSION = """
+const base = `http://${process.env.AWS_LAMBDA_RUNTIME_API}/2020-01-01/extension`
+const heard = []
+let asked
+const registered = new Promise((done) => { asked = done })
+async function extension () {
+  const answer = await fetch(`${base}/register`, {
+    method: 'POST', body: '{"events": ["INVOKE"]}', headers: { 'Lambda-Extension-Name': 'inside' }
+  })
+  const me = answer.headers.get('lambda-extension-identifier')
+  await answer.json()
+  asked()
+  for (;;) {
+    const event = await fetch(`${base}/event/next`, { headers: { 'Lambda-Extension-Identifier': me } })
+    heard.push((await event.json()).requestId)
+  }
+}
+process.on('SIGTERM', () => { console.log('told to end'); process.exit(0) })
+extension()
+await registered
+export const f = async (event) => ({ heard: heard.slice(0, event.n) })
+"""
+
+
+def test_an_extension_inside_the_function(node: tuple[Engine, int]) -> None:
+    deploy(node, "inside", {"index.mjs": _EXTENSION}, "index.f", Timeout=10)
+    client = node[0].client()
+    ids: list[str] = []
+    for n in range(3):
+        answer = client.invoke(FunctionName="inside", Payload=json.dumps({"n": n}))
+        assert json.loads(answer["Payload"].read()) == {"heard": ids}
+        ids.append(answer["ResponseMetadata"]["RequestId"])
+    client.delete_function(FunctionName="inside")
+    until(lambda: any("told to end" in p.read_text() for p in node[0].data_dir.glob("logs/**/*inside*")), "the runtime had its SIGTERM")
