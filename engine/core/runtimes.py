@@ -20,6 +20,8 @@ class Family(StrEnum):
     IMAGE = "image"
 
 
+_CODE_RANGE_MIB = 512
+_MAPS_CODE_RANGE = 24
 CUSTOM = ("provided.al2023", "provided.al2")
 
 
@@ -35,6 +37,15 @@ def family(runtime: str) -> Family | None:
 def compiles(runtime: str) -> bool:
     """Whether packages are compiled to the interpreter's bytecode at deploy."""
     return runtime.startswith("python")
+
+
+@lru_cache(maxsize=256)
+def reserved_mib(runtime: str) -> int:
+    """Memory that an interpreter maps as if it wrote there and does not use: no allocation of the function's, where allocations are what is
+    limited. V8 maps the range for its code so, since the version that is in Node.js 24.
+    """
+    release = runtime.removeprefix("nodejs").partition(".")[0]
+    return _CODE_RANGE_MIB if runtime.startswith("nodejs") and release.isdigit() and int(release) >= _MAPS_CODE_RANGE else 0
 
 
 def speaks_frames(runtime: str) -> bool:

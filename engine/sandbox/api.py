@@ -64,7 +64,7 @@ class ZygoteSpec:
 class SpecialiseSpec:
     """What a holder becomes. Directories are absolute host paths; sizes in MiB; ``cpu_shares`` as cgroup v1's.
 
-    ``image``: ``code_dir`` is the file system of a container image, which becomes the sandbox's root. ``cpu_quota_us``: CPU time per ``group.CPU_PERIOD_US`` once the init phase is over (``initialised``); 0 for no quota.
+    ``image``: ``code_dir`` is the file system of a container image, which becomes the sandbox's root. ``cpu_quota_us``: CPU time per ``group.CPU_PERIOD_US`` once the init phase is over (``initialised``); 0 for no quota. ``reserved_mib``: beyond the memory, where allocations are limited and not use, for what the interpreter maps and does not use.
     """
 
     code_dir: str
@@ -76,6 +76,7 @@ class SpecialiseSpec:
     cpu_quota_us: int = 0
     hostname: str = "lambda"
     image: bool = False
+    reserved_mib: int = 0
 
 
 @dataclass(slots=True)

@@ -173,7 +173,7 @@ class BrokerLink:
             {
                 "code_dir": spec.code_dir, "layers": list(spec.layers), "memory_mib": spec.memory_mib,
                 "tmp_mib": spec.tmp_mib, "pids": spec.pids, "cpu_shares": spec.cpu_shares, "hostname": spec.hostname,
-                "cpu_quota_us": spec.cpu_quota_us, "image": spec.image,
+                "cpu_quota_us": spec.cpu_quota_us, "image": spec.image, "reserved_mib": spec.reserved_mib,
             },
         ])  # fmt: skip
 

@@ -71,7 +71,7 @@ class Outfitter:
         """Give a ready holder its code and limits."""
         assert holder.control is not None  # noqa: S101 - it is ready
         memory = int(spec["memory_mib"]) << 20
-        holder.data_limit = 0 if self._level.groups.mechanisms["memory"].startswith("cgroup") else memory
+        holder.data_limit = 0 if self._level.groups.mechanisms["memory"].startswith("cgroup") else memory + (int(spec["reserved_mib"]) << 20)
         step = "open the code"
         try:
             if not self._level.namespaces:

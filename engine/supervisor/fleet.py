@@ -15,6 +15,7 @@ from typing import Protocol
 from engine.clock import Clock
 from engine.core import report
 from engine.core.instance import Event, State
+from engine.core.runtimes import reserved_mib
 from engine.errors import AwsError, SubnetIPAddressLimitReached
 from engine.sandbox.api import HolderFds, Sandbox, SpecialiseSpec
 from engine.sandbox.group import CPU_PERIOD_US
@@ -201,6 +202,7 @@ class Fleet:
                 layers=config.layers,
                 image=config.image is not None,
                 memory_mib=config.memory_mib,
+                reserved_mib=reserved_mib(config.runtime),
                 tmp_mib=config.tmp_mib,
                 cpu_shares=max(2, config.memory_mib * 1024 // MIB_PER_VCPU),
                 cpu_quota_us=config.memory_mib * CPU_PERIOD_US // MIB_PER_VCPU if self._cpu_quota else 0,

@@ -40,3 +40,26 @@ def test_agents_on_a_shared_network(level: str, network: str) -> None:
         assert isinstance(exited, dict)
         assert exited["errorType"] == "Runtime.ExitError"
         assert said("bash", 3) == {"echo": 3}
+
+
+HUNGRY = """
+export const handler = async (event) => {
+  const kept = []
+  for (let n = 0; n < event.mb; n++) kept.push(Buffer.alloc(1 << 20, 1))
+  return kept.length
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_node_24_where_allocations_are_what_is_limited() -> None:
+    """It maps half a gigabyte at its start; what the function takes is limited all the same."""
+    host.require("no Node.js with npm")
+    with engine(sandbox="process", runtimes={"nodejs24.x": str(clients.node_program(24))}) as running:
+        for name, variables in (("early", {}), ("late", {"NODE_OPTIONS": "--enable-source-maps"})):
+            running.deploy(name, {"index.mjs": HUNGRY}, "index.handler", Runtime="nodejs24.x", Timeout=30, Environment={"Variables": variables})
+            answer = running.client().invoke(FunctionName=name, Payload=b'{"mb": 10}')
+            assert json.loads(answer["Payload"].read()) == 10
+            answer = running.client().invoke(FunctionName=name, Payload=b'{"mb": 250}')
+            assert json.loads(answer["Payload"].read())["errorType"] == "Runtime.ExitError"
