@@ -53,7 +53,7 @@ class ConcurrencyOperations:
                 raise not_found(replace(ref, qualifier=LATEST))
             provisioned = provisioned_total(function)
             if wanted < provisioned:
-                raise InvalidParameterValue(
+                raise UntypedInvalidParameterValue(
                     f" ReservedConcurrentExecutions  {wanted} should not be lower than function's total provisioned concurrency "
                     f"[{provisioned}]."
                 )

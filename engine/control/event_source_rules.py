@@ -19,8 +19,8 @@ MAX_FILTERS = 10
 MAX_FIFO_BATCH = 10
 MIN_RECORD_AGE_S = 60
 RESULT, NO_RESULT = "LastProcessingResult", "No records processed"
-_EVERY = ("BatchSize", "MaximumBatchingWindowInSeconds", "FunctionResponseTypes", "FilterCriteria")
-_NOT_OBEYED = ("KMSKeyArn", "MetricsConfig", "LoggingConfig", "ProvisionedPollerConfig")
+_EVERY = ("BatchSize", "MaximumBatchingWindowInSeconds", "FunctionResponseTypes", "FilterCriteria", "KMSKeyArn")
+_NOT_OBEYED = ("MetricsConfig", "LoggingConfig", "ProvisionedPollerConfig")
 
 
 class Kind(NamedTuple):
@@ -69,7 +69,7 @@ _POSITION = ("StartingPosition", "StartingPositionTimestamp")
 KINESIS = Kind("kinesis", _EVERY + _STREAM, _POSITION, _STREAM_DEFAULTS, ordered=True, says=True, reason="User action")
 DYNAMODB = KINESIS._replace(name="dynamodb")
 # What brokers of any kind may be told; there is no batching window until one was given, but half a second.
-_BROKER = ("BatchSize", "MaximumBatchingWindowInSeconds", "FilterCriteria", "SourceAccessConfigurations")
+_BROKER = ("BatchSize", "MaximumBatchingWindowInSeconds", "FilterCriteria", "KMSKeyArn", "SourceAccessConfigurations")
 _LATER = ("FunctionResponseTypes", "DestinationConfig", "MaximumRetryAttempts", "MaximumRecordAgeInSeconds", "BisectBatchOnFunctionError")
 KAFKA = Kind(
     "self-managed kafka",
@@ -173,6 +173,8 @@ def settings(kind: Kind, former: Mapping[str, Any], params: Mapping[str, Any]) -
     filters = merged.pop("FilterCriteria", {}).get("Filters") or []
     if filters:
         merged["FilterCriteria"] = {"Filters": _filters(kind, filters)}
+    if not merged.get("KMSKeyArn"):
+        merged.pop("KMSKeyArn", None)
     if merged.get("ScalingConfig", {}).get("MaximumConcurrency") is None:
         merged.pop("ScalingConfig", None)
     if "DestinationConfig" in merged:

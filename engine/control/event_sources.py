@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.arn import FunctionRef
-from engine.control import broker_rules, rules
+from engine.control import broker_rules, rules, sealed_filters
 from engine.control import event_source_rules as mapping_rules
 from engine.control.api import Caller, Registrar
 from engine.control.event_source_checks import check_source, conflict
@@ -70,19 +70,21 @@ class EventSourceOperations:
                 "StateTransitionReason": kind.reason,
                 WANTED: params.get("Enabled") is not False,
             }
-            await self._put(EventSourceMapping(name, caller.account, 1, document, tags))
+            kept = await sealed_filters.sealed(plane, caller.account, document, new_key=True)
+            await self._put(EventSourceMapping(name, caller.account, 1, kept, tags))
         return shown(document)
 
-    def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        return shown(self._read(caller, params["UUID"]).document)
+    async def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        found = await asyncio.to_thread(self._read, caller, params["UUID"])
+        return shown(await sealed_filters.revealed(self._plane, caller.account, found.document))
 
     async def update(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         async with lock(self._plane, params["UUID"]):
             former = await asyncio.to_thread(self._read, caller, params["UUID"])
-            document = dict(former.document)
-            kind, source = mapping_rules.kind_of(document), document.get("EventSourceArn", "")
+            kind, source = mapping_rules.kind_of(former.document), former.document.get("EventSourceArn", "")
             mapping_rules.check_members("UpdateEventSourceMapping", kind, params)
-            _check_stable(document, "update")
+            _check_stable(former.document, "update")
+            document = await sealed_filters.opened_for(self._plane, caller.account, former.document, params)
             settings = mapping_rules.settings(kind, document, params)
             mapping_rules.check_settings(kind, settings, fifo=source.endswith(".fifo"))
             if params.get("FunctionName"):
@@ -96,8 +98,9 @@ class EventSourceOperations:
             state = "Updating" if wanted == was else "Enabling" if wanted else "Disabling"
             kept = {name: value for name, value in document.items() if name not in kind.settings}
             document = {**kept, **settings, **self._now(), "State": state, WANTED: wanted}
+            document = await sealed_filters.sealed(self._plane, caller.account, document, new_key=bool(params.get("KMSKeyArn")))
             await self._put(former._replace(document=document, revision=former.revision + 1))
-        return shown(document)
+        return shown(await sealed_filters.revealed(self._plane, caller.account, document))
 
     async def delete(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         async with lock(self._plane, params["UUID"]):
@@ -105,7 +108,7 @@ class EventSourceOperations:
             _check_stable(former.document, "delete")
             document = {**former.document, "State": "Deleting", WANTED: False}
             await self._put(former._replace(document=document, revision=former.revision + 1))
-        return shown(document)
+        return shown(await sealed_filters.revealed(self._plane, caller.account, document))
 
     def list(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         found = {m.mapping: m.document for m in self._plane.mappings.everything() if m.account == caller.account}
@@ -173,8 +176,8 @@ def lock(plane: Plane, name: str) -> asyncio.Lock:
 
 
 def shown(document: Mapping[str, Any]) -> dict[str, Any]:
-    """An EventSourceMappingConfiguration."""
-    return {name: value for name, value in document.items() if name != WANTED}
+    """An EventSourceMappingConfiguration; of encrypted filters nothing."""
+    return {name: value for name, value in document.items() if name not in (WANTED, sealed_filters.SEALED)}
 
 
 def _plain(ref: FunctionRef) -> FunctionRef:

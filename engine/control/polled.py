@@ -8,7 +8,7 @@ from typing import Any
 from engine.arn import parse_function_name
 from engine.aws.embedded import queue_lane
 from engine.config import Settings
-from engine.control import broker_rules
+from engine.control import broker_rules, sealed_filters
 from engine.control.event_source_rules import DYNAMODB, KINESIS, MQ, SQS, Kind, kind_of
 from engine.control.plane import Plane
 from engine.errors import InvalidParameterValue
@@ -20,7 +20,7 @@ BROKER_WINDOW_S = 0.5
 
 
 async def source_of(mapping: EventSourceMapping, plane: Plane, settings: Settings) -> Source:
-    """Raises AwsError while the function is not there or its role cannot be assumed."""
+    """Raises AwsError while the function is not there, its role cannot be assumed or the key of its filters cannot be used."""
     document = mapping.document
     kind = kind_of(document)
     ref = parse_function_name(document["FunctionArn"], account=mapping.account, region=settings.region)
@@ -29,6 +29,7 @@ async def source_of(mapping: EventSourceMapping, plane: Plane, settings: Setting
         raise InvalidParameterValue(f"Function not found under accountId {ref.account}")
     role = str(version.config.get("Role") or "")
     aws = await plane.roles.clients(role, ref.account, ref.name)
+    document = await sealed_filters.opened(plane, mapping.account, document)
     endpoint, credentials = aws.access()
     return Source(
         mapping=mapping.mapping,

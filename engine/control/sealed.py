@@ -9,13 +9,13 @@ Source: docs.aws.amazon.com/lambda/latest/dg/configuration-envvars-encryption.ht
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from engine.arn import FunctionRef, function_arn
 from engine.control.configuration import SEALED
+from engine.control.keys import Keys
 from engine.control.link import Hello
 from engine.control.questions import QuestionEndpoint
 from engine.control.sources import Sources
@@ -25,21 +25,13 @@ from engine.store.api import FunctionStore
 PATH = "/_lambda-engine/environment"
 # Read before the function's first line runs, as are those that begin with PYTHON; see ``engine.supervisor.zygotes``.
 _EARLY = frozenset({"NODE_OPTIONS", "NODE_EXTRA_CA_CERTS", "UV_THREADPOOL_SIZE", "AWS_LAMBDA_EXEC_WRAPPER"})
-_STATES = {"Disabled": "DisabledException", "Enabled": ""}
-_CANNOT = "Lambda was unable to decrypt the environment variables because"
-_CHECK = "Please check the function's KMS key settings."
-_REASONS = {
-    "NotFoundException": ("KMSNotFoundException", f"{_CANNOT} the KMS key was not found."),
-    "DisabledException": ("KMSDisabledException", f"{_CANNOT} the KMS key used is disabled."),
-    "KMSInvalidStateException": ("KMSInvalidStateException", f"{_CANNOT} the KMS key used is in an invalid state for Decrypt."),
-}
 
 
 class SealedEnvironments:
     """Asks KMS, in threads, in the account of the function. ``hello`` gives what the supervisor said last."""
 
     def __init__(self, sources: Sources, store: FunctionStore, hello: Callable[[], Awaitable[Hello]]) -> None:
-        self._sources = sources
+        self._keys = Keys(sources, "environment variables", "function")
         self._store = store
         self._hello = hello
 
@@ -95,39 +87,15 @@ class SealedEnvironments:
 
     def _encrypt(self, key: str, variables: Mapping[str, str], ref: FunctionRef, hello: Hello) -> str:
         plain = json.dumps(variables, separators=(",", ":"), ensure_ascii=False).encode()
-        answer = self._ask(ref, hello, key, lambda kms: kms.encrypt(KeyId=key, Plaintext=plain, EncryptionContext=_context(ref)))
-        return base64.b64encode(answer["CiphertextBlob"]).decode()
+        return " ".join(self._keys.encrypt(key, plain, _context(ref), ref.account, hello))
 
     def _decrypt(self, key: str, text: str, ref: FunctionRef, hello: Hello) -> dict[str, str]:
-        blob = base64.b64decode(text)
-        answer = self._ask(ref, hello, key, lambda kms: kms.decrypt(CiphertextBlob=blob, KeyId=key, EncryptionContext=_context(ref)))
-        variables: dict[str, str] = json.loads(answer["Plaintext"])
+        variables: dict[str, str] = json.loads(self._keys.decrypt(key, text.split(" "), _context(ref), ref.account, hello))
         return variables
-
-    def _ask(self, ref: FunctionRef, hello: Hello, key: str, use: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Use a key that is fit for it: not everybody who plays KMS looks at the state of a key when it is used."""
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - a third of a second that few starts need
-
-        kms = self._sources.aws(ref.account, hello).client("kms")
-        try:
-            state = kms.describe_key(KeyId=key)["KeyMetadata"].get("KeyState", "Enabled")
-            if problem := _STATES.get(state, "KMSInvalidStateException"):
-                raise _refused(problem, f"{key} is {state[0].lower()}{state[1:]}.")
-            return use(kms)
-        except ClientError as e:
-            error = e.response.get("Error", {})
-            raise _refused(str(error.get("Code")), str(error.get("Message"))) from e
-        except BotoCoreError as e:
-            raise ServiceError(f"KMS could not be asked about {key}: {e}") from e
 
 
 def _context(ref: FunctionRef) -> dict[str, str]:
     return {"aws:lambda:FunctionArn": function_arn(ref.region, ref.account, ref.name)}
-
-
-def _refused(code: str, message: str) -> KmsRefused:
-    name, text = _REASONS.get(code, ("KMSAccessDeniedException", f"{_CANNOT} KMS access was denied."))
-    return KmsRefused(f"{text} {_CHECK} KMS Exception: {code} KMS Message: {message}", name, code, message)
 
 
 class EnvironmentEndpoint(QuestionEndpoint):

@@ -60,6 +60,8 @@ class UrlOperations:
                 "LastModifiedTime": now,
                 **_given(params),
             }
+            if not document.get("Cors", True):
+                del document["Cors"]
             await plane.changes.apply(function, function.attach(URL, ref.qualifier or "", document))
         return _shown(caller, ref, document, "CreationTime")
 
@@ -84,6 +86,9 @@ class UrlOperations:
             if former is None:
                 raise _no_url()
             document = {**former, **_given(params), "LastModifiedTime": self._now()}
+            if not document.get("Cors", True):
+                # An empty one takes the former away: so do tools that no longer want any.
+                del document["Cors"]
             await plane.changes.apply(function, function.attach(URL, ref.qualifier or "", document))
         return _shown(caller, ref, document, "CreationTime", "LastModifiedTime")
 

@@ -57,6 +57,8 @@ def test_a_url_has_a_life(control: ControlServer, name: str) -> None:
     assert updated == {**expected, "AuthType": "AWS_IAM", "Cors": cors}
     assert control.entry(name)["urls"] == [{**entry, "auth_type": "AWS_IAM", "cors": cors}]
     assert plain(client.update_function_url_config(FunctionName=name, InvokeMode="BUFFERED"))["Cors"] == cors
+    assert "Cors" not in plain(client.update_function_url_config(FunctionName=name, Cors={}))
+    assert "Cors" not in plain(client.get_function_url_config(FunctionName=name))
 
     twice = refused(client.create_function_url_config, FunctionName=name, AuthType="NONE")
     assert twice == (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.framework.control import refused
 from tests.framework.engine import Engine, zip_of
@@ -154,6 +155,9 @@ def test_conflicts_between_versions_aliases_and_reservations(published: Any) -> 
     assert refused(published.put_function_concurrency, **rules, ReservedConcurrentExecutions=1)[2] == (
         " ReservedConcurrentExecutions  1 should not be lower than function's total provisioned concurrency [2]."
     )
+    with pytest.raises(ClientError) as untyped:
+        published.put_function_concurrency(**rules, ReservedConcurrentExecutions=1)
+    assert "Type" not in untyped.value.response
     assert refused(put, **rules, Qualifier="a", ProvisionedConcurrentExecutions=1)[1:] == (
         "ResourceConflictException",
         "Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.framework.engine import ROLE, Engine, zip_of
+from tests.framework.engine import ROLE, Engine, engine, zip_of
 
 HANDLER = {"m.py": "import os\nVALUE = os.environ.get('GUARDED')\ndef f(e, c): return [VALUE, os.environ.get('GUARDED')]\n"}
 MARKER = "kept-by-a-key-aa93c1"
@@ -105,3 +105,43 @@ def test_cold_starts_need_the_key(shared: Engine) -> None:
     answer = refused(client.invoke, FunctionName="sealed-cold", Qualifier="2")
     assert answer["Error"]["Code"] == "KMSInvalidStateException"
     assert invoke(shared, "sealed-cold", "1") == [MARKER, MARKER], "what runs goes on"
+
+
+def test_a_key_whose_policy_denies_gives_access_denied_until_it_allows(shared: Engine) -> None:
+    key, client, kms = new_key(shared), shared.client(), shared.client("kms")
+    allowed = kms.get_key_policy(KeyId=key, PolicyName="default")["Policy"]
+    shared.deploy("sealed-denied", HANDLER, Environment={"Variables": {"GUARDED": MARKER}}, KMSKeyArn=key)
+    denying = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": "*", "Action": "kms:*", "Resource": "*"}]}
+    kms.put_key_policy(KeyId=key, PolicyName="default", Policy=json.dumps(denying))
+    answer = refused(client.invoke, FunctionName="sealed-denied")
+    assert (answer["Error"]["Code"], answer["ResponseMetadata"]["HTTPStatusCode"]) == ("KMSAccessDeniedException", 502)
+    assert answer["Message"].startswith("Lambda was unable to decrypt the environment variables because KMS access was denied.")
+    assert answer["Type"] == "Service"
+    shown = client.get_function(FunctionName="sealed-denied")["Configuration"]["Environment"]
+    assert shown["Error"]["ErrorCode"] == "AccessDeniedException"
+    kms.put_key_policy(KeyId=key, PolicyName="default", Policy=allowed)
+    assert invoke(shared, "sealed-denied") == [MARKER, MARKER]
+
+
+@pytest.mark.slow
+def test_a_restart_needs_no_key_and_a_key_that_went_with_it_is_missed() -> None:
+    with engine() as running:
+        key, client = new_key(running), running.client()
+        running.deploy("sealed-gone", HANDLER, Environment={"Variables": {"GUARDED": MARKER}}, KMSKeyArn=key)
+        running.deploy("sealed-plain", HANDLER, Environment={"Variables": {"GUARDED": "p"}})
+        assert invoke(running, "sealed-gone") == [MARKER, MARKER]
+        running.stop()
+        # The embedded KMS forgets its keys when the engine ends.
+        running.start()
+        client = running.client()
+        assert invoke(running, "sealed-plain") == ["p", "p"], "one function's key is no matter for another"
+        answer = refused(client.invoke, FunctionName="sealed-gone")
+        assert (answer["Error"]["Code"], answer["ResponseMetadata"]["HTTPStatusCode"]) == ("KMSNotFoundException", 502)
+        assert "because the KMS key was not found." in answer["Message"]
+        shown = client.get_function_configuration(FunctionName="sealed-gone")
+        assert shown["Environment"]["Error"]["ErrorCode"] == "NotFoundException"
+        assert (shown["State"], shown["KMSKeyArn"]) == ("Active", key)
+        answer = refused(client.update_function_configuration, FunctionName="sealed-gone", KMSKeyArn=new_key(running))
+        assert answer["Error"]["Code"] == "KMSNotFoundException", "what nobody can read cannot be encrypted anew"
+        client.update_function_configuration(FunctionName="sealed-gone", KMSKeyArn=new_key(running), Environment={"Variables": {"GUARDED": "again"}})
+        assert invoke(running, "sealed-gone") == ["again", "again"]
