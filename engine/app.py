@@ -10,6 +10,7 @@ import secrets
 import structlog
 import uvloop
 
+from engine import turns
 from engine.auth.identity import root_of
 from engine.auth.principals import Credential, KeyRing
 from engine.aws import embedded
@@ -33,6 +34,7 @@ def serve(settings: Settings, begun: Begun) -> int:
     Raises SandboxUnavailable when the isolation level asked for cannot be had.
     """
     _tune()
+    turns.short()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_main(settings, begun))
 

@@ -19,13 +19,14 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
+from engine import turns
 from engine.aws import not_there, targets
 from engine.aws.embedded import ENFORCE_VARIABLE, IDENTITY_PATH, LANE_VARIABLE, TIME_PATH, TOKEN_VARIABLE
 from engine.aws.push.installation import Sources, sources
 
 PR_SET_PDEATHSIG = 1
 HOST = "127.0.0.1"
-NICE = 5
+NICE = 10
 # What makes moto's service fit for the engine, installed before its first request.
 _IMPROVED = {
     "cloudformation": "engine.aws.stack_bridge",
@@ -70,6 +71,7 @@ def main(argv: list[str]) -> int:
         enforcement.install()
     # From here on behind the supervisor, as the control plane is: a queue that is drained or a table that is filled may wait a moment.
     os.nice(NICE)
+    turns.long()
     lane = os.environ.pop(LANE_VARIABLE, "")
     if lane:
         from engine.aws import queue_lane  # noqa: PLC0415

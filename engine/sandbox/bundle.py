@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from engine import turns
 from engine.sandbox import kernel, node_sdk
 
 _BOOTSTRAP = "runtime_bootstrap"
@@ -130,6 +131,7 @@ class Bundle:
             signal.pthread_sigmask(signal.SIG_SETMASK, set())
             if background:
                 os.nice(19)
+                turns.long()
             null = os.open("/dev/null", os.O_RDWR)
             os.dup2(null, 0)
             os.dup2(2, 1)

@@ -23,6 +23,7 @@ import sysconfig
 import time
 from typing import TYPE_CHECKING, Any
 
+from engine import turns
 from engine.sandbox import holder, immortal, init, kernel, lockdown, nest, packets, rootfs, seccomp, templates
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Zygote:
             signal.signal(number, signal.SIG_DFL)
         gc.disable()
         os.nice(plan["nice"])
+        turns.short()
         fences = lockdown.Fences(
             namespaces,
             plan["level"] == "full",

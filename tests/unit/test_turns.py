@@ -1,0 +1,60 @@
+"""Slices: asked for on kernels that know them, without consequence everywhere else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from engine import turns
+
+KNOWS_SLICES = sys.platform == "linux" and tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2]) >= (6, 12)
+_SHOW = "import os; from engine import turns; turns.%s(); print(turns.slice_ns(), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0))"
+
+
+def _in_another(code: str, niceness: int = 0) -> list[int]:
+    done = subprocess.run([sys.executable, "-c", f"import os; os.nice({niceness}); {code}"], capture_output=True, text=True, check=True)
+    return [int(word) for word in done.stdout.split()]
+
+
+@pytest.mark.skipif(not KNOWS_SLICES, reason="the kernel gives every thread the same slice (older than Linux 6.12)")
+@pytest.mark.parametrize(("asked", "ns"), [("short", turns.SHORT_NS), ("long", turns.LONG_NS)])
+def test_the_slice_is_asked_for_and_niceness_stays(asked: str, ns: int) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+
+    assert _in_another(_SHOW % asked, niceness=3) == [ns, min(19, own + 3), os.sched_getscheduler(0)]
+
+
+@pytest.mark.skipif(not KNOWS_SLICES, reason="the kernel gives every thread the same slice (older than Linux 6.12)")
+def test_what_a_thread_starts_asks_for_the_same() -> None:
+    code = "from engine import turns; import subprocess, sys; turns.short(); subprocess.run([sys.executable, '-c', 'from engine import turns; print(turns.slice_ns())'])"
+
+    assert _in_another(code) == [turns.SHORT_NS]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="scheduling policies are Linux's")
+def test_what_runs_under_a_policy_of_its_operator_keeps_it() -> None:
+    code = "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0)); from engine import turns; turns.short(); print(os.sched_getscheduler(0))"
+
+    assert _in_another(code) == [os.SCHED_IDLE]
+
+
+def test_without_the_call_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_CALLS", {})
+
+    turns.short()
+    turns.long()
+
+    assert turns.slice_ns() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="thread numbers of the whole system are Linux's")
+def test_a_thread_that_is_gone_is_no_matter() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+
+    turns.long(gone.pid)
+
+    assert turns.slice_ns(gone.pid) == 0
