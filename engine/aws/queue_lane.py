@@ -112,6 +112,7 @@ def described(message: Any) -> dict[str, Any]:
         "MessageDeduplicationId": message.deduplication_id,
         "MessageGroupId": message.group_id,
         "SequenceNumber": message.sequence_number,
+        "DeadLetterQueueSourceArn": getattr(message, "came_from", None),
         "AWSTraceHeader": ((message.system_attributes or {}).get("AWSTraceHeader") or {}).get("StringValue"),
     }
     attributes |= {name: value for name, value in rare.items() if value is not None}

@@ -2,23 +2,31 @@
 
 moto looks at all messages of a queue for each one that is sent, given, deleted or made visible, and two receivers at a time may get the same one. Here
 each queue has its messages by receipt handle, in the order in which they can be given, and under one lock, so that what is asked for costs
-what is answered. Groups of FIFO queues are given in order: a group waits while one of its messages is out, delayed or not yet visible again.
+what is answered. Groups of FIFO queues are given in order: a group waits while one of its messages is out, delayed or not yet visible again. Their
+messages are numbered in the order they came, and a duplicate is known as one after the first was deleted, too.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import heapq
 import itertools
 import os
 import time
 from base64 import b64encode
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from engine.aws.push import request
 
 # Handles of deleted messages, which may be deleted again: so many are remembered.
 MAX_GONE = 100_000
+# Numbers of FIFO queues have twenty digits and grow.
+FIRST_NUMBER, NUMBER_STEP = 18_849_496_460_467_696_128, 256
+DEDUPLICATION_S = 300.0
+_numbers = itertools.count()
 # A thread that waits for messages looks at least this often.
 LOOK_S = 1.0
 
@@ -94,6 +102,8 @@ def install() -> None:
     Queue.approximate_number_of_messages_delayed = property(lambda queue: len(_shelf(queue).out()[0]))
     Queue.approximate_number_of_messages_not_visible = property(lambda queue: len(_shelf(queue).out()[1]))
     Queue.approximate_number_of_messages = property(_visible)
+    Queue.add_message = _add
+    SQSBackend.send_message = _traced(SQSBackend.send_message)
     SQSBackend.receive_message = _receive_copies
     SQSBackend.change_message_visibility = _change_visibility
 
@@ -104,6 +114,52 @@ def _shelf(queue: Any) -> Shelf:
         # A queue that was made before.
         found = queue.__dict__["_shelf"] = Shelf(queue.__dict__.pop("_messages", ()))
     return found
+
+
+def _add(queue: Any, message: Any) -> None:
+    """Put a message that was sent into its queue. What a FIFO queue was given in the last five minutes it does not take again, whether it still has it or not."""
+    with queue._messages_lock:  # noqa: SLF001 - moto's own lock of its list
+        if queue.fifo_queue:
+            if _is_known(queue, message):
+                return
+            message.sequence_number = str(FIRST_NUMBER + NUMBER_STEP * next(_numbers))
+        _put(queue, message)
+
+
+def _traced(send: Callable[..., Any]) -> Callable[..., Any]:
+    """A message sent with a trace header, as functions send them, carries it: by it loops are noticed."""
+
+    @functools.wraps(send)
+    def traced(*arguments: Any, **named: Any) -> Any:
+        header = request.trace()
+        if header and "AWSTraceHeader" not in (named.get("system_attributes") or {}):
+            system = {"AWSTraceHeader": {"DataType": "String", "StringValue": header}}
+            named["system_attributes"] = {**(named.get("system_attributes") or {}), **system}
+        return send(*arguments, **named)
+
+    return traced
+
+
+def _put(queue: Any, message: Any) -> None:
+    _shelf(queue).append(message)
+    queue._messages_lock.notify_all()  # noqa: SLF001
+
+
+def _is_known(queue: Any, message: Any) -> bool:
+    """Whether it is a duplicate, which is answered as the first of them was."""
+    known: dict[Any, Any] = queue.__dict__.setdefault("_known", {})
+    now_s = time.monotonic()
+    for key in list(itertools.takewhile(lambda key: known[key][0] <= now_s - DEDUPLICATION_S, known)):
+        del known[key]
+    if not message.deduplication_id:
+        return False
+    per_group = queue.deduplication_scope == "messageGroup"
+    key = (message.group_id if per_group else None, message.deduplication_id)
+    first = known.setdefault(key, (now_s, message))[1]
+    if first is message:
+        return False
+    message.id, message.sequence_number = first.id, first.sequence_number
+    return True
 
 
 def _visible(queue: Any) -> int:
@@ -128,7 +184,9 @@ def receive(queue: Any, count: int, wait_s: float, visibility_s: int) -> list[An
                 continue
         # Out of the lock: the other queue has its own.
         for message in dead:
-            queue.dead_letter_queue.add_message(message)
+            message.came_from = queue.queue_arn
+            with queue.dead_letter_queue._messages_lock:  # noqa: SLF001
+                _put(queue.dead_letter_queue, message)
         if found or left_s <= 0:
             return found
 

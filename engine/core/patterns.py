@@ -78,6 +78,11 @@ def parse(text: str, operators: Operators | None = None) -> Pattern:
         given = load(text)
     except ValueError as e:
         raise InvalidPattern(f"a pattern is JSON: {e}") from e
+    return of(given, operators)
+
+
+def of(given: object, operators: Operators | None = None) -> Pattern:
+    """As ``parse``, of what ``load`` gave."""
     if not isinstance(given, dict) or not given:
         raise InvalidPattern("a pattern is an object with at least one field")
     return Pattern(_object(given, 1, FILTER if operators is None else operators), frozenset(given))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 Event = Mapping[str, Any]
-_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\['([^']*)'\]")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\*)\]|\['([^']*)'\]")
 _VARIABLE = re.compile(r"<([A-Za-z0-9_.-]+)>")
 
 
@@ -47,16 +47,21 @@ def compact(value: Any) -> str:
 
 
 def at(event: Any, path: str) -> Any:
-    """The value a path (``$.detail.items[0].name``) leads to; None when there is none."""
+    """The value a path (``$.detail.items[0].name``) leads to; None when there is none. With ``*`` in it, the list of all it leads to."""
     if not path.startswith("$"):
         return None
-    value, position = event, 1
+    return _followed(event, path, 1)
+
+
+def _followed(value: Any, path: str, position: int) -> Any:
     while position < len(path):
         step = _STEP.match(path, position)
         if step is None:
             return None
         position = step.end()
         name = step[1] if step[1] is not None else step[3]
+        if "*" in (step[1], step[2]):
+            return _each(value, path, position)
         if name is not None:
             if not isinstance(value, Mapping) or name not in value:
                 return None
@@ -66,6 +71,13 @@ def at(event: Any, path: str) -> Any:
         else:
             return None
     return value
+
+
+def _each(value: Any, path: str, position: int) -> list[Any] | None:
+    if not isinstance(value, list | Mapping):
+        return None
+    found = [_followed(one, path, position) for one in (value if isinstance(value, list) else value.values())]
+    return [one for one in found if one is not None] or None
 
 
 def _filled(template: str, values: Mapping[str, Any]) -> str:

@@ -100,6 +100,52 @@ def test_an_object_put_reaches_a_function_and_its_table(running: Engine) -> None
     assert set(removed["Records"][0]["s3"]["object"]) == {"key", "sequencer"}
 
 
+def test_a_bucket_tells_of_each_thing_that_happens_once(running: Engine) -> None:
+    """moto tells of the tags of everything that is put, of an upload in parts twice, and of no version that is deleted."""
+    s3, sqs, events = running.client("s3"), running.client("sqs"), running.client("events")
+    s3.create_bucket(Bucket="once")
+    arn = keeper(running, "told-once", "s3.amazonaws.com", "arn:aws:s3:::once")
+    told = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:ObjectTagging:*"]
+    url = sqs.create_queue(QueueName="bucket-events")["QueueUrl"]
+    events.put_rule(Name="of-bucket", EventPattern='{"source": ["aws.s3"], "detail": {"bucket": {"name": ["once"]}}}')
+    events.put_targets(Rule="of-bucket", Targets=[{"Id": "1", "Arn": f"arn:aws:sqs:us-east-1:{ACCOUNT}:bucket-events"}])
+    s3.put_bucket_notification_configuration(
+        Bucket="once", NotificationConfiguration={
+            "LambdaFunctionConfigurations": [{"LambdaFunctionArn": arn, "Events": told}], "EventBridgeConfiguration": {},
+        },
+    )  # fmt: skip
+    upload = s3.create_multipart_upload(Bucket="once", Key="a b")["UploadId"]
+    etag = s3.upload_part(Bucket="once", Key="a b", UploadId=upload, PartNumber=1, Body=b"x")["ETag"]
+    s3.complete_multipart_upload(
+        Bucket="once", Key="a b", UploadId=upload, MultipartUpload={"Parts": [{"ETag": etag, "PartNumber": 1}]}
+    )
+    s3.put_object_tagging(Bucket="once", Key="a b", Tagging={"TagSet": [{"Key": "k", "Value": "v"}]})
+    s3.put_bucket_versioning(Bucket="once", VersioningConfiguration={"Status": "Enabled"})
+    version = s3.put_object(Bucket="once", Key="v", Body=b"")["VersionId"]
+    s3.delete_object(Bucket="once", Key="v")
+    s3.delete_object(Bucket="once", Key="v", VersionId=version)
+    names = [e["Records"][0]["eventName"] for e in sorted(seen(running, "told-once", 5), key=lambda e: e["Records"][0]["s3"]["object"]["sequencer"])]
+    assert names == [
+        "ObjectCreated:CompleteMultipartUpload", "ObjectTagging:Put", "ObjectCreated:Put", "ObjectRemoved:DeleteMarkerCreated", "ObjectRemoved:Delete",
+    ]  # fmt: skip
+    found: list[dict[str, Any]] = []
+
+    def all_five() -> bool:
+        for message in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1).get("Messages", []):
+            found.append(json.loads(message["Body"]))
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        return len(found) >= 5
+
+    wait.until(all_five, "the bucket's events on the bus", 60)
+    assert len({e["id"] for e in found}) == 5
+    assert [(e["detail-type"], e["detail"].get("reason"), e["detail"].get("deletion-type")) for e in found] == [
+        ("Object Created", "CompleteMultipartUpload", None), ("Object Tags Added", None, None), ("Object Created", "PutObject", None),
+        ("Object Deleted", "DeleteObject", "Delete Marker Created"), ("Object Deleted", "DeleteObject", "Permanently Deleted"),
+    ]  # fmt: skip
+    assert found[0]["detail"]["object"]["key"] == "a b"
+    assert (found[0]["detail"]["object"]["size"], found[4]["detail"]["object"]["version-id"]) == (1, version)
+
+
 def test_a_bucket_that_may_not_invoke_is_refused(running: Engine) -> None:
     s3 = running.client("s3")
     s3.create_bucket(Bucket="stranger")
@@ -145,6 +191,33 @@ def test_a_topic_reaches_a_function_by_its_filter_and_else_a_dead_letter_queue(r
     sns.publish(TopicArn=topic, Message="lost", MessageAttributes={"kind": kinds["other"]})
     dead = wait.until(lambda: sqs.receive_message(QueueUrl=url).get("Messages"), "the dead letter")
     assert json.loads(dead[0]["Body"])["Message"] == "lost"
+
+
+def test_a_topic_filters_by_bodies_and_orders_only_queues(running: Engine) -> None:
+    sns, sqs = running.client("sns"), running.client("sqs")
+    topic = sns.create_topic(Name="bodies")["TopicArn"]
+    arn = keeper(running, "on-bodies", "sns.amazonaws.com", topic)
+    policy = {"$or": [{"a": {"b": [None]}}, {"ip": [{"cidr": "10.0.0.0/8"}]}]}
+    sns.subscribe(
+        TopicArn=topic, Protocol="lambda", Endpoint=arn, Attributes={"FilterPolicy": json.dumps(policy), "FilterPolicyScope": "MessageBody"}
+    )
+    for body in ('{"a": {"b": 1}}', '{"a": {"b": null}}', "no json", '{"ip": "10.1.2.3"}'):
+        sns.publish(TopicArn=topic, Message=body)
+    assert {e["Records"][0]["Sns"]["Message"] for e in seen(running, "on-bodies", 2)} == {'{"a": {"b": null}}', '{"ip": "10.1.2.3"}'}
+    with pytest.raises(ClientError, match="Invalid parameter: FilterPolicy: cidr takes a block of addresses"):
+        sns.subscribe(TopicArn=topic, Protocol="lambda", Endpoint=arn, Attributes={"FilterPolicy": '{"ip": [{"cidr": "x"}]}'})
+    ordered = sns.create_topic(Name="b.fifo", Attributes={"FifoTopic": "true", "ContentBasedDeduplication": "true"})["TopicArn"]
+    with pytest.raises(ClientError, match="FIFO topics deliver to Amazon SQS queues only"):
+        sns.subscribe(TopicArn=ordered, Protocol="lambda", Endpoint=arn)
+    url = sqs.create_queue(QueueName="b.fifo", Attributes={"FifoQueue": "true"})["QueueUrl"]
+    sns.subscribe(
+        TopicArn=ordered, Protocol="sqs", Endpoint=f"arn:aws:sqs:us-east-1:{ACCOUNT}:b.fifo", Attributes={"RawMessageDelivery": "true"}
+    )
+    for text in ("1", "2", "1"):
+        sns.publish(TopicArn=ordered, Message=text, MessageGroupId="g")
+    got = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, MessageSystemAttributeNames=["All"])["Messages"]
+    assert [m["Body"] for m in got] == ["1", "2"]
+    assert int(got[0]["Attributes"]["SequenceNumber"]) < int(got[1]["Attributes"]["SequenceNumber"])
 
 
 def test_a_rule_reaches_functions_by_its_pattern_with_the_input_asked_for(running: Engine) -> None:

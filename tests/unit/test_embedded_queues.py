@@ -25,11 +25,13 @@ models = pytest.importorskip("moto.sqs.models", reason="the extra `embedded` is 
 def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(models.Queue, "_messages", None, raising=False)
     for owner, name in (
+        (models.Queue, "add_message"),
         (models.Queue, "delete_message"),
         (models.Queue, "approximate_number_of_messages"),
         (models.Queue, "approximate_number_of_messages_delayed"),
         (models.Queue, "approximate_number_of_messages_not_visible"),
         (models.SQSBackend, "receive_message"),
+        (models.SQSBackend, "send_message"),
         (models.SQSBackend, "change_message_visibility"),
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))
@@ -100,6 +102,36 @@ def test_messages_are_kept_as_long_as_the_queue_says(backend: Any, queue: Any) -
     next(iter(queue._messages)).sent_timestamp -= 61_000
     assert bodies(backend) == ["new"]
     assert len(queue._messages) == 1
+
+
+def test_a_duplicate_is_known_for_five_minutes_and_numbers_grow(backend: Any, queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fifo = backend.create_queue("q.fifo", FifoQueue="true", VisibilityTimeout="30", ContentBasedDeduplication="true")
+    first = backend.send_message("q.fifo", "a", group_id="g", deduplication_id="1")
+    (given,) = backend.receive_message("q.fifo", 10, 0, 30)
+    fifo.delete_message(given.receipt_handle)
+    again = backend.send_message("q.fifo", "b", group_id="h", deduplication_id="1")
+    assert (again.id, again.sequence_number, counts(fifo)) == (first.id, first.sequence_number, (0, 0, 0))
+    numbers = [backend.send_message("q.fifo", text, group_id="g").sequence_number for text in "cdc"]
+    assert [len(n) for n in numbers] == [20, 20, 20]
+    assert int(first.sequence_number) < int(numbers[0]) < int(numbers[1])
+    assert numbers[2] == numbers[0]
+    fifo.deduplication_scope = "messageGroup"
+    backend.send_message("q.fifo", "e", group_id="h", deduplication_id="2")
+    backend.send_message("q.fifo", "f", group_id="i", deduplication_id="2")
+    assert counts(fifo) == (4, 0, 0)
+    monkeypatch.setattr(queues, "DEDUPLICATION_S", 0.0)
+    backend.send_message("q.fifo", "c", group_id="g")
+    assert counts(fifo) == (5, 0, 0)
+
+
+def test_a_dead_letter_says_where_it_came_from(backend: Any, queue: Any) -> None:
+    dead = backend.create_queue("dead.fifo", FifoQueue="true", VisibilityTimeout="30")
+    source = backend.create_queue("s.fifo", FifoQueue="true", VisibilityTimeout="30")
+    backend.set_queue_attributes("s.fifo", {"RedrivePolicy": json.dumps({"deadLetterTargetArn": dead.queue_arn, "maxReceiveCount": 1})})
+    backend.send_message("s.fifo", "a", group_id="g", deduplication_id="1")
+    assert [bodies(backend, visibility_s=0, name="s.fifo") for _ in range(2)] == [["a"], []]
+    (letter,) = queues.receive(dead, 10, 0, 30)
+    assert queue_lane.described(letter)["Attributes"]["DeadLetterQueueSourceArn"] == source.queue_arn
 
 
 def test_purged_it_is_empty(backend: Any, queue: Any) -> None:

@@ -57,7 +57,8 @@ def test_a_template_must_make_json():
 
 @pytest.mark.parametrize(
     ("path", "wanted"),
-    [("$", EVENT), ("$.detail['state']", "RUNNING"), ("$.resources[0]", EVENT["resources"][0]), ("$.resources[1]", None), ("$.detail.state.x", None),
+    [("$", EVENT), ("$.detail.n[*].x", ['say "hi"']), ("$.detail.n[*]", [1, {"x": 'say "hi"'}]), ("$.detail.n[1].*", ['say "hi"']), ("$.detail.*.y", None),
+     ("$.id[*]", None), ("$.detail['state']", "RUNNING"), ("$.resources[0]", EVENT["resources"][0]), ("$.resources[1]", None), ("$.detail.state.x", None),
      ("detail", None), ("$..detail", None), ("$.resources[x]", None)],
 )  # fmt: skip
 def test_paths(path, wanted):

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from engine.aws import bucket_policies
-from engine.aws.push import request
+from engine.aws.push import bucket_events, request
 from engine.aws.push.courier import Courier, Unreachable
 from engine.core.records import millis
 from engine.core.rule_input import compact
@@ -35,6 +35,14 @@ def install(courier: Courier) -> None:
 
     notifications._get_s3_event = _event  # noqa: SLF001 - where moto makes and sends them
     notifications._invoke_awslambda = invoke  # noqa: SLF001
+    notifications._send_event_bridge_message = _tell_event_bridge  # noqa: SLF001
+    tell = notifications.send_event
+
+    def send_event(account: str, event_name: Any, bucket: Any, key: Any) -> None:
+        if _is_of_request(_name(event_name), bucket):
+            tell(account, event_name, bucket, key)
+
+    notifications.send_event = send_event
     configure = FakeBucket.set_notification_configuration
 
     def set_configuration(bucket: Any, configuration: Any) -> None:
@@ -46,7 +54,7 @@ def install(courier: Courier) -> None:
     FakeBucket.set_notification_configuration = set_configuration
     bucket_policies.install()
     _understand_templates(FakeBucket, configure)
-    mark = S3Backend._set_delete_marker  # noqa: SLF001 - moto tells nobody of delete markers
+    mark, delete = S3Backend._set_delete_marker, S3Backend.delete_object  # noqa: SLF001 - moto tells nobody of delete markers
 
     def set_delete_marker(backend: Any, bucket_name: str, key_name: str) -> Any:
         marker = mark(backend, bucket_name, key_name)
@@ -55,7 +63,45 @@ def install(courier: Courier) -> None:
         notifications.send_event(backend.account_id, kind, bucket, marker)
         return marker
 
+    def delete_object(backend: Any, bucket_name: str, key_name: str, version_id: str | None = None, bypass: bool = False) -> Any:
+        """Of versions that are deleted for good, moto tells of the last one only, and as of the newest."""
+        bucket = backend.get_bucket(bucket_name)
+        versions = bucket.keys.getlist(key_name) if version_id is not None and bucket.is_versioned and key_name in bucket.keys else []
+        gone = [one for one in versions if str(one.version_id) == str(version_id)]
+        answer = delete(backend, bucket_name, key_name, version_id, bypass)
+        for one in gone:
+            tell(backend.account_id, notifications.S3NotificationEvent.OBJECT_REMOVED_DELETE_EVENT, bucket, one)
+        return answer
+
     S3Backend._set_delete_marker = set_delete_marker  # noqa: SLF001
+    S3Backend.delete_object = delete_object
+
+
+def _name(event_name: Any) -> str:
+    return str(getattr(event_name, "value", event_name)).removeprefix("s3:")
+
+
+def _is_of_request(name: str, bucket: Any) -> bool:
+    """Whether it is what was asked for: moto writes the tags of each object that is put, and puts what an upload in parts has completed."""
+    from flask import has_request_context  # noqa: PLC0415 - flask is an extra
+    from flask import request as current  # noqa: PLC0415
+
+    if name == "ObjectRemoved:Delete" and bucket.is_versioned:
+        return False
+    if not has_request_context():
+        return True
+    asked = current.args
+    if name == "ObjectCreated:Put":
+        return "uploadId" not in asked
+    return name not in ("ObjectTagging:Put", "ObjectAcl:Put") or ("tagging" if name == "ObjectTagging:Put" else "acl") in asked
+
+
+def _tell_event_bridge(_account: str, bucket: Any, event_name: Any, key: Any) -> None:
+    bucket_events.tell(_name(event_name), bucket, key, _sequencer(time.time_ns()))
+
+
+def _sequencer(now_ns: int) -> str:
+    return f"00{now_ns:016X}"
 
 
 def _understand_templates(bucket_class: Any, configure: Callable[[Any, Any], None]) -> None:
@@ -124,14 +170,14 @@ def _owner(bucket: str) -> str:
 
 def _event(event_name: str, bucket: Any, key: Any, notification_id: str) -> dict[str, Any]:
     """The notification. Removals have neither size nor ETag; a version id comes with versioned buckets only."""
-    name = str(getattr(event_name, "value", event_name)).removeprefix("s3:")
+    name = _name(event_name)
     now_ns = time.time_ns()
     thing: dict[str, Any] = {"key": quote_plus(key.name, safe="/")}
     if not name.startswith("ObjectRemoved:"):
         thing |= {"size": key.size, "eTag": key.etag.replace('"', "")}
     if bucket.is_versioned:
         thing["versionId"] = str(key.version_id)
-    thing["sequencer"] = f"00{now_ns:016X}"
+    thing["sequencer"] = _sequencer(now_ns)
     owner = hashlib.sha256(bucket.account_id.encode()).hexdigest()[:14].upper()
     return {
         "Records": [

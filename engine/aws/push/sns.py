@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import time
 from typing import Any
 
 from engine.aws.push import request
 from engine.aws.push.courier import Courier
+from engine.core import topic_filters
+from engine.core.patterns import InvalidPattern
 from engine.core.push import Verdict
 from engine.core.records import millis
 from engine.core.rule_input import compact
@@ -20,6 +23,7 @@ def install(courier: Courier) -> None:
     """Have topics publish to functions of the engine."""
     from moto.sns.models import Subscription  # noqa: PLC0415 - moto is an extra
 
+    _filter()
     publish = Subscription.publish
 
     def publish_or_invoke(
@@ -27,6 +31,9 @@ def install(courier: Courier) -> None:
         group_id: str | None = None, deduplication_id: str | None = None, message_structure: str | None = None,
     ) -> None:  # fmt: skip
         if subscription.protocol != "lambda":
+            if subscription.topic.fifo_topic and deduplication_id is None and message:
+                # moto leaves it to the queue, which need not know how.
+                deduplication_id = hashlib.sha256(message.encode()).hexdigest()
             publish(subscription, message, message_id, subject, message_attributes, group_id, deduplication_id, message_structure)
             return
         matcher = subscription._filter_policy_matcher  # noqa: SLF001 - moto has no other name for it
@@ -51,6 +58,49 @@ def install(courier: Courier) -> None:
         )
 
     Subscription.publish = publish_or_invoke
+
+
+def _filter() -> None:
+    """Have filter policies read by the whole language: moto fails at ``$or`` in bodies and at null, and knows neither addresses nor all negations."""
+    from moto.sns.exceptions import SNSInvalidParameter  # noqa: PLC0415 - moto is an extra
+    from moto.sns.models import SNSBackend  # noqa: PLC0415
+    from moto.sns.utils import FilterPolicyMatcher  # noqa: PLC0415
+
+    begin, validate = FilterPolicyMatcher.__init__, SNSBackend._validate_filter_policy  # noqa: SLF001 - moto has no other name for it
+
+    def made(matcher: Any, filter_policy: dict[str, Any], filter_policy_scope: str | None) -> None:
+        begin(matcher, filter_policy, filter_policy_scope)
+        matcher.pattern = topic_filters.read(filter_policy) if filter_policy else None
+
+    def matches(matcher: Any, message_attributes: dict[str, Any] | None, message: str) -> bool:
+        pattern = matcher.pattern
+        return pattern is None or topic_filters.matches(pattern, matcher.filter_policy_scope, message_attributes, message)
+
+    def valid(backend: Any, value: Any, scope: str | None) -> None:
+        validate(backend, _without_addresses(value), scope)
+        try:
+            topic_filters.read(value)
+        except InvalidPattern as e:
+            raise SNSInvalidParameter(f"Invalid parameter: FilterPolicy: {e}") from e
+
+    subscribe = SNSBackend.subscribe
+
+    def to_queues_only(backend: Any, topic_arn: str, endpoint: str, protocol: str) -> Any:
+        if topic_arn.endswith(".fifo") and protocol == "lambda":
+            raise SNSInvalidParameter("Invalid parameter: Protocol Reason: FIFO topics deliver to Amazon SQS queues only")
+        return subscribe(backend, topic_arn, endpoint, protocol)
+
+    SNSBackend.subscribe = to_queues_only
+    FilterPolicyMatcher.__init__ = made
+    FilterPolicyMatcher.matches = matches
+    SNSBackend._validate_filter_policy = valid  # noqa: SLF001
+
+
+def _without_addresses(policy: Any) -> Any:
+    """The policy with ``cidr``, which moto does not know, as a rule that it does."""
+    if isinstance(policy, dict):
+        return {"prefix" if name == "cidr" and isinstance(rule, str) else name: _without_addresses(rule) for name, rule in policy.items()}
+    return [_without_addresses(one) for one in policy] if isinstance(policy, list) else policy
 
 
 def _notification(subscription: Any, message: str, message_id: str, subject: str | None, attributes: dict[str, Any] | None) -> dict[str, Any]:
