@@ -131,6 +131,31 @@ class VpcSettings(BaseModel):
         return self
 
 
+class FileSystemSettings(BaseModel):
+    """A directory of this host that stands in for an EFS or S3 Files access point; ``uid`` and ``gid``: whom functions act as there
+    (sandbox level full), as the access point's POSIX user; otherwise its owner.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path
+    uid: int | None = Field(None, ge=1, lt=1 << 31)
+    gid: int | None = Field(None, ge=1, lt=1 << 31)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, (str, Path)) else value
+
+    @field_validator("path")
+    @classmethod
+    def _whole(cls, value: Path) -> Path:
+        value = value.expanduser()
+        if not value.is_absolute() or value == Path("/") or ".." in value.parts:
+            raise ValueError(f"{value}: an absolute directory is needed, and not all of the host")
+        return value
+
+
 def _block(cidr: str) -> ipaddress.IPv4Network:
     """A block of a size AWS allows. Raises ValueError."""
     block = ipaddress.IPv4Network(cidr)
@@ -191,6 +216,11 @@ class Settings(BaseSettings):
     )
     vpcs: dict[str, VpcSettings] = Field(
         default_factory=dict, description="VPCs beside those of EC2, by id; see docs/network.md (JSON in the environment)."
+    )
+    file_systems: dict[str, FileSystemSettings] = Field(
+        default_factory=dict,
+        description="What functions' FileSystemConfigs mount: ARN of an EFS or S3 Files access point to a directory of this host, or to "
+        "{'path': ..., 'uid': ..., 'gid': ...}; see docs/file-systems.md (JSON in the environment).",
     )
     vpc_refresh_s: float = Field(5.0, gt=0, description="How often changes of security groups and subnets are fetched from EC2.")
     pool_size: int = Field(8, ge=0, le=512, description="Prepared empty sandboxes kept per runtime in use.")
@@ -333,6 +363,17 @@ class Settings(BaseSettings):
                 if owners.setdefault(name, vpc) != vpc:
                     raise ValueError(f"{name} is in {owners[name]} and in {vpc}")
         return value
+
+    @model_validator(mode="after")
+    def _files_apart(self) -> Settings:
+        own = Path(os.path.realpath(self.data_dir))
+        for arn, share in self.file_systems.items():
+            if not arn.startswith("arn:") or "access-point/fsap-" not in arn:
+                raise ValueError(f"file_systems: {arn} is not the ARN of an access point")
+            real = Path(os.path.realpath(share.path))
+            if real.is_relative_to(own) or own.is_relative_to(real):
+                raise ValueError(f"file_systems: {share.path} and the engine's data_dir {self.data_dir} must lie apart")
+        return self
 
     @model_validator(mode="after")
     def _safe(self) -> Settings:

@@ -38,6 +38,7 @@ from engine.control.catalogue import Catalogue
 from engine.control.changes import Changes
 from engine.control.code_links import CodeLinks
 from engine.control.event_invoke import StoredPolicies
+from engine.control.file_systems import FileSystems
 from engine.control.gateways import PATH as GATEWAY_PATH
 from engine.control.gateways import GatewayEndpoint, Gateways
 from engine.control.hands import PATH as TIME_PATH
@@ -161,6 +162,7 @@ def _plane(
         images=images,
         environments=SealedEnvironments(sources, store, link.ready),
         vpcs=Vpcs(settings, SqlVpcStore(database), link, sources, catalogue, clock),
+        file_systems=FileSystems(settings.file_systems),
         account_concurrency=settings.account_concurrency,
         ignore_architecture=settings.ignore_architecture,
     )

@@ -281,6 +281,23 @@ class NotImplementedHere(_ClientAwsError):
     type_member = None
 
 
+class MountFailure(_ClientAwsError):
+    """EFSMountFailureException, S3FilesMountFailureException 403: the function's file system cannot be mounted."""
+
+    code = "EFSMountFailureException"
+    status = 403
+    message_key = "Message"
+
+    @classmethod
+    def of(cls, arn: str, why: str) -> MountFailure:
+        """The error for an access point."""
+        s3 = ":s3files:" in arn
+        made = cls(f"The function could not mount the {'Amazon S3 Files' if s3 else 'Amazon EFS'} file system with access point {arn}: {why}")
+        if s3:
+            made.code = "S3FilesMountFailureException"
+        return made
+
+
 class SubnetIPAddressLimitReached(AwsError):
     """SubnetIPAddressLimitReachedException 502: no subnet of the function's VPC has an address left."""
 

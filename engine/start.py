@@ -155,7 +155,7 @@ def _plain(value: Any) -> Any:
     """A member of a setting as JSON has it."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    return value.model_dump() if isinstance(value, BaseModel) else str(value)
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
 
 
 def _bind(settings: Settings) -> socket.socket:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from engine.control import instance_policy, snap_start
+from engine.control import file_systems, instance_policy, snap_start
 from engine.control.configuration import SEALED, is_image
 from engine.control.images import Images
 from engine.control.kinds import POLICY, URL, may_loop, provisioned_concurrency, reserved_concurrency, resource_policies
@@ -137,6 +137,7 @@ class Catalogue:
             "architecture": config["Architectures"][0],
             "max_concurrency": places,
             "network": network(config.get("VpcConfig")),
+            "file_system": file_systems.of(config),
             **(self._images.entry(version) if is_image(config) else {}),
             **({} if api is None else {"api": str(api)}),
         }

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from engine.arn import function_arn
-from engine.control import snap_start
+from engine.control import file_systems, snap_start
 from engine.errors import InvalidParameterValue
 from engine.store.api import Function, Version
 
@@ -64,6 +64,8 @@ def merged(config: Mapping[str, Any], members: Mapping[str, Any]) -> dict[str, A
         result.pop("KMSKeyArn", None)
     if members.get("VpcConfig") is not None:
         result["VpcConfig"] = dict(members["VpcConfig"])
+    if members.get(file_systems.MEMBER) is not None:
+        file_systems.put(result, members[file_systems.MEMBER])
     if members.get("TracingConfig") is not None:
         result["TracingConfig"] = {"Mode": members["TracingConfig"].get("Mode") or config["TracingConfig"]["Mode"]}
     _dead_letter(result, members.get("DeadLetterConfig") or {})

@@ -61,6 +61,7 @@ class Hello:
     account_id: str
     no_vpc: str = ""
     no_images: str = ""
+    no_mounts: str = ""
 
 
 class LinkRefused(ServiceError):
@@ -326,6 +327,7 @@ def _read_hello(about: Mapping[str, Any]) -> Hello:
             str(about["account_id"]),
             str(about.get("no_vpc", "")),
             str(about.get("no_images", "")),
+            str(about.get("no_mounts", "")),
         )
     except (KeyError, TypeError, AttributeError, IndexError) as e:
         raise WireError(f"the supervisor's hello is not usable: {type(e).__name__}: {e}") from e

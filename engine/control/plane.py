@@ -15,6 +15,7 @@ from engine.control import rules
 from engine.control.api import Caller
 from engine.control.changes import Changes
 from engine.control.code_links import CodeLinks
+from engine.control.file_systems import FileSystems
 from engine.control.images import Images
 from engine.control.link import ControlLink, Hello
 from engine.control.packages import Package, Packages
@@ -53,6 +54,7 @@ class Plane:
     clock: Clock
     roles: Roles
     vpcs: Vpcs
+    file_systems: FileSystems
     images: Images
     environments: SealedEnvironments
     account_concurrency: int = 1000

@@ -54,14 +54,14 @@ RESERVED_VARIABLES = frozenset(
 _OBEYED: Mapping[str, frozenset[str]] = {
     "CreateFunction": frozenset(
         {
-            "Architectures", "Code", "CodeSigningConfigArn", "DeadLetterConfig", "Description", "Environment", "EphemeralStorage", "FunctionName",
+            "Architectures", "Code", "CodeSigningConfigArn", "DeadLetterConfig", "Description", "Environment", "EphemeralStorage", "FileSystemConfigs", "FunctionName",
             "Handler", "ImageConfig", "KMSKeyArn", "Layers", "LoggingConfig", "MemorySize", "PackageType", "Publish", "Role", "Runtime", "SnapStart", "Tags", "Timeout", "TracingConfig",
             "VpcConfig",
         }
     ),
     "UpdateFunctionConfiguration": frozenset(
         {
-            "DeadLetterConfig", "Description", "Environment", "EphemeralStorage", "FunctionName", "Handler", "ImageConfig", "KMSKeyArn", "Layers", "LoggingConfig",
+            "DeadLetterConfig", "Description", "Environment", "EphemeralStorage", "FileSystemConfigs", "FunctionName", "Handler", "ImageConfig", "KMSKeyArn", "Layers", "LoggingConfig",
             "MemorySize", "RevisionId", "Role", "Runtime", "SnapStart", "Timeout", "TracingConfig", "VpcConfig",
         }
     ),
@@ -87,7 +87,6 @@ WHY_NOT: Mapping[str, str] = {
     "AcceleratorConfig": _MANAGED,
     "CapacityProviderConfig": _MANAGED,
     "DurableConfig": "durable executions are a workflow engine of their own, which this is not",
-    "FileSystemConfigs": "there is no EFS or S3 Files here to mount",
     "PublishTo": _MANAGED,
     "RuntimeConfig": "runtimes are those installed on the host; custom ones come as provided.* or as a container image",
     "S3ObjectStorageMode": "packages are always copied",

@@ -40,6 +40,8 @@ def check(config: Mapping[str, Any]) -> None:
         raise InvalidParameterValue(f"{runtime} is not supported for SnapStart enabled functions.")
     if config["EphemeralStorage"]["Size"] > MAX_TMP_MIB:
         raise InvalidParameterValue("SnapStart does not support ephemeral storage greater than 512 MB.")
+    if config.get("FileSystemConfigs"):
+        raise InvalidParameterValue("SnapStart does not support Amazon EFS or Amazon S3 Files.")
 
 
 def shown(config: Mapping[str, Any], version: str) -> dict[str, str]:

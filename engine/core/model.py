@@ -14,7 +14,7 @@ class VersionConfig:
     """One invocable configuration: ``$LATEST`` or a published version.
 
     ``generation`` changes whenever anything an instance was started with changes; instances of another generation are
-    drained. ``max_concurrency``: invocations that an instance may run at once. ``image``: what a container image starts (``entrypoint``, ``cmd``, ``workdir``, ``env``), None for a package. ``network``: ``vpc/subnet,subnet/group,group`` of a function in a VPC, else empty. ``sealed``: the values of ``env`` are behind a KMS key, and so are most names. ``api``: what the code wants of Lambda's HTTP APIs, ``extends`` (it registers extensions), ``asks`` or nothing. Times in seconds, sizes in MiB.
+    drained. ``max_concurrency``: invocations that an instance may run at once. ``image``: what a container image starts (``entrypoint``, ``cmd``, ``workdir``, ``env``), None for a package. ``network``: ``vpc/subnet,subnet/group,group`` of a function in a VPC, else empty. ``sealed``: the values of ``env`` are behind a KMS key, and so are most names. ``api``: what the code wants of Lambda's HTTP APIs, ``extends`` (it registers extensions), ``asks`` or nothing. ``file_system``: ARN of its access point and LocalMountPath. Times in seconds, sizes in MiB.
     """
 
     account: str
@@ -43,6 +43,7 @@ class VersionConfig:
     max_concurrency: int = 1
     sealed: bool = False
     api: str = ""
+    file_system: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 
 from engine.images.layers import Unpacked
 
-# Mounted over in every sandbox; the image's own are never seen.
-_DIRECTORIES = ("proc", "sys", "dev", "tmp")
+# Mounted over in every sandbox, so that the image's own are never seen; /mnt only where a function has a file system.
+_DIRECTORIES = ("proc", "sys", "dev", "tmp", "mnt")
 _FILES = ("etc/hosts", "etc/resolv.conf")
 
 

@@ -22,7 +22,10 @@ from typing import Any, Protocol
 from engine.sandbox.freezer import Freezer
 from engine.sandbox.wishes import VpcDone
 
+# The step whose failure is the file system's.
+MOUNTING = "mount the file system"
 # Why level process refuses them.
+NO_MOUNTS = "nothing can be mounted at sandbox level process"
 NO_IMAGES = "container images need a file system of the sandbox's own: level user or full"
 
 
@@ -48,6 +51,7 @@ class ZygoteSpec:
 
     ``entry``: the module of the bootstrap whose ``serve`` a worker runs. ``shows``: directories besides the interpreter's own that its
     sandboxes can see. ``command`` is handed to ``serve``: what a worker executes that does not stay Python; ``most`` bounds its stock.
+    ``files``: its sandboxes can be given a ``file_system``.
     """
 
     key: str
@@ -58,6 +62,7 @@ class ZygoteSpec:
     shows: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     most: int = 512
+    files: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class SpecialiseSpec:
     """What a holder becomes. Directories are absolute host paths; sizes in MiB; ``cpu_shares`` as cgroup v1's.
 
     ``image``: ``code_dir`` is the file system of a container image, which becomes the sandbox's root. ``cpu_quota_us``: CPU time per ``group.CPU_PERIOD_US`` once the init phase is over (``initialised``); 0 for no quota. ``reserved_mib``: beyond the memory, where allocations are limited and not use, for what the interpreter maps and does not use.
+    ``file_system``: an ARN of the setting ``file_systems``, and the place below /mnt where its directory goes.
     """
 
     code_dir: str
@@ -77,6 +83,7 @@ class SpecialiseSpec:
     hostname: str = "lambda"
     image: bool = False
     reserved_mib: int = 0
+    file_system: tuple[str, str] | None = None
 
 
 @dataclass(slots=True)

@@ -45,7 +45,7 @@ class Broker:
         self._network = process
         if process is not None:
             process.attend(self._loop, self._on_network)
-        self._holders = Holders(self._loop, level, config["data_dir"], self._tell, process)
+        self._holders = Holders(self._loop, level, config, self._tell, process)
         self._supervisor = Peer(self._loop, sock, self._on_supervisor, self._on_supervisor_lost)
         children = kernel.child_signal_fd()
         self._loop.watch(children, lambda _mask: self._on_children(children))

@@ -11,7 +11,8 @@ import os
 import socket
 from collections.abc import Sequence
 
-from engine.sandbox import holder, kernel, nest
+from engine.sandbox import holder, kernel, nest, shares
+from engine.sandbox.api import MOUNTING
 
 # A container image's file system passes through here on its way to becoming the root, and these are taken along. The image store sees to it
 # that none of them is a link in the image.
@@ -40,9 +41,11 @@ class Visitor:
         for fd, _ in self._home:
             os.close(fd)
 
-    def furnish(self, init: int, mounts: Sequence[int], tmp_mib: int, hostname: str, *, image: bool = False) -> None:
+    def furnish(
+        self, init: int, mounts: Sequence[int], tmp_mib: int, hostname: str, *, image: bool = False, share: shares.Share | None = None
+    ) -> None:
         """Attach detached ``mounts`` (the code, then what goes on /opt) in the sandbox of the init behind a pidfd; with ``image`` the one mount
-        becomes the sandbox's root. Raises FurnishError.
+        becomes the sandbox's root. ``share`` goes below /mnt. Raises FurnishError.
         """
         renamed = hostname != nest.HOSTNAME
         step = "enter the sandbox"
@@ -51,7 +54,7 @@ class Visitor:
             try:
                 step = "mount the image" if image else "mount the code"
                 if image:
-                    _become_root(mounts[0])
+                    _become_root(mounts[0], share)
                 else:
                     kernel.move_mount(mounts[0], "/var/task")
                 if len(mounts) > 1:
@@ -60,6 +63,9 @@ class Visitor:
                 if tmp_mib != holder.DEFAULT_TMP_MIB:
                     step = "size of /tmp"
                     kernel.mount(None, "/tmp", None, _TMP_FLAGS, holder.tmp_options(tmp_mib))
+                if share is not None:
+                    step = MOUNTING
+                    shares.bring(share)
                 if renamed:
                     step = "host name"
                     socket.sethostname(hostname)
@@ -76,8 +82,17 @@ class Visitor:
             raise SystemExit(f"the broker cannot leave a sandbox: {e}") from e
 
 
-def _become_root(tree: int) -> None:
-    """Every process of the sandbox, which are its init and its worker, has the image for its root from now on."""
+def _become_root(tree: int, share: shares.Share | None) -> None:
+    """Every process of the sandbox, which are its init and its worker, has the image for its root from now on; /mnt with a share to come is taken along."""
+    places = kernel.open_tree(shares.ROOT) if share is not None else -1
+    try:
+        _take_place(tree, places)
+    finally:
+        if places >= 0:
+            os.close(places)
+
+
+def _take_place(tree: int, places: int) -> None:
     kernel.move_mount(tree, _NEW_ROOT)
     for path in filter(os.path.exists, _TAKEN_ALONG):
         fd = kernel.open_tree(path)
@@ -85,5 +100,10 @@ def _become_root(tree: int) -> None:
             kernel.move_mount(fd, _NEW_ROOT + path)
         finally:
             os.close(fd)
+    if places >= 0:
+        target = _NEW_ROOT + shares.ROOT
+        if os.path.islink(target) or not os.path.isdir(target):
+            raise OSError(f"the image has no directory {shares.ROOT}: import it again")
+        kernel.move_mount(places, target)
     os.chdir(_NEW_ROOT)
     kernel.pivot_here()

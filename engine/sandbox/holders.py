@@ -49,7 +49,7 @@ class Holders:
     """All holders of this broker."""
 
     def __init__(
-        self, loop: Loop, level: Level, data_dir: str, tell: Tell, network: NetworkProcess | None = None
+        self, loop: Loop, level: Level, config: dict[str, Any], tell: Tell, network: NetworkProcess | None = None
     ) -> None:
         self._loop = loop
         self._level = level
@@ -65,7 +65,7 @@ class Holders:
         self._next_pid = random.SystemRandom().randrange(_PIDS)
         self._leavings = Leavings(loop, level.groups)
         self._nets = None if network is None else Nets(loop, network, level.groups.witness())
-        self._outfitter = Outfitter(loop, level, data_dir, self._holders, self.refused, lambda: bool(self._hurried))
+        self._outfitter = Outfitter(loop, level, config, self._holders, self.refused, lambda: bool(self._hurried))
         self._pods = Pods(self._holders, tell, fail=self._fail, kill=self.kill, announce=self._announce, finish=self._finish)
 
     @property

@@ -79,6 +79,7 @@ def broker_config(
         "level": settings.sandbox.value,
         "network": settings.network.value,
         "data_dir": str(settings.data_dir),
+        "file_systems": {arn: [str(s.path), -1 if s.uid is None else s.uid, -1 if s.gid is None else s.gid] for arn, s in settings.file_systems.items()},
         "cache_dir": str(settings.cache_dir()),
         "mountpoint": str(settings.data_dir / "empty"),
         "engine_root": str(_ENGINE_ROOT),

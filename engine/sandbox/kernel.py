@@ -7,6 +7,7 @@ atfork handlers of libc.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as C
 import functools
 import os
@@ -16,7 +17,7 @@ import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _libc = C.CDLL(None, use_errno=True)
 # PyDLL keeps the interpreter lock across the call: the child must wake up holding it.
@@ -45,9 +46,9 @@ _CLONE_INTO_CGROUP = 1 << 33
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 MNT_DETACH = 2
-MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, _MOUNT_ATTR_IDMAP = 1, 2, 4, 1 << 20
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 2, 8
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 2, 4, 8
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 1, 4, 15, 23, 24
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_GET_TID_ADDRESS, _PR_CAP_AMBIENT = 36, 38, 40, 47
@@ -201,9 +202,9 @@ def open_tree(source: str, recursive: bool = True, at: int = _AT_FDCWD) -> int:
     return _call(f"open_tree {source}", _OPEN_TREE, at, _raw(source), flags)
 
 
-def set_mount(fd_or_path: object, attributes: int, recursive: bool = True) -> None:
-    """Add mount attributes to a detached mount (descriptor) or to the mount at a path."""
-    attr = struct.pack("QQQQ", attributes, 0, 0, 0)
+def set_mount(fd_or_path: object, attributes: int, recursive: bool = True, mapping: int = -1) -> None:
+    """Add mount attributes to a detached mount (descriptor) or to the mount at a path. ``mapping``: a user namespace that says who is whom there."""
+    attr = struct.pack("QQQQ", attributes, 0, 0, 0) if mapping < 0 else struct.pack("QQQQ", attributes | _MOUNT_ATTR_IDMAP, 0, 0, mapping)
     flags = _AT_RECURSIVE if recursive else 0
     if isinstance(fd_or_path, int):
         _call("mount_setattr", _MOUNT_SETATTR, fd_or_path, b"", flags | _AT_EMPTY_PATH, attr, len(attr))
@@ -243,6 +244,34 @@ def open_beneath(root_fd: int, path: str, flags: int) -> int:
     """Open a relative path that may not leave ``root_fd``, not even by symbolic links. O_CLOEXEC is added."""
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
     return _call(f"openat2 {path}", _OPENAT2, root_fd, _raw(path), how, len(how))
+
+
+def open_straight(path: str, flags: int) -> int:
+    """Open an absolute path in which nothing may be a symbolic link. O_CLOEXEC is added."""
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS)
+    return _call(f"openat2 {path}", _OPENAT2, _AT_FDCWD, _raw(path), how, len(how))
+
+
+@contextlib.contextmanager
+def acting_as(number: int) -> Iterator[None]:
+    """What is made in files is a user's of this number, and its group's; -1: this process's own."""
+    if number < 0:
+        yield
+        return
+    parent = os.getppid()
+    before = (_libc.setfsuid(-1), _libc.setfsgid(-1))
+    _libc.setfsgid(number)
+    _libc.setfsuid(number)
+    try:
+        yield
+    finally:
+        _libc.setfsuid(before[0])
+        _libc.setfsgid(before[1])
+        # The kernel takes both away from whoever changes users.
+        set_dumpable(True)
+        die_with_parent()
+        if os.getppid() != parent:
+            raise SystemExit("the parent process has ended")
 
 
 def close_from(first: int, keep: Sequence[int] = ()) -> None:

@@ -150,7 +150,7 @@ class BrokerLink:
             self._loop.call_soon(self._listener.zygote_failed, spec.key, str(e))
             return
         prefixes += [path for path in spec.shows if path not in prefixes]
-        more = {"entry": spec.entry, "command": list(spec.command)}
+        more = {"entry": spec.entry, "command": list(spec.command), "files": spec.files}
         self._ask(["zygote", spec.key, spec.runtime, spec.interpreter, prefixes, list(spec.preload), more])
 
     def make(self, holder_id: int, zygote_key: str, network: str = "", *, template: bool = False, hurried: bool = False) -> None:
@@ -174,6 +174,7 @@ class BrokerLink:
                 "code_dir": spec.code_dir, "layers": list(spec.layers), "memory_mib": spec.memory_mib,
                 "tmp_mib": spec.tmp_mib, "pids": spec.pids, "cpu_shares": spec.cpu_shares, "hostname": spec.hostname,
                 "cpu_quota_us": spec.cpu_quota_us, "image": spec.image, "reserved_mib": spec.reserved_mib,
+                "file_system": spec.file_system,
             },
         ])  # fmt: skip
 

@@ -25,7 +25,6 @@ _LIMITS = (
     (resource.RLIMIT_NICE, 0),
     (resource.RLIMIT_RTPRIO, 0),
 )
-_WRITABLE = (("/tmp",), rootfs.DEVICE_PATHS)
 # RLIMIT_NPROC counts processes and threads of the sandbox's own user; the init is one of them at level user.
 _PROCESSES = 1024 + 8
 
@@ -33,7 +32,8 @@ _PROCESSES = 1024 + 8
 class Fences(NamedTuple):
     """Which fences stand: ``namespaces`` (levels full and user), ``own_uid`` (full: ids of its own), and the two filters.
 
-    ``template_filter`` is that of a template, which may enter the sandboxes made for its copies.
+    ``template_filter`` is that of a template, which may enter the sandboxes made for its copies. ``files``: something of the host's is
+    going to be mounted below /mnt, to be written to.
     """
 
     namespaces: bool
@@ -41,6 +41,12 @@ class Fences(NamedTuple):
     landlock: bool
     filter: bytes
     template_filter: bytes = b""
+    files: bool = False
+
+    @property
+    def writable(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Directories and devices that may be written to."""
+        return ("/tmp", "/mnt") if self.files else ("/tmp",), rootfs.DEVICE_PATHS
 
     def of_template(self) -> Fences:
         """Landlock stands on directories that a copy does not have: each copy puts up its own."""
@@ -49,7 +55,7 @@ class Fences(NamedTuple):
 
 def steps(fences: Fences) -> tuple[kernel.Step, ...]:
     """Everything from the fork on, to be prepared in the zygote. Descriptors from ``KEPT`` on are closed on the way, the zygote's too."""
-    fence = (kernel.Step("landlock", landlock.prepare(*_WRITABLE)),) if fences.landlock else ()
+    fence = (kernel.Step("landlock", landlock.prepare(*fences.writable)),) if fences.landlock else ()
     return (
         kernel.UNBLOCK_SIGNALS,
         kernel.Step("own session", os.setsid),
@@ -99,7 +105,7 @@ def lock_down(fences: Fences) -> None:
 def restrict(fences: Fences) -> None:
     """The two filters, which need no privilege. Raises OSError."""
     if fences.landlock:
-        landlock.restrict(*_WRITABLE)
+        landlock.restrict(*fences.writable)
     kernel.perform((kernel.filter_step(fences.filter),))
 
 

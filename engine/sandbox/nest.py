@@ -56,6 +56,7 @@ def plan(build: holder.Build) -> Plan:
         kernel.mount_step("proc", "/proc", "proc", safe | kernel.MS_NOEXEC),
         kernel.mount_step("tmp", "/tmp", "tmpfs", safe, f"{holder.tmp_options(holder.DEFAULT_TMP_MIB)},mode=1777"),
         kernel.Step("host name", _socket.sethostname, (HOSTNAME,)),
+        *((kernel.mount_step("mnt", "/mnt", "tmpfs", safe | kernel.MS_NOEXEC, "size=4k,nr_inodes=4,mode=755"),) if build.fences.files else ()),
     )
     become_root = kernel.become_steps("become the sandbox's root", 0, 0) if build.fences.own_uid else ()
     return Plan(build, become_root, furnish, lockdown.steps(build.fences), {})

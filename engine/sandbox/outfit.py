@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from engine.sandbox import kernel, layers
-from engine.sandbox.api import NO_IMAGES
+from engine.sandbox import kernel, layers, shares
+from engine.sandbox.api import MOUNTING, NO_IMAGES
 from engine.sandbox.furnish import FurnishError, Visitor
 from engine.sandbox.levels import Level
 from engine.sandbox.marker import Marker
@@ -41,15 +41,16 @@ class Outfitter:
     """``holders`` is the broker's table, which belongs to somebody else. ``rushed`` says whether somebody waits for a sandbox."""
 
     def __init__(
-        self, loop: Loop, level: Level, data_dir: str, holders: Mapping[int, Holder], fail: Fail, rushed: Callable[[], bool]
+        self, loop: Loop, level: Level, config: Mapping[str, Any], holders: Mapping[int, Holder], fail: Fail, rushed: Callable[[], bool]
     ) -> None:
         self._loop = loop
         self._level = level
         self._holders = holders
         self._fail = fail
         self._rushed = rushed
-        self._data_dir = data_dir
-        self._data_fd = os.open(data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._data_dir = str(config["data_dir"])
+        self._shares = shares.Shares(config.get("file_systems") or {}, idmapped=level.name == "full")
+        self._data_fd = os.open(self._data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._visitor = Visitor() if level.namespaces else None
         self._marker = Marker(loop, self._marked)
         if level.groups.mechanisms["memory"] == "cgroup v1":
@@ -87,7 +88,7 @@ class Outfitter:
         """Bring code and layers into the sandbox, or have its init do it."""
         assert holder.control is not None  # noqa: S101 - the caller's matter
         mounts: list[int] = []
-        image = bool(spec.get("image"))
+        image, share = bool(spec.get("image")), self._share(holder, spec.get("file_system"))
         if image and not (self._level.namespaces and holder.visited):
             raise FurnishError("mount the image", NO_IMAGES)
         hostname, tmp_mib = str(spec["hostname"])[:64], int(spec["tmp_mib"])
@@ -104,7 +105,7 @@ class Outfitter:
                 if len(mounts) > 2:
                     mounts.insert(1, kernel.overlay(mounts[1:]))
                     kernel.set_mount(mounts[1], _ATTRIBUTES, recursive=False)
-                self._visitor.furnish(holder.pidfd, mounts, tmp_mib, hostname, image=image)
+                self._visitor.furnish(holder.pidfd, mounts, tmp_mib, hostname, image=image, share=share)
                 holder.task_root = b"/\n" if image else b"/var/task\n"
                 self.release(holder)
             else:
@@ -112,8 +113,23 @@ class Outfitter:
                 what = {"hostname": hostname, "tmp_mib": tmp_mib, "data_limit": holder.data_limit, "task_root": root}
                 holder.control.send(["specialise", what], mounts)
         finally:
-            for fd in mounts:
+            for fd in (*mounts, *(share[:1] if share is not None else ())):
                 os.close(fd)
+
+    def _share(self, holder: Holder, wanted: Sequence[str] | None) -> shares.Share | None:
+        """The mount of what goes below /mnt. Raises FurnishError."""
+        if not wanted:
+            return None
+        arn, place = wanted
+        try:
+            if not self._level.namespaces:
+                self._shares.check_place(arn, place)
+                return None
+            if not (holder.visited and holder.zygote.files):
+                raise OSError("this sandbox was not made for one")
+            return self._shares.attach(arn, place, self._level.first_id + 2 * holder.slot)
+        except OSError as e:
+            raise FurnishError(MOUNTING, str(e)) from e
 
     def release(self, holder: Holder) -> None:
         """Tell the worker where its code is, and hear no more from it: what speaks on its socket later is no worker of ours."""

@@ -16,6 +16,8 @@ class Source(Protocol):
     failure: str
     # The interpreter itself lives where layers belong.
     opt_taken: bool
+    # Its sandboxes can be given a file system.
+    files: bool
 
     def send(self, message: list[object], fds: list[int] | None = None) -> None:
         """Ask it for something."""
@@ -34,6 +36,7 @@ class Template:
         self.ready = True
         self.failure = ""
         self.opt_taken = False
+        self.files = False
         self._send = send
         self._orders = orders
 

@@ -76,6 +76,7 @@ class Zygote:
             plan["landlock"],
             seccomp.program(platform.machine()) if namespaces else b"",
             seccomp.program(platform.machine(), may_enter=True) if namespaces else b"",
+            bool(plan.get("files")),
         )
         runtime_dir = plan["runtime_dir"]
         if namespaces:

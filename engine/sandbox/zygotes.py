@@ -34,6 +34,7 @@ class ZygoteProcess:
         self.key = key
         self.ready = False
         self.failure = ""
+        self.files = bool(plan.get("files"))
         self.opt_taken = any(str(prefix).startswith("/opt/") for prefix in plan["prefixes"])
         ours, theirs = packets.pair()
         self.pid = spawn(interpreter, str(plan["engine_root"]), theirs)

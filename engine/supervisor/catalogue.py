@@ -159,12 +159,17 @@ def _version(account: str, name: str, v: Any) -> VersionConfig:
         max_concurrency=int(v.get("max_concurrency") or 1),
         sealed=bool(v.get("sealed")),
         api=str(v.get("api") or ""),
+        file_system=_pair(v.get("file_system")),
     )
 
 
 def _same(former: VersionConfig, now: VersionConfig) -> bool:
     """Whether instances of one serve the other."""
     return former.generation == now.generation and former.max_concurrency == now.max_concurrency
+
+
+def _pair(value: Any) -> tuple[str, str] | None:
+    return None if value is None else (str(value[0]), str(value[1]))
 
 
 def _seconds(value: Any) -> float | None:

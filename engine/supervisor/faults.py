@@ -14,8 +14,8 @@ from engine.core import invocation as inv
 from engine.core import report
 from engine.core.instance import State
 from engine.core.invocation import Outcome, Status
-from engine.errors import AwsError, SnapStartTimeout
-from engine.sandbox.api import Cause, ExitCause, HolderFds
+from engine.errors import AwsError, MountFailure, SnapStartTimeout
+from engine.sandbox.api import MOUNTING, Cause, ExitCause, HolderFds
 from engine.supervisor.catalogue import Version
 from engine.supervisor.fleet import Fleet
 from engine.supervisor.instance import Instance
@@ -148,7 +148,10 @@ class Faults:
             self._orphan(instance, reason)
             return
         self._orphan(instance, reason)
-        self._owner.on_unstartable(instance.version, reason)
+        file_system = instance.version.config.file_system
+        mounting = file_system is not None and reason.startswith(f"{MOUNTING}: ")
+        why = MountFailure.of(file_system[0], reason.partition(": ")[2]) if file_system is not None and mounting else reason
+        self._owner.on_unstartable(instance.version, why)
 
     def gone(self, holder_id: int) -> None:
         """The sandbox and everything in it has ended."""

@@ -201,6 +201,7 @@ class Fleet:
                 code_dir=config.code_dir,
                 layers=config.layers,
                 image=config.image is not None,
+                file_system=config.file_system,
                 memory_mib=config.memory_mib,
                 reserved_mib=reserved_mib(config.runtime),
                 tmp_mib=config.tmp_mib,

@@ -27,7 +27,7 @@ from engine.clock import Clock
 from engine.config import AuthMode, Settings
 from engine.errors import AwsError, RequestEntityTooLarge, UnrecognizedClient
 from engine.sandbox import layers
-from engine.sandbox.api import NO_IMAGES, ExitCause, HolderFds, Sandbox, SandboxReport, ZygoteSpec
+from engine.sandbox.api import NO_IMAGES, NO_MOUNTS, ExitCause, HolderFds, Sandbox, SandboxReport, ZygoteSpec
 from engine.sandbox.wishes import VpcDone
 from engine.supervisor import lanes, replies, routing, zygotes
 from engine.supervisor.api import InvokeApi, Verifier
@@ -437,6 +437,7 @@ class Supervisor:
             "region": self.settings.region,
             "account_id": self.settings.account_id,
             "no_vpc": self._status.report.no_vpc,
+            "no_mounts": NO_MOUNTS if self._status.report.level == "process" else "",
             "no_images": NO_IMAGES if self._status.report.level == "process" else "",
         }
 

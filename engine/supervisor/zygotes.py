@@ -2,13 +2,14 @@
 
 A key is ``<runtime>[+<preload>...]`` for runtimes whose workers are ours, ``agent[:<runtime>]`` for those that want the HTTP API (with an
 interpreter of the host's to be seen inside), and ``<runtime>+late`` for a Node.js that must not be started before its environment is known.
+``/mnt`` after it: the same for functions with a file system, whose sandboxes are locked down in another way.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.core.model import VersionConfig
 from engine.core.runtimes import Family, compiles, family, speaks_frames
@@ -16,10 +17,13 @@ from engine.sandbox.api import ZygoteSpec
 
 AGENT = "agent"
 LATE = "late"
+FILES = "/mnt"
 _AGENT_ENTRY = "runtime_bootstrap.agent.agent"
 _NODE_ENTRY = "runtime_bootstrap.nodejs.launch"
 # A prepared Node.js is a process of its own with 40 MB that nothing else shares.
 _MOST_NODES = 3
+# Few functions have a file system, and fewer still the same runtime.
+_MOST_WITH_FILES = 2
 # Read by the interpreter itself, at the start of the process.
 _EARLY = ("NODE_OPTIONS", "AWS_LAMBDA_EXEC_WRAPPER", "NODE_EXTRA_CA_CERTS", "UV_THREADPOOL_SIZE")
 # Of the variables that CPython reads then, those that change nothing here: the worker sees to them, or does so anyhow.
@@ -60,7 +64,7 @@ def key(config: VersionConfig, *, behind_agent: bool = False) -> str:
 
     That of a function in a VPC ends in ``@`` and its network.
     """
-    zygote = _zygote(config, behind_agent=behind_agent)
+    zygote = _zygote(config, behind_agent=behind_agent) + (FILES if config.file_system else "")
     return f"{zygote}@{config.network}" if config.network else zygote
 
 
@@ -120,6 +124,9 @@ def node_flags(version: str) -> tuple[str, ...]:
 
 def spec(zygote_key: str, runtimes: Mapping[str, Interpreter]) -> ZygoteSpec | str:
     """What to start for a key, or why it cannot be."""
+    if zygote_key.endswith(FILES):
+        plain = spec(zygote_key.removesuffix(FILES), runtimes)
+        return plain if isinstance(plain, str) else replace(plain, key=zygote_key, files=True, most=min(plain.most, _MOST_WITH_FILES))
     runtime, *more = zygote_key.split("+")
     agent, _, served = runtime.partition(":")
     wanted = served or runtime

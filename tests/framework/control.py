@@ -22,6 +22,7 @@ from engine.control import operations
 from engine.control.catalogue import Catalogue
 from engine.control.changes import Changes
 from engine.control.code_links import CodeLinks
+from engine.control.file_systems import FileSystems
 from engine.control.images import Images
 from engine.control.link import ControlLink
 from engine.control.packages import Packages
@@ -133,6 +134,7 @@ class ControlServer:
                 clock=self.clock,
                 roles=Roles(self.settings, self.clock, self.link.ready),
                 vpcs=self.vpcs,
+                file_systems=FileSystems(self.settings.file_systems),
                 images=self.images,
                 environments=SealedEnvironments(sources, self.store, self.link.ready),
                 account_concurrency=self.settings.account_concurrency,

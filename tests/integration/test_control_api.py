@@ -138,7 +138,7 @@ REFUSALS: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("dlq", {"DeadLetterConfig": {"TargetArn": "arn:aws:s3:us-east-1:000000000000:q"}}, 400, "InvalidParameterValueException", "must be the ARN of a standard SQS queue"),
     ("tracing", {"TracingConfig": {"Mode": "active"}}, 400, "ValidationException", "Member must satisfy enum value set: [Active, PassThrough]"),
     ("snapstart", {"SnapStart": {"ApplyOn": "PublishedVersions"}, "EphemeralStorage": {"Size": 1024}}, 400, "InvalidParameterValueException", "SnapStart"),
-    ("files", {"FileSystemConfigs": [{"Arn": "arn:aws:elasticfilesystem:us-east-1:000000000000:access-point/fsap-0123456789abcdef0", "LocalMountPath": "/mnt/a"}]}, 501, "NotImplementedException", "FileSystemConfigs"),
+    ("files", {"FileSystemConfigs": [{"Arn": "arn:aws:elasticfilesystem:us-east-1:000000000000:access-point/fsap-0123456789abcdef0", "LocalMountPath": "/mnt/a"}]}, 400, "InvalidParameterValueException", "Function must be configured to execute in a VPC to reference access point arn:aws:elasticfilesystem:"),
     ("other name", {"FunctionName": "arn:aws:lambda:us-east-1:111111111111:function:x"}, 403, "AccessDeniedException", ""),
     ("qualified", {"FunctionName": "x:1"}, 400, "InvalidParameterValueException", "without a qualifier"),
     ("text levels", {"LoggingConfig": {"LogFormat": "Text", "SystemLogLevel": "WARN"}}, 400, "InvalidParameterValueException", "SystemLogLevel can be set only when LogFormat is JSON."),

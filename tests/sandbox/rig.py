@@ -93,14 +93,15 @@ class Rig:
         runtime: str | None = None,
         interpreter: str | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
+        file_systems: dict[str, Any] | None = None,
     ) -> None:
-        self.settings = Settings(data_dir=data_dir, sandbox=level, network=network)
+        self.settings = Settings(data_dir=data_dir, sandbox=level, network=network, file_systems=file_systems or {})
         self.events: list[tuple[Any, ...]] = []
         self.loop = loop or asyncio.new_event_loop()
         self.link = BrokerLink(self.loop, self.settings, self, bootstrap_dir=bootstrap)
         known = discover()
         self.key = runtime or ("python3.12" if "python3.12" in known else next(iter(known)))
-        self.spec = ZygoteSpec(self.key, self.key, interpreter or known[self.key].path)
+        self.spec = ZygoteSpec(self.key, self.key, interpreter or known[self.key].path, files=bool(file_systems))
         self.boxes: list[Box] = []
         self.last_id = 0
         self.report: SandboxReport | None = None

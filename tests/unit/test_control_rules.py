@@ -93,7 +93,6 @@ def test_members_that_ask_for_nothing_pass(members: dict[str, Any]) -> None:
         {"TenancyConfig": {"TenantIsolationMode": "PER_TENANT"}},
         {"CapacityProviderConfig": {"x": {}}},
         {"PublishTo": "LATEST_PUBLISHED"},
-        {"FileSystemConfigs": [{"Arn": "x"}]},
         {"SomethingNewOfNextYear": {"A": 1}},
     ],
 )
@@ -108,7 +107,7 @@ def test_packages_are_copied_and_only_that_may_be_asked_for() -> None:
     rules.refuse_unsupported("FunctionCode", {"S3ObjectStorageMode": "COPY"})
     with pytest.raises(NotImplementedHere, match="does not support S3ObjectStorageMode"):
         rules.refuse_unsupported("UpdateFunctionCode", {"S3ObjectStorageMode": "REFERENCE"})
-    assert rules.refused_members("CreateFunction", ["FileSystemConfigs", "Timeout"]) == ["FileSystemConfigs"]
+    assert rules.refused_members("CreateFunction", ["TenancyConfig", "Timeout"]) == ["TenancyConfig"]
     assert rules.refused_members("ListTags", ["Resource"]) == []
 
 
