@@ -202,7 +202,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         settings,
         verifier,
         learn=Identities(keys, link, enforce=enforce).learn,
-        authorize=Access(plane.store, clock, LayerPolicies(plane.layers)).authorize if enforce else None,
+        authorize=_access(plane).authorize if enforce else None,
         metrics=figures.render,
         code=plane.links.source,
         bytecode=plane.packages.figures,
@@ -226,6 +226,11 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         await link.close()
         for part in (app, plane.packages):
             part.close()
+
+
+def _access(plane: Plane) -> Access:
+    policies = LayerPolicies(plane.layers)
+    return Access(plane.store, plane.clock, policies, mappings=plane.mappings, signing=plane.signing, networks=plane.vpcs)
 
 
 def _dispatcher(

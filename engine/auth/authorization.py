@@ -61,12 +61,15 @@ def resource_of(operation: str, params: Mapping[str, Any], account: str, region:
     """
     if operation in _ACCOUNT_WIDE:
         return "*"
+    if params.get("UUID") is not None:
+        # A function that an update names is what the mapping shall call, not what is changed.
+        return f"arn:aws:lambda:{region}:{account}:event-source-mapping:{params['UUID']}"
     name = params.get("FunctionName")
     if name is not None:
         ref = parse_function_name(name, account=account, region=region, qualifier=params.get("Qualifier"))
         qualifier = None if operation in _UNQUALIFIED else ref.qualifier
         return function_arn(ref.region, ref.account, ref.name, qualifier)
-    for member in ("Resource", "CodeSigningConfigArn", "Arn"):
+    for member in ("Resource", "ResourceArn", "CodeSigningConfigArn", "Arn"):
         if params.get(member) is not None:
             return str(params[member])
     if params.get("LayerName") is not None:
@@ -74,8 +77,6 @@ def resource_of(operation: str, params: Mapping[str, Any], account: str, region:
         arn = layer if layer.startswith("arn:") else f"arn:aws:lambda:{region}:{account}:layer:{layer}"
         version = params.get("VersionNumber")
         return arn if version is None else f"{arn}:{version}"
-    if params.get("UUID") is not None:
-        return f"arn:aws:lambda:{region}:{account}:event-source-mapping:{params['UUID']}"
     if params.get("CapacityProviderName") is not None:
         return f"arn:aws:lambda:{region}:{account}:capacity-provider:{params['CapacityProviderName']}"
     return "*"
@@ -119,7 +120,8 @@ def lambda_keys(params: Mapping[str, Any], account: str, region: str) -> dict[st
     for member, key in (("SubnetIds", "lambda:subnetids"), ("SecurityGroupIds", "lambda:securitygroupids")):
         if vpc.get(member):
             keys[key] = [str(v) for v in vpc[member]]
-    if params.get("EventSourceArn") is not None and params.get("FunctionName") is not None:
+    sourced = any(params.get(member) is not None for member in ("EventSourceArn", "SelfManagedEventSource", "UUID"))
+    if sourced and params.get("FunctionName") is not None:
         try:
             ref = parse_function_name(params["FunctionName"], account=account, region=region)
         except AwsError:

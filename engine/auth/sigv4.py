@@ -133,19 +133,28 @@ class Verifier:
         self._signers: dict[bytes, _Signer] = {}
         self.repeat: Repeat | None = None
 
-    def verify(self, method: str, raw_path: str, raw_query: str, headers: Headers, body: bytes, now_epoch_s: float) -> Principal:
-        """The caller who signed this request.
+    def verify(
+        self,
+        method: str,
+        raw_path: str,
+        raw_query: str,
+        headers: Headers,
+        body: bytes,
+        now_epoch_s: float,
+        service: bytes | None = None,
+    ) -> Principal:
+        """The caller who signed this request, for ``service`` if one is given.
 
         ``raw_path`` and ``raw_query`` are as received (Latin-1 text, nothing decoded), ``headers`` in any case and order,
         ``body`` complete. Raises MissingAuthenticationToken when there is no signature, IncompleteSignature when it is
         malformed, UnrecognizedClient for an unknown key or session token, ExpiredToken for an expired one, InvalidSignature
-        when it is wrong, too old or leaves out headers that must be signed, and what ``check_chunks`` raises for chunked bodies.
+        when it is wrong, too old, for another service or leaves out headers that must be signed, and what ``check_chunks`` raises for chunked bodies.
         """
         self.repeat = None
         fields = index(headers)
         authorization = fields.get(b"authorization")
         if authorization is None:
-            return self._verify_presigned(method, raw_path, raw_query, fields, body, now_epoch_s)
+            return self._verify_presigned(method, raw_path, raw_query, fields, body, now_epoch_s, service)
         start = authorization[:-SIGNATURE_LENGTH]
         signer = self._signers.get(start)
         usual = False
@@ -154,6 +163,8 @@ class Verifier:
         else:
             claim, signature, usual = read_authorization(authorization, fields)
             signer = _Signer(claim, self._find(claim))
+        if service is not None and signer.claim.service != service:
+            raise _misdirected(service)
         _check_token(signer.credential, fields.get(b"x-amz-security-token"), now_epoch_s)
         stamp = fields.get(b"x-amz-date") or stamp_of_date(authorization, fields.get(b"date"))
         self._check_time(signer.claim, stamp, now_epoch_s)
@@ -174,7 +185,14 @@ class Verifier:
         return repeat.holds(self._keys, body, now_epoch_s)
 
     def _verify_presigned(
-        self, method: str, raw_path: str, raw_query: str, fields: dict[bytes, bytes], body: bytes, now_epoch_s: float
+        self,
+        method: str,
+        raw_path: str,
+        raw_query: str,
+        fields: dict[bytes, bytes],
+        body: bytes,
+        now_epoch_s: float,
+        service: bytes | None,
     ) -> Principal:
         """The query form; the signature holds from ``X-Amz-Date`` for ``X-Amz-Expires`` seconds."""
         given, rest = split_presigned(raw_query)
@@ -182,6 +200,8 @@ class Verifier:
             raise MissingAuthenticationToken(MISSING)
         claim, signature, valid_s = read_presigned(given)
         signer = _Signer(claim, self._find(claim))
+        if service is not None and claim.service != service:
+            raise _misdirected(service)
         _check_token(signer.credential, given.get("X-Amz-Security-Token"), now_epoch_s)
         stamp = given["X-Amz-Date"]
         signed_at = epoch(stamp)
@@ -250,6 +270,10 @@ def _claimed_credential(headers: Headers, raw_query: str) -> str:
         value = raw_query.partition("X-Amz-Credential=")[2].partition("&")[0]
         return unquote_to_bytes(value).decode("latin-1")
     return ""
+
+
+def _misdirected(service: bytes) -> InvalidSignature:
+    return InvalidSignature(f"Credential should be scoped to correct service: '{service.decode()}'. ")
 
 
 def _check_token(credential: Credential, token: bytes | None, now_epoch_s: float) -> None:

@@ -17,9 +17,10 @@ from engine.auth.identity import credential_of, root_of, service
 from engine.auth.policy import Identity, Policy, Request, evaluate, parse
 from engine.auth.principals import KeyRing
 from engine.clock import Clock
+from engine.control.event_sources import function_of
 from engine.control.kinds import resource_policies
 from engine.control.link import ControlLink
-from engine.store.api import Function, FunctionStore
+from engine.store.api import Function, FunctionStore, MappingStore, SigningStore
 from engine.wire.messages import IDENTITY_QUERY
 
 REVISION_HEADER = "x-lambda-engine-identities"
@@ -31,6 +32,12 @@ class ResourcePolicies(Protocol):
     """Finds the policy of a resource that is not a function. May block."""
 
     def __call__(self, arn: str, /) -> Mapping[str, Any] | None: ...
+
+
+class Networks(Protocol):
+    """Says in which VPC the subnets of a VpcConfig are; None when it is not known."""
+
+    async def vpc_of(self, wanted: Mapping[str, Any], account: str, /) -> str | None: ...
 
 
 class Identities:
@@ -62,34 +69,71 @@ class Identities:
 
 
 class Access:
-    """Decides about operations, with ``settings.auth`` = iam."""
+    """Decides about operations, with ``settings.auth`` = iam. What it is not given it knows nothing of."""
 
-    def __init__(self, store: FunctionStore, clock: Clock, resource_policy: ResourcePolicies = lambda _arn: None) -> None:
+    def __init__(
+        self,
+        store: FunctionStore,
+        clock: Clock,
+        resource_policy: ResourcePolicies = lambda _arn: None,
+        *,
+        mappings: MappingStore | None = None,
+        signing: SigningStore | None = None,
+        networks: Networks | None = None,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._resource_policy = resource_policy
+        self._mappings = mappings
+        self._signing = signing
+        self._networks = networks
 
     async def authorize(self, context: RequestContext, params: dict[str, Any]) -> None:
         """Raises AccessDenied, with AWS's text, unless the caller may do this."""
         principal = context.principal
         identity = principal.identity or root_of(principal.account)
         resource = resource_of(context.operation, params, principal.account, context.region)
-        keys = self._context(identity, context)
-        keys |= lambda_keys(params, principal.account, context.region)
         owner = owner_of(resource, principal.account)
+        keys = self._context(identity, context) | {"aws:resourceaccount": owner}
+        keys |= await asyncio.to_thread(self._kept, resource, params.get("UUID"), owner)
+        keys |= lambda_keys(params, principal.account, context.region)
+        if (vpc := await self._vpc(params, principal.account)) is not None:
+            keys["lambda:vpcids"] = [vpc]
         function, policy = await asyncio.to_thread(self._found, resource, owner, context.region)
         if function is not None:
             keys |= {f"aws:resourcetag/{k}".lower(): v for k, v in function.tags.items()}
         check(Request(action_of(context.operation), resource, owner, keys), identity, policy)
         role = params.get("Role")
         if role and context.operation in ("CreateFunction", "UpdateFunctionConfiguration"):
-            passing = {**self._context(identity, context), "iam:passedtoservice": "lambda.amazonaws.com"}
+            passing = {
+                **self._context(identity, context), "iam:passedtoservice": "lambda.amazonaws.com", "iam:associatedresourcearn": resource,
+            }  # fmt: skip
             check(Request(PASS_ROLE, role, principal.account, passing), identity)
         if context.operation in ("CreateFunction", "UpdateFunctionConfiguration"):
             for layer in params.get("Layers") or []:
                 _, shared = await asyncio.to_thread(self._found, layer, "", context.region)
                 request = Request(ATTACH_LAYER, layer, owner_of(layer, principal.account), self._context(identity, context))
                 check(request, identity, shared)
+
+    async def _vpc(self, params: Mapping[str, Any], account: str) -> str | None:
+        """The VPC that a request's VpcConfig means."""
+        wanted = params.get("VpcConfig") or {}
+        return None if self._networks is None or not wanted.get("SubnetIds") else await self._networks.vpc_of(wanted, account)
+
+    def _kept(self, resource: str, mapping: str | None, owner: str) -> dict[str, str | list[str]]:
+        """What condition keys say of a mapping or a code signing configuration that is there. Blocks."""
+        keys: dict[str, str | list[str]] = {}
+        tags: Mapping[str, str] = {}
+        mapping = mapping or (resource.rpartition(":")[2] if ":event-source-mapping:" in resource else None)
+        if mapping is not None and self._mappings is not None:
+            found = self._mappings.get(mapping)
+            if found is not None and found.account == owner:
+                keys["lambda:functionarn"] = function_of(found)
+                tags = found.tags
+        elif ":code-signing-config:" in resource and self._signing is not None:
+            config = self._signing.get(owner, resource.rpartition(":")[2])
+            tags = {} if config is None else config.tags
+        return keys | {f"aws:resourcetag/{k}".lower(): v for k, v in tags.items()}
 
     def _context(self, identity: Identity, context: RequestContext) -> dict[str, str | list[str]]:
         return context_of(

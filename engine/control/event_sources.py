@@ -194,6 +194,11 @@ def _plain_arn(document: Mapping[str, Any]) -> str:
     return str(document["FunctionArn"]).removesuffix(f":{LATEST}")
 
 
+def function_of(mapping: EventSourceMapping) -> str:
+    """The ARN of the function, version or alias that the mapping calls."""
+    return _plain_arn(mapping.document)
+
+
 def _check_stable(document: Mapping[str, Any], verb: str) -> None:
     if document["State"] not in STABLE:
         raise ResourceInUse(f"Cannot {verb} the event source mapping because it is in use.")

@@ -23,7 +23,7 @@ from engine.control import vpc_documents
 from engine.control.catalogue import Catalogue
 from engine.control.link import ControlLink, Hello
 from engine.control.sources import Sources
-from engine.errors import InvalidParameterValue, NotImplementedHere, ServiceError
+from engine.errors import AwsError, InvalidParameterValue, NotImplementedHere, ServiceError
 from engine.store.vpcs import SqlVpcStore
 
 # A VPC that was just named is not forgotten before the function that named it is stored.
@@ -90,6 +90,17 @@ class Vpcs:
             raise NotImplementedHere(f"Lambda Engine does not support VpcConfig here: {hello.no_vpc}. Nothing was changed.")
         vpc = await self._find(subnets, groups, account, hello)
         return {"SubnetIds": subnets, "SecurityGroupIds": groups, "VpcId": vpc, "Ipv6AllowedForDualStack": False}
+
+    async def vpc_of(self, wanted: Mapping[str, Any], account: str) -> str | None:
+        """The VPC of a request's VpcConfig, for whoever decides whether the request may be made; None where that cannot be said."""
+        subnets, groups = list(wanted.get("SubnetIds") or ()), list(wanted.get("SecurityGroupIds") or ())
+        try:
+            if any(name in document["subnets"] for document in self._own.values() for name in subnets):
+                return self._find_own(subnets, groups)
+            hello = await self._link.ready()
+            return (await asyncio.to_thread(self._find_in_ec2, subnets, groups, account, hello))[0]
+        except AwsError:
+            return None
 
     async def _find(self, subnets: list[str], groups: list[str], account: str, hello: Hello) -> str:
         """The VPC in which all of these are; it is kept and the broker has it."""

@@ -33,6 +33,7 @@ Send = Callable[[Message], Awaitable[None]]
 Learn = Callable[[str | None, Mapping[str, str]], Awaitable[bool]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+LAMBDA = b"lambda"
 PEER_HEADER = "x-lambda-engine-peer"
 THREADS = 8
 DISCARDED = 64 << 20
@@ -161,11 +162,11 @@ class App:
         if self._learn is not None:
             await self._learn(None, named)
         try:
-            return verifier.verify(scope["method"], path, query, headers, body, self._now())
+            return verifier.verify(scope["method"], path, query, headers, body, self._now(), LAMBDA)
         except UnrecognizedClient as e:
             if e.access_key is None or self._learn is None or not await self._learn(e.access_key, named):
                 raise
-        return verifier.verify(scope["method"], path, query, headers, body, self._now())
+        return verifier.verify(scope["method"], path, query, headers, body, self._now(), LAMBDA)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:

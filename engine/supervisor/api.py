@@ -69,7 +69,15 @@ class Verifier(Protocol):
     """Checks a request's signature, raising AwsError; and learns a key that is not known, if it can."""
 
     def verify(
-        self, method: str, raw_path: str, raw_query: str, headers: list[tuple[bytes, bytes]], body: bytes, now_epoch_s: float
+        self,
+        method: str,
+        raw_path: str,
+        raw_query: str,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        now_epoch_s: float,
+        service: bytes | None = None,
+        /,
     ) -> Principal: ...
 
     def learn(self, access_key: str | None, then: Callable[[], None], /) -> bool: ...

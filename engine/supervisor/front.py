@@ -435,7 +435,7 @@ class Connection(asyncio.Protocol):
         assert verifier is not None  # noqa: S101 - asked by the caller
         path, _, query = url.partition(b"?")
         try:
-            caller = verifier.verify("POST", path.decode("latin-1"), query.decode("latin-1"), headers, body, time.time())
+            caller = verifier.verify("POST", path.decode("latin-1"), query.decode("latin-1"), headers, body, time.time(), b"lambda")
         except UnrecognizedClient as e:
             if not learnt and verifier.learn(e.access_key, lambda: self._again(url, headers, options, body, reply)):
                 return

@@ -74,11 +74,18 @@ class Guard:
         self.on_forget: Callable[[], None] = lambda: None
 
     def verify(
-        self, method: str, raw_path: str, raw_query: str, headers: Headers, body: bytes, now_epoch_s: float
+        self,
+        method: str,
+        raw_path: str,
+        raw_query: str,
+        headers: Headers,
+        body: bytes,
+        now_epoch_s: float,
+        service: bytes | None = None,
     ) -> Principal:
         """As ``engine.auth.sigv4.Verifier.verify``. After UnrecognizedClient with an access key, ``learn`` it and try again."""
         self._forget_in_time()
-        return self._verifier.verify(method, raw_path, raw_query, headers, body, now_epoch_s)
+        return self._verifier.verify(method, raw_path, raw_query, headers, body, now_epoch_s, service)
 
     @property
     def repeat(self) -> Repeat | None:

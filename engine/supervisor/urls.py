@@ -71,7 +71,7 @@ class FunctionUrls:
             raw_query = query.decode("latin-1")
             if self.verifier is not None:
                 principal = self.verifier.verify(
-                    head.method.decode("latin-1"), path.decode("latin-1"), raw_query, head.headers, body, time.time()
+                    head.method.decode("latin-1"), path.decode("latin-1"), raw_query, head.headers, body, time.time(), b"lambda"
                 )
             elif access_key := claimed_access_key(head.headers, raw_query):
                 principal = Principal(access_key, credential_account(head.headers, self.account_id, raw_query), verified=False)

@@ -157,6 +157,80 @@ def test_operations_are_decided_with_their_resource_and_conditions(cloud: Cloud)
     assert refused(client.invoke, FunctionName="echo", InvocationType="Event")[0] == "AccessDeniedException"
 
 
+def test_a_denial_of_a_function_meets_its_policy_as_a_whole_too(cloud: Cloud) -> None:
+    cloud.admin.add_permission(FunctionName="echo", StatementId="whole", Action="lambda:GetFunction", Principal=ACCOUNT)
+    deny = {"Effect": "Deny", "Action": "lambda:*", "Resource": f"{ARN}:echo"}
+    client = cloud.engine.client(**cloud.user("outsider", allow("lambda:*"), deny))
+    policy = document(allow("lambda:*", f"{ARN}:echo", Principal="*"))
+    for call, more in (
+        (client.get_resource_policy, {}),
+        (client.put_resource_policy, {"Policy": policy}),
+        (client.delete_resource_policy, {}),
+    ):
+        code, text = refused(call, ResourceArn=f"{ARN}:echo", **more)
+        assert code == "AccessDeniedException"
+        assert text.endswith(f"on resource: {ARN}:echo with an explicit deny in an identity-based policy")
+    cloud.admin.remove_permission(FunctionName="echo", StatementId="whole")
+
+
+def test_mappings_are_decided_by_their_function_and_their_tags(cloud: Cloud) -> None:
+    cloud.function("mapped", "def f(e, c): pass\n", cloud.role("mapped", allow("sqs:*")))
+    queue = "arn:aws:sqs:us-east-1:000000000000:decided"
+    cloud.engine.client("sqs", **ROOT).create_queue(QueueName="decided")
+    create = {"EventSourceArn": queue, "FunctionName": "mapped", "Enabled": False, "Tags": {"team": "a"}}
+    ours = {"ArnEquals": {"lambda:FunctionArn": f"{ARN}:mapped"}}
+    theirs = {"ArnEquals": {"lambda:FunctionArn": f"{ARN}:echo"}}
+    other = cloud.engine.client(**cloud.user("unmapped", allow("lambda:*EventSourceMapping", Condition=theirs)))
+    client = cloud.engine.client(**cloud.user("mapper", allow("lambda:*EventSourceMapping", Condition=ours)))
+    assert refused(other.create_event_source_mapping, **create) == denied("unmapped", "lambda:CreateEventSourceMapping", "*")
+    uuid = client.create_event_source_mapping(**create)["UUID"]
+    arn = f"arn:aws:lambda:us-east-1:{ACCOUNT}:event-source-mapping:{uuid}"
+    wait.until(lambda: client.get_event_source_mapping(UUID=uuid)["State"] == "Disabled", "the mapping made", 60)
+    assert refused(other.update_event_source_mapping, UUID=uuid, BatchSize=2) == denied("unmapped", "lambda:UpdateEventSourceMapping", arn)
+    assert refused(other.delete_event_source_mapping, UUID=uuid) == denied("unmapped", "lambda:DeleteEventSourceMapping", arn)
+    client.update_event_source_mapping(UUID=uuid, BatchSize=2)
+    wait.until(lambda: client.get_event_source_mapping(UUID=uuid)["State"] == "Disabled", "the mapping changed", 60)
+    tagged = {"StringEquals": {"aws:ResourceTag/team": "a"}}
+    team = cloud.engine.client(**cloud.user("team", allow("lambda:*", Condition=tagged)))
+    assert team.list_tags(Resource=arn)["Tags"] == {"team": "a"}
+    team.delete_event_source_mapping(UUID=uuid)
+
+
+def test_functions_can_be_kept_to_a_vpc(cloud: Cloud) -> None:
+    ec2 = cloud.engine.client("ec2", **ROOT)
+    subnet = ec2.describe_subnets()["Subnets"][0]
+    (group,) = ec2.describe_security_groups(
+        Filters=[{"Name": "vpc-id", "Values": [subnet["VpcId"]]}, {"Name": "group-name", "Values": ["default"]}]
+    )["SecurityGroups"]
+    nowhere = {"Effect": "Deny", "Action": "lambda:CreateFunction", "Resource": "*", "Condition": {"Null": {"lambda:VpcIds": "true"}}}
+    elsewhere = {**nowhere, "Condition": {"ForAnyValue:StringNotEquals": {"lambda:VpcIds": [subnet["VpcId"]]}}}
+    stranger = {**nowhere, "Condition": {"ForAnyValue:StringEquals": {"lambda:VpcIds": [subnet["VpcId"]]}}}
+    code = {"ZipFile": zip_of({"m.py": "def f(e, c): pass\n"})}
+    made = {"FunctionName": "kept-in", "Role": f"arn:aws:iam::{ACCOUNT}:role/plain", "Runtime": OWN_RUNTIME, "Handler": "m.f", "Code": code}
+    vpc = {"SubnetIds": [subnet["SubnetId"]], "SecurityGroupIds": [group["GroupId"]]}
+    kept = cloud.engine.client(**cloud.user("kept-in", allow(["lambda:*", "iam:PassRole"]), nowhere, elsewhere))
+    refusal = refused(kept.create_function, **made)
+    assert refusal[0] == "AccessDeniedException"
+    assert refusal[1].endswith("with an explicit deny in an identity-based policy")
+    out = cloud.engine.client(**cloud.user("kept-out", allow(["lambda:*", "iam:PassRole"]), stranger))
+    assert refused(out.create_function, **made, VpcConfig=vpc)[0] == "AccessDeniedException"
+    # Let through, and refused for another reason: whether VPCs can be had here is not the subject.
+    refusal = refused(kept.create_function, **made, VpcConfig={**vpc, "Ipv6AllowedForDualStack": True})
+    assert refusal[0] == "NotImplementedException"
+
+
+def test_a_signature_for_another_service_invokes_nothing(cloud: Cloud) -> None:
+    path = "/2015-03-31/functions/echo/invocations"
+    request = AWSRequest("POST", cloud.engine.url + path, headers={"Host": urlsplit(cloud.engine.url).netloc}, data=b"")
+    SigV4Auth(Credentials("AKIAROOT", "root-secret"), "sqs", "us-east-1").add_auth(request)
+    with contextlib.closing(http.client.HTTPConnection(urlsplit(cloud.engine.url).netloc, timeout=60)) as connection:
+        connection.request("POST", path, headers=dict(request.headers.items()))
+        answer = connection.getresponse()
+        said = json.loads(answer.read())
+    assert (answer.status, answer.getheader("x-amzn-errortype")) == (403, "InvalidSignatureException")
+    assert said == {"message": "Credential should be scoped to correct service: 'lambda'. "}
+
+
 def test_giving_a_function_a_role_needs_the_right_to_pass_it(cloud: Cloud) -> None:
     role = f"arn:aws:iam::{ACCOUNT}:role/plain"
     keys = cloud.user("maker", allow("lambda:*"))

@@ -21,10 +21,13 @@ from engine.control.access import Access, service_may_invoke
 from engine.control.kinds import POLICY
 from engine.control.layer_permissions import LayerPolicies
 from engine.errors import AccessDenied
+from engine.protocol.model import load
 from engine.store.api import Function, LayerVersion
 from engine.store.database import Database
 from engine.store.functions import SqlFunctionStore
 from engine.store.layers import SqlLayerStore
+from tests.framework.constraints import baseline
+from tests.structure.pages import served
 
 ACCOUNT, REGION = "111122223333", "eu-west-1"
 FUNCTION = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:f"
@@ -56,6 +59,9 @@ def test_actions(operation, action):
         ("GetAccountSettings", {}, "*"),
         ("CreateEventSourceMapping", {"FunctionName": "f"}, "*"),
         ("DeleteEventSourceMapping", {"UUID": "u"}, f"arn:aws:lambda:{REGION}:{ACCOUNT}:event-source-mapping:u"),
+        ("UpdateEventSourceMapping", {"UUID": "u", "FunctionName": "f"}, f"arn:aws:lambda:{REGION}:{ACCOUNT}:event-source-mapping:u"),
+        ("GetResourcePolicy", {"ResourceArn": FUNCTION}, FUNCTION),
+        ("PutResourcePolicy", {"ResourceArn": f"{FUNCTION}:live"}, f"{FUNCTION}:live"),
         ("GetLayerVersion", {"LayerName": "l", "VersionNumber": 2}, f"arn:aws:lambda:{REGION}:{ACCOUNT}:layer:l:2"),
         ("PublishLayerVersion", {"LayerName": "l"}, f"arn:aws:lambda:{REGION}:{ACCOUNT}:layer:l"),
         ("GetLayerVersionByArn", {"Arn": "arn:x"}, "arn:x"),
@@ -66,6 +72,17 @@ def test_actions(operation, action):
 )
 def test_resources(operation, params, resource):
     assert resource_of(operation, params, ACCOUNT, REGION) == resource
+
+
+def test_an_operation_on_one_thing_is_never_about_everything():
+    """A denial of a resource must meet every operation on it."""
+    model = load()
+    wide = {
+        "CreateCodeSigningConfig", "CreateEventSourceMapping", "GetEventSourceMapping", "GetAccountSettings", "ListCodeSigningConfigs",
+        "ListEventSourceMappings", "ListFunctions", "ListLayers", "ListLayerVersions",
+    }  # fmt: skip
+    found = {name for name in served() if resource_of(name, baseline(model.operation(name)), ACCOUNT, REGION) == "*"}
+    assert found == wide
 
 
 def test_owners():
@@ -88,6 +105,9 @@ def test_keys_of_lambda():
         "lambda:subnetids": ["s"],
         "lambda:functionarn": f"{FUNCTION}:live",
     }
+    kafka = {"SelfManagedEventSource": {"Endpoints": {}}, "FunctionName": "f"}
+    assert lambda_keys(kafka, ACCOUNT, REGION) == {"lambda:functionarn": FUNCTION}
+    assert lambda_keys({"UUID": "u", "FunctionName": "f"}, ACCOUNT, REGION) == {"lambda:functionarn": FUNCTION}
     assert lambda_keys({"TagKeys": ["a"], "EventSourceArn": "arn:q", "FunctionName": "a b"}, ACCOUNT, REGION) == {"aws:tagkeys": ["a"]}
 
 

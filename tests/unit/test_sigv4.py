@@ -154,6 +154,21 @@ def test_a_scope_of_another_day(verifier: Verifier) -> None:
     )
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_a_scope_of_another_service(verifier: Verifier, known: bool) -> None:
+    """A link to an object must not be good for a call of Lambda that happens to have the same path, even once its key is known."""
+    signed = Signed()
+    query, signed_at = presigned()
+    text = "Credential should be scoped to correct service: 's3'"
+    if known:
+        verifier.verify("POST", PATH, "", signed.fields(), signed.body, signed.now, b"lambda")
+    with pytest.raises(InvalidSignature, match=text):
+        verifier.verify("POST", PATH, "", signed.fields(), signed.body, signed.now, b"s3")
+    verifier.verify("GET", "/x", query, [(b"Host", b"localhost")], b"", signed_at, b"lambda")
+    with pytest.raises(InvalidSignature, match=text):
+        verifier.verify("GET", "/x", query, [(b"Host", b"localhost")], b"", signed_at, b"s3")
+
+
 def test_the_host_must_be_signed(verifier: Verifier) -> None:
     text = refused(verifier, Signed().replace("host;", ""), InvalidSignature)
     assert text == "'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization."

@@ -76,7 +76,7 @@ class ConnectionsExchange:
             return
         path, _, query = head.url.partition(b"?")
         principal = verifier.verify(
-            head.method.decode("latin-1"), path.decode("latin-1"), query.decode("latin-1"), head.headers, self._body, time.time()
+            head.method.decode("latin-1"), path.decode("latin-1"), query.decode("latin-1"), head.headers, self._body, time.time(), b"execute-api"
         )
         socket = self._socket()
         if socket is None:

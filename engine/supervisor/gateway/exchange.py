@@ -180,7 +180,7 @@ class ApiExchange:
         else:
             try:
                 principal = verifier.verify(
-                    head.method.decode("latin-1"), path.decode("latin-1"), raw_query, head.headers, self._body, time.time()
+                    head.method.decode("latin-1"), path.decode("latin-1"), raw_query, head.headers, self._body, time.time(), b"execute-api"
                 )
             except AwsError as e:
                 access_key = e.access_key if isinstance(e, UnrecognizedClient) and not self._learnt else None
