@@ -122,6 +122,9 @@ class ResponseStream:
         if len(parts) != 5 or not isinstance(parts[3], str | None) or not isinstance(parts[4], bytes | None):
             raise WireError("STREAM_END has 5 elements")
         _, _, _, error_type, document = parts
+        # Nobody says any more that the client has caught up; and whatever the worker sends next is for somebody else.
+        if self._instance.channel is not None:
+            self._instance.channel.resume()
         if error_type is not None:
             return inv.reported_error(error_type, document or b"")
         if self._pieces is None:

@@ -135,6 +135,17 @@ def test_a_slow_client_stops_the_worker_until_it_has_caught_up() -> None:
     assert not instance.channel.paused
 
 
+@pytest.mark.parametrize("hurried", [False, True])
+def test_the_end_of_a_stream_lets_the_worker_go_on_though_the_client_has_not_caught_up(hurried: bool) -> None:
+    """The client's readiness is nobody's business then: what the worker said to its next invocation was never read."""
+    instance, request, client, timers, _ = paced(2)
+    client.eager = False
+    chunk(instance, request, bytes(7 << 20) if hurried else b"a")
+    assert (instance.channel.paused, len(timers)) == (True, hurried)
+    end(instance, request)
+    assert not instance.channel.paused
+
+
 def test_a_prelude_comes_first_with_its_end() -> None:
     client = Client()
     started(client, "ignored", b'{"statusCode":201}')
