@@ -17,6 +17,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from engine.sandbox import kernel, nft
 from engine.sandbox.netlink import Netlink, address, route, up, veth
 from engine.sandbox.nft import Table
 from engine.sandbox.spaces import MOST_CONNECTIONS, RESOLVER, Chunks, Gateway, Space
+from engine.sandbox.witness import cookie
 
 PREFIX = "le-nat-"
 # Table of what stays kept apart when the last engine has ended but others need the switch.
@@ -151,8 +153,10 @@ class Forwarding:
 
     def __init__(self, notes: Path) -> None:
         self._notes = notes
-        self._mark = f"{os.stat('/proc/self/ns/net').st_ino}."
-        self._own = notes / f"{self._mark}{os.getpid()}"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            # The first number tells whether the namespace is still there, the second never comes again.
+            self._mark = f"{os.stat('/proc/self/ns/net').st_ino}.{cookie(sock)}."
+        self._own = notes / f"{self._mark}{os.getpid()}.{secrets.token_hex(4)}"
         self._lock = -1
         self._apart: list[str] = []
 
@@ -211,14 +215,21 @@ class Forwarding:
         return [p for p in self._notes.glob(f"{self._mark}*") if p != self._own]
 
     def _sweep(self) -> list[str]:
-        """Forget who was killed. When nobody is left, forwarding is as it was before them, or what they kept apart is returned."""
+        """Forget who was killed. When nobody is left, forwarding is as it was before them, or what they kept apart is returned.
+
+        Who was killed in another network namespace is the business of the next one there: only it can turn that switch.
+        """
         left: list[str] = []
         ours = self._others()
-        for note in self._notes.iterdir():
-            if note != self._own and _abandoned(note):
-                if note in ours:
-                    left = _names(note)
-                note.unlink(missing_ok=True)
+        elsewhere = [note for note in self._notes.iterdir() if note not in ours and note != self._own and _abandoned(note)]
+        for note in [note for note in ours if _abandoned(note)]:
+            left = _names(note)
+            note.unlink(missing_ok=True)
+        if elsewhere:
+            there = _namespaces()
+            for note in elsewhere:
+                if note.name.partition(".")[0] not in there:
+                    note.unlink(missing_ok=True)
         if not ours or self._others():
             return []
         if set(interfaces()) - set(left):
@@ -237,6 +248,19 @@ def _names(note: Path) -> list[str]:
 def interfaces() -> list[str]:
     """The host's own, without loopback and the engine's."""
     return [name for _, name in socket.if_nameindex() if name != "lo" and not name.startswith(PREFIX)]
+
+
+def _namespaces() -> set[str]:
+    """Numbers of the network namespaces that some process is in or that have a name."""
+    found = set()
+    with os.scandir("/proc") as processes:
+        paths = [f"{p.path}/ns/net" for p in processes if p.name.isdigit()]
+    with contextlib.suppress(FileNotFoundError), os.scandir("/run/netns") as named:
+        paths += [n.path for n in named]
+    for path in paths:
+        with contextlib.suppress(OSError):
+            found.add(str(os.stat(path).st_ino))
+    return found
 
 
 def _abandoned(note: Path) -> bool:

@@ -3,6 +3,7 @@
 A process without privilege, because it reads what functions send. Its sockets were bound for it in the networks' namespaces; to the host's
 resolvers it speaks from the host's own network, so 127.0.0.53 works as well as any. Queries are forwarded as they are, each from a port of its
 own, with an identifier of its own. TCP, for answers that do not fit a datagram, has a thread per connection: it is rare, and there are few.
+No address, which is a function's, may have more than a part of what waits, so that nobody else goes without names for what one asks.
 Source: RFC 1035.
 """
 
@@ -30,14 +31,18 @@ MAX_MESSAGE = 4096
 _NOBODY = 65534
 _RESOLV_CONF = "/etc/resolv.conf"
 _PATIENCE_S = 5.0
-_MAX_WAITING = 512
-_MAX_CONNECTIONS = 16
+_MAX_WAITING, _MAX_WAITING_EACH = 512, 64
+_MAX_CONNECTIONS, _MAX_CONNECTIONS_EACH = 64, 4
 _HEADER = struct.Struct(">HHHHHH")
 _A, _IN = 1, 1
 _RESPONSE, _RECURSION = 0x8000, 0x0080
 _AUTHORITATIVE, _SERVER_FAILURE = 0x0400, 2
 _TTL_S = 5
 _POINTER_TO_QUESTION = 0xC00C
+
+
+# Whose network, and the address in it.
+_Who = tuple[str, str]
 
 
 class NotAQuery(ValueError):
@@ -103,9 +108,39 @@ class _Waiting:
     sock: socket.socket
     client: socket.socket
     sender: tuple[str, int]
+    who: _Who
     number: int
     asked: int
     until_s: float
+
+
+class _Shares:
+    """So many places, of which no one has more than some. For several threads."""
+
+    def __init__(self, most: int, most_each: int) -> None:
+        self._most = most
+        self._most_each = most_each
+        self._taken: dict[_Who, int] = {}
+        self._total = 0
+        self._lock = threading.Lock()
+
+    def take(self, who: _Who) -> bool:
+        """False when there is none."""
+        with self._lock:
+            had = self._taken.get(who, 0)
+            if self._total >= self._most or had >= self._most_each:
+                return False
+            self._taken[who] = had + 1
+            self._total += 1
+            return True
+
+    def give_back(self, who: _Who) -> None:
+        """One place."""
+        with self._lock:
+            self._total -= 1
+            left = self._taken.pop(who) - 1
+            if left:
+                self._taken[who] = left
 
 
 class Resolver:
@@ -116,9 +151,10 @@ class Resolver:
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._sockets: dict[int, tuple[socket.socket, str]] = {}
-        self._connections = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._connections = _Shares(_MAX_CONNECTIONS, _MAX_CONNECTIONS_EACH)
         self._names: dict[str, dict[str, str]] = {}
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
+        self._places = _Shares(_MAX_WAITING, _MAX_WAITING_EACH)
         self._upstreams: list[str] = []
         self._read_at: tuple[int, int] | None = None
 
@@ -164,28 +200,28 @@ class Resolver:
         ip = self._names.get(key, {}).get(name)
         if ip is not None:
             _send(sock, answer(message, end, kind, ip), sender)
-        elif not self._forward(sock, message, sender):
+        elif not self._forward(sock, message, sender, (key, sender[0])):
             _send(sock, failure(message, end), sender)
 
     def _accept(self, listener: socket.socket, key: str) -> None:
         try:
-            connection, _ = listener.accept()
+            connection, sender = listener.accept()
         except OSError:
             return
-        connection.settimeout(_PATIENCE_S)
-        if not self._connections.acquire(blocking=False):
+        who = key, sender[0]
+        if not self._connections.take(who):
             connection.close()
             return
         self._refresh()
         upstream = self._upstreams[0] if self._upstreams else ""
         names = self._names.get(key, {})
-        threading.Thread(target=self._converse, args=(connection, names, upstream), daemon=True).start()
+        threading.Thread(target=self._converse, args=(connection, who, names, upstream), daemon=True).start()
 
-    def _converse(self, client: socket.socket, names: Mapping[str, str], upstream: str) -> None:
-        """One question and its answer over TCP."""
+    def _converse(self, client: socket.socket, who: _Who, names: Mapping[str, str], upstream: str) -> None:
+        """One question and its answer over TCP, each within its time however slowly it drips in."""
         try:
             with client:
-                message = _read_framed(client)
+                message = _read_framed(client, MAX_MESSAGE)
                 name, kind, end = question(message)
                 if name in names:
                     reply = answer(message, end, kind, names[name])
@@ -197,15 +233,16 @@ class Resolver:
                         reply = _read_framed(server)
                 else:
                     reply = failure(message, end)
+                client.settimeout(_PATIENCE_S)
                 client.sendall(_framed(reply))
         except (OSError, NotAQuery):
             pass
         finally:
-            self._connections.release()
+            self._connections.give_back(who)
 
-    def _forward(self, client: socket.socket, message: bytes, sender: tuple[str, int]) -> bool:
+    def _forward(self, client: socket.socket, message: bytes, sender: tuple[str, int], who: _Who) -> bool:
         self._refresh()
-        if not self._upstreams or len(self._waiting) >= _MAX_WAITING:
+        if not self._upstreams or not self._places.take(who):
             return False
         upstream = self._upstreams[0]
         sock = _towards(upstream, socket.SOCK_DGRAM)
@@ -216,9 +253,10 @@ class Resolver:
             sock.send(struct.pack(">H", asked) + message[2:])
         except OSError:
             sock.close()
+            self._places.give_back(who)
             return False
         number = int.from_bytes(message[:2], "big")
-        self._waiting[sock.fileno()] = _Waiting(sock, client, sender, number, asked, time.monotonic() + _PATIENCE_S)
+        self._waiting[sock.fileno()] = _Waiting(sock, client, sender, who, number, asked, time.monotonic() + _PATIENCE_S)
         self._poll.register(sock, select.POLLIN)
         return True
 
@@ -249,6 +287,7 @@ class Resolver:
         self._poll.unregister(fd)
         del self._waiting[fd]
         waiting.sock.close()
+        self._places.give_back(waiting.who)
 
     def _refresh(self) -> None:
         """Follow the host when its resolvers change."""
@@ -271,10 +310,17 @@ def _framed(message: bytes) -> bytes:
     return struct.pack(">H", len(message)) + message
 
 
-def _read_framed(sock: socket.socket) -> bytes:
-    """One message with its length before it. Raises OSError."""
+def _read_framed(sock: socket.socket, most: int = 65535) -> bytes:
+    """One message with its length before it. Raises OSError, also when it is longer than ``most`` or not there in time."""
     data = b""
+    until_s = time.monotonic() + _PATIENCE_S
     while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2], "big"):
+        if int.from_bytes(data[:2].ljust(2, b"\0"), "big") > most:
+            raise OSError("too long")
+        left_s = until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("too slow")
+        sock.settimeout(left_s)
         piece = sock.recv(65537)
         if not piece:
             raise OSError("the other side ended early")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,49 @@ def test_one_that_leaves_waits_for_one_that_is_just_coming(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
+def killed(notes: Path) -> None:
+    """What an engine leaves that was killed while it wanted forwarding."""
+    engine = Forwarding(notes)
+    engine.enter()
+    os.close(engine._lock)
+    engine._lock = -1
+
+
+def test_who_was_killed_is_remembered_until_the_next_one_in_the_same_network(tmp_path):
+    """An engine elsewhere, that shares nothing but the notes, once swept them away: the host stayed a router for good."""
+    require("not root")
+    require("no iproute2")
+    with Host() as here, Host() as there:
+        with here.inside():
+            killed(tmp_path)
+        with there.inside():
+            another = Forwarding(tmp_path)
+            another.enter()
+            another.leave()
+            assert forwarding() == "0"
+        with here.inside():
+            assert forwarding() == "1"
+            following = Forwarding(tmp_path)
+            following.enter()
+            following.leave()
+            assert forwarding() == "0"
+        assert not list(tmp_path.iterdir())
+
+
+def test_notes_of_networks_that_are_gone_are_not_kept(tmp_path):
+    require("not root")
+    require("no iproute2")
+    with Host() as gone, gone.inside():
+        killed(tmp_path)
+    (left,) = tmp_path.iterdir()
+    (tmp_path / "new.1").write_text("unfinished")
+    with Host() as host, host.inside():
+        last = Forwarding(tmp_path)
+        # The namespace itself goes in the kernel's own time.
+        settled(lambda: (last.enter(), last.leave(), not left.exists())[2], "its note is gone")
+    assert not list(tmp_path.iterdir())
+
+
 def connects(here: Host) -> bool:
     with here.inside():
         try:
@@ -203,36 +248,71 @@ def test_who_came_meanwhile_keeps_the_forwarding_and_who_was_there_stays_apart(t
         assert (connects(before), connects(later), forwarding(), filter_tables()) == (False, True, "1", {GUARD})
 
 
-def test_names_are_resolved_by_the_hosts_resolver(rig, world, box, tmp_path):
-    """The resolver that the host names, here on its loopback, is asked from the host; the function talks to it through the engine's."""
-    host, _ = world
-    with host.inside():
-        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        server.bind(("127.0.0.1", 53))
-        upstream = _upstream(Path("/etc/resolv.conf"))
-        if upstream != "127.0.0.1":
-            extra = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            host.ip("address", "add", f"{upstream}/32", "dev", "lo")
-            extra.bind((upstream, 53))
-            server.close()
-            server = extra
-    server_ip = server.getsockname()[0]
-    threading.Thread(target=_answer, args=(server,), daemon=True).start()
-    assert box.run("import socket; result = socket.gethostbyname('example.test')") == "192.0.2.80"
-    server.close()
-    # Over TCP, as after an answer that did not fit.
-    with host.inside():
-        stream = socket.create_server((server_ip, 53))
-    threading.Thread(target=_answer_stream, args=(stream,), daemon=True).start()
-    query = "00070100000100000000000004686f737404746573740000010001"
-    got = box.run(f"""
+QUERY = "00070100000100000000000004686f737404746573740000010001"
+BY_CONNECTION = f"""
 import socket
 with socket.create_connection(("169.254.169.253", 53), 20) as s:
-    s.sendall(bytes.fromhex("{len(query) // 2:04x}{query}"))
+    s.sendall(bytes.fromhex("{len(QUERY) // 2:04x}{QUERY}"))
     result = s.makefile("rb").read().hex()
+"""
+
+
+def test_names_are_resolved_by_the_hosts_resolver(world, box):
+    """The resolver that the host names, here on its loopback, is asked from the host; the function talks to it through the engine's."""
+    with answering(world[0]):
+        assert box.run("import socket; result = socket.gethostbyname('example.test')") == "192.0.2.80"
+        # Over TCP, as after an answer that did not fit.
+        assert box.run(BY_CONNECTION).endswith(socket.inet_aton("192.0.2.80").hex())
+
+
+def test_one_function_cannot_keep_names_from_the_others(rig, world, box):
+    """It asks what is never answered, and holds as many connections as it gets; another one still finds a name, and by a connection too."""
+    with answering(world[0], but=b"host"):
+        box.run(f"""
+import socket, threading, time
+def ask():
+    asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    while True:
+        asking.sendto(bytes.fromhex("{QUERY}"), ("169.254.169.253", 53))
+        time.sleep(0.002)
+def hold():
+    while True:
+        with socket.create_connection(("169.254.169.253", 53)) as held:
+            held.sendall(bytes(1))
+            held.recv(1)
+        time.sleep(0.2)
+for what in (ask, *(hold,) * 80):
+    threading.Thread(target=what, daemon=True).start()
+time.sleep(2)
 """)
-    assert got.endswith(socket.inet_aton("192.0.2.80").hex())
-    stream.close()
+        other = rig.instance()
+        assert other.run("import socket; result = socket.gethostbyname('example.test')") == "192.0.2.80"
+        assert other.run(BY_CONNECTION).endswith(socket.inet_aton("192.0.2.80").hex())
+        rig.end(other)
+
+
+@contextlib.contextmanager
+def answering(host: Host, but: bytes = b"no such name") -> Iterator[None]:
+    """The host has a resolver, which answers everything, but not datagrams with these bytes in them."""
+    upstream = _upstream(Path("/etc/resolv.conf"))
+    if upstream != "127.0.0.1":
+        host.ip("address", "replace", f"{upstream}/32", "dev", "lo")
+    with host.inside():
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind((upstream, 53))
+        stream = socket.create_server((upstream, 53))
+    ended = threading.Event()
+    threads = [threading.Thread(target=_answer, args=(server, but, ended)), threading.Thread(target=_answer_stream, args=(stream, ended))]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+        server.close()
+        stream.close()
 
 
 def _upstream(path: Path) -> str:
@@ -241,13 +321,13 @@ def _upstream(path: Path) -> str:
     return found[0] if found else "127.0.0.1"
 
 
-def _answer(server: socket.socket) -> None:
-    while True:
-        try:
+def _answer(server: socket.socket, but: bytes, ended: threading.Event) -> None:
+    server.settimeout(0.05)
+    while not ended.is_set():
+        with contextlib.suppress(TimeoutError):
             message, sender = server.recvfrom(4096)
-        except OSError:
-            return
-        server.sendto(_reply(message), sender)
+            if but not in message:
+                server.sendto(_reply(message), sender)
 
 
 def _reply(message: bytes) -> bytes:
@@ -256,18 +336,24 @@ def _reply(message: bytes) -> bytes:
     return message[:2] + struct.pack(">HHHHH", 0x8180, 1, 1, 0, 0) + message[12:end] + record
 
 
-def _answer_stream(server: socket.socket) -> None:
-    connection, _ = server.accept()
-    with connection:
-        reply = _reply(connection.recv(4096)[2:])
-        connection.sendall(struct.pack(">H", len(reply)) + reply)
+def _answer_stream(server: socket.socket, ended: threading.Event) -> None:
+    server.settimeout(0.05)
+    while not ended.is_set():
+        with contextlib.suppress(TimeoutError):
+            connection, _ = server.accept()
+            with connection:
+                connection.settimeout(20)
+                reply = _reply(connection.recv(4096)[2:])
+                connection.sendall(struct.pack(">H", len(reply)) + reply)
 
 
 def end_by_force(rig: Rig) -> None:
     """The keeper is what the supervisor started; killed with its broker it cannot start another one."""
     assert rig.link._process is not None
     os.kill(rig.link._process.pid, signal.SIGKILL)
-    os.kill(rig.link.broker_pid, signal.SIGKILL)
+    # It dies with its keeper, perhaps before it is its turn here.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(rig.link.broker_pid, signal.SIGKILL)
     rig.wait("broker_lost")
     rig.link._closing = True
 

@@ -80,10 +80,12 @@ def test_calls_in_flight_fail_when_the_connection_breaks_and_the_next_ones_recon
 
 def test_a_late_answer_to_an_abandoned_call_is_dropped(server: FrameServer, path: str) -> None:
     async def test(client: AsyncClient) -> None:
+        # Connected, so that the call is sent before it is given up, however long that took.
+        await client.invoke("echo")
         with pytest.raises(CallTimeout):
-            await client.invoke("batch-3", timeout_s=0.05)
+            await client.invoke("batch-3", timeout_s=0.5)
         cancelled = asyncio.create_task(client.invoke("batch-3"))
-        await asyncio.to_thread(until, lambda: len(server.calls) == 2)
+        await asyncio.to_thread(until, lambda: len(server.calls) == 3)
         cancelled.cancel()
         # The third call makes the server answer all three.
         assert (await client.invoke("batch-3", b"3")).payload == b"3"
