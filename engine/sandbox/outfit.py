@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from engine.sandbox.levels import Level
 from engine.sandbox.marker import Marker
 from engine.sandbox.memory import MemoryWatch
 from engine.sandbox.peers import Loop
+from engine.sandbox.queues import QueueWatch
 from engine.sandbox.record import Holder
 
 # Many instances live shorter than this; and it is off the path of the first invocation. The hard limit stands from the beginning.
@@ -52,6 +54,7 @@ class Outfitter:
         self._shares = shares.Shares(config.get("file_systems") or {}, idmapped=level.name == "full")
         self._data_fd = os.open(self._data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._visitor = Visitor() if level.namespaces else None
+        self._queues = QueueWatch(loop, holders, self._over) if level.namespaces else None
         self._marker = Marker(loop, self._marked)
         if level.groups.mechanisms["memory"] == "cgroup v1":
             self._marker.start()
@@ -157,6 +160,8 @@ class Outfitter:
         group.limit(memory + tmp, pids + (not holder.visited), shares)
         holder.memory = (memory, memory + tmp)
         self.watch_soon(holder)
+        if self._queues is not None:
+            self._queues.begin()
 
     def watch_soon(self, holder: Holder, waited: int = 0) -> None:
         if holder.group is not None and "memory" in holder.group.places and holder.memory != (0, 0):
@@ -187,8 +192,10 @@ class Outfitter:
         """
         if holder.control is not None and holder.worker_alive and not holder.dying:
             holder.over_limit = True
-            if holder.group is not None:
+            if holder.group is not None and "memory" in holder.group.places:
                 holder.group.kill_all_but(holder.init_pid)
+            elif holder.visited:
+                holder.zygote.send(["signal", holder.id, int(signal.SIGKILL)])
             if not holder.visited:
                 holder.control.send(["kill"])
 

@@ -28,6 +28,8 @@ class Holder:
     channel: int = -1
     output: int = -1
     endpoint: int = -1
+    # The kernel's count of the sockets in its network namespace.
+    sockets: int = -1
     announced: bool = False
     worker_alive: bool = False
     dying: bool = False
@@ -59,7 +61,7 @@ class Holder:
     lent: list[int] = field(default_factory=list)
     is_template: bool = False
     hurried: bool = False
-    fds: set[str] = field(default_factory=lambda: {"pidfd", "channel", "output", "endpoint"})
+    fds: set[str] = field(default_factory=lambda: {"pidfd", "channel", "output", "endpoint", "sockets"})
 
     def close_fds(self, *names: str) -> None:
         """Close the named descriptors, or all."""

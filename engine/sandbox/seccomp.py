@@ -41,16 +41,19 @@ _REFUSED_NEW = {
 _CLONE3 = 435
 # mseal 462 is the newest call judged.
 _NEWEST = 462
-# clone, socket, ioctl, prlimit64: refused by argument.
-_CHECKED = {_X86: (56, 41, 16, 302), _ARM: (220, 198, 29, 261)}
+# clone, socket, ioctl, prlimit64, socketpair: refused by argument.
+_CHECKED = {_X86: (56, 41, 16, 302, 53), _ARM: (220, 198, 29, 261, 199)}
 
 _CLONE_NAMESPACES = 0x7E020000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+# Whatever the type says, ICMP, TCP, UDP, ICMPv6 and MPTCP, which Go asks for first. Any other (SCTP, DCCP, UDP-Lite, L2TP) may be a module that
+# the kernel would load for the asking.
+_IP_PROTOCOLS = (0, 1, 6, 17, 58, 262)
 
 _LOAD, _JUMP_EQ, _JUMP_GE, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _KILL, _ALLOW = 0x80000000, 0x7FFF0000
-_EPERM, _ENOSYS, _EAFNOSUPPORT = 0x00050001, 0x00050026, 0x00050061
+_EPERM, _ENOSYS, _EPROTONOSUPPORT, _EAFNOSUPPORT = 0x00050001, 0x00050026, 0x0005005D, 0x00050061
 
 
 def _op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
@@ -63,21 +66,11 @@ def _returns(value: int) -> bytes:
 
 def _argument_checks(machine: str) -> list[tuple[int, bytes]]:
     """(number, program) for the calls judged by their arguments; each program returns."""
-    clone, socket, ioctl, prlimit = _CHECKED[machine]
+    clone, socket, ioctl, prlimit, socketpair = _CHECKED[machine]
     low = [16 + 8 * n for n in range(6)]  # offsets of the low halves of the arguments
     on_clone = _op(_LOAD, low[0]) + _op(_JUMP_SET, _CLONE_NAMESPACES, 0, 1) + _returns(_EPERM) + _returns(_ALLOW)
-    # Netlink only for the routing family, which name resolution reads the interfaces from.
-    on_socket = (
-        _op(_LOAD, low[0])
-        + _op(_JUMP_EQ, _AF_UNIX, 5)
-        + _op(_JUMP_EQ, _AF_INET, 4)
-        + _op(_JUMP_EQ, _AF_INET6, 3)
-        + _op(_JUMP_EQ, _AF_NETLINK, 0, 3)
-        + _op(_LOAD, low[2])
-        + _op(_JUMP_EQ, 0, 0, 1)
-        + _returns(_ALLOW)
-        + _returns(_EAFNOSUPPORT)
-    )
+    # The kernel makes both sockets before it asks the family whether it has pairs: any family's code would run.
+    on_socketpair = _op(_LOAD, low[0]) + _op(_JUMP_EQ, _AF_UNIX, 0, 1) + _returns(_ALLOW) + _returns(_EAFNOSUPPORT)
     on_ioctl = (
         _op(_LOAD, low[1])
         + _op(_JUMP_EQ, _TIOCSTI, 1)
@@ -87,7 +80,25 @@ def _argument_checks(machine: str) -> list[tuple[int, bytes]]:
     )
     # Limits of other processes: the sandbox's init may have the worker's user id.
     on_prlimit = _op(_LOAD, low[0]) + _op(_JUMP_EQ, 0, 0, 1) + _returns(_ALLOW) + _returns(_EPERM)
-    return [(clone, on_clone), (socket, on_socket), (ioctl, on_ioctl), (prlimit, on_prlimit)]
+    return [(clone, on_clone), (socket, _on_socket(low)), (ioctl, on_ioctl), (prlimit, on_prlimit), (socketpair, on_socketpair)]
+
+
+def _on_socket(low: list[int]) -> bytes:
+    """By family and protocol. Netlink only for the routing family, which name resolution reads the interfaces from."""
+    known = len(_IP_PROTOCOLS)
+    of_ip = _op(_LOAD, low[2]) + b"".join(_op(_JUMP_EQ, n, known - i, 0) for i, n in enumerate(_IP_PROTOCOLS)) + _returns(_EPROTONOSUPPORT)
+    of_netlink = _op(_LOAD, low[2]) + _op(_JUMP_EQ, 0, known + 2, known + 3)
+    return (
+        _op(_LOAD, low[0])
+        + _op(_JUMP_EQ, _AF_UNIX, known + 7, 0)
+        + _op(_JUMP_EQ, _AF_INET, 4, 0)
+        + _op(_JUMP_EQ, _AF_INET6, 3, 0)
+        + _op(_JUMP_EQ, _AF_NETLINK, 0, known + 5)
+        + of_netlink
+        + of_ip
+        + _returns(_ALLOW)
+        + _returns(_EAFNOSUPPORT)
+    )
 
 
 def refused(machine: str) -> list[int]:

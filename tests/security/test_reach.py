@@ -179,6 +179,15 @@ def test_socket_families(siege: Siege) -> None:
     """Packet, vsock (which reaches a virtual machine's host), crypto, key, Bluetooth, TIPC, XDP."""
     families = (17, 40, 38, 15, 31, 30, 44)
     denied(siege, f"result = [attempt(socket.socket, f, t) for f in {families} for t in (1, 2, 3)]", "EAFNOSUPPORT")
+    # The kernel makes the sockets of a pair before it finds that the family has none.
+    denied(siege, f"result = [attempt(socket.socketpair, f, t) for f in {(*families, 2, 10, 16)} for t in (1, 2, 3)]", "EAFNOSUPPORT")
+
+
+def test_protocols_that_the_kernel_would_load_a_module_for(siege: Siege) -> None:
+    """DCCP, L2TP, SCTP, UDP-Lite, SMC."""
+    protocols = (33, 115, 132, 136, 256)
+    source = f"result = [attempt(socket.socket, f, t, p) for f in (2, 10) for t in (1, 2, 5) for p in {protocols}]"
+    denied(siege, source, "EPROTONOSUPPORT")
 
 
 def test_raw_sockets_and_netlink(siege: Siege) -> None:

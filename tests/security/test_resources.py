@@ -137,6 +137,27 @@ result = sent >> 20
         assert done.result <= 160, "MiB"
 
 
+def test_what_waits_in_netlink_sockets_is_memory_too(siege: Siege) -> None:
+    """No control group counts it: with a thousand processes of a thousand sockets, a function of 128 MB held all that the host has."""
+    name = siege.attacker("netlink", MemorySize=128, Timeout=60)
+    source = """
+import struct
+held = []
+for _ in range(900):
+    s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    s.bind((0, 0))
+    held.append(s)
+    # Each is refused, and the refusal has the whole of it.
+    for _ in range(10): attempt(s.sendto, struct.pack('IHHII', 20016, 18, 5, 1, 0) + bytes(20000), socket.MSG_DONTWAIT, (0, 0))
+time.sleep(60)
+"""
+    done = siege.attack(source, name)
+    assert done.error is not None
+    assert done.error["errorType"] == "Runtime.OutOfMemory"
+    few = "result = len([socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) for _ in range(900)])\ntime.sleep(2)"
+    assert siege.attack(few, name).result == 900, "sockets alone are no memory"
+
+
 @pytest.mark.slow
 @pytest.mark.full_only
 def test_page_cache_is_not_held_against_a_function_nor_the_host(siege: Siege) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from engine.sandbox import seccomp
 
-ALLOW, KILL, EPERM, ENOSYS, EAFNOSUPPORT = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026, 0x00050061
+ALLOW, KILL, EPERM, ENOSYS, EPROTONOSUPPORT, EAFNOSUPPORT = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026, 0x0005005D, 0x00050061
 ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 MACHINES = list(ARCH)
 
@@ -33,7 +33,7 @@ def verdict(machine: str, number: int, *args: int, arch: int | None = None) -> i
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_number_gets_the_verdict_of_the_lists(machine):
     refused = set(seccomp.refused(machine))
-    checked = {"x86_64": {56, 41, 16, 302}, "aarch64": {220, 198, 29, 261}}[machine]
+    checked = {"x86_64": {56, 41, 16, 302, 53}, "aarch64": {220, 198, 29, 261, 199}}[machine]
     for number in range(600):
         if number in checked:
             continue
@@ -65,6 +65,22 @@ def test_socket_families(machine):
     assert verdict(machine, socket, 16, 3, 0) == ALLOW
     assert verdict(machine, socket, 16, 3, 12) == EAFNOSUPPORT
     assert {verdict(machine, socket, family, 1, 0) for family in (0, 3, 17, 38, 40, 44)} == {EAFNOSUPPORT}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_protocols_of_ip(machine):
+    """What is none of them could be a module that the kernel loads for whoever asks."""
+    socket = {"x86_64": 41, "aarch64": 198}[machine]
+    for family in (2, 10):
+        assert {verdict(machine, socket, family, kind, number) for kind in (1, 2) for number in (0, 1, 6, 17, 58, 262)} == {ALLOW}
+        assert {verdict(machine, socket, family, kind, number) for kind in (1, 2, 5) for number in (33, 115, 132, 136, 256, 255)} == {EPROTONOSUPPORT}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_pairs_of_sockets_are_of_the_unix_family(machine):
+    pair = {"x86_64": 53, "aarch64": 199}[machine]
+    assert verdict(machine, pair, 1, 1, 0) == ALLOW
+    assert {verdict(machine, pair, family, 1, 0) for family in (0, 2, 10, 16, 30, 40)} == {EAFNOSUPPORT}
 
 
 @pytest.mark.parametrize("machine", MACHINES)
