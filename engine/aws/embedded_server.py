@@ -31,6 +31,7 @@ NICE = 10
 _IMPROVED = {
     "cloudformation": "engine.aws.stack_bridge",
     "apigateway": "engine.aws.gateway",
+    "application-autoscaling": "engine.aws.resource_tags",
     "sqs": "engine.aws.queues",
     "kinesis": "engine.aws.streams",
     "dynamodb": "engine.aws.streams",
@@ -59,6 +60,8 @@ def main(argv: list[str]) -> int:
     )
     from werkzeug.serving import run_simple  # noqa: PLC0415
 
+    # AttachRolePolicy of AWS's own policies, the first thing that most configurations ask of IAM, is refused without them.
+    os.environ.setdefault("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
     not_there.install()
     application: Any = DomainDispatcherApplication(create_backend_app)
     token = os.environ.pop(TOKEN_VARIABLE, "")

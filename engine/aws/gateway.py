@@ -1,7 +1,7 @@
 """The embedded API Gateway, made to keep what it drops. Runs in the embedded AWS's process.
 
 moto forgets a REST API's binary media types when it is created, the expression that a token must match when an authorizer is, and has
-no list of an HTTP API's authorizers; of OpenAPI documents it reads version 3 only, and no integrations.
+no list of an HTTP API's authorizers; of OpenAPI documents it reads version 3 only, and no integrations. It changes no methods.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 from typing import Any
 
-from engine.aws import openapi
+from engine.aws import method_changes, openapi
 from engine.aws.lambda_resources import Handler, Made
 from engine.aws.rest_api_resources import RestApiHandler
 
@@ -48,6 +48,7 @@ def install() -> None:
         api = self.apigatewayv2_backend.get_api(self.path.split("/")[-2])
         return 200, {}, json.dumps({"items": [a.to_json() for a in api.authorizers.values()]})
 
+    method_changes.install()
     _import_documents(APIGatewayResponse)
     APIGatewayResponse.create_rest_api = create_rest_api
     APIGatewayResponse.create_authorizer = create_with_expression

@@ -18,7 +18,7 @@ from moto.cloudformation.exceptions import UnformattedGetAttTemplateException, V
 from moto.cloudformation.models import ChangeSet, Stack
 from moto.core.common_models import CloudFormationModel
 
-from engine.aws import stack_requests, stack_runs
+from engine.aws import stack_requests, stack_roles, stack_runs
 from engine.aws.beside_resources import BESIDE
 from engine.aws.clients import AwsClients
 from engine.aws.common_resources import COMMON
@@ -90,6 +90,7 @@ def install(environment: Mapping[str, str] = os.environ) -> None:
     _understand_sam(environment["AWS_DEFAULT_REGION"])
     stack_runs.install()
     stack_requests.install()
+    stack_roles.install()
 
 
 class _Model:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from engine.aws import resource_tags
+
 MAX_ITERATORS = 4096
 _lock = threading.RLock()
 
@@ -36,6 +38,7 @@ def install() -> None:
     Stream.merge_shards = _keeping(Stream.merge_shards)
     KinesisBackend.get_records = _ending(KinesisBackend.get_records)
     StreamShard.add = _alone(StreamShard.add)
+    resource_tags.install_kinesis()
     for name in ("get_shard_iterator", "get_records"):
         setattr(DynamoDBStreamsBackend, name, _forgetting(getattr(DynamoDBStreamsBackend, name)))
 

@@ -56,3 +56,45 @@ def test_common_resources_are_made_changed_and_deleted(shared: Engine) -> None:
     assert watch.describe_alarms(AlarmNames=[made["Alarm"]])["MetricAlarms"] == []
     with pytest.raises(ClientError, match="ResourceNotFoundException"):
         secrets.get_secret_value(SecretId=made["Secret"])
+
+
+def role_template(action: str, managed: list[str], path: str = "inline") -> str:
+    statement = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    policy = {"PolicyName": path, "PolicyDocument": {"Statement": [{"Effect": "Allow", "Action": action, "Resource": "*"}]}}
+    properties = {
+        "AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": [statement]}, "Policies": [policy],
+        "ManagedPolicyArns": [f"arn:aws:iam::aws:policy/{name}" for name in managed],
+    }  # fmt: skip
+    return json.dumps({"Resources": {"R": {"Type": "AWS::IAM::Role", "Properties": properties}}, "Outputs": {"R": {"Value": {"Ref": "R"}}}})
+
+
+def test_a_stacks_role_has_the_policies_of_its_template_and_loses_those_taken_out(shared: Engine) -> None:
+    formation, iam = shared.client("cloudformation"), shared.client("iam")
+    formation.create_stack(StackName="rights", TemplateBody=role_template("s3:*", ["service-role/AWSLambdaBasicExecutionRole", "AmazonS3FullAccess"]))
+    stacks.finished(formation, "rights", "create")
+    role = stacks.outputs(formation, "rights")["R"]
+    attached = {p["PolicyName"] for p in iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]}
+    assert attached == {"AWSLambdaBasicExecutionRole", "AmazonS3FullAccess"}
+    other = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sns:*", "Resource": "*"}]}
+    iam.put_role_policy(RoleName=role, PolicyName="other", PolicyDocument=json.dumps(other))
+
+    formation.update_stack(StackName="rights", TemplateBody=role_template("sqs:*", ["AmazonS3ReadOnlyAccess"], "second"))
+    stacks.finished(formation, "rights", "update")
+    assert [p["PolicyName"] for p in iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]] == ["AmazonS3ReadOnlyAccess"]
+    assert set(iam.list_role_policies(RoleName=role)["PolicyNames"]) == {"second", "other"}
+    assert iam.get_role_policy(RoleName=role, PolicyName="second")["PolicyDocument"]["Statement"][0]["Action"] == "sqs:*"
+    iam.delete_role_policy(RoleName=role, PolicyName="other")
+
+    formation.delete_stack(StackName="rights")
+    stacks.finished(formation, "rights", "delete")
+    with pytest.raises(ClientError, match="NoSuchEntity"):
+        iam.get_role(RoleName=role)
+
+
+def test_a_stacks_role_with_a_managed_policy_that_is_none_is_not_made(shared: Engine) -> None:
+    formation = shared.client("cloudformation")
+    formation.create_stack(StackName="no-rights", TemplateBody=role_template("s3:*", ["NoSuchPolicy"]), OnFailure="DO_NOTHING")
+    with pytest.raises(AssertionError, match="NoSuchPolicy does not exist or is not attachable"):
+        stacks.finished(formation, "no-rights", "create")
+    formation.delete_stack(StackName="no-rights")
+    stacks.finished(formation, "no-rights", "delete")

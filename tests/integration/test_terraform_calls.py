@@ -1,7 +1,7 @@
 """The calls that Terraform's AWS provider makes, in its order and with its way of reading the answers.
 
-Source: internal/service/lambda/{function,alias,permission}.go of hashicorp/terraform-provider-aws. The provider itself comes from a registry that
-tests do not reach.
+Source: internal/service/{lambda,iam,apigateway,kinesis,appautoscaling}/*.go of hashicorp/terraform-provider-aws. The provider itself comes from a
+registry that tests do not reach.
 """
 
 from __future__ import annotations
@@ -153,3 +153,82 @@ def test_errors_that_the_provider_tells_apart(provider: Provider) -> None:
             call(FunctionName="terraform-nothing", **arguments)
         assert caught.value.response["Error"]["Code"] == "ResourceNotFoundException"
         assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 404
+
+
+def test_a_role_with_a_policy_of_aws_own(shared: Engine) -> None:
+    """aws_iam_role and aws_iam_role_policy_attachment, as nearly every configuration with a function has them."""
+    iam, name = shared.client("iam"), "terraform-role"
+    trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}]}
+    arn = "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"
+    iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))
+    try:
+        iam.attach_role_policy(RoleName=name, PolicyArn=arn)
+        assert [p["PolicyArn"] for p in iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]] == [arn]
+        version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+        document = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
+        assert "logs:PutLogEvents" in document["Statement"][0]["Action"]
+        iam.detach_role_policy(RoleName=name, PolicyArn=arn)
+    finally:
+        iam.delete_role(RoleName=name)
+    with pytest.raises(ClientError, match="NoSuchEntity"):
+        iam.get_role(RoleName=name)
+
+
+def test_a_rest_apis_method_and_integration_are_changed_in_place(shared: Engine) -> None:
+    """aws_api_gateway_method and aws_api_gateway_integration: patches, and NotFoundException for what was taken away."""
+    gateway = shared.client("apigateway")
+    api = gateway.create_rest_api(name="terraform-rest")["id"]
+    root = gateway.get_resources(restApiId=api)["items"][0]["id"]
+    there = {"restApiId": api, "resourceId": root, "httpMethod": "GET"}
+    gateway.put_method(**there, authorizationType="NONE", requestParameters={"method.request.querystring.q": True})
+    with pytest.raises(ClientError, match=r"NotFoundException.*Invalid Integration identifier specified"):
+        gateway.get_integration(**there)
+    gateway.put_integration(**there, type="MOCK", requestTemplates={"application/json": "{}"})
+    patches = [{"op": "replace", "path": "/apiKeyRequired", "value": "true"}, {"op": "remove", "path": "/requestParameters/method.request.querystring.q"}]
+    gateway.update_method(**there, patchOperations=patches)
+    changed = gateway.get_method(**there)
+    assert (changed["apiKeyRequired"], changed["requestParameters"]) == (True, {})
+    answer = gateway.update_integration(
+        **there,
+        patchOperations=[{"op": "replace", "path": "/timeoutInMillis", "value": "5000"}, {"op": "add", "path": "/requestTemplates/text~1plain", "value": "x"}],
+    )
+    assert answer["timeoutInMillis"] == 5000
+    assert gateway.get_integration(**there)["requestTemplates"] == {"application/json": "{}", "text/plain": "x"}
+    with pytest.raises(ClientError, match=r"BadRequestException.*Invalid patch path"):
+        gateway.update_integration(**there, patchOperations=[{"op": "replace", "path": "/nothing", "value": "x"}])
+    gateway.delete_integration(**there)
+    with pytest.raises(ClientError, match="NotFoundException"):
+        gateway.get_integration(**there)
+    with pytest.raises(ClientError, match="NotFoundException"):
+        gateway.update_integration(**there, patchOperations=[])
+    gateway.delete_rest_api(restApiId=api)
+
+
+def test_tags_that_are_read_by_arn(shared: Engine) -> None:
+    """aws_kinesis_stream, aws_kinesis_stream_consumer, aws_appautoscaling_target."""
+    kinesis, name = shared.client("kinesis"), "terraform-stream"
+    kinesis.create_stream(StreamName=name, ShardCount=1, Tags={"a": "1", "b": "2"})
+    try:
+        stream = kinesis.describe_stream_summary(StreamName=name)["StreamDescriptionSummary"]["StreamARN"]
+        assert {t["Key"]: t["Value"] for t in kinesis.list_tags_for_stream(StreamName=name)["Tags"]} == {"a": "1", "b": "2"}
+        consumer = kinesis.register_stream_consumer(StreamARN=stream, ConsumerName="c")["Consumer"]["ConsumerARN"]
+        for arn, before, after in ((stream, {"a": "1", "b": "2"}, {"b": "2", "c": "3"}), (consumer, {}, {"c": "3"})):
+            assert {t["Key"]: t["Value"] for t in kinesis.list_tags_for_resource(ResourceARN=arn)["Tags"]} == before
+            kinesis.tag_resource(ResourceARN=arn, Tags={"c": "3"})
+            kinesis.untag_resource(ResourceARN=arn, TagKeys=["a"])
+            assert {t["Key"]: t["Value"] for t in kinesis.list_tags_for_resource(ResourceARN=arn)["Tags"]} == after
+    finally:
+        kinesis.delete_stream(StreamName=name, EnforceConsumerDeletion=True)
+    with pytest.raises(ClientError, match="ResourceNotFoundException"):
+        kinesis.list_tags_for_resource(ResourceARN=stream)
+
+    scaling = shared.client("application-autoscaling")
+    target = {"ServiceNamespace": "dynamodb", "ResourceId": "table/terraform", "ScalableDimension": "dynamodb:table:ReadCapacityUnits"}
+    arn = scaling.register_scalable_target(**target, MinCapacity=1, MaxCapacity=2, Tags={"a": "1"})["ScalableTargetARN"]
+    assert scaling.list_tags_for_resource(ResourceARN=arn)["Tags"] == {"a": "1"}
+    scaling.tag_resource(ResourceARN=arn, Tags={"b": "2"})
+    scaling.untag_resource(ResourceARN=arn, TagKeys=["a"])
+    assert scaling.list_tags_for_resource(ResourceARN=arn)["Tags"] == {"b": "2"}
+    scaling.deregister_scalable_target(**target)
+    with pytest.raises(ClientError, match="ResourceNotFoundException"):
+        scaling.list_tags_for_resource(ResourceARN=arn)
