@@ -12,14 +12,14 @@ const streams = require('./streams.js');
 
 const GO = 4;
 const UNCAUGHT = 129, UNHANDLED = 128;
-const CALLBACKS_REMOVED = 24;
 const REMOVED =
-  'AWS Lambda has removed support for callback-based function handlers starting with Node.js 24. You need to modify this function to use ' +
+  'ERROR: AWS Lambda has removed support for callback-based function handlers starting with Node.js 24. You need to modify this function to use ' +
   'a supported handler signature to use Node.js 24 or later. For more information see https://docs.aws.amazon.com/lambda/latest/dg/nodejs-handler.html.';
 const NEVER_SETTLED =
   'The Lambda runtime client detected an unexpected Node.js exit code. This is most commonly caused by a Promise that was never settled. ' +
   'For more information, see https://nodejs.org/docs/latest/api/process.html#process_exit_codes';
 
+const modern = errors.modern;
 const late = process.argv.includes('late');
 const channel = new Channel(3, onMessage);
 const state = { requestId: undefined, tenantId: undefined };
@@ -60,8 +60,7 @@ async function initialise(about) {
   process.on('beforeExit', () => idle && idle());
   try {
     const found = await handlers.load(root, (late && process.env._HANDLER) || init.handler);
-    const major = Number(process.versions.node.split('.')[0]);
-    if (major >= CALLBACKS_REMOVED && found.length >= 3 && !streams.isStreaming(found)) {
+    if (modern && found.length >= 3 && !streams.isStreaming(found)) {
       throw new errors.faults.CallbackHandlerDeprecated(REMOVED);
     }
     // In a turn of its own, as AWS's client asks for its first event: a rejection that the module left unhandled is still init's.
@@ -70,13 +69,13 @@ async function initialise(about) {
       channel.next();
     });
   } catch (error) {
-    crash('Uncaught Exception', error, UNCAUGHT);
+    crash(modern ? 'Init Error' : 'Uncaught Exception', error, UNCAUGHT);
   }
 }
 
 /** The process cannot go on. Whoever waits is told why. */
 function crash(what, error, status) {
-  console.error(`${what} ${errors.shown(error)}`);
+  logs.failure(what, error);
   const hint = handler ? null : modules.hint(error);
   if (hint) console.error(hint);
   const document = errors.document(error);
@@ -93,8 +92,9 @@ function crash(what, error, status) {
 
 class Context {
   constructor(parts) {
-    const [, requestId, deadline, arn, , client, identity, tenant] = parts;
-    this.callbackWaitsForEmptyEventLoop = true;
+    const [, requestId, deadline, arn, trace, client, identity, tenant] = parts;
+    if (modern) this.xRayTraceId = trace ?? undefined;
+    else this.callbackWaitsForEmptyEventLoop = true;
     this.functionVersion = init.function_version;
     this.functionName = init.function_name;
     this.memoryLimitInMB = String(init.memory_mb);
@@ -125,7 +125,7 @@ function invoke(parts) {
     channel.requestId = null;
   };
   const fail = (error) => done(() => {
-    console.error('Invoke Error', errors.shown(error));
+    logs.failure('Invoke Error', error);
     const document = errors.document(error);
     const bytes = Buffer.from(JSON.stringify(document));
     if (mine.stream && mine.stream.started) channel.streamEnd(requestId, document.errorType, bytes);
@@ -134,11 +134,17 @@ function invoke(parts) {
   const succeed = (value) => {
     let payload;
     try {
-      payload = Buffer.from(JSON.stringify(value === undefined ? null : value) ?? 'null');
+      payload = JSON.stringify(value === undefined ? null : value);
     } catch {
-      fail(new Error('Unable to stringify response body'));
+      fail(new (modern ? errors.faults.JSONStringifyError : Error)('Unable to stringify response body'));
       return;
     }
+    // A function or a symbol, in the words of what the published client hands it to.
+    if (payload === undefined) {
+      fail(new TypeError('Wrong arguments'));
+      return;
+    }
+    payload = Buffer.from(payload);
     done(() => channel.respond(requestId, payload));
   };
   // From here on only the function's own work keeps the process's loop turning: when there is none left, `idle` is called.
@@ -148,6 +154,7 @@ function invoke(parts) {
     const event = JSON.parse(parts[8].toString('utf8'));
     if (event?.ResponseURL) custom.answerPlainly(event.ResponseURL);
     if (streams.isStreaming(handler)) runStreaming(mine, event, context, done, fail);
+    else if (modern) runAwaited(event, context, succeed, fail);
     else runBuffered(event, context, succeed, fail);
   } catch (error) {
     fail(error);
@@ -156,6 +163,12 @@ function invoke(parts) {
 
 const isPromise = (value) => value && typeof value.then === 'function';
 const neverSettled = (fail) => () => fail(new errors.faults.NodeJsExit(NEVER_SETTLED));
+
+/** Since Node.js 24: what the handler returns is the answer, awaited or not. */
+function runAwaited(event, context, succeed, fail) {
+  idle = neverSettled(fail);
+  Promise.resolve(handler(event, context)).then(succeed, fail);
+}
 
 function runBuffered(event, context, succeed, fail) {
   let called = false;
@@ -166,7 +179,7 @@ function runBuffered(event, context, succeed, fail) {
   const callback = (error, value) => {
     if (called) return;
     called = true;
-    if (error !== undefined && error !== null) whenIdle(() => fail(error));
+    if (error !== undefined && error !== null) fail(error);
     else whenIdle(() => succeed(value));
   };
   const now = (error, value) => {
@@ -180,7 +193,7 @@ function runBuffered(event, context, succeed, fail) {
   if (isPromise(result)) {
     idle = neverSettled(fail);
     called = true;
-    result.then(succeed, fail);
+    result.then(succeed, (error) => fail(error ?? 'handled'));
   }
 }
 
@@ -190,7 +203,8 @@ function runStreaming(mine, event, context, done, fail) {
   const result = handler(event, stream, context);
   if (!isPromise(result)) throw new errors.faults.MalformedStreamingHandler('Streaming does not support non-async handlers.');
   idle = neverSettled(fail);
-  result.then(() => {
+  result.then((value) => {
+    if (value !== undefined) console.warn('Streaming handlers ignore return values.');
     if (!stream.writableEnded) {
       fail(new errors.faults.InvalidStreamingOperation('Response stream is not finished.'));
       return;

@@ -2,9 +2,11 @@
 // console.*, as AWS's Node.js runtime patches it: text or JSON, each call one log event.
 
 const util = require('node:util');
-const { isError } = require('./errors.js');
+const errors = require('./errors.js');
 
 const LEVELS = { TRACE: 1, DEBUG: 2, INFO: 3, WARN: 4, ERROR: 5, FATAL: 6 };
+// In place of the id while there is no invocation.
+const NONE = errors.modern ? '-' : undefined;
 const METHODS = { trace: 'TRACE', debug: 'DEBUG', log: 'INFO', info: 'INFO', warn: 'WARN', error: 'ERROR', fatal: 'FATAL' };
 
 function shownError(error) {
@@ -15,16 +17,16 @@ function shownError(error) {
   };
 }
 
-const replaceErrors = (_key, value) => (value instanceof Error ? { ...value, ...shownError(value) } : value);
+const replaceErrors = (_key, value) => (value instanceof Error ? { ...shownError(value), ...value } : value);
 
 function asText(state, level, args) {
-  return [new Date().toISOString(), state.requestId, level, util.format(...args)].join('\t');
+  return `${new Date().toISOString()}\t${state.requestId ?? NONE}\t${level}\t${util.format(args[0], ...args.slice(1))}`;
 }
 
 function asJson(state, level, args) {
-  const record = { timestamp: new Date().toISOString(), level, requestId: state.requestId };
+  const record = { timestamp: new Date().toISOString(), level, requestId: state.requestId ?? NONE };
   if (state.tenantId) record.tenantId = state.tenantId;
-  if (args.length === 1) {
+  if (args.length < 2) {
     record.message = args[0];
     try {
       return JSON.stringify(record, replaceErrors);
@@ -34,7 +36,7 @@ function asJson(state, level, args) {
     }
   }
   record.message = util.format(...args);
-  const error = args.find(isError);
+  const error = args.find((arg) => arg instanceof Error);
   if (error) Object.assign(record, shownError(error));
   return JSON.stringify(record, replaceErrors);
 }
@@ -47,6 +49,12 @@ function install(channel, state, json, level) {
     const number = LEVELS[name];
     console[method] = number < least ? () => {} : (...args) => channel.log(number, format(state, name, args));
   }
+  failed = json ? (_what, error) => console.error(errors.intoError(error)) : (what, error) => console.error(what, errors.shown(error));
 }
 
-module.exports = { install };
+let failed;
+
+/** Say what went wrong with the function: in JSON the error itself is the message. */
+const failure = (what, error) => failed(what, error);
+
+module.exports = { install, failure };

@@ -29,6 +29,12 @@ class ResponseStream extends Writable {
     if (this._onBeforeFirstWrite) this._onBeforeFirstWrite((data) => this.channel.streamChunk(this.requestId, Buffer.from(data)));
   }
 
+  write(chunk, ...more) {
+    // As AWS's own stream does.
+    const plain = typeof chunk === 'string' || Buffer.isBuffer(chunk) || chunk?.constructor === Uint8Array;
+    return super.write(plain ? chunk : JSON.stringify(chunk), ...more);
+  }
+
   _write(chunk, _encoding, done) {
     this.start();
     if (this.channel.streamChunk(this.requestId, chunk)) done();

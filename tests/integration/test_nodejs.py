@@ -196,7 +196,7 @@ def test_init_errors(node: tuple[Engine, int]) -> None:
         payload, error, log = invoke(node, f"init-{n}")
         assert error == "Unhandled"
         assert (payload["errorType"], payload["errorMessage"][: len(message)]) == (error_type, message), (files, handler)
-        assert "ERROR\tUncaught Exception" in log
+        assert f"ERROR\t{'Init Error' if node[1] >= 24 else 'Uncaught Exception'}" in log
 
 
 def test_a_rejection_that_the_module_left_unhandled_is_inits(node: tuple[Engine, int]) -> None:
@@ -310,6 +310,86 @@ def test_stacks_are_those_of_the_source_where_the_function_asks_for_it(node: tup
     assert "/var/task/handler.ts:38" in invoke(node, "mapped")[0]["trace"][1]
     deploy(node, "unmapped", {"index.js": source})
     assert "/var/task/index.js:2" in invoke(node, "unmapped")[0]["trace"][1]
+
+
+_ODD = """
+class Named extends Error { constructor (m) { super(m); this.name = 'Other'; this.code = 'X'; this.more = { a: 1 } } }
+const wait = () => new Promise((resolve) => setTimeout(resolve, 10))
+export const of = {
+  function: async () => () => 1,
+  symbol: async () => Symbol('x'),
+  big: async () => 10n,
+  string: async () => { throw 'text' },
+  object: async () => { throw { a: 1 } },
+  nothing: async () => { throw undefined },
+  named: async () => { throw new Named('boom') },
+  like: async () => { throw { name: 'Like', message: 'an error', stack: 'Like: an error' } },
+  empty: async () => { console.log(); return 1 },
+  plain: () => 5,
+  callback: (event, context, callback) => { setTimeout(() => console.log('too late'), 100); callback(new Error('at once')) },
+}
+export const f = (event, context, ...more) => of[event.op](event, context, ...more)
+"""
+
+
+def test_what_is_odd_to_return_or_to_throw(node: tuple[Engine, int]) -> None:
+    """As AWS's own client has it, which differs with the version."""
+    modern = node[1] >= 24
+    deploy(node, "odd", {"index.mjs": _ODD}, "index.f")
+
+    def said(op: str) -> tuple[Any, str]:
+        payload, _, log = invoke(node, "odd", {"op": op})
+        return payload, next((line.split("\t", 3)[3] for line in log.splitlines() if "Invoke Error" in line), "")
+
+    for op in ("function", "symbol"):
+        assert said(op)[0]["errorMessage"] == "Wrong arguments"
+    assert said("big")[0]["errorType"] == ("Runtime.JSONStringifyError" if modern else "Error")
+    payload, log = said("string")
+    assert payload == {"errorType": "string", "errorMessage": "text", "trace": []}
+    assert json.loads(log.partition("\t")[2])["errorMessage"] == "text"
+    payload, log = said("object")
+    assert payload == {"errorType": "object", "errorMessage": "[object Object]", "trace": []}
+    assert json.loads(log.partition("\t")[2])["errorType"] == "Error"
+    absent = ("undefined", "undefined") if modern else ("string", "handled")
+    assert (said("nothing")[0]["errorType"], said("nothing")[0]["errorMessage"]) == absent
+    payload, log = said("named")
+    assert (payload["errorType"], payload["errorMessage"]) == ("Other", "boom")
+    shown = json.loads(log.partition("\t")[2])
+    assert [*shown] == ["errorType", "errorMessage", "code", "name", "more", "stack"]
+    assert shown["more"] == {"a": 1}
+    if not modern:
+        assert said("like")[0] == {"errorType": "Like", "errorMessage": "an error", "trace": ["Like: an error"]}
+    assert "\tINFO\tundefined\n" in invoke(node, "odd", {"op": "empty"})[2]
+    assert said("plain")[0] == (5 if modern else None)
+    if not modern:
+        # With an error the caller is answered although there is still something to do.
+        payload, _, log = invoke(node, "odd", {"op": "callback"})
+        assert (payload["errorMessage"], "too late" in log) == ("at once", False)
+
+
+def test_errors_in_json_are_the_message(node: tuple[Engine, int]) -> None:
+    deploy(node, "odd-json", {"index.mjs": _ODD}, "index.f", LoggingConfig={"LogFormat": "JSON"})
+    line = next(entry for entry in map(json.loads, invoke(node, "odd-json", {"op": "named"})[2].splitlines()) if entry.get("level") == "ERROR")
+    assert {key: line["message"][key] for key in ("errorType", "errorMessage", "name", "code", "more")} == {
+        "errorType": "Named", "errorMessage": "boom", "name": "Other", "code": "X", "more": {"a": 1},
+    }  # fmt: skip
+    assert line["message"]["stackTrace"][0] == "Other: boom"
+
+
+def test_the_context_of_each_version(node: tuple[Engine, int]) -> None:
+    source = "exports.handler = async (event, context, ...more) => [Object.keys(context).sort(), more.length]"
+    deploy(node, "context-keys", source)
+    keys, more = invoke(node, "context-keys")[0]
+    older = {"callbackWaitsForEmptyEventLoop", "done", "fail", "succeed"}
+    assert (older & set(keys), "xRayTraceId" in keys, more) == ((set(), True, 0) if node[1] >= 24 else (older, False, 1))
+
+
+def test_a_stream_takes_objects_and_ignores_what_is_returned(node: tuple[Engine, int]) -> None:
+    source = "exports.handler = awslambda.streamifyResponse(async (event, stream) => { stream.write({ a: 1 }); stream.end('.'); return 'ignored' })"
+    deploy(node, "stream-object", source)
+    answer = node[0].client().invoke(FunctionName="stream-object", LogType="Tail")
+    assert answer["Payload"].read() == b'{"a":1}.'
+    assert "Streaming handlers ignore return values." in base64.b64decode(answer["LogResult"]).decode()
 
 
 _EXTENSION = """
