@@ -32,7 +32,8 @@ class SecretHandler(Handler):
     def _text(self, properties: Properties) -> str:
         generate = properties.get("GenerateSecretString")
         if generate is None:
-            return str(properties.get("SecretString", ""))
+            # The service takes no empty secret, and a template may say nothing of what is in it.
+            return str(properties.get("SecretString") or "{}")
         client = self.clients("secretsmanager")
         wanted = _taken(client, "GetRandomPassword", generate)
         if "PasswordLength" in wanted:

@@ -18,15 +18,17 @@ from moto.cloudformation.exceptions import UnformattedGetAttTemplateException, V
 from moto.cloudformation.models import ChangeSet, Stack
 from moto.core.common_models import CloudFormationModel
 
-from engine.aws import stack_requests, stack_roles, stack_runs
+from engine.aws import stack_requests, stack_roles, stack_runs, template_attributes
 from engine.aws.beside_resources import BESIDE
 from engine.aws.clients import AwsClients
 from engine.aws.common_resources import COMMON
 from engine.aws.custom_resources import KINDS, PLAIN, About, CustomResources
 from engine.aws.embedded import INSIDE_VARIABLE, KEY_VARIABLE, URL_VARIABLE
 from engine.aws.event_resources import LOG_GROUP
+from engine.aws.further_resources import FURTHER
 from engine.aws.lambda_resources import HANDLERS, Code, Handler, Made, Replace
 from engine.aws.managed_policies import AwsPolicies
+from engine.aws.template_values import typed
 
 MAX_NAME = 64
 # Kept: moto finds them as long as they live.
@@ -36,6 +38,7 @@ _ATTRIBUTES = frozenset({"Arn", "Version", "FunctionUrl", "FunctionArn", "LayerV
 _ATTRIBUTES |= {"RootResourceId", "RestApiId", "ResourceId", "DeploymentId", "AuthorizerId", "APIKeyId", "ApiId", "ApiEndpoint"}
 _ATTRIBUTES |= {"RouteId", "IntegrationId"}
 _ATTRIBUTES |= {"ProviderName", "ProviderURL", "UserPoolId", "ClientId", "ClientSecret", "Name"}
+_ATTRIBUTES |= {"CodeSigningConfigArn", "CodeSigningConfigId", "StreamArn", "TableId", "RequestValidatorId", "Type", "Value"}
 SAM = "AWS::Serverless-2016-10-31"
 
 
@@ -52,7 +55,8 @@ class Bridge:
 
     def handler(self, kind: type[Handler], account: str) -> Handler:
         """Raises ValueError for an account that the engine's key does not act in."""
-        return kind(self._of(account)[0].client, Code(lambda _bucket, _key: None))
+        clients = self._of(account)[0].client
+        return kind(lambda service: typed(clients(service)), Code(lambda _bucket, _key: None))
 
     def custom(self, account: str) -> CustomResources:
         """Raises as ``handler``."""
@@ -84,10 +88,11 @@ def install(environment: Mapping[str, str] = os.environ) -> None:
     bridge = bridge_of(environment)
     if bridge is None:
         return
-    for name, kind in {**HANDLERS, **BESIDE, **LOG_GROUP, **COMMON}.items():
+    for name, kind in {**HANDLERS, **BESIDE, **LOG_GROUP, **COMMON, **FURTHER}.items():
         _MODELS.append(type("Model", (_Model, CloudFormationModel), {"bridge": bridge, "kind": kind, "name": name}))
     _make_custom_resources(bridge)
     _understand_sam(environment["AWS_DEFAULT_REGION"])
+    template_attributes.install(environment.get(INSIDE_VARIABLE) or environment[URL_VARIABLE])
     stack_runs.install()
     stack_requests.install()
     stack_roles.install()
@@ -260,6 +265,10 @@ def _with_sam(parse: Callable[[Any], None], transform: Any, loader: Any, region:
         asked = stack.template_dict.get("Transform") or []
         if SAM in (asked if isinstance(asked, list) else [asked]):
             os.environ.setdefault("AWS_DEFAULT_REGION", region)
-            stack.template_dict = transform(stack.template_dict, dict(stack.parameters or {}), loader(AwsPolicies()))
+            try:
+                stack.template_dict = transform(stack.template_dict, dict(stack.parameters or {}), loader(AwsPolicies()))
+            except Exception as e:
+                causes = " ".join(str(one.message) for one in getattr(e, "causes", ()))
+                raise ValidationError(message=f"Transform {SAM} failed with: {getattr(e, 'message', None) or e} {causes}".rstrip()) from e
 
     return parse_and_transform

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from engine.aws import embedded
 from tests.framework import stacks
-from tests.framework.engine import Engine
+from tests.framework.engine import OWN_RUNTIME, Engine
 
 pytestmark = pytest.mark.skipif(embedded.available() is not None, reason="the extra 'embedded' is not installed")
 
@@ -98,3 +98,120 @@ def test_a_stacks_role_with_a_managed_policy_that_is_none_is_not_made(shared: En
         stacks.finished(formation, "no-rights", "create")
     formation.delete_stack(StackName="no-rights")
     stacks.finished(formation, "no-rights", "delete")
+
+
+SAM = """
+Transform: AWS::Serverless-2016-10-31
+Parameters: {Seconds: {Type: String, Default: "7"}}
+Resources:
+  F:
+    Type: AWS::Serverless::Function
+    Properties:
+      Runtime: RUNTIME
+      Handler: index.f
+      Timeout: !Ref Seconds
+      Environment: {Variables: {PERIOD: 5, FLAG: true, RATIO: 0.5, QUEUE: !GetAtt Q.QueueUrl}}
+      InlineCode: |
+        import os
+        def f(e, c): return {k: os.environ[k] for k in ("PERIOD", "FLAG", "RATIO", "QUEUE")}
+      AutoPublishAlias: live
+      DeploymentPreference: {Type: AllAtOnce}
+  Q: {Type: AWS::SQS::Queue, Properties: {FifoQueue: true, VisibilityTimeout: "60"}}
+  T: {Type: AWS::SNS::Topic, Properties: {FifoTopic: true}}
+  QP: {Type: AWS::SQS::QueueInlinePolicy, Properties: {Queue: !Ref Q, PolicyDocument: {Version: "2012-10-17", Statement: []}}}
+  TP: {Type: AWS::SNS::TopicInlinePolicy, Properties: {TopicArn: !GetAtt T.TopicArn, PolicyDocument: {Version: "2012-10-17", Statement: []}}}
+  G:
+    Type: AWS::DynamoDB::GlobalTable
+    Properties:
+      AttributeDefinitions: [{AttributeName: id, AttributeType: S}, {AttributeName: at, AttributeType: N}]
+      KeySchema: [{AttributeName: id, KeyType: HASH}]
+      BillingMode: PAY_PER_REQUEST
+      StreamSpecification: {StreamViewType: NEW_IMAGE}
+      TimeToLiveSpecification: {AttributeName: ttl, Enabled: true}
+      GlobalSecondaryIndexes: [{IndexName: by-at, KeySchema: [{AttributeName: at, KeyType: HASH}], Projection: {ProjectionType: ALL}}]
+      Replicas: [{Region: us-east-1, Tags: [{Key: k, Value: v}]}]
+  S: {Type: AWS::SSM::Parameter, Properties: {Type: String, Value: !Ref Seconds, Tags: {a: b}}}
+  M:
+    Type: AWS::StepFunctions::StateMachine
+    Properties:
+      RoleArn: arn:aws:iam::000000000000:role/r
+      Definition: {StartAt: "${First}", States: {A: {Type: Pass, End: true}}}
+      DefinitionSubstitutions: {First: A}
+  P: {Type: AWS::Cognito::UserPool}
+  PD: {Type: AWS::Cognito::UserPoolDomain, Properties: {Domain: further-resources, UserPoolId: !Ref P}}
+  PG: {Type: AWS::Cognito::UserPoolGroup, Properties: {UserPoolId: !Ref P, Precedence: "1"}}
+  PS: {Type: AWS::Cognito::UserPoolResourceServer, Properties: {Identifier: x, Name: y, UserPoolId: !Ref P, Scopes: [{ScopeName: a, ScopeDescription: b}]}}
+  L: {Type: AWS::Logs::LogGroup}
+  LS: {Type: AWS::Logs::LogStream, Properties: {LogGroupName: !Ref L}}
+  A: {Type: AWS::ApiGateway::RestApi, Properties: {Name: further}}
+  V: {Type: AWS::ApiGateway::RequestValidator, Properties: {RestApiId: !Ref A, ValidateRequestParameters: true}}
+  MO: {Type: AWS::ApiGateway::Model, Properties: {RestApiId: !Ref A, Schema: {type: object}}}
+  C: {Type: AWS::Lambda::CodeSigningConfig, Properties: {AllowedPublishers: {SigningProfileVersionArns: ["arn:aws:signer:us-east-1:000000000000:/signing-profiles/p/1234567890"]}}}
+  B: {Type: AWS::Events::EventBus, Properties: {Name: further}}
+  E: {Type: AWS::ECR::Repository}
+  K: {Type: AWS::KMS::Key, Properties: {KeyPolicy: {Version: "2012-10-17", Statement: []}}}
+  I: {Type: AWS::IAM::ManagedPolicy, Properties: {PolicyDocument: {Version: "2012-10-17", Statement: [{Effect: Allow, Action: "s3:*", Resource: "*"}]}}}
+  X: {Type: AWS::SecretsManager::Secret}
+Outputs:
+  F: {Value: !Ref F}
+  Q: {Value: !Ref Q}
+  G: {Value: !Ref G}
+  Stream: {Value: !GetAtt G.StreamArn}
+  S: {Value: !Ref S}
+  SV: {Value: !GetAtt S.Value}
+  M: {Value: !GetAtt M.Arn}
+  N: {Value: !GetAtt M.Name}
+  B: {Value: !Ref B}
+  E: {Value: !Ref E}
+  K: {Value: !GetAtt K.KeyId}
+  I: {Value: !GetAtt I.PolicyArn}
+  T: {Value: !Ref T}
+  C: {Value: !GetAtt C.CodeSigningConfigArn}
+  L: {Value: !Ref L}
+  V: {Value: !Ref V}
+"""
+
+
+def test_what_templates_ask_for_now_and_then(shared: Engine) -> None:
+    """Names made up as each service wants them, numbers as text and the other way round, attributes that moto does not know."""
+    formation, body = shared.client("cloudformation"), SAM.replace("RUNTIME", OWN_RUNTIME)
+    formation.create_stack(StackName="further", TemplateBody=body, Capabilities=["CAPABILITY_AUTO_EXPAND", "CAPABILITY_IAM"])
+    stacks.finished(formation, "further", "create")
+    made = stacks.outputs(formation, "further")
+    client = shared.client()
+    said = json.loads(client.invoke(FunctionName=made["F"])["Payload"].read())
+    assert said == {"PERIOD": "5", "FLAG": "true", "RATIO": "0.5", "QUEUE": made["Q"]}
+    assert client.get_function_configuration(FunctionName=made["F"])["Timeout"] == 7
+    assert client.get_alias(FunctionName=made["F"], Name="live")["FunctionVersion"] == "1"
+    assert made["Q"].startswith("http://127.0.0.1:"), "no SDK is sent to the real AWS"
+    assert (made["Q"][-5:], made["T"][-5:], made["B"], made["SV"]) == (".fifo", ".fifo", "further", "7")
+    assert made["E"] == made["E"].lower()
+    assert made["I"].endswith(shared.client("iam").get_policy(PolicyArn=made["I"])["Policy"]["PolicyName"])
+    assert shared.client("kms").describe_key(KeyId=made["K"])["KeyMetadata"]["KeyId"] == made["K"]
+    assert shared.client("ssm").get_parameter(Name=made["S"])["Parameter"]["Value"] == "7"
+    machine = shared.client("stepfunctions").describe_state_machine(stateMachineArn=made["M"])
+    assert (json.loads(machine["definition"])["StartAt"], machine["name"]) == ("A", made["N"])
+    table = shared.client("dynamodb").describe_table(TableName=made["G"])["Table"]
+    assert (table["LatestStreamArn"], [i["IndexName"] for i in table["GlobalSecondaryIndexes"]]) == (made["Stream"], ["by-at"])
+    body = body.replace('Default: "7"', 'Default: "8"').replace("First: A", "First: B").replace("States: {A", "States: {B").replace("ttl", "ttl2")
+    formation.update_stack(StackName="further", TemplateBody=body, Capabilities=["CAPABILITY_AUTO_EXPAND", "CAPABILITY_IAM"])
+    stacks.finished(formation, "further", "update")
+    assert stacks.outputs(formation, "further") == {**made, "SV": "8"}
+    assert shared.client("ssm").get_parameter(Name=made["S"])["Parameter"]["Value"] == "8"
+    assert client.get_function_configuration(FunctionName=made["F"])["Timeout"] == 8
+    formation.delete_stack(StackName="further")
+    stacks.finished(formation, "further", "delete")
+    with pytest.raises(ClientError, match="ParameterNotFound"):
+        shared.client("ssm").get_parameter(Name=made["S"])
+
+
+def test_a_sam_template_that_is_none_is_told_why(shared: Engine) -> None:
+    resources = {"F": {"Type": "AWS::Serverless::Function", "Properties": {"Handler": "h", "Runtime": "python3.12", "CodeUri": "src/"}}}
+    with pytest.raises(ClientError) as caught:
+        shared.client("cloudformation").create_stack(
+            StackName="none", TemplateBody=json.dumps({"Transform": "AWS::Serverless-2016-10-31", "Resources": resources})
+        )
+    assert caught.value.response["Error"] == {"Type": "Sender", "Code": "ValidationError", "Message": (
+        "Transform AWS::Serverless-2016-10-31 failed with: Invalid Serverless Application Specification document. Number of errors found: 1. "
+        "Resource with id [F] is invalid. 'CodeUri' is not a valid S3 Uri of the form 's3://bucket/key' with optional versionId query parameter."
+    )}  # fmt: skip
