@@ -415,16 +415,24 @@ def _arrange(control: socket.socket, channel: int, output: int, go: int, orders:
     return socket.socket(fileno=_CONTROL)
 
 
-def _wait_ready() -> None:
+def _wait_ready(fd: int = GO) -> None:
     """Block until the code is in place, then stand in its directory. Ends the process when the sandbox is going away."""
     path = b""
     while not path.endswith(b"\n"):
-        piece = os.read(GO, 4096)
+        piece = os.read(fd, 4096)
         if not piece:
             os._exit(0)
         path += piece
-    os.close(GO)
+    os.close(fd)
     os.chdir(path[:-1])
+
+
+def _rehearse_waiting() -> None:
+    """As the bootstrap rehearses the rest of a cold start: what it touches is then this process's own."""
+    read_end, write_end = os.pipe()
+    os.write(write_end, os.fsencode(os.getcwd()) + b"\n")
+    os.close(write_end)
+    _wait_ready(read_end)
 
 
 def run_worker(build: Build, channel: socket.socket, orders: int, *, hurried: bool = False) -> None:
@@ -435,6 +443,8 @@ def run_worker(build: Build, channel: socket.socket, orders: int, *, hurried: bo
     try:
         copies = copier.offered(orders, build.fences)
         if copies is None:
+            if not hurried:
+                _rehearse_waiting()
             serve = (hurried and build.serve_at_once) or build.serve
             serve(channel, _wait_ready)
         else:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import sys
 import time
+from importlib.machinery import FileFinder
 from typing import Any, Optional
 
 from runtime_bootstrap.python import libraries
 
+_LOADERS: Any = importlib._bootstrap_external._get_supported_file_loaders()  # type: ignore[attr-defined]
 _putenv = ctypes.CDLL(None).putenv
 _TAG = "python%d.%d" % sys.version_info[:2]
 # What AWS's runtime has imported when it loads the handler. A function that ships a module of one of these names does not get its
@@ -25,12 +28,22 @@ _LOADED_ON_AWS = frozenset(
 
 
 def replace_variables(env: "dict[str, str]") -> None:
-    """Make ``env`` the whole environment; TZ takes effect."""
-    # Not clear(), which takes one variable after another through a generic loop: this is on the path of every cold start.
-    for name in [n for n in os.environ if n not in env]:
-        del os.environ[name]
-    os.environ.update(env)
-    time.tzset()
+    """Make ``env`` the whole environment; TZ takes effect with ``enter``."""
+    # On the path of every cold start. Most variables are what they were in the rehearsal.
+    shown: "Optional[dict[bytes, bytes]]" = getattr(os.environ, "_data", None)
+    if shown is None:
+        os.environ.clear()
+        os.environ.update(env)
+        return
+    encoding = sys.getfilesystemencoding()
+    wanted = {n.encode(encoding, "surrogateescape"): v.encode(encoding, "surrogateescape") for n, v in env.items()}
+    for name in [n for n in shown if n not in wanted]:
+        os.unsetenv(name)
+        del shown[name]
+    for name, value in wanted.items():
+        if shown.get(name) != value:
+            os.putenv(name, value)
+            shown[name] = value
 
 
 def search_path(task_root: str, opt_root: str, python_path: str, rest: "list[str]") -> "list[str]":
@@ -78,16 +91,23 @@ def _third_party() -> "set[str]":
     return names - _LOADED_ON_AWS
 
 
-def enter(task_root: str, opt_root: str, env: "dict[str, str]") -> None:
-    """Environment, working directory and search path of the function. Raises OSError when ``task_root`` cannot be entered."""
+def settle(task_root: str, opt_root: str, env: "dict[str, str]") -> None:
+    """Environment and search path of the function: what takes none of its files."""
     replace_variables(env)
-    os.chdir(task_root)
-    path = search_path(task_root, opt_root, env.get("PYTHONPATH", ""), sys.path)
-    for directory in path[:3]:
+    sys.path[:] = search_path(task_root, opt_root, env.get("PYTHONPATH", ""), sys.path)
+    for directory in sys.path[:3]:
         sys.path_importer_cache.pop(directory, None)
-    sys.path[:] = path
+    # What the hooks of sys.path come to for a directory, ahead of their asking the file system whether it is one or an archive.
+    sys.path_importer_cache[task_root] = FileFinder(task_root, *_LOADERS)
     libraries.install(env.get("LD_LIBRARY_PATH", ""))
-    make_room(path[:3])
+
+
+def enter(task_root: str) -> None:
+    """After ``settle``, when the files are there. Raises OSError when ``task_root`` cannot be entered."""
+    os.chdir(task_root)
+    # Here, because TZ may name a file of the function's.
+    time.tzset()
+    make_room(sys.path[:3])
 
 
 def renew_randomness() -> None:

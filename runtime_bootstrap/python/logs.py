@@ -27,6 +27,10 @@ _OWN = frozenset(
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
+# Times are UTC in all logs, as on AWS.
+logging.Formatter.converter = time.gmtime
+
+
 class Sink:
     """Where log events go. ``request_id`` and ``tenant_id`` are those of the last invocation, empty and None before the first."""
 
@@ -54,6 +58,7 @@ class LambdaLoggerHandler(logging.Handler):
     def __init__(self, sink: Sink) -> None:
         super().__init__()
         self.log_sink = sink
+        self.addFilter(LambdaLoggerFilter(sink))
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
@@ -108,12 +113,9 @@ def _step(levelno: int) -> int:
     return min(50, max(0, levelno)) // 10 * 10
 
 
-def install(sink: Sink, json_format: bool, level: str) -> None:
-    """Give the root logger its handler and, when ``level`` is one, its level. Times are UTC from here on."""
-    logging.Formatter.converter = time.gmtime
-    handler = LambdaLoggerHandler(sink)
+def install(handler: LambdaLoggerHandler, json_format: bool, level: str) -> None:
+    """Give the root logger its handler and, when ``level`` is one, its level."""
     handler.setFormatter(_JSON if json_format else _TEXT)
-    handler.addFilter(LambdaLoggerFilter(sink))
     root = logging.getLogger()
     root.addHandler(handler)
     wanted = {"TRACE": "DEBUG"}.get(level.upper(), level.upper())

@@ -2,7 +2,8 @@
 
 A forked process pays for each page of its parent's memory that it writes to, and in Python even reading an object writes to it. The
 first cold start in a process runs two to three times slower than the second for that reason alone. So a worker that has no function
-yet goes through init and one invocation with a function of its own, over a socket pair, and puts everything back as it was.
+yet goes through init and one invocation with a function of its own, over a socket pair, and puts everything back as it was, except for
+the environment: what the function's has in common with it need not be set again.
 """
 
 from __future__ import annotations
@@ -15,12 +16,46 @@ from typing import Any, Callable
 
 from runtime_bootstrap.python import libraries
 
-_MODULE = "runtime_bootstrap.python._stage"
+_MODULE = "_rehearsed"
 _REQUEST_ID = "00000000-0000-4000-8000-000000000000"
-_ENV = {"AWS_LAMBDA_FUNCTION_NAME": "rehearsal", "TZ": ":UTC", "LANG": "en_US.UTF-8", "PATH": "/usr/bin:/bin"}
-# A directory that exists at every level and in which no file has a module's name.
-_TASK_ROOT = "/proc/self/fdinfo"
-_INIT = {"handler": _MODULE + ".handler", "env": _ENV, "task_root": _TASK_ROOT, "opt_root": "/nonexistent", "log_format": "Text"}
+# Stands for the function's directory, at every level.
+_STAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stage")
+_NAME, _STREAM = "a-function-of-some-name", "2000/01/01/[$LATEST]" + 32 * "0"
+# As a function has it: what is made of it, in Python and in the C library, lies where the real one's will.
+_ENV = {
+    "LANG": "en_US.UTF-8", "PATH": "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
+    "LD_LIBRARY_PATH": "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib",
+    "TZ": ":UTC", "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR", "AWS_XRAY_DAEMON_ADDRESS": "169.254.100.1:2000",
+    "_AWS_XRAY_DAEMON_ADDRESS": "169.254.100.1", "_AWS_XRAY_DAEMON_PORT": "2000", "PYTHONPATH": "/var/runtime", "PWD": "/var/task",
+    "SHLVL": "0", "LC_CTYPE": "C.UTF-8", "AWS_ENDPOINT_URL": "http://127.0.0.1:4566", "AWS_ACCESS_KEY_ID": "ASIA0000000000000000",
+    "AWS_SECRET_ACCESS_KEY": 40 * "0", "AWS_SESSION_TOKEN": 64 * "0", "_HANDLER": _MODULE + ".handler", "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1", "AWS_LAMBDA_FUNCTION_NAME": _NAME, "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "128", "AWS_LAMBDA_LOG_GROUP_NAME": "/aws/lambda/" + _NAME,
+    "AWS_LAMBDA_RUNTIME_API": "169.254.100.1:9001", "LAMBDA_TASK_ROOT": "/var/task", "LAMBDA_RUNTIME_DIR": "/var/runtime",
+    "AWS_EXECUTION_ENV": "AWS_Lambda_python3.00", "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand", "AWS_LAMBDA_LOG_STREAM_NAME": _STREAM,
+}  # fmt: skip
+_INIT = {
+    "handler": _MODULE + ".handler", "env": _ENV, "task_root": _STAGE, "opt_root": "/nonexistent", "function_name": _NAME,
+    "function_version": "$LATEST", "memory_mb": 128, "log_group": "/aws/lambda/" + _NAME, "log_stream": _STREAM,
+    "init_type": "on-demand", "log_format": "Text", "log_level": None, "features": ["stream"], "account_id": "000000000000",
+}  # fmt: skip
+
+
+def _packed(value: Any) -> bytes:
+    """As an INIT's fields go over the wire."""
+    if isinstance(value, str):
+        raw = value.encode()
+        return b"\xd9%c%b" % (len(raw), raw)
+    if isinstance(value, dict):
+        return b"\xde" + len(value).to_bytes(2, "big") + b"".join(_packed(k) + _packed(v) for k, v in value.items())
+    if isinstance(value, list):
+        return b"\x91" + _packed(value[0])
+    return b"\xc0" if value is None else b"\xcd" + value.to_bytes(2, "big")
+
+
+def _init_frame() -> bytes:
+    body = b"\x92\x02" + _packed(_INIT)
+    return len(body).to_bytes(4, "big") + body
 
 
 def _invoke_frame() -> bytes:
@@ -32,19 +67,28 @@ def _invoke_frame() -> bytes:
     return len(body).to_bytes(4, "big") + body
 
 
-def rehearse(perform: "Callable[[socket.socket, dict[str, Any]], Any]") -> None:
-    """Run ``perform(socket, init)``, which must initialise and serve the one event waiting in the socket, and undo its traces.
+_FRAMES = (_init_frame(), _invoke_frame())
 
-    What ``perform`` returns is kept until the environment is restored: the C library may still point into it.
+
+def rehearse(perform: "Callable[[socket.socket, Callable[[], None]], Any]") -> None:
+    """Run ``perform(socket, invoke)``, which must become the function that the INIT waiting in the socket names, serve the event that
+    is sent by ``invoke``, and undo its traces, but for the environment.
+
+    What ``perform`` returns is kept until the variable of the trace is gone: the C library points into it.
     """
     streams = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
-    path, environment, directory = sys.path[:], dict(os.environ), os.getcwd()
+    path, directory = sys.path[:], os.getcwd()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     ours, theirs = socket.socketpair()
+    init, event = _FRAMES
+
+    def invoke() -> None:
+        theirs.send(event)
+
     try:
-        theirs.send(_invoke_frame())
-        kept = perform(ours, _INIT)
+        theirs.send(init)
+        kept = perform(ours, invoke)
     except (Exception, SystemExit):
         # It is only a head start: a worker that cannot rehearse still serves.
         kept = None
@@ -54,10 +98,11 @@ def rehearse(perform: "Callable[[socket.socket, dict[str, Any]], Any]") -> None:
         sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
         sys.path[:] = path
         sys.modules.pop(_MODULE, None)
+        sys.path_importer_cache.pop(_STAGE, None)
         root.handlers[:] = handlers
         root.setLevel(level)
         libraries.install("")
-        os.environ.clear()
-        os.environ.update(environment)
+        # The others stay: the function's will mostly be the same, and whatever is not among its own goes.
+        os.environ.pop("_X_AMZN_TRACE_ID", None)
         os.chdir(directory)
     del kept

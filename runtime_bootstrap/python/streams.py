@@ -31,7 +31,7 @@ class Lines(io.BufferedIOBase):
         self.mode = "wb"
         self._channel = channel
         self._fd = fd
-        self._least_level = least_level
+        self.least_level = least_level
         self._held: "list[bytes]" = []
         self._held_size = 0
         # Whether the line that goes on was already sent in part for its length.
@@ -105,14 +105,14 @@ class Lines(io.BufferedIOBase):
     def _emit(self, lines: "list[bytes]") -> None:
         if max(map(len, lines)) > MAX_EVENT:
             lines = [line[at : at + MAX_EVENT] for line in lines for at in range(0, len(line) or 1, MAX_EVENT)]
-        if not self._least_level:
+        if not self.least_level:
             self._channel.log(lines, 0)
             return
         for line in lines:
             level = _level_of(line)
             if level is None:
                 self._channel.log([line], 0)
-            elif level >= self._least_level:
+            elif level >= self.least_level:
                 self._channel.log([line], level)
 
     def _write_through(self, raw: bytes) -> None:

@@ -3,7 +3,7 @@
 ``serve`` runs in a process that is already locked down and has no function yet. This module is imported in a zygote before any fork:
 importing it does nothing but import, and all that a cold start needs is imported here.
 
-Life: HELLO, INIT, code in place, import of the handler, NEXT (or INIT_ERROR and exit 1), then events one after another. What ends the
+Life: HELLO, INIT (what it says is done while the code is brought), code in place, import of the handler, NEXT (or INIT_ERROR and exit 1), then events one after another. What ends the
 process on AWS ends it here with the same status: SystemExit in the handler, half a surrogate pair in a result, a crash.
 """
 
@@ -33,6 +33,8 @@ site.sethelper()
 
 _TAG = "python%d.%d" % sys.version_info[:2]
 _VERSION = "%d.%d.%d" % sys.version_info[:3]
+# Kept: to take them apart would be on the way of a cold start.
+_FORMER_OUTPUTS = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
 # AWS's runtime exits with these when a SnapStart hook fails.
 _BEFORE_SNAPSHOT_FAILED = 64
 _AFTER_RESTORE_FAILED = 65
@@ -41,30 +43,46 @@ _AFTER_RESTORE_FAILED = 65
 class Worker:
     """One function in one process."""
 
-    def __init__(self, channel: Channel, init: "dict[str, Any]", copies: Any = None) -> None:
-        env: "dict[str, str]" = init["env"]
+    def __init__(self, channel: Channel, copies: Any = None) -> None:
+        """Everything that is the same for all functions: this is done while the process waits for its own."""
         self._channel = channel
-        self._init = init
         # In a template: what forks copies of this process (``findings``, ``wait_for_copy``).
         self._copies = copies
-        self._json = (env.get("AWS_LAMBDA_LOG_FORMAT") or init.get("log_format") or "").upper() == "JSON"
-        self._level = env.get("AWS_LAMBDA_LOG_LEVEL") or init.get("log_level") or ""
-        least = streams.LEVELS.get(self._level.upper(), 0) if self._json else 0
-        self._lines = (streams.Lines(channel, 1, least), streams.Lines(channel, 2, least))
+        self._lines = (streams.Lines(channel, 1), streams.Lines(channel, 2))
+        self._outputs = (streams.Stream(self._lines[0], "surrogateescape"), streams.Stream(self._lines[1], "backslashreplace"))
         self._sink = logs.Sink(channel)
+        self._log_handler = logs.LambdaLoggerHandler(self._sink)
         self._trace = environment.TraceVariable()
-        self._function = Function(init, env)
         self._handler: Optional[handler.Handler] = None
-        # Learns what is imported, when it was asked to; tells it after the first event, which should not wait for it.
-        self._watch = imports.Watch() if "imports" in (init.get("features") or ()) else None
-
-    def initialise(self) -> None:
-        """AWS's init phase. Raises SystemExit after a failure, which has been reported."""
-        init = self._init
-        self._take_output()
         environment.renew_randomness()
         snapstart.provide()
         streaming.provide()
+
+    def become(self, init: "dict[str, Any]") -> None:
+        """The function of ``init``, as far as that takes none of its files: they may still be on their way. Raises SystemExit after a
+        failure, which has been reported.
+        """
+        env: "dict[str, str]" = init["env"]
+        self._init = init
+        self._json = (env.get("AWS_LAMBDA_LOG_FORMAT") or init.get("log_format") or "").upper() == "JSON"
+        level = env.get("AWS_LAMBDA_LOG_LEVEL") or init.get("log_level") or ""
+        if self._json:
+            self._lines[0].least_level = self._lines[1].least_level = streams.LEVELS.get(level.upper(), 0)
+        self._function = Function(init, env)
+        # Learns what is imported, when it was asked to; tells it after the first event, which should not wait for it.
+        self._watch = imports.Watch() if "imports" in (init.get("features") or ()) else None
+        self._before = (sys.path[:], logging.getLogger().handlers[:])
+        sys.stdout = sys.__stdout__ = self._outputs[0]  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = self._outputs[1]  # type: ignore[misc]
+        logs.install(self._log_handler, self._json, level)
+        try:
+            environment.settle(init.get("task_root") or "/var/task", init.get("opt_root") or "/opt", env)
+        except Exception as e:
+            self._refuse_to_start(e, None, 1)
+
+    def initialise(self) -> None:
+        """The rest of AWS's init phase, in the function's directory. Raises SystemExit after a failure, which has been reported."""
+        init = self._init
         try:
             self._enter()
             if self._watch is None:
@@ -84,24 +102,14 @@ class Worker:
         self._channel.ready()
 
     def _enter(self) -> None:
-        init = self._init
-        environment.enter(init.get("task_root") or "/var/task", init.get("opt_root") or "/opt", init["env"])
+        environment.enter(self._init.get("task_root") or "/var/task")
 
     def preload(self) -> "dict[str, Any]":
         """Become the template of instances that need not import ``preload`` any more; returns in those, with their INIT."""
-        path, root = sys.path[:], logging.getLogger()
-        handlers = root.handlers[:]
-        self._take_output()
         self._enter()
         init = imports.preload(self._channel, self._init, self._copies)
-        sys.path[:] = path
-        root.handlers[:] = handlers
+        sys.path[:], logging.getLogger().handlers[:] = self._before
         return init
-
-    def _take_output(self) -> None:
-        sys.stdout = sys.__stdout__ = streams.Stream(self._lines[0], "surrogateescape")  # type: ignore[misc]
-        sys.stderr = sys.__stderr__ = streams.Stream(self._lines[1], "backslashreplace")  # type: ignore[misc]
-        logs.install(self._sink, self._json, self._level)
 
     def _refuse_to_start(self, error: BaseException, error_type: Optional[str], status: int) -> NoReturn:
         """Report a failed init as AWS's runtime does. Raises SystemExit."""
@@ -314,11 +322,13 @@ def _status_of(error: BaseException) -> int:
     return 1
 
 
-def _perform(sock: socket.socket, init: "dict[str, Any]") -> Worker:
+def _perform(sock: socket.socket, invoke: Callable[[], None]) -> Worker:
     """One init and one event, for the rehearsal."""
     channel = Channel(sock)
-    worker = Worker(channel, init)
+    worker = Worker(channel)
+    worker.become(message_of(channel.receive())[1])
     worker.initialise()
+    invoke()
     worker._invoke(channel.receive())
     return worker
 
@@ -341,6 +351,7 @@ def serve(
     if rehearsed:
         rehearsal.rehearse(_perform)
     channel = Channel(sock)
+    worker = Worker(channel, copies)
     channel.hello(_TAG, _VERSION)
     try:
         message = message_of(channel.receive())
@@ -348,13 +359,15 @@ def serve(
         return
     if message[0] != INIT:
         return
-    wait_ready()
     if env is not None:
         message[1].update(env=env, handler=env.get("_HANDLER") or message[1]["handler"])
-    worker = Worker(channel, message[1], copies)
     try:
+        worker.become(message[1])
+        wait_ready()
         if "preload" in message[1]:
-            worker = Worker(channel, worker.preload())
+            init = worker.preload()
+            worker = Worker(channel)
+            worker.become(init)
         worker.initialise()
         worker.loop(message[1].get("max_concurrency", 1))
     except Closed:
