@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import subprocess
 from collections import deque
@@ -28,6 +29,8 @@ _START_S = 30.0
 _CLOSE_S = 10.0
 _RESTART_S = 0.2
 _BATCH = 64
+
+
 class BrokerLink:
     """``api.Sandbox`` over a broker process. Events go to ``listener`` on ``loop``."""
 
@@ -49,6 +52,7 @@ class BrokerLink:
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
         self._outbox: deque[bytes] = deque()
+        self._stuck = False
         self._specs: dict[str, ZygoteSpec] = {}
         self._wishes = Wishes()
         self._report: SandboxReport | None = None
@@ -167,16 +171,8 @@ class BrokerLink:
 
     def specialise(self, holder_id: int, spec: SpecialiseSpec) -> None:
         """Turn it into an instance."""
-        self._ask([
-            "specialise",
-            holder_id,
-            {
-                "code_dir": spec.code_dir, "layers": list(spec.layers), "memory_mib": spec.memory_mib,
-                "tmp_mib": spec.tmp_mib, "pids": spec.pids, "cpu_shares": spec.cpu_shares, "hostname": spec.hostname,
-                "cpu_quota_us": spec.cpu_quota_us, "image": spec.image, "reserved_mib": spec.reserved_mib,
-                "file_system": spec.file_system,
-            },
-        ])  # fmt: skip
+        if self._sock is not None and self._serving:
+            self._push(b'["specialise",%d,%b]' % (holder_id, _spelt(spec)))
 
     def vpc(self, name: str, document: dict[str, Any] | None, then: VpcDone) -> None:
         """Keep a VPC as the document says (see ``vpcs``), or no longer."""
@@ -201,7 +197,10 @@ class BrokerLink:
     def _ask(self, message: list[Any]) -> None:
         if self._sock is None or not self._serving:
             return
-        self._outbox.append(packets.encode(message))
+        self._push(packets.encode(message))
+
+    def _push(self, packet: bytes) -> None:
+        self._outbox.append(packet)
         if len(self._outbox) == 1:
             self._flush()
 
@@ -214,12 +213,15 @@ class BrokerLink:
                 packets.send_raw(sock, self._outbox[0])
             except BlockingIOError:
                 self._loop.add_writer(sock.fileno(), self._flush)
+                self._stuck = True
                 return
             except OSError as e:
                 self._lost(e.strerror or str(e))
                 return
             self._outbox.popleft()
-        self._loop.remove_writer(sock.fileno())
+        if self._stuck:
+            self._stuck = False
+            self._loop.remove_writer(sock.fileno())
 
     def _readable(self) -> None:
         for _ in range(_BATCH):
@@ -290,6 +292,7 @@ class BrokerLink:
         self._serving = False
         self._broker_pid = None
         self._outbox.clear()
+        self._stuck = False
         self._wishes.lost()
         self.zygote_pids.clear()
         if self._sock is not None:
@@ -340,6 +343,17 @@ class BrokerLink:
             self._restart = self._loop.call_later(_RESTART_S * 10, self._begin_restart)
             return
         self._add_zygotes_again()
+
+
+@functools.lru_cache(4096)
+def _spelt(spec: SpecialiseSpec) -> bytes:
+    """As the broker reads it; the same for all instances of a version."""
+    return packets.encode([{
+        "code_dir": spec.code_dir, "layers": list(spec.layers), "memory_mib": spec.memory_mib,
+        "tmp_mib": spec.tmp_mib, "pids": spec.pids, "cpu_shares": spec.cpu_shares, "hostname": spec.hostname,
+        "cpu_quota_us": spec.cpu_quota_us, "image": spec.image, "reserved_mib": spec.reserved_mib,
+        "file_system": spec.file_system,
+    }])[1:-1]  # fmt: skip
 
 
 def _worker_fds(packet: packets.Packet) -> HolderFds:

@@ -22,10 +22,12 @@ from engine.supervisor import zygotes
 from engine.supervisor.logs import FunctionLog, LogStore
 
 if TYPE_CHECKING:
+    from engine.sandbox.api import SpecialiseSpec
     from engine.supervisor.imports import Imports
     from engine.supervisor.instance import Instance
     from engine.supervisor.provision import Provision
     from engine.supervisor.request import Request
+    from engine.supervisor.setting import InitSent
     from engine.supervisor.templates import Template
     from engine.supervisor.tracer import Tracer
 
@@ -37,7 +39,8 @@ class Version:
     """
 
     __slots__ = (
-        "base_env", "config", "extensions", "function", "imports", "init_fields", "init_more", "limit", "log", "pool", "provisioned", "refusal", "stock_key", "template", "tracer", "zygote_key",
+        "base_env", "config", "extensions", "function", "imports", "init_more", "init_sent", "limit", "log", "pool", "provisioned", "refusal", "sandbox", "stock_key",
+        "template", "tracer", "zygote_key",
     )  # fmt: skip
 
     def __init__(self, function: Function, config: VersionConfig, tracer: Tracer | None = None, log: FunctionLog | None = None) -> None:
@@ -60,7 +63,9 @@ class Version:
         self.imports: Imports | None = None
         self.refusal: AwsError | None = None
         self.base_env: dict[str, str] | None = None
-        self.init_fields: dict[str, Any] | None = None
+        # The INIT last sent (see ``setting``), and what its sandboxes are made.
+        self.init_sent: InitSent | None = None
+        self.sandbox: SpecialiseSpec | None = None
         # Members of INIT that this version has beyond the usual.
         self.init_more: dict[str, Any] = {"features": ["stream"], "account_id": config.account}
 
@@ -271,6 +276,7 @@ class Catalogue:
             if old is not None and _same(old.config, version):
                 former.pop(name)
                 old.config = version
+                old.init_sent = old.sandbox = None
                 function.versions[name] = old
             else:
                 function.versions[name] = new = Version(function, version, self._tracer, self._logs.of(config.account, config.name, version.log_group))

@@ -25,7 +25,7 @@ class Channel:
     """
 
     __slots__ = (
-        "_decoder", "_fd", "_loop", "_on_eof", "_on_error", "_on_frame", "_out", "_paused", "_readable", "_recv", "_send", "_sock", "closed", "worker",
+        "_decoder", "_fd", "_loop", "_on_eof", "_on_error", "_on_frame", "_out", "_paused", "_readable", "_recv", "_send", "_sock", "closed", "listening", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -48,12 +48,14 @@ class Channel:
         self._out: list[memoryview] = []
         self._paused = False
         self.closed = False
+        self.listening = False
         self.worker: LaneWorker | None = None
         self._readable: Callable[[], object] = self.read_once
         sock.setblocking(False)
 
     def listen(self, make_worker: Callable[[Channel, int], LaneWorker | None]) -> None:
         """Begin to hear the worker; ``make_worker`` may give a compiled reader, called with this channel and its descriptor."""
+        self.listening = True
         self.worker = make_worker(self, self._fd)
         if self.worker is not None:
             self._readable = self.worker.readable

@@ -31,6 +31,7 @@ from engine.supervisor.room import Room
 QUOTA_AFTER_S = 0.003
 # 1,769 MB buy one vCPU (docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html); 1,024 shares are one by custom.
 MIB_PER_VCPU = 1769
+_DAY_MS = 86_400_000
 
 
 class FleetOwner(InstanceEvents, Protocol):
@@ -78,6 +79,7 @@ class Fleet:
         self._owner = owner
         self.farewell = Farewell(loop, clock)
         self._cpu_quota = cpu_quota
+        self._day = (-1, "")
         self.standing: StandingEvents
         self._sandbox: Sandbox
         self._holders: HolderPool
@@ -110,12 +112,19 @@ class Fleet:
         return self._begin(version, provision) if self._make_room(version) else None
 
     def _begin(self, version: Version, provision: Provision | None) -> Instance:
+        holder = self._holders.pick(version.stock_key)
+        if holder is None:
+            instance = self._new(version, provision, template=False)
+            self._holders.take(version.stock_key, lambda holder, why: self._adopt(instance, holder, why))
+            return instance
+        # Before anything else: the broker takes longest until a worker can begin, and does it meanwhile.
+        self._sandbox.specialise(holder.holder_id, self._spec(version))
         instance = self._new(version, provision, template=False)
-        self._holders.take(version.stock_key, lambda holder, why: self._adopt(instance, holder, why))
+        self._give(instance, holder)
         return instance
 
     def _new(self, version: Version, provision: Provision | None, *, template: bool) -> Instance:
-        day = report.iso_ms(self._clock.epoch_ms())[:10].replace("-", "/")
+        day = self._date()
         now_s = self._clock.monotonic()
         events = self._owner.sharing if version.limit > 1 and provision is None and not template else self._owner
         instance = Instance(self._loop, version, events, now_s, day, provision=provision, template=template)
@@ -123,6 +132,13 @@ class Fleet:
         self._room.take(version.config.memory_mib)
         instance.pool.started(instance)
         return instance
+
+    def _date(self) -> str:
+        """As in the names of log streams; the same object all day."""
+        now_ms = self._clock.epoch_ms()
+        if now_ms // _DAY_MS != self._day[0]:
+            self._day = (now_ms // _DAY_MS, report.iso_ms(now_ms)[:10].replace("-", "/"))
+        return self._day[1]
 
     def begin_template(self, version: Version) -> Instance | None:
         """An instance that others can be copied from; None when there is no room."""
@@ -192,12 +208,19 @@ class Fleet:
             self._sandbox.kill(holder.holder_id)
             holder.close_fds()
             return
-        config = version.config
+        self._sandbox.specialise(holder.holder_id, self._spec(version))
+        self._give(instance, holder)
+
+    def _give(self, instance: Instance, holder: Holder) -> None:
         self._by_holder[holder.holder_id] = instance
         instance.adopt(holder)
-        self._sandbox.specialise(
-            holder.holder_id,
-            SpecialiseSpec(
+        self._owner.on_worker(instance)
+
+    def _spec(self, version: Version) -> SpecialiseSpec:
+        spec = version.sandbox
+        if spec is None:
+            config = version.config
+            spec = version.sandbox = SpecialiseSpec(
                 code_dir=config.code_dir,
                 layers=config.layers,
                 image=config.image is not None,
@@ -207,9 +230,8 @@ class Fleet:
                 tmp_mib=config.tmp_mib,
                 cpu_shares=max(2, config.memory_mib * 1024 // MIB_PER_VCPU),
                 cpu_quota_us=config.memory_mib * CPU_PERIOD_US // MIB_PER_VCPU if self._cpu_quota else 0,
-            ),
-        )
-        self._owner.on_worker(instance)
+            )
+        return spec
 
     def limit_cpu_soon(self, instance: Instance) -> None:
         """The init phase is over: the CPU quota of its memory size holds, a moment after the first event is on its way."""

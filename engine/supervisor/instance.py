@@ -172,7 +172,7 @@ class Instance:
         self.state = transition(self.state, event)
 
     def adopt(self, holder: Holder) -> None:
-        """Take over a prepared sandbox. Only its channel works until ``listen``."""
+        """Take over a prepared sandbox. Nothing is heard of it until ``listen``."""
         self.holder_id = holder.holder_id
         fds = holder.fds
         self.memory_peak_file, self.cpu_file, self.freezer = fds.peak_file, fds.cpu_file, fds.freezer
@@ -191,10 +191,11 @@ class Instance:
         self.pid = pid
         self._output_fd = output_fd
         self.channel = Channel(self._loop, channel, partial(self._events.on_frame, self), self._broken, self._eof)
-        self.channel.listen(partial(self._events.lane_worker, self))
 
     def listen(self) -> None:
-        """Hear the worker's raw output and its connections to the engine too; apart from ``adopt`` so that INIT need not wait for it."""
+        """Hear the worker, its raw output and its connections to the engine; apart from ``adopt`` so that INIT need not wait for it."""
+        if self.channel is not None and not self.channel.listening:
+            self.channel.listen(partial(self._events.lane_worker, self))
         if self._output_fd >= 0 and not self._listening:
             os.set_blocking(self._output_fd, False)
             self._loop.add_reader(self._output_fd, self.read_output)

@@ -178,6 +178,7 @@ class Invoker:
         if instance.version.config.sealed and sealed is not None and not sealed.ready(instance.version, partial(self._on_credentials, instance)):
             return
         instance.send(self.setting.first(instance))
+        self.setting.announce(instance)
         instance.listen()
         instance.move(Event.WORKER_READY)
         now_s = self._monotonic()

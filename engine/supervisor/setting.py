@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.arn import runtime_version_arn
 from engine.clock import Clock
@@ -20,6 +20,16 @@ from engine.wire import messages
 
 if TYPE_CHECKING:
     from engine.supervisor.instance import Instance
+
+class InitSent(NamedTuple):
+    """An INIT: the next one of the same version mostly differs from it in the name of the log stream, and is as long."""
+
+    env: dict[str, str]
+    kind: str
+    more: dict[str, Any]
+    stream: bytes
+    frame: bytes
+
 
 # After-restore hooks included; docs.aws.amazon.com/lambda/latest/dg/snapstart-runtime-hooks.html
 RESTORE_TIMEOUT_S = 10.0
@@ -40,11 +50,10 @@ class Setting:
 
     def first(self, instance: Instance) -> bytes:
         """What a worker is told first: RESTORE in a copy, INIT in any other; with roles, their credentials must be there."""
-        self._announce(instance)
         return self.restore(instance) if instance.restored else self.init(instance)
 
-    def _announce(self, instance: Instance) -> None:
-        """INIT_START or RESTORE_START; a function that brings its own runtime has none."""
+    def announce(self, instance: Instance) -> None:
+        """INIT_START or RESTORE_START, after the worker was told to begin; a function that brings its own runtime has none."""
         version = instance.version
         if instance.learned:
             return
@@ -127,6 +136,14 @@ class Setting:
             more["image"] = {name: version.config.image[name] for name in ("entrypoint", "cmd", "workdir")}
         if instance.current is not None:
             more["request_id"] = instance.current.request_id
-        return init_message(
+        sent = version.init_sent
+        stream = instance.stream.encode()
+        if sent is not None and sent.env is env and sent.kind == instance.kind and sent.more == more and len(sent.stream) == len(stream):
+            # The name of a stream is unlike everything else.
+            return sent.frame.replace(sent.stream, stream)
+        frame = init_message(
             version.config, env, instance.stream, instance.kind, task_root=task_root, opt_root=opt_root, more=more
         )
+        if env is version.base_env and self.roles is None and not config.sealed:
+            version.init_sent = InitSent(env, instance.kind, more, stream, frame)
+        return frame
