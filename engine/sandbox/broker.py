@@ -22,6 +22,7 @@ import time
 import traceback
 from typing import Any
 
+from engine import turns
 from engine.sandbox import bundle, cgroups, holder, kernel, levels, network, packets
 from engine.sandbox.holders import Holders
 from engine.sandbox.peers import Loop, Peer
@@ -287,6 +288,8 @@ def _be_broker(sock: socket.socket, config: dict[str, Any]) -> None:
     try:
         kernel.die_with_parent()
         kernel.set_name("lambda-broker")
+        # Whoever starts cold waits for it.
+        turns.short()
         kernel.become_subreaper()
         _raise_file_limit()
         os.makedirs(config["mountpoint"], exist_ok=True)
