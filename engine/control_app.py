@@ -58,6 +58,7 @@ from engine.control.roles import PATH as CREDENTIALS_PATH
 from engine.control.roles import CredentialsEndpoint, Roles
 from engine.control.sealed import PATH as ENVIRONMENT_PATH
 from engine.control.sealed import EnvironmentEndpoint, SealedEnvironments
+from engine.control.sealed_packages import PackageOpener
 from engine.control.signatures import Profiles
 from engine.control.sources import Sources
 from engine.control.vpcs import Vpcs
@@ -121,13 +122,14 @@ def _plane(
     """What the operations share, connected. ``keys`` learns the functions' own key at each hello."""
     with _no_collection():
         store = MemoryFunctionStore(SqlFunctionStore(database))
-    packages = Packages(code)
     images = Images(settings.data_dir, store, clock, settings.image_registries)
     catalogue = Catalogue(code, images)
     with _no_collection():
         # The supervisor may still be on its way to where it can be told.
         catalogue.load(store.everything())
     greeted: list[Hello] = []
+    sources = Sources(settings)
+    packages = Packages(code, opener=PackageOpener(sources, lambda: greeted[0]))
 
     def on_hello(hello: Hello) -> None:
         greeted[:] = [hello]
@@ -143,8 +145,7 @@ def _plane(
 
     link = ControlLink(settings.run_dir() / "control.sock", snapshot, on_hello)
     changes = Changes(store, catalogue, link, clock)
-    sources = Sources(settings)
-    links = CodeLinks(database.secret("code-links"), code, clock)
+    links = CodeLinks(database.secret("code-links"), packages.download, clock)
     plane = Plane(
         store=store,
         layers=SqlLayerStore(database),

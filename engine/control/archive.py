@@ -26,7 +26,7 @@ MAX_ENTRIES = 100_000
 MAX_LINK = 4096
 _UNIX = 3
 _CENTRAL_ENTRY = b"PK\x01\x02"
-_NOT_A_ZIP = "Could not unzip uploaded file. Please check your file, then try to upload again."
+NOT_A_ZIP = "Could not unzip uploaded file. Please check your file, then try to upload again."
 _BROKEN = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
@@ -65,10 +65,10 @@ def extract(data: bytes, into: Path) -> None:
         with _open(data) as archive:
             _unpack(archive, _entries(archive), into)
     except _BROKEN as e:
-        raise InvalidParameterValue(_NOT_A_ZIP) from e
+        raise InvalidParameterValue(NOT_A_ZIP) from e
     except OSError as e:
         if e.errno in _BROKEN_PATH:
-            raise InvalidParameterValue(_NOT_A_ZIP) from e
+            raise InvalidParameterValue(NOT_A_ZIP) from e
         raise
     into.chmod(0o755)
 
@@ -79,6 +79,12 @@ def unzipped(path: Path) -> int:
         return sum(info.file_size for info in archive.infolist())
 
 
+def unzipped_bytes(data: bytes) -> int:
+    """As ``unzipped``, of an archive in memory."""
+    with _open(data) as archive:
+        return sum(info.file_size for info in archive.infolist())
+
+
 def _open(data: bytes) -> zipfile.ZipFile:
     # Counted before the directory is parsed: a million entries would cost hundreds of megabytes to learn the same.
     if data.count(_CENTRAL_ENTRY) > MAX_ENTRIES:
@@ -86,7 +92,7 @@ def _open(data: bytes) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(io.BytesIO(data))
     except (*_BROKEN, OSError) as e:
-        raise InvalidParameterValue(_NOT_A_ZIP) from e
+        raise InvalidParameterValue(NOT_A_ZIP) from e
 
 
 def _entries(archive: zipfile.ZipFile) -> list[_Entry]:
@@ -130,7 +136,7 @@ def _unpack(archive: zipfile.ZipFile, entries: list[_Entry], into: Path) -> None
         _directories(path if kind == stat.S_IFDIR else os.path.dirname(path), made)
         if kind == stat.S_IFREG:
             if not parts:
-                raise InvalidParameterValue(_NOT_A_ZIP)
+                raise InvalidParameterValue(NOT_A_ZIP)
             written += _write(archive, info, path)
             if written > MAX_UNZIPPED:
                 raise InvalidParameterValue(f"Unzipped size must be smaller than {MAX_UNZIPPED} bytes")
@@ -167,7 +173,7 @@ def _write(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> int:
 def _target(archive: zipfile.ZipFile, info: zipfile.ZipInfo, parts: tuple[str, ...]) -> str:
     target = os.fsdecode(archive.read(info))
     if not target or "\0" in target:
-        raise InvalidParameterValue(_NOT_A_ZIP)
+        raise InvalidParameterValue(NOT_A_ZIP)
     if target.startswith("/") or os.path.normpath(os.path.join(*parts[:-1], target)).split("/")[0] == "..":
         raise _unsafe(info.filename, "its link leads out of the package")
     return target

@@ -10,10 +10,10 @@ import base64
 import binascii
 import hashlib
 import hmac
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.clock import Clock
-from engine.store.api import CodeStore
 
 VALID_S = 600
 PATH = "/_engine/code/"
@@ -21,9 +21,11 @@ _DIGEST, _TIME, _PROOF = 32, 8, 16
 
 
 class CodeLinks:
-    """Makes and reads tokens. ``key``: at least 32 random bytes that outlive the process."""
+    """Makes and reads tokens. ``key``: at least 32 random bytes that outlive the process. ``code`` gives what to send of a package, None of one
+    that is gone.
+    """
 
-    def __init__(self, key: bytes, code: CodeStore, clock: Clock) -> None:
+    def __init__(self, key: bytes, code: Callable[[str], Path | bytes | None], clock: Clock) -> None:
         self._key = key
         self._code = code
         self._clock = clock
@@ -35,8 +37,8 @@ class CodeLinks:
         token = base64.urlsafe_b64encode(claim + self._proof(claim)).decode("ascii").rstrip("=")
         return f"http://{host}{PATH}{token}"
 
-    def source(self, token: str) -> Path | None:
-        """The package behind a token; None when the token is wrong or over, or the package gone."""
+    def source(self, token: str) -> Path | bytes | None:
+        """The package behind a token; None when the token is wrong or over, or there is none to send. Blocks."""
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
@@ -46,8 +48,7 @@ class CodeLinks:
             return None
         if int.from_bytes(claim[_DIGEST:], "big") * 1000 < self._clock.epoch_ms():
             return None
-        path = self._code.blob(claim[:_DIGEST].hex())
-        return path if path.is_file() else None
+        return self._code(claim[:_DIGEST].hex())
 
     def _proof(self, claim: bytes) -> bytes:
         return hmac.new(self._key, claim, hashlib.sha256).digest()[:_PROOF]

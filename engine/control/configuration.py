@@ -23,6 +23,8 @@ IMAGE = "Image"
 IMAGE_URI = "_ImageUri"
 # Likewise: its encrypted environment variables (see ``engine.control.sealed``), in place of Environment.
 SEALED = "_Sealed"
+# Likewise: {"Key": ARN, "Sha256": hex} of a package that is kept encrypted (see ``engine.control.sealed_packages``).
+PACKAGE = "_Package"
 _PLAIN = ("Role", "Handler", "Runtime", "Description", "Timeout", "MemorySize", "EphemeralStorage")
 _CREATING = ("The function is being created.", "Creating")
 
@@ -129,12 +131,14 @@ def code_sha256(hexadecimal: str) -> str:
 
 def shown_sha256(version: Version) -> str:
     """The digest of a version's code as the API shows it: of an image hexadecimal."""
-    return version.code_sha256 if is_image(version.config) else code_sha256(version.code_sha256)
+    if is_image(version.config):
+        return version.code_sha256
+    return code_sha256(version.config[PACKAGE]["Sha256"] if PACKAGE in version.config else version.code_sha256)
 
 
 def listed(name: str, version: Version, account: str, region: str, qualifier: str | None) -> dict[str, Any]:
     """A FunctionConfiguration as in lists: without states and without the runtime's version. ``qualifier`` goes into the ARN."""
-    shown = {k: v for k, v in version.config.items() if k not in ("RuntimeVersionConfig", IMAGE_URI, SEALED)}
+    shown = {k: v for k, v in version.config.items() if k not in ("RuntimeVersionConfig", IMAGE_URI, SEALED, PACKAGE)}
     return {
         "FunctionName": name,
         "FunctionArn": function_arn(region, account, name, qualifier),

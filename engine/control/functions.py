@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from engine import ids
 from engine.arn import FunctionRef, check_new_name, runtime_version_arn
-from engine.control import configuration, function_layers, images, instance_policy, rules, snap_start, trust
+from engine.control import configuration, function_layers, images, instance_policy, rules, sealed_packages, snap_start, trust
 from engine.control.api import Caller, Registrar
 from engine.control.kinds import CODE_SIGNING, CONCURRENCY
 from engine.control.link import Hello
@@ -78,10 +78,12 @@ class FunctionOperations:
     ) -> dict[str, Any]:
         plane, runtime = self._plane, params["Runtime"]
         data = await plane.fetch(params["Code"], ref.account, hello)
+        key = params["Code"].get("SourceKMSKeyArn")
+        sealed = await sealed_packages.sealed(plane, data, key, ref, hello)
         await plane.check_storage(ref.account, len(data) * (2 if params.get("Publish") else 1))
         async with (
             function_layers.resolved(plane, ref.account, ref.region, params.get("Layers") or []) as layers,
-            plane.installed(data, runtime, hello) as package,
+            plane.installed(data, runtime, hello, sealed) as package,
             trust.kept(plane, params.get("CodeSigningConfigArn")),
         ):
             hashes = [layer.code_sha256 for layer in layers]
@@ -92,6 +94,7 @@ class FunctionOperations:
             plane.file_systems.check({}, config, hello)
             function_layers.attach(config, layers, ref.region)
             config.update(signed)
+            sealed_packages.note(config, key, data)
             return await self._store(ref, params, config, package, layers)
 
     async def _store(
@@ -166,7 +169,7 @@ class FunctionOperations:
             code = images.located(version)
         else:
             location = self._plane.links.url(caller.headers.get("host", "127.0.0.1"), version.code_sha256)
-            code = {"RepositoryType": "S3", "Location": location}
+            code = await sealed_packages.located(self._plane, version, ref.account, location)
         answer: dict[str, Any] = {"Configuration": await self._at_rest(ref, function, version), "Code": code}
         if function.tags:
             answer["Tags"] = dict(function.tags)

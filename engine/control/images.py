@@ -204,6 +204,12 @@ def check_members(members: Mapping[str, Any]) -> None:
         raise InvalidParameterValue(_ONLY_CODE)
 
 
+def check_key(code: Mapping[str, Any]) -> None:
+    """Raises InvalidParameterValue for a key of packages: images are kept by their registry."""
+    if code.get("SourceKMSKeyArn"):
+        raise InvalidParameterValue("Please don't provide SourceKMSKeyArn when the intended function PackageType is Image.")
+
+
 def check_new(members: Mapping[str, Any]) -> None:
     """What can be judged of a new function without looking at the image. Raises InvalidParameterValue."""
     check_members(members)
@@ -212,5 +218,6 @@ def check_new(members: Mapping[str, Any]) -> None:
         raise InvalidParameterValue("Please provide ImageUri when creating a function with packageType Image.")
     if any(code.get(name) for name in ("ZipFile", "S3Bucket", "S3Key", "S3ObjectVersion")):
         raise InvalidParameterValue("Please don't provide ZipFile, S3Bucket, S3Key or S3ObjectVersion when the intended function PackageType is Image.")
+    check_key(code)
     if members.get("CodeSigningConfigArn"):
         raise InvalidParameterValue("Code signing is not supported for functions created with container images.")

@@ -55,6 +55,15 @@ class Keys:
 
         return self._ask(key, account, hello, use)
 
+    def data_key(self, key: str, context: Mapping[str, str], account: str, hello: Hello) -> tuple[bytes, str]:
+        """A new key for AES-256 and its ciphertext in base64, for ``decrypt``. Raises as ``encrypt``."""
+
+        def use(kms: Any) -> tuple[bytes, str]:
+            answer = kms.generate_data_key(KeyId=key, KeySpec="AES_256", EncryptionContext=dict(context))
+            return answer["Plaintext"], base64.b64encode(answer["CiphertextBlob"]).decode()
+
+        return self._ask(key, account, hello, use)
+
     def _ask(self, key: str, account: str, hello: Hello, use: Callable[[Any], T]) -> T:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - a third of a second that few starts need
 

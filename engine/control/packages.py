@@ -11,12 +11,14 @@ import json
 import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from engine.control import archive, mentions
 from engine.control.compiler import TIMEOUT_S, Bytecode, Compiler, CompilerFailed
 from engine.core.runtimes import compiles
+from engine.errors import AwsError, InvalidParameterValue, ServiceError
 from engine.store.api import CodeStore
 from engine.store.code import remove_tree
 
@@ -27,6 +29,8 @@ MAX_SCANNED = 32 * 1024 * 1024
 _SDK = re.compile(rb"^[ \t]*(?:import|from)[ \t]+(?:[\w. \t]+,[ \t]*)*(?:boto3|botocore)\b", re.MULTILINE)
 _DIGEST, _RUNTIME = re.compile(r"[0-9a-f]{64}"), re.compile(r"[a-z0-9.]+")
 _NOTHING = Bytecode(0, 0, 0)
+# Begins what is kept of an encrypted package; no upload may begin so.
+SEALED_HEAD = b"\x00lambda-engine sealed package 1\n"
 _log = logging.getLogger(__name__)
 
 
@@ -40,10 +44,11 @@ class Package(NamedTuple):
 
 
 class Packages:
-    """Installs packages into a code store. All methods block and may run in any thread."""
+    """Installs packages into a code store. All methods block and may run in any thread. ``opener`` decrypts what is kept encrypted."""
 
-    def __init__(self, code: CodeStore, *, compile_timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, code: CodeStore, *, compile_timeout_s: float = TIMEOUT_S, opener: Callable[[bytes], bytes] | None = None) -> None:
         self._code = code
+        self._opener = opener
         self._compiler = Compiler(compile_timeout_s)
 
     def check(self, data: bytes) -> None:
@@ -52,20 +57,24 @@ class Packages:
         The size of ``data`` itself is for the caller to limit: what comes from S3 may be bigger than what comes in a request. Raises
         InvalidParameterValue with AWS's texts.
         """
+        if data.startswith(SEALED_HEAD):
+            raise InvalidParameterValue(archive.NOT_A_ZIP)
         archive.inspect(data)
 
-    def install(self, data: bytes, runtime: str, interpreter: str) -> Package:
-        """Make ``data`` ready to run; installing the same bytes again is cheap. Hold its digest in the store meanwhile.
+    def install(self, data: bytes, runtime: str, interpreter: str, sealed: bytes | None = None) -> Package:
+        """Make ``data`` ready to run; installing the same bytes again is cheap. Hold its digest in the store meanwhile. ``sealed``: what to keep
+        of it, and to name it by.
 
         Raises as ``check``, and OSError when the disk fails.
         """
         self.check(data)
-        sha256 = hashlib.sha256(data).hexdigest()
+        kept = data if sealed is None else sealed
+        sha256 = hashlib.sha256(kept).hexdigest()
         if not self._code.tree(sha256).is_dir():
-            self._unpack(data, sha256, runtime, interpreter, TASK_ROOT)
+            self._unpack(data, sha256, runtime, interpreter, TASK_ROOT, kept)
         else:
             self._compiled(sha256, runtime, interpreter, TASK_ROOT)
-        self._code.add(sha256, data)
+        self._code.add(sha256, kept)
         tree = self._code.tree(sha256)
         return Package(sha256, len(data), tree, preload(tree) if compiles(runtime) else ())
 
@@ -74,17 +83,18 @@ class Packages:
         self.check(data)
         sha256 = hashlib.sha256(data).hexdigest()
         if not self._code.tree(sha256).is_dir():
-            self._unpack(data, sha256)
+            self._unpack(data, sha256, kept=data)
         self._code.add(sha256, data)
         return sha256
 
     def ensure(self, sha256: str, runtime: str, interpreter: str, *, root: str = TASK_ROOT) -> Path:
         """The tree of an installed package, compiled for ``runtime``; unpacked again from the upload if it is gone.
 
-        ``root``: where functions will see it. Raises FileNotFoundError when the upload is gone too.
+        ``root``: where functions will see it. Raises FileNotFoundError when the upload is gone too, and as
+        ``content``.
         """
         if not self._code.tree(sha256).is_dir():
-            return self._unpack(self._code.blob(sha256).read_bytes(), sha256, runtime, interpreter, root)
+            return self._unpack(self.content(sha256), sha256, runtime, interpreter, root)
         return self._compiled(sha256, runtime, interpreter, root)
 
     def present(self) -> frozenset[str]:
@@ -95,10 +105,41 @@ class Packages:
 
     def unzipped(self, sha256: str) -> int:
         """Bytes of an installed package when unpacked. Raises FileNotFoundError when the upload is gone."""
-        return archive.unzipped(self._code.blob(sha256))
+        path = self._code.blob(sha256)
+        with path.open("rb") as file:
+            if file.read(len(SEALED_HEAD)) == SEALED_HEAD:
+                return int(json.loads(file.readline())["unzipped"])
+        return archive.unzipped(path)
+
+    def content(self, sha256: str) -> bytes:
+        """An installed package as it was uploaded. Raises FileNotFoundError when it is gone, KmsRefused and ServiceError when it cannot be
+        decrypted.
+        """
+        kept = self._code.blob(sha256).read_bytes()
+        if not kept.startswith(SEALED_HEAD):
+            return kept
+        if self._opener is None:
+            raise ServiceError("There is nobody here to decrypt a package.")
+        return self._opener(kept)
+
+    def download(self, sha256: str) -> Path | bytes | None:
+        """What to send of a package that somebody may have; None when it is gone or its key does not give it out."""
+        path = self._code.blob(sha256)
+        try:
+            with path.open("rb") as file:
+                sealed = file.read(len(SEALED_HEAD)) == SEALED_HEAD
+            return self.content(sha256) if sealed else path
+        except (FileNotFoundError, AwsError):
+            return None
 
     def _unpack(
-        self, data: bytes, sha256: str, runtime: str | None = None, interpreter: str | None = None, root: str = TASK_ROOT
+        self,
+        data: bytes,
+        sha256: str,
+        runtime: str | None = None,
+        interpreter: str | None = None,
+        root: str = TASK_ROOT,
+        kept: bytes | None = None,
     ) -> Path:
         """A new tree, compiled if that works: trying a second time in one call would outlast the client."""
         scratch = self._code.scratch()
@@ -108,7 +149,7 @@ class Packages:
             if mention is not None:
                 self._code.mentions(sha256, mention).touch()
             done = None if runtime is None or interpreter is None else self._compile(scratch, runtime, interpreter, root)
-            tree = self._code.publish(sha256, scratch, data)
+            tree = self._code.publish(sha256, scratch, kept)
         except BaseException:
             remove_tree(scratch)
             raise

@@ -82,12 +82,13 @@ class Plane:
         return await asyncio.to_thread(self.sources.fetch, code, account, hello)
 
     @asynccontextmanager
-    async def installed(self, data: bytes, runtime: str, hello: Hello) -> AsyncIterator[Package]:
-        """The package extracted and compiled, kept while the block runs: a version must refer to it by then."""
+    async def installed(self, data: bytes, runtime: str, hello: Hello, sealed: bytes | None = None) -> AsyncIterator[Package]:
+        """The package, kept as ``sealed`` if that is given, extracted and compiled, kept while the block runs: a version must refer to it by then."""
         # Only what takes longer than changing threads is worth it.
-        sha256 = _digest(data) if len(data) < MUCH else await asyncio.to_thread(_digest, data)
+        kept = data if sealed is None else sealed
+        sha256 = _digest(kept) if len(kept) < MUCH else await asyncio.to_thread(_digest, kept)
         with self.code.hold(sha256):
-            yield await asyncio.to_thread(self.packages.install, data, runtime, hello.runtimes[runtime].interpreter)
+            yield await asyncio.to_thread(self.packages.install, data, runtime, hello.runtimes[runtime].interpreter, sealed)
 
     async def check_storage(self, account: str, added: int) -> None:
         """Raises CodeStorageExceeded."""

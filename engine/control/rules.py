@@ -68,7 +68,7 @@ _OBEYED: Mapping[str, frozenset[str]] = {
     "UpdateFunctionCode": frozenset(
         {
             "Architectures", "DryRun", "FunctionName", "ImageUri", "Publish", "RevisionId", "S3Bucket", "S3Key", "S3ObjectVersion",
-            "ZipFile",
+            "SourceKMSKeyArn", "ZipFile",
         }
     ),
     "PublishVersion": frozenset({"CodeSha256", "Description", "FunctionName", "RevisionId"}),
@@ -77,7 +77,7 @@ _OBEYED: Mapping[str, frozenset[str]] = {
     ),
     "LayerContent": frozenset({"S3Bucket", "S3Key", "S3ObjectVersion", "ZipFile"}),
     "FunctionUrlConfig": frozenset({"AuthType", "Cors", "FunctionName", "InvokeMode", "Qualifier"}),
-    "FunctionCode": frozenset({"S3Bucket", "S3Key", "S3ObjectVersion", "ZipFile", "ImageUri"}),
+    "FunctionCode": frozenset({"S3Bucket", "S3Key", "S3ObjectVersion", "SourceKMSKeyArn", "ZipFile", "ImageUri"}),
 }  # fmt: skip
 
 
@@ -90,7 +90,6 @@ WHY_NOT: Mapping[str, str] = {
     "PublishTo": _MANAGED,
     "RuntimeConfig": "runtimes are those installed on the host; custom ones come as provided.* or as a container image",
     "S3ObjectStorageMode": "packages are always copied",
-    "SourceKMSKeyArn": "packages are not encrypted with a key of yours",
     "TenancyConfig": "instances are not kept apart by tenant",
 }
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from engine import ids
 from engine.arn import FunctionRef, runtime_version_arn
-from engine.control import configuration, function_layers, images, instance_policy, rules, trust
+from engine.control import configuration, function_layers, images, instance_policy, rules, sealed_packages, trust
 from engine.control.api import Caller, Registrar
 from engine.control.link import Hello
 from engine.control.plane import Plane, locate_unqualified
@@ -57,12 +57,16 @@ class UpdateOperations:
             source = {name: params[name] for name in _CODE_MEMBERS if params.get(name) is not None}
             data = await plane.fetch(source, ref.account, hello)
             config = {**function.latest.config, "Architectures": architectures}
+            key = params.get("SourceKMSKeyArn")
+            sealed = await asyncio.to_thread(sealed_packages.reusable, plane, function.latest, data, key)
+            sealed = sealed or await sealed_packages.sealed(plane, data, key, ref, hello)
+            sealed_packages.note(config, key, data)
             trust.show(config, await trust.check(plane, ref.account, ref.name, trust.demanded(function), data))
             if params.get("DryRun"):
                 return await self._dry_run(ref, function, config, data)
             added = len(data) * (2 if params.get("Publish") else 1) - function.latest.code_size
             await plane.check_storage(ref.account, added)
-            async with plane.installed(data, runtime, hello) as package:
+            async with plane.installed(data, runtime, hello, sealed) as package:
                 await function_layers.ready(plane, package.sha256, function.latest.layers, runtime, hello)
                 code = replace(function.latest, code_sha256=package.sha256, code_size=len(data), preload=package.preload)
                 after = self._updated(function, code, config)
@@ -74,6 +78,7 @@ class UpdateOperations:
         """What the address means now, which may be another image than last time."""
         if not params.get("ImageUri"):
             raise InvalidParameterValue("Please provide ImageUri when updating a function with packageType Image.")
+        images.check_key(params)
         source = await self._plane.images.find(params["ImageUri"], hello)
         await self._plane.images.fetched(source)
         config = {**function.latest.config, configuration.IMAGE_URI: source.uri}

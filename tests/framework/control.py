@@ -113,7 +113,7 @@ class ControlServer:
 
         self.link = ControlLink(self.settings.run_dir() / "control.sock", snapshot, push_timeout_s=self._push_timeout_s)
         self.changes = Changes(self.store, self.catalogue, self.link, self.clock)
-        links = CodeLinks(self.database.secret("code-links"), self.code, self.clock)
+        links = CodeLinks(self.database.secret("code-links"), self.packages.download, self.clock)
         sources = Sources(self.settings)
         self.vpcs = Vpcs(self.settings, SqlVpcStore(self.database), self.link, sources, self.catalogue, self.clock)
         self.registry = registry = Registry(load())
