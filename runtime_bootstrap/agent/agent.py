@@ -114,6 +114,8 @@ class Agent(Events, ext.Told):
 
     def _whole(self, exchange: Exchange, body: bytes) -> None:
         path, method = exchange.path, exchange.method
+        if self._relay is not None and not self._relay.greeted and path.startswith(b"/2018-06-01/runtime/"):
+            self._replaced()
         if path == b"/2018-06-01/runtime/invocation/next":
             if method == b"GET":
                 self._http.next(exchange)
@@ -133,6 +135,13 @@ class Agent(Events, ext.Told):
         elif self.telemetry.serve(exchange, body):
             return
         exchange.reply(404, b"404 page not found\n", "text/plain")
+
+    def _replaced(self) -> None:
+        """What the wrapper has started is no worker of ours: whoever asks for events is the runtime."""
+        if self._relay is not None:
+            self._relay.end()
+        self._relay = None
+        self.runtime = self._http = Runtime(self.link, self)
 
     # Frames
 

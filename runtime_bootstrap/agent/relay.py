@@ -31,6 +31,8 @@ class Relay:
         ours.setblocking(False)
         self.invoke: Optional[Invoke] = None
         self.ready = False
+        # Whether a worker of ours is there at all: a wrapper may start something else in its place.
+        self.greeted = False
         self._loop = loop
         self._link = link
         self._events = events
@@ -39,6 +41,11 @@ class Relay:
         self._in = b""
         self._out: "list[memoryview]" = []
         loop.watch(ours.fileno(), self._readable)
+
+    def end(self) -> None:
+        """Nobody will ever speak here."""
+        self._loop.forget(self._sock.fileno())
+        self._sock.close()
 
     def begin(self, invoke: Invoke, body: bytes) -> None:
         self.invoke = invoke
@@ -97,6 +104,7 @@ class Relay:
     def _take(self, body: bytes) -> None:
         kind = body[1]
         if kind == frames.HELLO:
+            self.greeted = True
             self._send(self._init_frame)
         elif kind == frames.NEXT:
             self._next()

@@ -366,3 +366,49 @@ def test_an_extension_inside_a_managed_function(shared: Engine) -> None:
         ids.append(answer["ResponseMetadata"]["RequestId"])
     client.delete_function(FunctionName="inside-python")
     until(lambda: any("told to end" in p.read_text() for p in shared.data_dir.glob("logs/**/*inside-python*")), "the runtime had its SIGTERM")
+
+
+ADAPTER = """#!{python} -IS
+import http.client, json, os, socket, sys, time, urllib.request
+api = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+def call(method, path, body=None, **headers):
+    api.request(method, path, body, {{k.replace("_", "-"): v for k, v in headers.items()}})
+    answer = api.getresponse()
+    return answer, answer.read()
+registered, _ = call("POST", "/2020-01-01/extension/register", '{{"events": []}}', Lambda_Extension_Name=os.path.basename(sys.argv[0]))
+mine = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+mine.request("GET", "/2020-01-01/extension/event/next", headers={{"Lambda-Extension-Identifier": registered.headers["Lambda-Extension-Identifier"]}})
+while True:
+    try:
+        socket.create_connection(("127.0.0.1", 8080)).close()
+        break
+    except OSError:
+        time.sleep(0.02)
+while True:
+    answer, event = call("GET", "/2018-06-01/runtime/invocation/next")
+    page = urllib.request.urlopen("http://127.0.0.1:8080" + json.loads(event)["path"]).read()
+    call("POST", "/2018-06-01/runtime/invocation/%s/response" % answer.headers["Lambda-Runtime-Aws-Request-Id"], json.dumps({{"body": page.decode()}}))
+"""
+SERVER = """#!{python} -IS
+import http.server, os
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(("page " + self.path + " of " + os.environ["_HANDLER"]).encode())
+    def log_message(self, *a): pass
+print("serving", flush=True)
+http.server.HTTPServer(("127.0.0.1", 8080), Page).serve_forever()
+"""
+
+
+def test_a_web_server_behind_an_adapter_in_place_of_a_managed_runtime(shared: Engine) -> None:
+    """An adapter's layer: the wrapper starts the function's server instead of the runtime, the extension asks for the events."""
+    wrapper = '#!/bin/sh\nexec "$LAMBDA_TASK_ROOT/$_HANDLER"\n'
+    layer = zip_of({"bootstrap": wrapper, "extensions/adapter": ADAPTER.format(python=PYTHON)})
+    arn = shared.client().publish_layer_version(LayerName="adapter", Content={"ZipFile": layer})["LayerVersionArn"]
+    shared.deploy(
+        "adapted", {"run.sh": SERVER.format(python=PYTHON)}, "run.sh", Layers=[arn], Timeout=10,
+        Environment={"Variables": {"AWS_LAMBDA_EXEC_WRAPPER": "/opt/bootstrap"}},
+    )  # fmt: skip
+    for n in range(3):
+        payload, error, log = invoke(shared, "adapted", {"path": f"/{n}"})
+        assert (payload, error) == ({"body": f"page /{n} of run.sh"}, None), log
