@@ -99,6 +99,15 @@ def go() -> bytes:
     return _zip({"bootstrap": _built("go", build) / "bootstrap"})
 
 
+def terraform_calls() -> Path:
+    """A program on the AWS SDK for Go that does what Terraform's provider does."""
+
+    def build(folder: Path) -> None:
+        _run(folder, "go", "build", "-p", "1", "-o", "calls", ".", CGO_ENABLED="0", GOFLAGS="-mod=readonly", GOTOOLCHAIN="local")
+
+    return _built("terraform-calls", build) / "calls"
+
+
 @functools.cache
 def rust(name: str) -> bytes:
     """The lambda_runtime crate: ``buffered`` or ``streaming``."""

@@ -46,6 +46,19 @@ def _no_rust() -> bool:
     return len(words) < 2 or tuple(map(int, words[1].split(".")[:2])) < (1, 85)
 
 
+def _no_recent_go() -> bool:
+    """The AWS SDK for Go needs more than Debian 12 has."""
+    go = shutil.which("go")
+    if go is None:
+        return True
+    found = re.match(r"go(\d+)\.(\d+)", subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout)
+    return found is None or tuple(map(int, found.groups())) < (1, 24)
+
+
+def _no_terraform() -> bool:
+    return shutil.which("terraform") is None or not os.path.isdir(os.environ.get("TEST_TERRAFORM_PROVIDER", ""))
+
+
 def _no_programs(*names: str) -> Callable[[], bool]:
     return lambda: not all(map(shutil.which, names))
 
@@ -97,6 +110,8 @@ REASONS: dict[str, Callable[..., bool]] = {
     "no RabbitMQ": _no_rabbitmq,
     "no IPv6 loopback": lambda: not os.path.exists("/proc/net/if_inet6"),
     "no Go compiler": _no_programs("go"),
+    r"no Go 1\.24 or newer": _no_recent_go,
+    "no Terraform with a provider": _no_terraform,
     "no Rust 1.85 or newer": _no_rust,
     "no Node.js with npm": _no_programs("node", "npm"),
     "nothing to build Node.js's client with": _nothing_for_the_client_of_node,
