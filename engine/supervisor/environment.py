@@ -13,6 +13,7 @@ from engine.core.runtimes import Family, family
 from engine.wire import messages
 
 SNAP_START = "snap-start"
+INITIALIZATION_TYPE = "AWS_LAMBDA_INITIALIZATION_TYPE"
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 # Side effects of AWS's start scripts and of CPython, as recorded; custom runtimes see none of it.
 _OF_FAMILY: dict[Family | None, dict[str, str]] = {
@@ -114,7 +115,7 @@ def init_message(
     """
     env = {
         **env,
-        "AWS_LAMBDA_INITIALIZATION_TYPE": kind,
+        INITIALIZATION_TYPE: kind,
         "AWS_LAMBDA_LOG_STREAM_NAME": stream,
         "LAMBDA_TASK_ROOT": task_root,
     }

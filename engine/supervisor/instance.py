@@ -143,7 +143,8 @@ class Instance:
         self.restored = self.copied and not learned
         # Its runtime is to run the hooks of a snapshot.
         self.snapshot = ((template or self.restored) and not learned) or version.config.snap_start
-        self.kind = SNAP_START if self.snapshot else ON_DEMAND if provision is None else PROVISIONED
+        # Lambda does not have SnapStart and provisioned concurrency together; a copy that is provisioned is what the function asked for.
+        self.kind = PROVISIONED if provision is not None else SNAP_START if self.snapshot else ON_DEMAND
         # The invocations in it by request id, where there may be several at once.
         self.crew: dict[str, Seat] | None = None
         if version.limit > 1 and provision is None and not template:

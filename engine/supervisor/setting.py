@@ -12,7 +12,7 @@ from engine.core import provisioning, report
 from engine.core.runtimes import Family, family, speaks_frames
 from engine.supervisor import zygotes
 from engine.supervisor.container_credentials import ContainerCredentials
-from engine.supervisor.environment import CREDENTIALS, SNAP_START, Home, base_env, init_message
+from engine.supervisor.environment import CREDENTIALS, INITIALIZATION_TYPE, SNAP_START, Home, base_env, init_message
 from engine.supervisor.role_credentials import RoleCredentials
 from engine.supervisor.sealed_environments import SealedEnvironments
 from engine.supervisor.zygotes import Interpreter
@@ -90,6 +90,10 @@ class Setting:
         elif self.roles is not None:
             fresh = base_env(instance.version.config, replace(self.home, credentials=self.roles.give(instance)))
             env = {name: value for name, value in fresh.items() if name in CREDENTIALS}
+        if instance.kind != SNAP_START:
+            # Its template's said and left out what is so of SnapStart only.
+            group = instance.version.config.log_group
+            env = {**env, INITIALIZATION_TYPE: instance.kind, "AWS_LAMBDA_LOG_GROUP_NAME": group, "AWS_LAMBDA_LOG_STREAM_NAME": instance.stream}
         return messages.pack(messages.RESTORE, {"env": env, "log_stream": instance.stream})
 
     @staticmethod

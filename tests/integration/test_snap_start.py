@@ -38,7 +38,7 @@ def f(event, context):
         unique.append(float(numpy.random.rand()))
     return {"init": INIT, "seen": SEEN, "kind": os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"], "unique": unique,
             "tmp": os.listdir("/tmp"), "pid": os.getpid(), "group": os.environ.get("AWS_LAMBDA_LOG_GROUP_NAME"),
-            "stream": context.log_stream_name, "made": open("/tmp/made", "w").write("x")}
+            "stream": context.log_stream_name, "stream_variable": os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME"), "made": open("/tmp/made", "w").write("x")}
 """
 
 
@@ -209,6 +209,25 @@ def test_the_switch_gives_latest_a_template_from_its_second_cold_start_on() -> N
         running.deploy("plain", {"m.py": SOURCE}, Runtime=RUNTIME)
         client.update_function_configuration(FunctionName="any", Timeout=9)
         assert call(client, "any", "$LATEST")["kind"] == "on-demand", "another generation, another template"
+
+
+@pytest.mark.slow
+def test_a_copy_that_is_provisioned_says_that() -> None:
+    """As any provisioned environment on Lambda, which has no such switch; and it has the variables that SnapStart takes away."""
+    with engine(snapshots=True) as running:
+        client = running.client()
+        running.deploy("ahead", {"m.py": SOURCE}, Runtime=RUNTIME)
+        client.publish_version(FunctionName="ahead")
+        call(client, "ahead")
+        until(lambda: "ready" in [t["stage"] for t in running.state()["templates"]], 60)
+        client.put_provisioned_concurrency_config(FunctionName="ahead", Qualifier="1", ProvisionedConcurrentExecutions=3)
+        until(lambda: client.get_provisioned_concurrency_config(FunctionName="ahead", Qualifier="1")["Status"] == "READY", 60)
+        with ThreadPoolExecutor(3) as pool:
+            seen = list(pool.map(lambda _: call(client, "ahead", s=1.0), range(3)))
+        assert {s["kind"] for s in seen} == {"provisioned-concurrency"}
+        assert [s for s in seen if s["seen"] == ["before", "after"]], "copies are among them"
+        assert {s["group"] for s in seen} == {"/aws/lambda/ahead"}
+        assert all(s["stream"] == s["stream_variable"] for s in seen)
 
 
 @pytest.mark.slow
