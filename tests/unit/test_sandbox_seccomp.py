@@ -50,8 +50,8 @@ def test_other_conventions_are_killed(machine):
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("flag", [0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000])
-def test_clone_makes_processes_but_no_namespaces(machine, flag):
+@pytest.mark.parametrize("flag", [0x00008000, 0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000])
+def test_clone_makes_children_but_no_siblings_and_no_namespaces(machine, flag):
     clone = {"x86_64": 56, "aarch64": 220}[machine]
     assert verdict(machine, clone, 17) == ALLOW
     assert verdict(machine, clone, 0x3D0F00) == ALLOW  # a thread, as glibc asks
