@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from engine.sandbox import kernel
-from engine.sandbox.netlink import LOOPBACK, Message, Netlink, address, macvlan, neighbour, no_own_ipv6, route, up, veth
+from engine.sandbox.netlink import LOOPBACK, Message, Netlink, address, delete, macvlan, neighbour, no_own_ipv6, route, up, veth
 from engine.sandbox.nft import Filter
 
 # Reserved for benchmarks (RFC 2544) and, by AWS, refused as a VPC's block: no network that a function wants to reach.
@@ -25,7 +25,8 @@ POOL = ipaddress.IPv4Network("198.19.0.0/16")
 # Of one sandbox. It has 1,024 descriptors; connections are remembered for a while after their end.
 MOST_CONNECTIONS = 4096
 RESOLVER = ipaddress.IPv4Address("169.254.169.253")
-_CHUNK_BITS = 22
+# A segment takes as many parts as it needs; there may be one per subnet and set of groups.
+_CHUNK_BITS = 26
 _NEXT_HOP = ipaddress.IPv4Address("169.254.1.1").packed
 _GATEWAY_MAC = bytes.fromhex("060000000001")
 _INNER = 2
@@ -103,6 +104,10 @@ class Chunks:
             raise OSError(errno.ENOSPC, f"all of {POOL} is in use")
         return self._left.popleft()
 
+    def give_back(self, part: ipaddress.IPv4Network) -> None:
+        """Nobody has an address of it any more."""
+        self._left.append(part)
+
 
 class Gateway:
     """One segment of a space. Its interface in the space is called ``name``."""
@@ -113,6 +118,8 @@ class Gateway:
         self._chunks = chunks
         self._index, self._lower = space.next_index(), space.next_index()
         self._free: deque[bytes] = deque()
+        self._parts: list[ipaddress.IPv4Network] = []
+        self._used = 0
         pair = veth(name, self._index, _GATEWAY_MAC, f"{name}-low", peer_index=self._lower)
         space.routes.ask([pair, up(self._lower)])
         speaks_ipv6 = os.path.isdir("/proc/sys/net/ipv6")
@@ -140,6 +147,7 @@ class Gateway:
         except BaseException:
             self._free.append(ip)
             raise
+        self._used += 1
         return ip
 
     def _look_into(self, pidfd: int) -> tuple[int, Netlink]:
@@ -150,8 +158,21 @@ class Gateway:
     def release(self, ip: bytes) -> None:
         """The sandbox with this address has ended. Addresses come round again as late as possible."""
         self._free.append(ip)
+        self._used -= 1
+
+    @property
+    def used(self) -> bool:
+        """Whether a sandbox is on it."""
+        return self._used > 0
+
+    def close(self) -> None:
+        """Take it away; no sandbox is on it."""
+        self._space.routes.ask([delete(self._index)])
+        for part in self._parts:
+            self._chunks.give_back(part)
 
     def _grow(self) -> None:
         chunk = self._chunks.take()
+        self._parts.append(chunk)
         self._space.routes.ask([route(self._index, chunk.network_address.packed, chunk.prefixlen)])
         self._free.extend(host.packed for host in chunk.hosts())

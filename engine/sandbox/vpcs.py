@@ -73,6 +73,11 @@ class Vpc:
     def apply(self, document: dict[str, Any]) -> dict[str, str]:
         """Make it so. Attachments that cannot be had are answered with the reason, by their id; anything else raises OSError."""
         self._document = document
+        for key, port in list(self._ports.items()):
+            if not port.gateway.used and self._unknown(*key):
+                # Its address is another's to have; the router may go on answering at it.
+                del self._ports[key]
+                port.gateway.close()
         for ip in (self.resolver, *(str(_nth(cidr, 1)) for cidr in document["subnets"].values())):
             self._be(ip)
         problems: dict[str, str] = {}
@@ -136,8 +141,7 @@ class Vpc:
     def _port(self, subnet: str, groups: tuple[str, ...]) -> _Port:
         port = self._ports.get((subnet, groups))
         if port is None:
-            missing = [name for name in groups if name not in self._document["groups"]]
-            if subnet not in self._document["subnets"] or missing:
+            if self._unknown(subnet, groups):
                 raise OSError(errno.ENOENT, f"subnet {subnet} or a security group of {', '.join(groups)} is not known any more")
             ip = self._free_address(subnet)
             gateway = Gateway(self.space, self._chunks, f"gw{next(self._numbers)}")
@@ -145,6 +149,9 @@ class Vpc:
             port = self._ports[subnet, groups] = _Port(gateway, ip, groups)
             self._filter()
         return port
+
+    def _unknown(self, subnet: str, groups: tuple[str, ...]) -> bool:
+        return subnet not in self._document["subnets"] or not self._document["groups"].keys() >= set(groups)
 
     def _free_address(self, subnet: str) -> str:
         """From the end of the subnet: operators number their servers from its beginning."""

@@ -228,6 +228,15 @@ def test_the_next_subnet_is_taken_in_turn(at):
     assert seen == {"10.0.1.254", "10.0.2.14"}
 
 
+def test_every_function_may_have_a_group_of_its_own(rig):
+    """As generators of templates do it: each pair of subnet and groups is a segment of its own. The 65th once found no addresses."""
+    groups = {f"sg-{n}": {"in": [], "out": [ALL]} for n in range(70)}
+    rig.vpc("vpc-many", {**document(), "groups": groups, "servers": {}})
+    for name in groups:
+        rig.end(rig.make(place(name, vpc="vpc-many")))
+    rig.vpc("vpc-many", None)
+
+
 def test_a_subnet_without_addresses_is_said_to_be_full(rig):
     names = [f"sg-{n}" for n in range(20)]
     wanted = document()
@@ -247,6 +256,19 @@ def test_a_subnet_without_addresses_is_said_to_be_full(rig):
         rig.link.kill(holder)
         rig.wait("holder_gone", holder)
     rig.vpc("vpc-3", None)
+
+
+def test_addresses_of_groups_that_are_gone_are_had_again(rig):
+    """As when a stack with a group is made and deleted, over and over: there are eleven addresses."""
+    for n in range(30):
+        name = f"sg-{n}"
+        rig.vpc("vpc-4", {**document(), "groups": {name: {"in": [], "out": [ALL]}}, "servers": {}})
+        rig.end(rig.make(place(name, subnets="subnet-b", vpc="vpc-4")))
+    still = rig.instance(where=place(name, subnets="subnet-b", vpc="vpc-4"))
+    rig.vpc("vpc-4", {**document(), "groups": {}, "servers": {}})
+    assert still.run("import socket; result = [name for _, name in socket.if_nameindex()]") == ["lo", "eth0"], "it is left its interface"
+    rig.end(still)
+    rig.vpc("vpc-4", None)
 
 
 @pytest.mark.parametrize("where", ["vpc-9/subnet-a/sg-client", "vpc-1/subnet-z/sg-client", "vpc-1/subnet-a/sg-z"])
