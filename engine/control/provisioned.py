@@ -60,9 +60,11 @@ class ProvisionedOperations:
             _check_free(function, qualifier)
             _check_snap_start(function, qualifier)
             await self._check_room(function, qualifier, wanted)
+            fresh = function.document(PROVISIONED, qualifier) is None
             document = {_MEMBER: wanted, "LastModified": _text(plane.clock.epoch_ms()), "Revision": ids.revision_id()}
             await plane.changes.apply(function, function.attach(PROVISIONED, qualifier, document))
-        return _shown(document, await self._figures(ref, qualifier, document))
+        # The first answer never has any, however soon they are there: it is for GetProvisionedConcurrencyConfig to say so.
+        return _shown(document, None if fresh else await self._figures(ref, qualifier, document))
 
     async def _check_room(self, function: Function, qualifier: str, wanted: int) -> None:
         plane, limit = self._plane, self._plane.account_concurrency

@@ -48,7 +48,7 @@ def test_an_alias_never_goes_cold_below_its_capacity_and_spills_over_above(share
     client.create_alias(FunctionName="pc", Name="live", FunctionVersion="1")
     put = client.put_provisioned_concurrency_config(FunctionName="pc", Qualifier="live", ProvisionedConcurrentExecutions=2)
     assert put["ResponseMetadata"]["HTTPStatusCode"] == 202
-    assert (put["Status"], put["RequestedProvisionedConcurrentExecutions"]) == ("IN_PROGRESS", 2)
+    assert (put["Status"], [put[name] for name in ALLOCATED]) == ("IN_PROGRESS", [2, 0, 0])
     wait_ready(client, "pc", "live")
     assert config(client, "pc", "live") == ("READY", [2, 2, 2])
     shown = client.list_provisioned_concurrency_configs(FunctionName="pc")["ProvisionedConcurrencyConfigs"]
