@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import shutil
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,9 +16,10 @@ from pathlib import Path
 import psutil
 
 from bench import http1
+from bench.beside import beside
 from bench.context import Context
 from bench.engine import ECHO, ROLE, Engine, started, zipped
-from bench.loadgen import Generator, Http, Plan, Tag
+from bench.loadgen import Generator, Http, Outcome, Plan
 from bench.rows import Latencies, Row, row
 from engine.store.database import Database
 from engine.store.functions import SqlFunctionStore
@@ -101,53 +103,38 @@ def _case(engine: Engine, case: str, request: Request, count: int) -> Row:
 
 
 def _beside(context: Context) -> list[Row]:
-    """Warm calls at a fixed rate, alone and with half as many control-plane operations among them."""
-    rate, seconds = 400, 3.0 if context.quick else 10.0
-    rows = []
+    """Warm calls at a fixed rate, alone and beside half as many control-plane operations of another process, in turns."""
+    rate, turns, seconds = 400, 3 if context.quick else 7, 1.5 if context.quick else 3.0
+    alone, among = f"warm calls alone, {rate}/s", f"warm calls beside operations, {rate}/s"
+    outcomes: dict[str, list[Outcome]] = {alone: [], among: []}
+    operations = 0
     with context.engine() as engine:
         engine.deploy("hot", zipped(ECHO))
         engine.settle()
         hot = http1.request(engine.host, engine.path("hot"), b"{}")
         work = [request for case, request in _operations(engine, 1) if case in ("create, one package for all", "list, pages of 50", "delete")]
-
-        def alone(_n: int) -> tuple[bytes, Tag]:
-            return hot, "ok"
-
-        def mixed(n: int) -> tuple[bytes, Tag]:
-            if n % 3:
-                return hot, "ok"
-            turn = n // 3
-            return work[turn % 3](turn // 3), "operation"
-
-        for case, source, total in (("warm calls alone", alone, rate), ("warm calls beside operations", mixed, rate * 3 // 2)):
-            context.say(case)
-            plan = Plan(
-                engine.host,
-                Http(),
-                source,
-                # Enough that a warm call never waits for a connection that an operation holds.
-                connections=128,
-                seconds=seconds,
-                rate=total,
-                # An operation may overtake the one that makes its function; what it costs is what is measured.
-                check=lambda tag, status, _body: "operation" if tag == "operation" else "ok" if status == 200 else None,
-            )
-            outcome = Generator(plan).run()
-            rows.append(
-                row(
-                    "control",
-                    SUBJECT,
-                    f"{case}, {rate}/s",
-                    generator="Python, open loop",
-                    latencies=outcome.latencies(),
-                    seconds=outcome.seconds,
-                    errors=outcome.errors,
-                    in_flight=128,
-                    payload=2,
-                    operations=len(outcome.kinds.get("operation", ())),
-                )
-            )
-    return rows
+        # Enough connections that neither a call nor an operation ever waits for one.
+        warm = Plan(engine.host, Http(), lambda _n: (hot, None), connections=64, seconds=seconds, rate=rate)
+        # An operation may overtake the one that makes its function; what it costs is what is measured.
+        others = Plan(
+            engine.host, Http(), lambda n: (work[n % 3](n // 3), None), connections=64, seconds=seconds, rate=rate / 2, check=lambda *_: "operation"
+        )
+        Generator(replace(warm, seconds=1.0)).run()
+        for turn in range(1, turns + 1):
+            context.say(f"warm calls alone and beside operations, turn {turn} of {turns}")
+            outcomes[alone].append(Generator(warm).run())
+            with beside(others) as counts:
+                outcomes[among].append(Generator(warm).run())
+            operations += counts()["operation"]
+    ratios = [b.latencies().us(99) / a.latencies().us(99) for a, b in zip(outcomes[alone], outcomes[among], strict=True)]
+    extra = {alone: {}, among: {"operations": operations, "p99_ratio": round(statistics.median(ratios), 3), "p99_ratios": [round(r, 2) for r in ratios]}}
+    return [
+        row(
+            "control", SUBJECT, case, generator="Python, open loop", latencies=Latencies(ns for one in found for ns in one.kinds["ok"]),
+            seconds=sum(one.seconds for one in found), errors=sum(one.errors for one in found), in_flight=64, payload=2, **extra[case],
+        )
+        for case, found in outcomes.items()
+    ]  # fmt: skip
 
 
 def _start(context: Context, count: int) -> list[Row]:

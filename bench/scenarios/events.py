@@ -16,11 +16,14 @@ from botocore.config import Config
 from bench import http1, native
 from bench.context import Context
 from bench.engine import ACCESS_KEY, ECHO, REGION, SECRET, SLEEP, Engine, zipped
+from bench.loadgen import Generator, Http, Plan
 from bench.rows import Latencies, Row, row
 
 SUBJECT = "engine, HTTP, Event"
 WARM = "engine, HTTP"
 IN_FLIGHT = 256
+# Calls a second of a function that is in use, as against one that is driven at what it can do.
+PACED = 400
 NOTHING = {"app.py": b"def handler(event, context):\n    return None\n"}
 BODY = b'{"text": "' + b"x" * 88 + b'"}'
 _DEPTH = re.compile(r"^lambda_engine_async_queue_depth (\S+)$", re.MULTILINE)
@@ -109,67 +112,84 @@ def _backlog(context: Context) -> list[Row]:
 
 
 def _drained(context: Context) -> list[Row]:
-    """Warm calls alone, and while a mapping drains a full queue."""
+    """Warm calls alone, and while a mapping drains a full queue: as fast as they are answered, and at a rate."""
     count, seconds = (4_000, 1.0) if context.quick else (10_000, 3.0)
-    context.say(f"{count} messages drained beside warm calls")
     rows = []
     with context.engine() as engine:
         for name in ("hot", "sink"):
             engine.deploy(name, zipped(NOTHING))
-        queue, mapping = _filled(engine, count)
-        engine.settle()
+        queue = _queue(engine)
+        mapping = engine.client().create_event_source_mapping(EventSourceArn=queue.arn, FunctionName="sink", BatchSize=10, Enabled=False)["UUID"]
         binary, request = context.limit(), http1.request(engine.host, engine.path("hot"), BODY)
 
-        def warm(case: str, took_s: float) -> Row:
+        def closed(took_s: float) -> tuple[Latencies, float, int]:
             got = native.load(binary, "http", engine.host, request, seconds=took_s)
-            return row("events", WARM, case, generator="C", latencies=got.latencies, seconds=got.seconds, errors=got.errors, payload=len(BODY))
+            return got.latencies, got.seconds, got.errors
 
-        warm("first", 0.5)
-        rows.append(warm("warm calls alone", seconds))
-        engine.client().update_event_source_mapping(UUID=mapping, Enabled=True)
-        left = _left(queue)
-        while left > count - 100:
-            time.sleep(0.01)
-            left = _left(queue)
-        cpu, began, before = engine.cpu_s(), time.monotonic(), left
-        with ThreadPoolExecutor(1) as beside:
-            calls = beside.submit(warm, "warm calls beside a drain", seconds)
-            while left > count // 50:
+        def paced(took_s: float) -> tuple[Latencies, float, int]:
+            plan = Plan(engine.host, Http(), lambda _n: (request, None), connections=64, seconds=took_s, rate=PACED)
+            got = Generator(plan).run()
+            return got.latencies(), got.seconds, got.errors
+
+        def measured(case: str, generator: str, got: tuple[Latencies, float, int]) -> Row:
+            latencies, took_s, errors = got
+            return row("events", WARM, case, generator=generator, latencies=latencies, seconds=took_s, errors=errors, payload=len(BODY))
+
+        for kind, generator, load in (("warm calls", "C", closed), (f"{PACED} calls/s", "Python, open loop", paced)):
+            context.say(f"{count} messages drained beside {kind}")
+            _fill(queue, count)
+            engine.settle()
+            load(0.5)
+            rows.append(measured(f"{kind} alone", generator, load(seconds)))
+            engine.client().update_event_source_mapping(UUID=mapping, Enabled=True)
+            before = _left(queue)
+            while before > count - 100:
+                time.sleep(0.01)
+                before = _left(queue)
+            cpu, began = engine.cpu_s(), time.monotonic()
+            # Nobody asks how far it is meanwhile: that would be an operation of SQS among what is measured.
+            got = load(seconds)
+            took_s, left = time.monotonic() - began, _left(queue)
+            own, total = (after - then for after, then in zip(engine.cpu_s(), cpu, strict=True))
+            rows.append(measured(f"{kind} beside a drain", generator, got))
+            rows.append(
+                row(
+                    "events", "engine, SQS mapping", f"{count} messages drained beside {kind}", generator="-", latencies=Latencies([round(took_s * 1e9)]),
+                    seconds=took_s, per_s=round((before - left) / took_s), left=left, supervisor_cpu_s=round(own, 2), engine_cpu_s=round(total, 2),
+                )
+            )  # fmt: skip
+            while _left(queue):
                 time.sleep(0.1)
-                left = _left(queue)
-            took_s = time.monotonic() - began
-            rows.append(calls.result())
-        own, total = (after - then for after, then in zip(engine.cpu_s(), cpu, strict=True))
-        rows.append(
-            row(
-                "events", "engine, SQS mapping", f"{count} messages drained", generator="-", latencies=Latencies([round(took_s * 1e9)]),
-                seconds=took_s, per_s=round((before - left) / took_s), supervisor_cpu_s=round(own, 2), engine_cpu_s=round(total, 2),
-            )
-        )  # fmt: skip
+            engine.client().update_event_source_mapping(UUID=mapping, Enabled=False)
+            while engine.client().get_event_source_mapping(UUID=mapping)["State"] != "Disabled":
+                time.sleep(0.1)
     return rows
 
 
-def _filled(engine: Engine, count: int) -> tuple[_Queue, str]:
-    """A queue with so many messages, and the UUID of its mapping, which is disabled."""
+def _queue(engine: Engine) -> _Queue:
+    """A new queue."""
     sqs = boto3.client(
         "sqs", endpoint_url=f"http://{engine.host}", region_name=REGION, aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET,
         config=Config(read_timeout=120, max_pool_connections=4),
     )  # fmt: skip
     url = sqs.create_queue(QueueName="full", Attributes={"VisibilityTimeout": "120"})["QueueUrl"]
-    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    mapping = engine.client().create_event_source_mapping(EventSourceArn=arn, FunctionName="sink", BatchSize=10, Enabled=False)["UUID"]
+    return _Queue(sqs, url, sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"])
+
+
+def _fill(queue: _Queue, count: int) -> None:
+    """Send so many messages."""
 
     def send(first: int) -> None:
-        sqs.send_message_batch(QueueUrl=url, Entries=[{"Id": str(n), "MessageBody": f"message {first + n}"} for n in range(10)])
+        queue.sqs.send_message_batch(QueueUrl=queue.url, Entries=[{"Id": str(n), "MessageBody": f"message {first + n}"} for n in range(10)])
 
     with ThreadPoolExecutor(4) as senders:
         list(senders.map(send, range(0, count, 10)))
-    return _Queue(sqs, url), mapping
 
 
 class _Queue(NamedTuple):
     sqs: Any
     url: str
+    arn: str
 
 
 def _left(queue: _Queue) -> int:
