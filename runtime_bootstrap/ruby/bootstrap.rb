@@ -7,6 +7,23 @@
 require 'json'
 require 'socket'
 require 'stringio'
+require_relative 'logs'
+
+# How events and answers are read and written; a function may have it another way.
+module AwsLambda
+  class Marshaller
+    class << self
+      def marshall_request(raw_request)
+        raw_request['Content-Type'] == 'application/json' ? JSON.parse(raw_request.body) : raw_request.body
+      end
+
+      # The answer, and its content type unless that is JSON's.
+      def marshall_response(method_response)
+        method_response.is_a?(StringIO) || method_response.is_a?(IO) ? [method_response, 'application/unknown'] : method_response.to_json
+      end
+    end
+  end
+end
 
 module LambdaRuntime
   HERE = File.dirname(File.realpath(__FILE__))
@@ -50,6 +67,20 @@ module LambdaRuntime
       end
       length = Integer(headers.fetch('content-length', '0'))
       [status, headers, length.zero? ? '' : @socket.read(length)]
+    end
+  end
+
+  # An event as it came.
+  class RawEvent
+    attr_reader :body
+
+    def initialize(headers, body)
+      @headers = headers
+      @body = headers['content-type'] == 'application/json' ? body.force_encoding('UTF-8') : body
+    end
+
+    def [](name)
+      @headers[name.downcase]
     end
   end
 
@@ -120,10 +151,9 @@ module LambdaRuntime
 
     # Body and content type of the answer.
     def call(event, context)
-      result = target.__send__(@method, event: event, context: context)
-      return [result.read.to_s, 'application/unknown'] if result.is_a?(StringIO) || result.is_a?(IO)
-
-      [JSON.generate(result), 'application/json']
+      answer, content_type = AwsLambda::Marshaller.marshall_response(target.__send__(@method, event: event, context: context))
+      answer = answer.read if answer.respond_to?(:read)
+      [answer.to_s, content_type || 'application/json']
     end
 
     private
@@ -158,13 +188,14 @@ module LambdaRuntime
     headers, body = api.next_event
     trace = headers['lambda-runtime-trace-id']
     trace.nil? ? ENV.delete('_X_AMZN_TRACE_ID') : ENV['_X_AMZN_TRACE_ID'] = trace
-    path = "invocation/#{headers['lambda-runtime-aws-request-id']}/"
+    LambdaRuntime.request_id = headers['lambda-runtime-aws-request-id']
+    path = "invocation/#{LambdaRuntime.request_id}/"
     begin
-      event = headers['content-type'] == 'application/json' ? JSON.parse(body.force_encoding('UTF-8')) : body
+      event = AwsLambda::Marshaller.marshall_request(RawEvent.new(headers, body))
       answer, content_type = handler.call(event, Context.new(headers))
-    rescue NameError => e
+    rescue NameError, ScriptError, SystemStackError, NoMemoryError => e
       fail_with(api, path, e, 'Critical exception from handler')
-      # A name that is not there today will not be there tomorrow: AWS's runtime ends, too.
+      # A name that is not there today will not be there tomorrow, and so with the others: AWS's runtime ends, too.
       exit!(CRITICAL_STATUS)
     rescue StandardError => e
       fail_with(api, path, e, 'Error raised from handler method')

@@ -143,7 +143,8 @@ def test_a_timeout_and_what_a_logger_writes(rubies: tuple[Engine, str]) -> None:
     running.deploy("slow", zip_of({"main.rb": MAIN}), "main.handler", Runtime=runtime, Timeout=1)
     assert invoke(running, "slow", {"op": "sleep"})[0]["errorType"] == "Sandbox.Timedout"
     _, _, log = invoke(running, "main", {"op": "log"})
-    assert re.search(r"^I, \[.*\]  INFO -- : from the logger$", log, re.MULTILINE)
+    request_id = log.split()[2]
+    assert re.search(rf"^I, \[.*\]  INFO {request_id} -- : from the logger$", log, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +165,61 @@ def test_handlers_that_cannot_be_had(rubies: tuple[Engine, str], handler: str, s
     running.client().delete_function(FunctionName="broken")
     assert (payload["errorType"], error) == (kind, "Unhandled")
     assert message in payload["errorMessage"]
+
+
+LOGS = """
+require 'logger'
+LOG = Logger.new($stdout, progname: 'mine')
+PLAIN = Logger.new($stderr, formatter: ->(_severity, _time, _name, message) { "plain #{message}\\n" })
+def handler(event:, context:)
+  LOG.debug('unseen')
+  LOG.info({ a: 1 })
+  PLAIN.warn('as it is')
+  begin
+    raise ArgumentError, "broken \\xff"
+  rescue ArgumentError => e
+    LOG.error(e)
+  end
+  context.aws_request_id
+end
+"""
+
+
+def test_loggers_write_json_from_the_level_on(rubies: tuple[Engine, str]) -> None:
+    running, runtime = rubies
+    json_logs = {"LoggingConfig": {"LogFormat": "JSON", "ApplicationLogLevel": "INFO"}}
+    running.deploy("json-logs", zip_of({"main.rb": LOGS}), "main.handler", Runtime=runtime, **json_logs)
+    request_id, error, log = invoke(running, "json-logs", {})
+    assert error is None
+    lines = [json.loads(line) for line in log.splitlines() if '"level"' in line]
+    assert [(line["level"], line["message"], line["logger"], line["requestId"]) for line in lines] == [
+        ("INFO", "{:a=>1}" if "{:a=>1}" in log else "{a: 1}", "mine", request_id), ("ERROR", "broken \ufffd", "mine", request_id),
+    ]  # fmt: skip
+    assert (lines[1]["errorType"], lines[1]["location"].split(":")[1:]) == ("ArgumentError", ["handler", "10"])
+    assert "plain as it is" in log
+
+
+def test_a_function_may_read_and_write_otherwise_and_fail_badly(rubies: tuple[Engine, str]) -> None:
+    running, runtime = rubies
+    source = """
+class AwsLambda::Marshaller
+  class << self
+    def marshall_request(raw) = [raw['Content-Type'], raw.body]
+    def marshall_response(result) = ["<#{result}>", 'text/plain']
+  end
+end
+def handler(event:, context:)
+  return deep(0) if event[1] == '"deep"'
+  raise NotImplementedError if event[1] == '"not yet"'
+  event.join(' ')
+end
+def deep(n) = deep(n + 1) + 1
+"""
+    running.deploy("marshaller", zip_of({"main.rb": source}), "main.handler", Runtime=runtime)
+    client = running.client()
+    assert client.invoke(FunctionName="marshaller", Payload=b"[1]")["Payload"].read() == b"<application/json [1]>"
+    for event, kind in ((b'"deep"', "SystemStackError"), (b'"not yet"', "NotImplementedError")):
+        assert json.loads(client.invoke(FunctionName="marshaller", Payload=event)["Payload"].read())["errorType"] == f"Function<{kind}>"
 
 
 def test_methods_of_classes_and_files_of_layers(rubies: tuple[Engine, str]) -> None:
