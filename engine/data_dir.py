@@ -1,14 +1,32 @@
-"""The data directory's lock: whoever writes there holds it."""
+"""The data directory: its lock, held by whoever writes there, and what its disk says when it is full."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from engine.errors import ConfigurationError
+
+FULL = "No space is left on the disk of the engine's data directory."
+# SQLite's words for it.
+_FULL_DATABASE = "database or disk is full"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether this error, or one that it came of, is a full disk's."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if (isinstance(cause, OSError) and cause.errno in _FULL) or _FULL_DATABASE in str(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def make(data_dir: Path) -> None:

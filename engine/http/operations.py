@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any
 
+from engine import data_dir
 from engine.auth.context import RequestContext as RequestContext
 from engine.errors import AwsError, RequestEntityTooLarge, ServiceError
 from engine.protocol import faults
@@ -107,8 +108,12 @@ class Operations:
             return serialize_response(operation, result)
         except AwsError as e:
             return faults.render(e)
-        except Exception:  # noqa: BLE001 - a bug in a handler is logged and becomes the service's own 500
-            _log.exception("operation %s failed, request id %s", match.operation, context.request_id)
+        except Exception as e:  # noqa: BLE001 - a bug in a handler is logged and becomes the service's own 500
+            if data_dir.is_full(e):
+                # No bug to trace. How the disk is is the operator's business, not the caller's.
+                _log.error("operation %s failed, request id %s: %s", match.operation, context.request_id, data_dir.FULL)
+            else:
+                _log.exception("operation %s failed, request id %s", match.operation, context.request_id)
             return faults.render(ServiceError(INTERNAL_ERROR))
 
     async def _call(self, handler: Handler, is_async: bool, context: RequestContext, params: dict[str, Any]) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import http.client
 import json
 import socket
@@ -94,6 +95,8 @@ class Handlers:
         self.contexts.append(context)
         if params["FunctionName"] == "bug":
             raise KeyError("the secret of the engine")
+        if params["FunctionName"] == "full":
+            raise OSError(errno.ENOSPC, "No space left on device")
         raise ResourceNotFound(f"Function not found: {params['FunctionName']}")
 
     def invoke(self, context: RequestContext, params: dict[str, Any]) -> dict[str, Any]:
@@ -210,6 +213,17 @@ def test_a_bug_is_a_service_exception_that_tells_nothing(served: Served, call: A
     error = caught.value.response
     assert (error["Error"]["Code"], error["ResponseMetadata"]["HTTPStatusCode"]) == ("ServiceException", 500)
     assert error["Error"]["Message"] == "An error occurred and the request cannot be processed."
+
+
+def test_a_full_disk_is_one_line_in_the_log_and_no_business_of_the_caller(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ClientError, match="the request cannot be processed") as caught:
+        served.client().get_function(FunctionName="full")
+    assert caught.value.response["Error"]["Message"] == "An error occurred and the request cannot be processed."
+    records = [r for r in caplog.records if r.name == "engine.http.operations"]
+    assert records
+    for record in records:
+        assert record.getMessage().endswith("No space is left on the disk of the engine's data directory.")
+        assert record.exc_info is None
 
 
 def test_a_request_far_too_large_is_413_before_it_is_sent(served: Served) -> None:
