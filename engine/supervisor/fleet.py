@@ -10,6 +10,8 @@ to the memory budget, or when it runs short of memory. Then instances idle for l
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from engine.clock import Clock
@@ -37,8 +39,8 @@ _DAY_MS = 86_400_000
 class FleetOwner(InstanceEvents, Protocol):
     """Who runs invocations on the instances."""
 
-    def on_worker(self, instance: Instance) -> None:
-        """The instance has a specialised sandbox whose worker waits for INIT."""
+    def on_worker(self, instance: Instance, furnish: Callable[[], None]) -> None:
+        """The instance has a sandbox whose worker waits for INIT; ``furnish``, to be called once, has it specialised."""
 
     def on_unstartable(self, version: Version, why: str | AwsError) -> None:
         """An on-demand instance that was spawned cannot be had."""
@@ -112,15 +114,8 @@ class Fleet:
         return self._begin(version, provision) if self._make_room(version) else None
 
     def _begin(self, version: Version, provision: Provision | None) -> Instance:
-        holder = self._holders.pick(version.stock_key)
-        if holder is None:
-            instance = self._new(version, provision, template=False)
-            self._holders.take(version.stock_key, lambda holder, why: self._adopt(instance, holder, why))
-            return instance
-        # Before anything else: the broker takes longest until a worker can begin, and does it meanwhile.
-        self._sandbox.specialise(holder.holder_id, self._spec(version))
         instance = self._new(version, provision, template=False)
-        self._give(instance, holder)
+        self._holders.take(version.stock_key, lambda holder, why: self._adopt(instance, holder, why))
         return instance
 
     def _new(self, version: Version, provision: Provision | None, *, template: bool) -> Instance:
@@ -208,13 +203,9 @@ class Fleet:
             self._sandbox.kill(holder.holder_id)
             holder.close_fds()
             return
-        self._sandbox.specialise(holder.holder_id, self._spec(version))
-        self._give(instance, holder)
-
-    def _give(self, instance: Instance, holder: Holder) -> None:
         self._by_holder[holder.holder_id] = instance
         instance.adopt(holder)
-        self._owner.on_worker(instance)
+        self._owner.on_worker(instance, partial(self._sandbox.specialise, holder.holder_id, self._spec(version)))
 
     def _spec(self, version: Version) -> SpecialiseSpec:
         spec = version.sandbox

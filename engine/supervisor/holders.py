@@ -162,26 +162,18 @@ class HolderPool:
                 for holder in stock.ready:
                     holder.close_fds()
 
-    def pick(self, key: str) -> Holder | None:
-        """One that is ready, None when there is none."""
-        stock = self.use(key)
-        if stock.failed is not None or not stock.ready:
-            return None
-        holder = stock.ready.popleft()
-        self._by_id.pop(holder.holder_id, None)
-        if self._timer is None and len(stock.ready) < min(self._size, stock.spec.most):
-            self._timer = self._loop.call_later(REFILL_DELAY_S, self._refill_all)
-        return holder
-
     def take(self, key: str, then: Callable[[Holder | None, str], None]) -> None:
         """Call ``then(holder, "")`` now or when one is ready; ``then(None, reason)`` when none can be had."""
-        holder = self.pick(key)
-        if holder is not None:
-            then(holder, "")
-            return
         stock = self.use(key)
         if stock.failed is not None:
             then(None, stock.failed)
+            return
+        if stock.ready:
+            holder = stock.ready.popleft()
+            self._by_id.pop(holder.holder_id, None)
+            then(holder, "")
+            if self._timer is None and len(stock.ready) < min(self._size, stock.spec.most):
+                self._timer = self._loop.call_later(REFILL_DELAY_S, self._refill_all)
             return
         stock.wanted.append(then)
         self._refill(stock)

@@ -169,21 +169,32 @@ class Invoker:
 
     # A new instance.
 
-    def on_worker(self, instance: Instance) -> None:
-        """A worker waits in the instance's specialised sandbox: initialise it."""
+    def on_worker(self, instance: Instance, furnish: Callable[[], None]) -> None:
+        """A worker waits in the instance's sandbox: initialise it, and have its code brought, for which ``furnish`` asks the broker."""
+        if not self._has_what_it_needs(instance):
+            furnish()
+            return
+        # In this order: the worker has enough to do until its code is there, and the broker may come before this process when it wakes.
+        began_s = self._monotonic()
+        instance.send(self.setting.first(instance))
+        furnish()
+        self._initialising(instance, began_s)
+
+    def _has_what_it_needs(self, instance: Instance) -> bool:
+        """Whether the credentials and variables for its INIT are there; ``_on_credentials`` follows where they are not."""
         roles = self.setting.roles
         if roles is not None and not roles.ready(instance.version, partial(self._on_credentials, instance)):
-            return
+            return False
         sealed = self.setting.sealed
-        if instance.version.config.sealed and sealed is not None and not sealed.ready(instance.version, partial(self._on_credentials, instance)):
-            return
-        instance.send(self.setting.first(instance))
+        return not instance.version.config.sealed or sealed is None or sealed.ready(instance.version, partial(self._on_credentials, instance))
+
+    def _initialising(self, instance: Instance, began_s: float) -> None:
+        """What need not be done before the worker begins."""
         self.setting.announce(instance)
         instance.listen()
         instance.move(Event.WORKER_READY)
-        now_s = self._monotonic()
-        instance.init_started_s = now_s
-        instance.deadline_s = now_s + self.setting.limit_s(instance, self._init_timeout_s)
+        instance.init_started_s = began_s
+        instance.deadline_s = began_s + self.setting.limit_s(instance, self._init_timeout_s)
         self._timed[instance] = None
         self._sweep_soon()
 
@@ -192,7 +203,10 @@ class Invoker:
         if instance.state is not State.STARTING:
             return
         if problem is None:
-            self.on_worker(instance)
+            if self._has_what_it_needs(instance):
+                began_s = self._monotonic()
+                instance.send(self.setting.first(instance))
+                self._initialising(instance, began_s)
             return
         self._fleet.retire(instance)
         self.on_unstartable(instance.version, problem)
