@@ -107,7 +107,8 @@ def enter(task_root: str) -> None:
     os.chdir(task_root)
     # Here, because TZ may name a file of the function's.
     time.tzset()
-    make_room(sys.path[:3])
+    # The second lies in the third, and mostly there is neither.
+    make_room(sys.path[:3] if os.path.isdir(sys.path[2]) else sys.path[:1])
 
 
 def renew_randomness() -> None:
