@@ -121,16 +121,29 @@ def _at(name: str, test: Test, *, leaf: bool) -> Test:
     def enter(value: object) -> bool:
         found = value.get(name, ABSENT) if isinstance(value, dict) else ABSENT
         if not leaf and isinstance(found, list):
-            return any(test(one) for one in found)
+            return any(test(one) for one in _elements(found))
         return test(found)
 
     return enter
 
 
+def _elements(given: list[object]) -> list[object]:
+    """What is in an array, and in the arrays in it; an empty one is as good as none."""
+    found: list[object] = []
+    left = list(reversed(given))
+    while left:
+        one = left.pop()
+        if isinstance(one, list):
+            left.extend(reversed(one))
+        else:
+            found.append(one)
+    return found or [ABSENT]
+
+
 def _leaf(rules: Sequence[Test]) -> Test:
     def test(value: object) -> bool:
         if isinstance(value, list):
-            return any(rule(one) for one in value for rule in rules)
+            return any(rule(one) for one in _elements(value) for rule in rules)
         return any(rule(value) for rule in rules)
 
     return test

@@ -122,3 +122,19 @@ def test_operators_of_rules_only(rule, value, wanted):
 def test_what_rules_refuse(rule):
     with pytest.raises(InvalidPattern):
         parse(json.dumps({"f": [rule]}), BUS)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "record", "expected"),
+    [
+        ({"a": [{"exists": False}]}, {"a": []}, True),
+        ({"a": [{"exists": True}]}, {"a": []}, False),
+        ({"a": {"b": [{"exists": False}]}}, {"a": []}, True),
+        ({"a": ["x"]}, {"a": [["y"], [["x"]]]}, True),
+        ({"a": {"b": ["x"]}}, {"a": [[{"b": "x"}]]}, True),
+    ],
+)
+def test_arrays_are_what_is_in_them(pattern: dict[str, object], record: dict[str, object], expected: bool) -> None:
+    found = load(json.dumps(record))
+    assert isinstance(found, dict)
+    assert parse(json.dumps(pattern)).matches(found) is expected

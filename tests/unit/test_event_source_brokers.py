@@ -257,6 +257,91 @@ def test_a_failed_batch_runs_again_before_any_other() -> None:
         assert broker.thrown_back == (0 if keeps else 2)
 
 
+class Partitions(Scripted):
+    """Three partitions, whose messages come in turns; handles are (partition, offset)."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.committed: dict[int, list[int]] = {0: [], 1: [], 2: []}
+        self.held: list[tuple[str, int]] = []
+
+    def next(self, wait_s: float) -> Item | None:
+        if self._at >= self.count:
+            threading.Event().wait(0.002)
+            return None
+        at, self._at = self._at, self._at + 1
+        return Item({"topic": "t", "partition": at % 3, "offset": at // 3}, (at % 3, at // 3), self.size)
+
+    def done(self, items: Sequence[Item]) -> None:
+        for item in items:
+            self.committed[item.handle[0]].append(item.handle[1])
+        self.upto = sum(map(len, self.committed.values()))
+
+    def part(self, item: Item) -> int:
+        return int(item.handle[0])
+
+    def hold(self, part: int) -> None:
+        self.held.append(("hold", part))
+
+    def release(self, part: int) -> None:
+        self.held.append(("release", part))
+
+
+def test_a_partition_that_fails_keeps_no_other_waiting_and_its_order() -> None:
+    broker, failing = Partitions(60), threading.Event()
+    seen: list[tuple[int, int]] = []
+
+    class Invoker:
+        def invoke(self, function: str, payload: bytes = b"", **members: Any) -> Result:
+            ((_, batch),) = json.loads(payload)["records"].items()
+            seen.extend((one["partition"], one["offset"]) for one in batch)
+            stuck = batch[0]["partition"] == 1 and batch[0]["offset"] == 0 and not failing.is_set()
+            return Result(0, 200, None, "1", "Unhandled" if stuck else None, "rid", None, b"null")
+
+    given = source(batch_size=4)
+    poller = BrokerPoller(given, Invoker(), lambda source, service: None, lambda *_: broker)
+    poller.start()
+    wait.until(lambda: len(broker.committed[0]) == len(broker.committed[2]) == 20, "the other partitions are done")
+    assert broker.committed[1] == []
+    assert ("hold", 1) in broker.held
+    failing.set()
+    wait.until(lambda: len(broker.committed[1]) == 20, "and so is the one that failed")
+    assert ("release", 1) in broker.held
+    poller.stop()
+    wait.until(lambda: poller.revision is None, "the end")
+    assert broker.committed == {n: list(range(20)) for n in range(3)}
+    firsts = list(dict.fromkeys(seen))
+    assert all([o for p, o in firsts if p == n] == list(range(20)) for n in range(3))
+
+
+def test_a_partition_that_cannot_be_committed_begins_another_session() -> None:
+    broker = Partitions(6)
+    done, failures = broker.done, iter([True])
+
+    def refuse_once(items: Sequence[Item]) -> None:
+        if next(failures, False):
+            raise OSError("not now")
+        done(items)
+
+    broker.done = refuse_once  # type: ignore[method-assign]
+
+    def opened(*arguments: Any) -> Any:
+        broker.sessions += 1
+        broker._at = 0
+        broker.committed.update({0: [], 1: [], 2: []})
+        return broker
+
+    class Invoker:
+        def invoke(self, function: str, payload: bytes = b"", **members: Any) -> Result:
+            return Result(0, 200, None, "1", None, "rid", None, b"null")
+
+    poller = BrokerPoller(source(batch_size=2), Invoker(), lambda source, service: None, opened)
+    poller.start()
+    wait.until(lambda: broker.sessions == 2 and broker.committed == {n: [0, 1] for n in range(3)}, "all are done in the second session")
+    poller.stop()
+    wait.until(lambda: poller.revision is None, "the end")
+
+
 def test_what_no_filter_takes_is_told_to_the_broker_without_a_run() -> None:
     function = Function()
     poller = polled(Scripted(6), function, source(filters=('{"n": [2, 5]}',)))

@@ -1,6 +1,7 @@
 """Polls one topic of Kafka or one queue of RabbitMQ and runs a function with what it gives.
 
-Theory of operation. One thread has one session with the broker and makes one batch after the other, so the order of a partition or queue is kept.
+Theory of operation. One thread has one session with the broker. Of a queue it makes one batch after the other; the partitions of a topic are lanes, each with a
+batch of its own on the way, so the order of a partition or queue is kept and no partition waits for another.
 What a function did is told to the broker then and only then: offsets are committed, messages acknowledged. A batch that failed runs again, after
 a pause that grows: of Kafka in place, of RabbitMQ by giving it back. Whatever breaks ends the session, and another begins where the
 broker says. So delivery is at least once, and how far a mapping came is known to the broker alone, under the mapping's own consumer group.
@@ -8,17 +9,20 @@ broker says. So delivery is at least once, and how far a mapping came is known t
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from engine.client.errors import ApiError, ClientError
 from engine.eventing.sources import attempts, broker_records
 from engine.eventing.sources.access import Connect
 from engine.eventing.sources.broker_records import Filters
+from engine.eventing.sources.lanes import Lanes
 from engine.eventing.sources.messages import MAX_EVENT_BYTES
 from engine.eventing.sources.orders import Checkpoint, Source
 from engine.eventing.sources.sqs import THROTTLED, Invoker
@@ -27,6 +31,8 @@ from engine.eventing.sources.streams import FAILED, NOTHING, OK
 # How long the broker may take to let the session begin before the mapping counts as polled without it.
 BEGIN_S = 60.0
 LOOK_S = 0.5
+# While calls are under way: what they have done is to be told soon.
+WORK_S = 0.05
 _AROUND = 1024
 _log = logging.getLogger(__name__)
 
@@ -59,6 +65,17 @@ class Session(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Parted(Session, Protocol):
+    """A session whose messages are in order within parts only; a part may be held back."""
+
+    def part(self, item: Item) -> int: ...
+
+    def hold(self, part: int) -> None: ...
+
+    def release(self, part: int) -> None: ...
 
 
 # Makes a session for a source; ``complain`` is told what goes wrong without an exception.
@@ -154,16 +171,61 @@ class BrokerPoller:
         filters = Filters(source.service, source.filters)
         session = self._open(source, self._connect, self._complain)
         began_s, self._carried = time.monotonic(), None
+        if isinstance(session, Parted):
+            self._follow_parts(session, source, filters, began_s)
+            return
         try:
             while not self._changed.is_set():
                 batch = self._collect(session, source)
-                if session.ready or time.monotonic() - began_s > BEGIN_S:
-                    self._seen = source.revision
+                self._note(session, source, began_s)
                 if batch and not self._changed.is_set():
                     self._deliver(session, source, filters, batch)
                     self._complain("")
         finally:
             session.close()
+
+    def _note(self, session: Session, source: Source, began_s: float) -> None:
+        if session.ready or time.monotonic() - began_s > BEGIN_S:
+            self._seen = source.revision
+
+    def _follow_parts(self, session: Parted, source: Source, filters: Filters, began_s: float) -> None:
+        """The same, with the parts beside each other."""
+        finished: queue.SimpleQueue[Sequence[Item]] = queue.SimpleQueue()
+
+        def deliver(batch: Sequence[Item]) -> None:
+            # Once it is another mapping, what is before may not be done with: all of it comes again in the next session.
+            if not self._changed.is_set() and self._through(session, source, filters, batch):
+                finished.put(batch)
+
+        lanes: Lanes[Item] = Lanes(source.batch_size, source.window_s, MAX_EVENT_BYTES - _AROUND, deliver)
+        under_way = 0
+        try:
+            while not self._changed.is_set():
+                item = session.next(WORK_S if under_way else LOOK_S)
+                self._note(session, source, began_s)
+                if item is not None:
+                    self._count("PolledEventCount", 1)
+                    under_way += 1
+                    if lanes.put(session.part(item), item):
+                        session.hold(session.part(item))
+                for part in lanes.freed():
+                    session.release(part)
+                under_way -= self._settle(session, finished)
+        finally:
+            lanes.stop()
+            with contextlib.suppress(Exception):
+                self._settle(session, finished)
+            session.close()
+
+    def _settle(self, session: Session, finished: queue.SimpleQueue[Sequence[Item]]) -> int:
+        """Tell the broker what is done with, in the thread that reads: its library is for one. How many messages that were."""
+        done: list[Item] = []
+        while not finished.empty():
+            done.extend(finished.get())
+        if done:
+            self._commit(session, done)
+            self._complain("")
+        return len(done)
 
     def _collect(self, session: Session, source: Source) -> list[Item]:
         """A batch; empty when there is nothing now."""
@@ -194,6 +256,11 @@ class BrokerPoller:
 
     def _deliver(self, session: Session, source: Source, filters: Filters, batch: Sequence[Item]) -> None:
         """Run the function until it takes the batch, or give the batch back."""
+        if self._through(session, source, filters, batch):
+            self._commit(session, batch)
+
+    def _through(self, session: Session, source: Source, filters: Filters, batch: Sequence[Item]) -> bool:
+        """Run the function until it takes the batch; whether it did."""
         taken = [item.record for item in batch if filters.take(item.record)]
         self._count("FilteredOutEventCount", len(batch) - len(taken))
         failures = 0
@@ -203,9 +270,12 @@ class BrokerPoller:
             self._changed.wait(attempts.pause_s(failures))
             if not session.keeps:
                 session.failed(batch)
-                return
+                return False
             if self._changed.is_set():
-                return
+                return False
+        return True
+
+    def _commit(self, session: Session, batch: Sequence[Item]) -> None:
         session.done(batch)
         self._count("CommittedEventCount", len(batch))
         self.lag = session.lag()

@@ -92,6 +92,15 @@ class _KafkaSession:
     def failed(self, items: Sequence[Item]) -> None:
         """It is run again in place."""
 
+    def part(self, item: Item) -> int:
+        return int(item.handle[0])
+
+    def hold(self, part: int) -> None:
+        self._consumer.pause([self._library.TopicPartition(self._broker.topic, part)])
+
+    def release(self, part: int) -> None:
+        self._consumer.resume([self._library.TopicPartition(self._broker.topic, part)])
+
     def lag(self) -> int | None:
         behind = 0
         for one in self._consumer.position(self._consumer.assignment()):
