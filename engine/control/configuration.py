@@ -23,7 +23,7 @@ IMAGE = "Image"
 IMAGE_URI = "_ImageUri"
 # Likewise: its encrypted environment variables (see ``engine.control.sealed``), in place of Environment.
 SEALED = "_Sealed"
-# Likewise: {"Key": ARN, "Sha256": hex} of a package that is kept encrypted (see ``engine.control.sealed_packages``).
+# Likewise: {"Sha256": hex, "Key": ARN} of a package that is kept encrypted, {"Sha256", "Object": {...}, "Size": n} of one that stays in S3 (see ``engine.control.sealed_packages``).
 PACKAGE = "_Package"
 _PLAIN = ("Role", "Handler", "Runtime", "Description", "Timeout", "MemorySize", "EphemeralStorage")
 _CREATING = ("The function is being created.", "Creating")
@@ -144,7 +144,7 @@ def listed(name: str, version: Version, account: str, region: str, qualifier: st
         "FunctionArn": function_arn(region, account, name, qualifier),
         **shown,
         "SnapStart": snap_start.shown(version.config, version.version),
-        "CodeSize": version.code_size,
+        "CodeSize": version.config.get(PACKAGE, {}).get("Size", version.code_size),
         "CodeSha256": shown_sha256(version),
         "LastModified": last_modified(version.last_modified_ms),
         "Version": version.version,

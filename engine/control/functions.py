@@ -78,12 +78,11 @@ class FunctionOperations:
     ) -> dict[str, Any]:
         plane, runtime = self._plane, params["Runtime"]
         data = await plane.fetch(params["Code"], ref.account, hello)
-        key = params["Code"].get("SourceKMSKeyArn")
-        sealed = await sealed_packages.sealed(plane, data, key, ref, hello)
-        await plane.check_storage(ref.account, len(data) * (2 if params.get("Publish") else 1))
+        kept = await sealed_packages.keep(plane, data, params["Code"], ref, hello)
+        await plane.check_storage(ref.account, kept.stored(len(data)) * (2 if params.get("Publish") else 1))
         async with (
             function_layers.resolved(plane, ref.account, ref.region, params.get("Layers") or []) as layers,
-            plane.installed(data, runtime, hello, sealed) as package,
+            plane.installed(data, runtime, hello, kept.file) as package,
             trust.kept(plane, params.get("CodeSigningConfigArn")),
         ):
             hashes = [layer.code_sha256 for layer in layers]
@@ -94,8 +93,8 @@ class FunctionOperations:
             plane.file_systems.check({}, config, hello)
             function_layers.attach(config, layers, ref.region)
             config.update(signed)
-            sealed_packages.note(config, key, data)
-            return await self._store(ref, params, config, package, layers)
+            kept.show(config)
+            return await self._store(ref, params, config, package._replace(size=kept.stored(package.size)), layers)
 
     async def _store(
         self, ref: FunctionRef, params: dict[str, Any], config: dict[str, Any], package: Package, layers: list[LayerVersion]

@@ -205,9 +205,9 @@ def check_members(members: Mapping[str, Any]) -> None:
 
 
 def check_key(code: Mapping[str, Any]) -> None:
-    """Raises InvalidParameterValue for a key of packages: images are kept by their registry."""
-    if code.get("SourceKMSKeyArn"):
-        raise InvalidParameterValue("Please don't provide SourceKMSKeyArn when the intended function PackageType is Image.")
+    """Raises InvalidParameterValue for ways of keeping packages: images are kept by their registry."""
+    if code.get("SourceKMSKeyArn") or code.get("S3ObjectStorageMode") == "REFERENCE":
+        raise InvalidParameterValue("Please don't provide SourceKMSKeyArn or S3ObjectStorageMode when the intended function PackageType is Image.")
 
 
 def check_new(members: Mapping[str, Any]) -> None:

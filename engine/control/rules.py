@@ -67,7 +67,7 @@ _OBEYED: Mapping[str, frozenset[str]] = {
     ),
     "UpdateFunctionCode": frozenset(
         {
-            "Architectures", "DryRun", "FunctionName", "ImageUri", "Publish", "RevisionId", "S3Bucket", "S3Key", "S3ObjectVersion",
+            "Architectures", "DryRun", "FunctionName", "ImageUri", "Publish", "RevisionId", "S3Bucket", "S3Key", "S3ObjectStorageMode", "S3ObjectVersion",
             "SourceKMSKeyArn", "ZipFile",
         }
     ),
@@ -77,7 +77,7 @@ _OBEYED: Mapping[str, frozenset[str]] = {
     ),
     "LayerContent": frozenset({"S3Bucket", "S3Key", "S3ObjectVersion", "ZipFile"}),
     "FunctionUrlConfig": frozenset({"AuthType", "Cors", "FunctionName", "InvokeMode", "Qualifier"}),
-    "FunctionCode": frozenset({"S3Bucket", "S3Key", "S3ObjectVersion", "SourceKMSKeyArn", "ZipFile", "ImageUri"}),
+    "FunctionCode": frozenset({"S3Bucket", "S3Key", "S3ObjectStorageMode", "S3ObjectVersion", "SourceKMSKeyArn", "ZipFile", "ImageUri"}),
 }  # fmt: skip
 
 
@@ -89,7 +89,7 @@ WHY_NOT: Mapping[str, str] = {
     "DurableConfig": "durable executions are a workflow engine of their own, which this is not",
     "PublishTo": _MANAGED,
     "RuntimeConfig": "runtimes are those installed on the host; custom ones come as provided.* or as a container image",
-    "S3ObjectStorageMode": "packages are always copied",
+    "S3ObjectStorageMode": "layers are always copied",
     "TenancyConfig": "instances are not kept apart by tenant",
 }
 
@@ -100,7 +100,7 @@ def _empty(value: Any) -> bool:
 
 # Values that ask for nothing: clients send them to clear a member, or because their own defaults do.
 _NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
-    # Packages are always copied.
+    # Layers are always copied.
     "S3ObjectStorageMode": lambda v: v == "COPY",
 }
 

@@ -1,9 +1,10 @@
-"""Packages of functions with a ``SourceKMSKeyArn``: what is kept of the upload is encrypted with that key.
+"""Packages of which no copy in clear is kept: with a ``SourceKMSKeyArn`` it is encrypted with that key, with the ``S3ObjectStorageMode``
+REFERENCE it stays where it is in S3, and only its place is kept.
 
-The file has a head in clear (the wrapped data key and what KMS must be told with it), then the package under AES-256-GCM; it is named by its own
-SHA-256 like any other. What a package unpacks to is not part of this: sandboxes mount it from the disk, as on Lambda, where another key guards
-that copy. So calls and restarts need no key; a download and a tree that has to be made again do.
-Source: docs.aws.amazon.com/lambda/latest/dg/encrypt-zip-package.html.
+An encrypted package's file has a head in clear (the wrapped data key and what KMS must be told with it), then the package under AES-256-GCM;
+a referred one's has a head only. Both are named by their own SHA-256 like any other. What a package unpacks to is not part of this: sandboxes mount it from the disk, as on Lambda, where another key guards
+that copy. So calls and restarts need neither key nor object; a download and a tree that has to be made again do.
+Source: docs.aws.amazon.com/lambda/latest/dg/{encrypt-zip-package,configuration-self-managed-storage}.html.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.arn import FunctionRef
 from engine.control import archive
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from engine.control.plane import Plane
 
 _NONCE = 12
+_OBJECT = ("S3Bucket", "S3Key", "S3ObjectVersion")
 
 
 def keys_of(sources: Sources) -> Keys:
@@ -37,17 +39,27 @@ def keys_of(sources: Sources) -> Keys:
 
 
 class PackageOpener:
-    """Decrypts what ``sealed`` made. ``hello`` gives what the supervisor said last. Blocks."""
+    """Gives the package for a file that ``keep`` made. ``hello`` gives what the supervisor said last. Blocks."""
 
     def __init__(self, sources: Sources, hello: Callable[[], Hello]) -> None:
+        self._sources = sources
         self._keys = keys_of(sources)
         self._hello = hello
 
     def __call__(self, kept: bytes, /) -> bytes:
-        """Raises KmsRefused, and ServiceError when KMS cannot be asked or the file is damaged."""
+        """Raises KmsRefused, InvalidParameterValue when S3 refuses, and ServiceError when either cannot be asked or this is not what it was."""
+        head, line, encrypted = _split(kept)
+        return self._referred(head) if "object" in head else self._decrypted(head, line, encrypted)
+
+    def _referred(self, head: Mapping[str, Any]) -> bytes:
+        data = self._sources.fetch(head["object"], head["account"], self._hello())
+        if hashlib.sha256(data).hexdigest() != head["sha256"]:
+            raise ServiceError("The object that holds the deployment package is not what it was.")
+        return data
+
+    def _decrypted(self, head: Mapping[str, Any], line: bytes, encrypted: bytes) -> bytes:
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - an extra; what was encrypted here had it
 
-        head, line, encrypted = _split(kept)
         plain_key = self._keys.decrypt(head["key"], [head["wrapped"]], head["context"], head["account"], self._hello())
         try:
             return bytes(_cipher(plain_key).decrypt(encrypted[:_NONCE], encrypted[_NONCE:], line))
@@ -55,13 +67,50 @@ class PackageOpener:
             raise ServiceError("An encrypted deployment package is damaged.") from e
 
 
-async def sealed(plane: Plane, data: bytes, key: str | None, ref: FunctionRef, hello: Hello) -> bytes | None:
-    """The file to keep in place of a package, None without a key. Raises InvalidParameterValue when KMS will not have the key used."""
-    return await asyncio.to_thread(_sealed, plane, data, key, ref, hello) if key else None
+class Kept(NamedTuple):
+    """How a package is kept: the file in its place (None: a copy), and what the function's configuration says of it (None: nothing)."""
+
+    file: bytes | None = None
+    note: dict[str, Any] | None = None
+
+    def show(self, config: dict[str, Any]) -> None:
+        """Let a configuration say so."""
+        config.pop(PACKAGE, None)
+        if self.note is not None:
+            config[PACKAGE] = self.note
+
+    def stored(self, size: int) -> int:
+        """Bytes that count as stored code of a package of ``size``."""
+        return 0 if self.note is not None and "Object" in self.note else size
+
+
+async def keep(
+    plane: Plane, data: bytes, members: Mapping[str, Any], ref: FunctionRef, hello: Hello, former: Version | None = None
+) -> Kept:
+    """How a package is to be kept by the members that brought it. What ``former`` is kept as already is not made anew, so that uploading the
+    same again is no change. Raises InvalidParameterValue for contradictions and when KMS will not have the key used.
+    """
+    key, refers = members.get("SourceKMSKeyArn"), members.get("S3ObjectStorageMode") == "REFERENCE"
+    if not key and not refers:
+        return Kept()
+    if refers and (key or not all(members.get(name) for name in _OBJECT)):
+        raise InvalidParameterValue("S3ObjectStorageMode REFERENCE needs S3Bucket, S3Key and S3ObjectVersion, and no SourceKMSKeyArn.")
+    noted: dict[str, Any] = {"Sha256": hashlib.sha256(data).hexdigest()}
+    noted |= {"Object": {name: members[name] for name in _OBJECT}, "Size": len(data)} if refers else {"Key": key}
+    return Kept(await asyncio.to_thread(_file, plane, data, noted, ref, hello, former), noted)
+
+
+def _file(plane: Plane, data: bytes, noted: Mapping[str, Any], ref: FunctionRef, hello: Hello, former: Version | None) -> bytes:
+    if former is not None and former.config.get(PACKAGE) == noted and (path := plane.code.blob(former.code_sha256)).is_file():
+        return path.read_bytes()
+    archive.inspect(data)
+    if "Key" in noted:
+        return _sealed(plane, data, noted["Key"], ref, hello)
+    head = {"object": noted["Object"], "account": ref.account, "sha256": noted["Sha256"], "unzipped": archive.unzipped_bytes(data)}
+    return SEALED_HEAD + json.dumps(head).encode() + b"\n"
 
 
 def _sealed(plane: Plane, data: bytes, key: str, ref: FunctionRef, hello: Hello) -> bytes:
-    archive.inspect(data)
     context = {"aws:lambda:FunctionArn": ref.unqualified_arn()}
     try:
         plain_key, wrapped = keys_of(plane.sources).data_key(key, context, ref.account, hello)
@@ -76,28 +125,13 @@ def _sealed(plane: Plane, data: bytes, key: str, ref: FunctionRef, hello: Hello)
     return line + nonce + bytes(_cipher(plain_key).encrypt(nonce, data, line))
 
 
-def reusable(plane: Plane, latest: Version, data: bytes, key: str | None) -> bytes | None:
-    """The file that holds this package under this key already, so that uploading it again is no change. Blocks."""
-    path = plane.code.blob(latest.code_sha256)
-    return path.read_bytes() if key and latest.config.get(PACKAGE) == _note(key, data) and path.is_file() else None
-
-
-def note(config: dict[str, Any], key: str | None, data: bytes) -> None:
-    """Let a configuration say with what key its package is encrypted, if with any, and what the package's own digest is."""
-    config.pop(PACKAGE, None)
-    if key:
-        config[PACKAGE] = _note(key, data)
-
-
-def _note(key: str, data: bytes) -> dict[str, str]:
-    return {"Key": key, "Sha256": hashlib.sha256(data).hexdigest()}
-
-
 async def located(plane: Plane, version: Version, account: str, url: str) -> dict[str, Any]:
     """GetFunction's Code of a package: where it can be had, or why its key does not give it out."""
     noted = version.config.get(PACKAGE)
     if noted is None:
         return {"RepositoryType": "S3", "Location": url}
+    if "Object" in noted:
+        return {"RepositoryType": "S3", "Location": url, "ResolvedS3Object": noted["Object"]}
     hello = await plane.link.ready()
     try:
         await asyncio.to_thread(_try_key, plane, version, account, hello)

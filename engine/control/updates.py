@@ -57,18 +57,16 @@ class UpdateOperations:
             source = {name: params[name] for name in _CODE_MEMBERS if params.get(name) is not None}
             data = await plane.fetch(source, ref.account, hello)
             config = {**function.latest.config, "Architectures": architectures}
-            key = params.get("SourceKMSKeyArn")
-            sealed = await asyncio.to_thread(sealed_packages.reusable, plane, function.latest, data, key)
-            sealed = sealed or await sealed_packages.sealed(plane, data, key, ref, hello)
-            sealed_packages.note(config, key, data)
+            kept = await sealed_packages.keep(plane, data, params, ref, hello, function.latest)
+            kept.show(config)
             trust.show(config, await trust.check(plane, ref.account, ref.name, trust.demanded(function), data))
             if params.get("DryRun"):
                 return await self._dry_run(ref, function, config, data)
-            added = len(data) * (2 if params.get("Publish") else 1) - function.latest.code_size
+            added = kept.stored(len(data)) * (2 if params.get("Publish") else 1) - function.latest.code_size
             await plane.check_storage(ref.account, added)
-            async with plane.installed(data, runtime, hello, sealed) as package:
+            async with plane.installed(data, runtime, hello, kept.file) as package:
                 await function_layers.ready(plane, package.sha256, function.latest.layers, runtime, hello)
-                code = replace(function.latest, code_sha256=package.sha256, code_size=len(data), preload=package.preload)
+                code = replace(function.latest, code_sha256=package.sha256, code_size=kept.stored(len(data)), preload=package.preload)
                 after = self._updated(function, code, config)
                 return await self._apply(ref, function, after, publishing=bool(params.get("Publish")))
 

@@ -258,7 +258,7 @@ def test_code_updates_are_refused_before_anything_changes(control: ControlServer
         ({"ZipFile": b"x"}, 400, "Could not unzip uploaded file."),
         ({}, 400, "Please provide a source for function code."),
         ({"ImageUri": "x"}, 400, "Please don't provide ImageUri when updating a function with packageType Zip."),
-        ({"ZipFile": OTHER_ZIP, "S3ObjectStorageMode": "REFERENCE"}, 501, "S3ObjectStorageMode"),
+        ({"ZipFile": OTHER_ZIP, "S3ObjectStorageMode": "REFERENCE"}, 400, "S3ObjectStorageMode"),
     ]
     for members, status, text in cases:
         answer = refused(client.update_function_code, FunctionName=name, **members)

@@ -1,4 +1,4 @@
-"""Packages behind a KMS key: what is kept of them is encrypted, calls need no key, a download does."""
+"""Packages behind a KMS key, and those that stay in S3: what is kept of them, and that calls need neither key nor object."""
 
 from __future__ import annotations
 
@@ -118,6 +118,50 @@ def test_a_tree_that_is_lost_is_made_again_with_the_key(shared: Engine) -> None:
     shutil.rmtree(lost)
     client.update_function_configuration(FunctionName=name, Description="unpacks it again")
     assert invoke(shared, name) == word
+
+
+def test_a_package_that_stays_in_s3_is_not_kept_and_does_not_count(shared: Engine) -> None:
+    client, s3 = shared.client(), shared.client("s3")
+    bucket = f"referred-{uuid.uuid4().hex[:8]}"
+    s3.create_bucket(Bucket=bucket)
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    first, second = (package(uuid.uuid4().hex) for _ in range(2))
+    one, two = (s3.put_object(Bucket=bucket, Key="code.zip", Body=data)["VersionId"] for data in (first, second))
+    place = {"S3Bucket": bucket, "S3Key": "code.zip", "S3ObjectVersion": one}
+    name = f"referred-{uuid.uuid4().hex[:8]}"
+    before = client.get_account_settings()["AccountUsage"]["TotalCodeSize"]
+    made = client.create_function(
+        FunctionName=name, Role=ROLE, Handler="m.f", Runtime=OWN_RUNTIME, Code={**place, "S3ObjectStorageMode": "REFERENCE"}
+    )
+    assert (made["CodeSha256"], made["CodeSize"]) == (digest(first), len(first))
+    assert client.get_account_settings()["AccountUsage"]["TotalCodeSize"] == before
+    said = invoke(shared, name)
+    assert not kept(shared, first)
+    code = client.get_function(FunctionName=name)["Code"]
+    assert code["ResolvedS3Object"] == place
+    with urllib.request.urlopen(code["Location"], timeout=30) as answer:
+        assert answer.read() == first
+
+    assert client.publish_version(FunctionName=name)["Version"] == "1"
+    client.update_function_code(FunctionName=name, **place, S3ObjectStorageMode="REFERENCE")
+    assert client.publish_version(FunctionName=name)["Version"] == "1"
+    client.update_function_code(FunctionName=name, **{**place, "S3ObjectVersion": two}, S3ObjectStorageMode="REFERENCE")
+    assert invoke(shared, name) != said
+    s3.delete_object(Bucket=bucket, Key="code.zip", VersionId=two)
+    assert invoke(shared, name) != said, "what is unpacked goes on without the object"
+    refusal = refused(client.update_function_code, FunctionName=name, **{**place, "S3ObjectVersion": two}, S3ObjectStorageMode="REFERENCE")
+    assert refusal[:2] == (400, "InvalidParameterValueException")
+    assert refusal[2].startswith("Error occurred while GetObject. S3 Error Code: NoSuchVersion.")
+    client.update_function_code(FunctionName=name, **place)
+    assert kept(shared, first), "without a mode it is copied"
+    assert "ResolvedS3Object" not in client.get_function(FunctionName=name)["Code"]
+    for members in (
+        {"ZipFile": first},
+        {"S3Bucket": bucket, "S3Key": "code.zip"},
+        {**place, "SourceKMSKeyArn": new_key(shared)},
+    ):
+        refusal = refused(client.update_function_code, FunctionName=name, S3ObjectStorageMode="REFERENCE", **members)
+        assert refusal[:2] == (400, "InvalidParameterValueException"), members
 
 
 def _source(tree: Any) -> str:

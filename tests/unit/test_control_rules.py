@@ -105,8 +105,8 @@ def test_members_nothing_would_obey_are_named(members: dict[str, Any]) -> None:
 def test_packages_are_copied_and_only_that_may_be_asked_for() -> None:
     rules.refuse_unsupported("UpdateFunctionCode", {"S3ObjectStorageMode": "COPY"})
     rules.refuse_unsupported("FunctionCode", {"S3ObjectStorageMode": "COPY"})
-    with pytest.raises(NotImplementedHere, match="does not support S3ObjectStorageMode"):
-        rules.refuse_unsupported("UpdateFunctionCode", {"S3ObjectStorageMode": "REFERENCE"})
+    with pytest.raises(NotImplementedHere, match="does not support S3ObjectStorageMode in LayerContent: layers are always copied"):
+        rules.refuse_unsupported("LayerContent", {"S3ObjectStorageMode": "REFERENCE"})
     assert rules.refused_members("CreateFunction", ["TenancyConfig", "Timeout"]) == ["TenancyConfig"]
     assert rules.refused_members("ListTags", ["Resource"]) == []
 
