@@ -57,6 +57,8 @@ MEANINGFUL: dict[str, st.SearchStrategy[Any]] = {
     "StatementId": st.sampled_from(["s", "t"]),
     "NamespacedStatementId": st.sampled_from(["s", "t"]),
     "Principal": st.sampled_from(["*", "s3.amazonaws.com", "000000000000", "nobody"]),
+    # A key needs the service: test_sealed_environments, test_sealed_filters, test_sealed_packages.
+    "KMSKeyArn": st.just(""),
     # Reading packages from S3 needs the service: test_control_s3.
     "S3Bucket": st.nothing(),
 }
