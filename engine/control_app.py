@@ -163,7 +163,7 @@ def _plane(
         images=images,
         environments=SealedEnvironments(sources, store, link.ready),
         vpcs=Vpcs(settings, SqlVpcStore(database), link, sources, catalogue, clock),
-        file_systems=FileSystems(settings.file_systems),
+        file_systems=FileSystems(settings, sources),
         account_concurrency=settings.account_concurrency,
         ignore_architecture=settings.ignore_architecture,
     )

@@ -30,6 +30,7 @@ NICE = 10
 # What makes moto's service fit for the engine, installed before its first request.
 _IMPROVED = {
     "cloudformation": "engine.aws.stack_bridge",
+    "elasticfilesystem": "engine.aws.access_points",
     "apigateway": "engine.aws.gateway",
     "application-autoscaling": "engine.aws.resource_tags",
     "sqs": "engine.aws.queues",

@@ -68,7 +68,7 @@ class FunctionOperations:
                 source = await plane.images.find(params["Code"]["ImageUri"], hello)
                 config = configuration.new(params, ref.name, architectures, None)
                 config[configuration.IMAGE_URI] = source.uri
-                plane.file_systems.check({}, config, hello)
+                await plane.file_systems.settle({}, config, ref.account, hello)
                 plane.images.fetch(source, partial(plane.changes.refresh, ref.account, ref.name))
                 return await self._store(ref, params, config, Package(source.digest, 0, Path(), ()), [])
             return await self._create_of_package(ref, params, architectures, hello)
@@ -90,7 +90,7 @@ class FunctionOperations:
             signed = await trust.check(plane, ref.account, ref.name, params.get("CodeSigningConfigArn"), data, hashes)
             arn = runtime_version_arn(ref.region, runtime, hello.runtimes[runtime].version)
             config = configuration.new(params, ref.name, architectures, arn)
-            plane.file_systems.check({}, config, hello)
+            await plane.file_systems.settle({}, config, ref.account, hello)
             function_layers.attach(config, layers, ref.region)
             config.update(signed)
             kept.show(config)

@@ -130,7 +130,7 @@ class UpdateOperations:
                 await plane.roles.check(params["Role"], ref.account)
             params = await plane.vpcs.placed(params, ref.account, hello)
             config = configuration.merged(await plane.environments.unsealed(latest.config, params, ref), params)
-            plane.file_systems.check(latest.config, config, hello)
+            await plane.file_systems.settle(latest.config, config, ref.account, hello)
             config = await plane.environments.sealed(config, ref)
             instance_policy.check(function.tags, config)
             if image:

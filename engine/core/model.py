@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 LATEST = "$LATEST"
+
+
+class EfsPlace(NamedTuple):
+    """What EFS says of an access point: file system and root directory, whom everybody acts as there (0: it does not say, or root), and
+    with which owner, group and mode the directory is made if it is not there.
+    """
+
+    id: str
+    path: str
+    uid: int
+    gid: int
+    made: tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +26,7 @@ class VersionConfig:
     """One invocable configuration: ``$LATEST`` or a published version.
 
     ``generation`` changes whenever anything an instance was started with changes; instances of another generation are
-    drained. ``max_concurrency``: invocations that an instance may run at once. ``image``: what a container image starts (``entrypoint``, ``cmd``, ``workdir``, ``env``), None for a package. ``network``: ``vpc/subnet,subnet/group,group`` of a function in a VPC, else empty. ``sealed``: the values of ``env`` are behind a KMS key, and so are most names. ``api``: what the code wants of Lambda's HTTP APIs, ``extends`` (it registers extensions), ``asks`` or nothing. ``file_system``: ARN of its access point and LocalMountPath. Times in seconds, sizes in MiB.
+    drained. ``max_concurrency``: invocations that an instance may run at once. ``image``: what a container image starts (``entrypoint``, ``cmd``, ``workdir``, ``env``), None for a package. ``network``: ``vpc/subnet,subnet/group,group`` of a function in a VPC, else empty. ``sealed``: the values of ``env`` are behind a KMS key, and so are most names. ``api``: what the code wants of Lambda's HTTP APIs, ``extends`` (it registers extensions), ``asks`` or nothing. ``file_system``: ARN of its access point, LocalMountPath, and what EFS says of it if it is the embedded one's. Times in seconds, sizes in MiB.
     """
 
     account: str
@@ -43,7 +55,7 @@ class VersionConfig:
     max_concurrency: int = 1
     sealed: bool = False
     api: str = ""
-    file_system: tuple[str, str] | None = None
+    file_system: tuple[str, str, EfsPlace | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

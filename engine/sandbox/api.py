@@ -70,7 +70,8 @@ class SpecialiseSpec:
     """What a holder becomes. Directories are absolute host paths; sizes in MiB; ``cpu_shares`` as cgroup v1's.
 
     ``image``: ``code_dir`` is the file system of a container image, which becomes the sandbox's root. ``cpu_quota_us``: CPU time per ``group.CPU_PERIOD_US`` once the init phase is over (``initialised``); 0 for no quota. ``reserved_mib``: beyond the memory, where allocations are limited and not use, for what the interpreter maps and does not use.
-    ``file_system``: an ARN of the setting ``file_systems``, and the place below /mnt where its directory goes.
+    ``file_system``: an ARN, the place below /mnt where its directory goes, and where the setting ``file_systems`` does not know it what EFS says
+    (``core.model.EfsPlace``).
     """
 
     code_dir: str
@@ -83,7 +84,7 @@ class SpecialiseSpec:
     hostname: str = "lambda"
     image: bool = False
     reserved_mib: int = 0
-    file_system: tuple[str, str] | None = None
+    file_system: tuple[str, str, tuple[Any, ...] | None] | None = None
 
 
 @dataclass(slots=True)

@@ -246,10 +246,11 @@ def open_beneath(root_fd: int, path: str, flags: int) -> int:
     return _call(f"openat2 {path}", _OPENAT2, root_fd, _raw(path), how, len(how))
 
 
-def open_straight(path: str, flags: int) -> int:
-    """Open an absolute path in which nothing may be a symbolic link. O_CLOEXEC is added."""
-    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS)
-    return _call(f"openat2 {path}", _OPENAT2, _AT_FDCWD, _raw(path), how, len(how))
+def open_straight(path: str, flags: int, at: int = _AT_FDCWD) -> int:
+    """Open a path in which nothing may be a symbolic link; with ``at`` one that may not leave that open directory. O_CLOEXEC is added."""
+    resolve = _RESOLVE_NO_SYMLINKS | (_RESOLVE_BENEATH if at >= 0 else 0)
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    return _call(f"openat2 {path}", _OPENAT2, at, _raw(path), how, len(how))
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ class Outfitter:
         self._fail = fail
         self._rushed = rushed
         self._data_dir = str(config["data_dir"])
-        self._shares = shares.Shares(config.get("file_systems") or {}, idmapped=level.name == "full")
+        self._shares = shares.Shares(config.get("file_systems") or {}, str(config["data_dir"]), idmapped=level.name == "full")
         self._data_fd = os.open(self._data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._visitor = Visitor() if level.namespaces else None
         self._queues = QueueWatch(loop, holders, self._over) if level.namespaces else None
@@ -119,18 +119,18 @@ class Outfitter:
             for fd in (*mounts, *(share[:1] if share is not None else ())):
                 os.close(fd)
 
-    def _share(self, holder: Holder, wanted: Sequence[str] | None) -> shares.Share | None:
+    def _share(self, holder: Holder, wanted: Sequence[Any] | None) -> shares.Share | None:
         """The mount of what goes below /mnt. Raises FurnishError."""
         if not wanted:
             return None
-        arn, place = wanted
+        arn, place, own = wanted
         try:
             if not self._level.namespaces:
                 self._shares.check_place(arn, place)
                 return None
             if not (holder.visited and holder.zygote.files):
                 raise OSError("this sandbox was not made for one")
-            return self._shares.attach(arn, place, self._level.first_id + 2 * holder.slot)
+            return self._shares.attach(arn, place, self._level.first_id + 2 * holder.slot, own)
         except OSError as e:
             raise FurnishError(MOUNTING, str(e)) from e
 

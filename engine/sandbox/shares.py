@@ -5,10 +5,14 @@ else of the host can be had by this way. A directory is opened as a detached mou
 have put in its place meanwhile. At level full the mount is idmapped: the function's user, another one on the host in every sandbox, acts there as
 the access point's user, to whom everything belongs that it makes, as with EFS. A user namespace says how to map: it belongs to a process that
 lives no longer than it takes to open it. At level user functions act as the engine's own user anyhow.
+
+File systems that only the API knows (the embedded EFS) are kept below the data directory, ``file-systems/ID``, and made at their first use, as EFS makes
+the root directory of an access point. Nobody but root gets there from outside.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -16,12 +20,18 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from engine.sandbox import init, kernel
+from engine.sandbox import init, kernel, rootfs
 
 ROOT = "/mnt"
 # What a function gets is executable, as on AWS: libraries and packages are kept there.
 _ATTRIBUTES = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+_OWN = "file-systems"
+_NAME = re.compile(r"fs-[0-9a-f]{8,40}$")
 _PLACE = re.compile(r"/mnt/(?!\.\.?$)[a-zA-Z0-9_.-]{1,155}$")
+
+
+# Whom functions are to themselves. Stands for root where EFS says so, and where it says nothing.
+_NOBODY = (rootfs.WORKER_UID, rootfs.WORKER_GID)
 
 
 class Share(NamedTuple):
@@ -41,14 +51,20 @@ class _Directory(NamedTuple):
 class Shares:
     """``table``: by ARN the directory, and the user and group to act as; -1 for those it belongs to. ``idmapped``: level full."""
 
-    def __init__(self, table: Mapping[str, Sequence[Any]], *, idmapped: bool) -> None:
+    def __init__(self, table: Mapping[str, Sequence[Any]], data_dir: str, *, idmapped: bool) -> None:
+        self._data_dir = data_dir
         self._directories = {arn: _Directory(os.path.realpath(path), int(uid), int(gid)) for arn, (path, uid, gid) in table.items()}
         self._idmapped = idmapped
         self._spawn: init.Spawn | None = None
 
-    def attach(self, arn: str, place: str, first_id: int) -> Share:
-        """For the sandbox whose host ids begin with ``first_id``. The caller closes the mount. Raises OSError."""
-        mount = self._open(self._of(arn, place), first_id + 1)
+    def attach(self, arn: str, place: str, first_id: int, own: Sequence[Any] | None = None) -> Share:
+        """For the sandbox whose host ids begin with ``first_id``; ``own``: what EFS says of an access point that is not in the table.
+        The caller closes the mount. Raises OSError.
+        """
+        if own is not None and _PLACE.match(place):
+            mount = self._open_own(own, first_id + 1)
+        else:
+            mount = self._open(self._of(arn, place), first_id + 1)
         return Share(mount, place.rpartition("/")[2], first_id if self._idmapped else -1)
 
     def check_place(self, arn: str, place: str) -> None:
@@ -66,25 +82,66 @@ class Shares:
     def _open(self, directory: _Directory, worker: int) -> int:
         fd = kernel.open_straight(directory.path, os.O_PATH | os.O_DIRECTORY)
         try:
-            mount = kernel.open_tree("", recursive=False, at=fd)
-            try:
-                if self._idmapped:
-                    self._map(mount, directory, os.fstat(fd), worker)
-                else:
-                    kernel.set_mount(mount, _ATTRIBUTES, recursive=False)
-            except BaseException:
-                os.close(mount)
-                raise
+            owner = os.fstat(fd)
+            uid = owner.st_uid if directory.uid < 0 else directory.uid
+            gid = (owner.st_gid or uid) if directory.gid < 0 else directory.gid
+            if self._idmapped and not (uid and gid):
+                text = "belongs to root, and what functions leave there would too: give it to another user, or name one by uid and gid in file_systems"
+                raise OSError(errno.EPERM, f"{directory.path} {text}")
+            return self._mount(fd, _Directory(directory.path, uid, gid), worker)
         finally:
             os.close(fd)
+
+    def _open_own(self, own: Sequence[Any], worker: int) -> int:
+        """The same below the data directory, where root stands for the user that functions are to themselves."""
+        name, path, uid, gid, made = own
+        parts = [part for part in path.split("/") if part]
+        if not _NAME.match(name) or {".", ".."} & set(parts):
+            raise OSError(errno.EINVAL, f"{name}{path} is no place in a file system")
+        mode = 0o755
+        fd = os.open(self._data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = self._down(fd, _OWN, (0, 0), 0o700)
+            fd = self._down(fd, name, _NOBODY, mode)
+            for n, part in enumerate(parts):
+                last = n == len(parts) - 1
+                owner = _NOBODY
+                if last and made:
+                    owner, mode = (int(made[0]), int(made[1])), int(made[2])
+                fd = self._down(fd, part, owner if made else None, mode)
+            return self._mount(fd, _Directory(f"{name}{path}", int(uid or _NOBODY[0]), int(gid or _NOBODY[1])), worker)
+        finally:
+            os.close(fd)
+
+    def _down(self, at: int, name: str, owner: tuple[int, int] | None, mode: int) -> int:
+        """A directory in an open one, which is closed; made if need be and an owner is given."""
+        fresh = False
+        if owner is not None:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=at)
+                fresh = True
+        fd = kernel.open_straight(name, os.O_RDONLY | os.O_DIRECTORY, at)
+        os.close(at)
+        if fresh and owner is not None:
+            if self._idmapped and name != _OWN:
+                os.fchown(fd, owner[0] or _NOBODY[0], owner[1] or _NOBODY[1])
+            os.fchmod(fd, mode & 0o777 if self._idmapped else mode & 0o777 | 0o700)
+        return fd
+
+    def _mount(self, fd: int, directory: _Directory, worker: int) -> int:
+        mount = kernel.open_tree("", recursive=False, at=fd)
+        try:
+            if self._idmapped:
+                self._map(mount, directory, worker)
+            else:
+                kernel.set_mount(mount, _ATTRIBUTES, recursive=False)
+        except BaseException:
+            os.close(mount)
+            raise
         return mount
 
-    def _map(self, mount: int, directory: _Directory, owner: os.stat_result, worker: int) -> None:
-        uid = owner.st_uid if directory.uid < 0 else directory.uid
-        gid = (owner.st_gid or uid) if directory.gid < 0 else directory.gid
-        if not uid or not gid:
-            text = "belongs to root, and what functions leave there would too: give it to another user, or name one by uid and gid in file_systems"
-            raise OSError(errno.EPERM, f"{directory.path} {text}")
+    def _map(self, mount: int, directory: _Directory, worker: int) -> None:
+        uid, gid = directory.uid, directory.gid
         namespace = self._namespace(f"{uid} {worker} 1\n", f"{gid} {worker} 1\n")
         try:
             kernel.set_mount(mount, _ATTRIBUTES, recursive=False, mapping=namespace)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.arn import FunctionRef, function_arn
 from engine.core.concurrency import REQUEST_RATE, SCALING_BURST, SCALING_PERIOD_S, Account, FunctionQuota, ScalingRate
-from engine.core.model import LATEST, AliasConfig, FunctionConfig, ProvisionedConfig, UrlConfig, VersionConfig
+from engine.core.model import LATEST, AliasConfig, EfsPlace, FunctionConfig, ProvisionedConfig, UrlConfig, VersionConfig
 from engine.core.pool import VersionPool
 from engine.core.shared_pool import SharedPool
 from engine.core.stats import FunctionStats
@@ -164,7 +164,7 @@ def _version(account: str, name: str, v: Any) -> VersionConfig:
         max_concurrency=int(v.get("max_concurrency") or 1),
         sealed=bool(v.get("sealed")),
         api=str(v.get("api") or ""),
-        file_system=_pair(v.get("file_system")),
+        file_system=_file_system(v.get("file_system")),
     )
 
 
@@ -173,8 +173,11 @@ def _same(former: VersionConfig, now: VersionConfig) -> bool:
     return former.generation == now.generation and former.max_concurrency == now.max_concurrency
 
 
-def _pair(value: Any) -> tuple[str, str] | None:
-    return None if value is None else (str(value[0]), str(value[1]))
+def _file_system(value: Any) -> tuple[str, str, EfsPlace | None] | None:
+    if value is None:
+        return None
+    arn, place, own = value
+    return str(arn), str(place), None if own is None else EfsPlace(own["id"], own["path"], own["uid"], own["gid"], own["made"] and tuple(own["made"]))
 
 
 def _seconds(value: Any) -> float | None:

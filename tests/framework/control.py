@@ -134,7 +134,7 @@ class ControlServer:
                 clock=self.clock,
                 roles=Roles(self.settings, self.clock, self.link.ready),
                 vpcs=self.vpcs,
-                file_systems=FileSystems(self.settings.file_systems),
+                file_systems=FileSystems(self.settings, sources),
                 images=self.images,
                 environments=SealedEnvironments(sources, self.store, self.link.ready),
                 account_concurrency=self.settings.account_concurrency,

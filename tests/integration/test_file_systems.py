@@ -203,6 +203,30 @@ def test_a_directory_that_is_missing_is_a_mount_failure(lab: Lab, arn: str, code
 
 @pytest.mark.root
 @pytest.mark.slow
+def test_access_points_of_the_embedded_efs_have_directories_of_the_engines(lab: Lab) -> None:
+    efs, aws, place = lab.engine.client("efs"), lab.engine.client(), [{"Arn": "", "LocalMountPath": "/mnt/files"}]
+    system = efs.create_file_system(CreationToken="files")["FileSystemId"]
+    root = {"Path": "/team", "CreationInfo": {"OwnerUid": 1001, "OwnerGid": 1001, "Permissions": "0750"}}
+    point = efs.create_access_point(
+        ClientToken="team", FileSystemId=system, PosixUser={"Uid": 1001, "Gid": 1001}, RootDirectory=root
+    )  # fmt: skip
+    assert efs.describe_access_points(AccessPointId=point["AccessPointId"])["AccessPoints"][0]["AccessPointArn"] == point["AccessPointArn"]
+    place[0]["Arn"] = point["AccessPointArn"]
+    for name in ("efs-one", "efs-two"):
+        lab.deploy(name, {"m.py": PYTHON}, FileSystemConfigs=place)
+    assert lab.invoke("efs-one", {"log": "x"}) == {"log": "x"}
+    assert lab.invoke("efs-two", {"log": "y"}) == {"log": "xy"}
+    made = lab.engine.data_dir / "file-systems" / system / "team" / "log"
+    assert (made.read_text(), made.stat().st_uid) == ("xy", 1001)
+    efs.delete_access_point(AccessPointId=point["AccessPointId"])
+    # What has it keeps it; nobody else gets it.
+    assert aws.update_function_configuration(FunctionName="efs-two", FileSystemConfigs=place, Description="again")["FileSystemConfigs"] == place
+    assert lab.invoke("efs-two") == {"log": "xy"}
+    assert _refused(lab, FileSystemConfigs=place)[1].startswith(f"The access point {place[0]['Arn']} does not exist. ")
+
+
+@pytest.mark.root
+@pytest.mark.slow
 def test_a_stack_brings_it(lab: Lab) -> None:
     config = [{"Arn": ARN, "LocalMountPath": "/mnt/files"}]
     role = "arn:aws:iam::000000000000:role/any"
@@ -210,12 +234,23 @@ def test_a_stack_brings_it(lab: Lab) -> None:
         "FunctionName": "stacked", "Handler": "index.f", "Role": role, "Runtime": OWN_RUNTIME, "VpcConfig": VPC, "FileSystemConfigs": config,
         "Code": {"ZipFile": PYTHON},
     }  # fmt: skip
+    own = {**function, "FunctionName": "stacked-efs", "FileSystemConfigs": [{"Arn": {"Fn::GetAtt": ["Point", "Arn"]}, "LocalMountPath": "/mnt/files"}]}
     stacks = lab.engine.client("cloudformation")
-    template = {"Resources": {"F": {"Type": "AWS::Lambda::Function", "Properties": function}}}
+    template = {
+        "Resources": {
+            "F": {"Type": "AWS::Lambda::Function", "Properties": function},
+            "System": {"Type": "AWS::EFS::FileSystem", "Properties": {}},
+            "Point": {"Type": "AWS::EFS::AccessPoint", "Properties": {"FileSystemId": {"Ref": "System"}}},
+            "G": {"Type": "AWS::Lambda::Function", "Properties": own},
+        },
+        "Outputs": {"Point": {"Value": {"Ref": "Point"}}},
+    }
     stacks.create_stack(StackName="files", TemplateBody=json.dumps(template))
     until(lambda: stacks.describe_stacks(StackName="files")["Stacks"][0]["StackStatus"] == "CREATE_COMPLETE", "the stack is there")
     assert lab.engine.client().get_function_configuration(FunctionName="stacked")["FileSystemConfigs"] == config
     assert isinstance(lab.invoke("stacked"), dict)
+    assert lab.invoke("stacked-efs", {"f": "x"}) == {"f": "x"}
+    assert stacks.describe_stacks(StackName="files")["Stacks"][0]["Outputs"][0]["OutputValue"].startswith("fsap-")
 
 
 @pytest.mark.root

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from engine.core.model import EfsPlace
 from engine.sandbox.api import SpecialiseSpec
 from tests.sandbox.rig import Box, Failed, Rig, alive, until
 from tests.sandbox.test_isolation import _SYSCALL
@@ -30,8 +31,8 @@ class Lab(NamedTuple):
     rig: Rig
     share: Path
 
-    def box(self, arn: str = SHARED, place: str = "/mnt/data", **spec: Any) -> Box:
-        return self.rig.instance(file_system=(arn, place), **spec)
+    def box(self, arn: str = SHARED, place: str = "/mnt/data", own: EfsPlace | None = None, **spec: Any) -> Box:
+        return self.rig.instance(file_system=(arn, place, own), **spec)
 
 
 @contextlib.contextmanager
@@ -197,10 +198,12 @@ def test_another_user_may_be_named(lab: Lab) -> None:
     lab.rig.end(box)
 
 
-def _refused(lab: Lab, text: str, arn: str = SHARED, place: str = "/mnt/data", *, step: str = "mount the file system", **spec: Any) -> None:
+def _refused(
+    lab: Lab, text: str, arn: str = SHARED, place: str = "/mnt/data", *, step: str = "mount the file system", own: EfsPlace | None = None, **spec: Any
+) -> None:
     box = lab.rig.make()
     spec.setdefault("code_dir", str(lab.rig.code("empty", {})))
-    lab.rig.link.specialise(box.id, SpecialiseSpec(file_system=(arn, place), **spec))
+    lab.rig.link.specialise(box.id, SpecialiseSpec(file_system=(arn, place, own), **spec))
     event = lab.rig.wait("holder_failed", box.id)
     assert event[2] == step
     assert text in event[3]
@@ -224,16 +227,51 @@ def test_what_cannot_be_mounted_is_said(lab: Lab, arn: str, place: str, text: st
 
 
 @pytest.mark.root
+def test_a_file_system_of_efs_is_kept_in_the_data_directory(lab: Lab) -> None:
+    whole = EfsPlace("fs-01234567", "/", 0, 0, None)
+    one = lab.box(EFS.format(5), own=whole)
+    one.run("import os; os.mkdir('/mnt/data/teams'); os.symlink('/etc', '/mnt/data/etc')")
+    mine = EfsPlace("fs-01234567", "/teams/blue", 77, 78, (77, 78, 0o2750))
+    blue = lab.box(EFS.format(6), own=mine)
+    blue.run("open('/mnt/data/f', 'w').write('x')")
+    assert one.run("result = [os.listdir('/mnt/data/teams'), oct(os.stat('/mnt/data/teams/blue').st_mode)]") == [["blue"], "0o40750"]
+    # It belongs to another user of the file system.
+    with pytest.raises(Failed) as e:
+        one.run("open('/mnt/data/teams/blue/f')")
+    assert e.value.errno == EACCES
+    place = lab.rig.settings.data_dir / "file-systems"
+    assert place.stat().st_mode & 0o777 == 0o700
+    made = place / "fs-01234567/teams/blue/f"
+    assert ((made.stat().st_uid, made.stat().st_gid), made.read_text()) == ((77, 78), "x")
+    for box in (one, blue):
+        lab.rig.end(box)
+    for path, text in {"/gone": "No such file", "/etc": "symbolic links", "/../../code": "is no place", "/teams/blue/f": "Not a directory"}.items():
+        _refused(lab, text, EFS.format(7), own=whole._replace(path=path))
+    _refused(lab, "is no place", EFS.format(7), own=whole._replace(id="../code"))
+
+
+@pytest.mark.root
 def test_nothing_stays_mounted_and_no_descriptor_is_kept(lab: Lab) -> None:
     pid = lab.rig.link.broker_pid
+
+    def held() -> list[str]:
+        """Directories, mounts and user namespaces that the broker has open; control groups and sockets come and go by their own clock."""
+        found = []
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                target = os.readlink(f"/proc/{pid}/fd/{fd}")
+                if (target.startswith("/") and "cgroup" not in target) or target.startswith("user:"):
+                    found.append(target)
+        return sorted(found)
+
     lab.rig.end(lab.box())
-    before = Path(f"/proc/{pid}/mountinfo").read_text(), sorted(os.listdir(f"/proc/{pid}/fd"))
+    before = Path(f"/proc/{pid}/mountinfo").read_text(), held()
     for _ in range(3):
         box = lab.box()
         box.run("open('/mnt/data/f', 'w')")
         assert str(lab.share) in Path(f"/proc/{box.pid}/mountinfo").read_text()
         lab.rig.end(box)
-    assert (Path(f"/proc/{pid}/mountinfo").read_text(), sorted(os.listdir(f"/proc/{pid}/fd"))) == before
+    until(lambda: (Path(f"/proc/{pid}/mountinfo").read_text(), held()) == before, "everything is given back")
 
 
 @pytest.mark.root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from engine.config import Settings
 from engine.control import snap_start
 from engine.control.file_systems import FileSystems, of
 from engine.control.link import Hello
+from engine.control.sources import Sources
 from engine.core.model import VersionConfig
 from engine.errors import InvalidParameterValue, MountFailure, NotImplementedHere
 from engine.supervisor import zygotes
@@ -53,12 +55,14 @@ def test_what_is_no_file_system_is_refused_at_start(arn: str, value: Any, text: 
 
 
 def check(after: dict[str, Any], before: dict[str, Any] | None = None, hello: Hello = HELLO) -> None:
-    FileSystems(settings(**{ARN: "/srv/files", S3_FILES: "/srv/s3"}).file_systems).check(before or {}, after, hello)
+    known = settings(**{ARN: "/srv/files", S3_FILES: "/srv/s3"})
+    unknown = FileSystems(known, Sources(known)).check(before or {}, after, hello)
+    assert not unknown, f"{unknown} is not known"
 
 
 def test_what_passes() -> None:
     assert of({}) is None
-    assert of(config()) == (ARN, "/mnt/a")
+    assert of(config()) == (ARN, "/mnt/a", None)
     for after in ({}, VPC, config(), config(S3_FILES, S3FilesConfig={"DirectS3Read": "DISABLED"})):
         check(after)
     check({**config(), "VpcConfig": {}}, hello=replace(HELLO, no_vpc="level user"))
@@ -70,7 +74,6 @@ def test_what_passes() -> None:
 @pytest.mark.parametrize(("after", "text"), [
     ({**config(), "VpcConfig": {}}, f"^Function must be configured to execute in a VPC to reference access point {ARN}"),
     ({**config(), "VpcConfig": {"SubnetIds": []}}, "^Function must be configured to execute in a VPC"),
-    (config(ARN.replace("def0", "def1")), "^The access point .*def1 does not exist"),
     (config(place="/mnt/."), "is not a directory in /mnt"),
     (config(place="/mnt/.."), "is not a directory in /mnt"),
     (config(S3FilesConfig={"DirectS3Read": "AUTO"}), "S3FilesConfig is valid for Amazon S3 Files access points only"),
@@ -78,6 +81,20 @@ def test_what_passes() -> None:
 def test_what_is_refused(after: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidParameterValue, match=text):
         check(after)
+
+
+def test_the_real_efs_is_not_asked() -> None:
+    """What it has cannot be mounted here."""
+    real = settings().model_copy(update={"aws_endpoint": "aws"})
+    with pytest.raises(InvalidParameterValue, match=f"^The access point {ARN} does not exist"):
+        asyncio.run(FileSystems(real, Sources(real)).settle({}, config(), "000000000000", HELLO))
+
+
+def test_what_efs_said_once_is_kept() -> None:
+    own = {"id": "fs-01234567", "path": "/", "uid": 0, "gid": 0, "made": None}
+    after = config(ARN, "/mnt/b")
+    asyncio.run(FileSystems(settings(), Sources(settings())).settle({**config(), "_FileSystem": own}, after, "000000000000", HELLO))
+    assert of(after) == (ARN, "/mnt/b", own)
 
 
 def test_a_vpc_is_not_taken_away_beneath_it() -> None:
@@ -101,7 +118,7 @@ def test_a_snapshot_has_none() -> None:
 
 def test_its_sandboxes_come_from_a_zygote_of_their_own() -> None:
     plain = VersionConfig("0", "f", "1", "g", "Active", "python3.13", "m.f", 3, 128, 512, "/c")
-    with_files = replace(plain, file_system=(ARN, "/mnt/a"))
+    with_files = replace(plain, file_system=(ARN, "/mnt/a", None))
     assert zygotes.key(plain) == "python3.13"
     assert zygotes.key(with_files) == "python3.13/mnt"
     assert zygotes.key(replace(with_files, network="vpc-1/a/b")) == "python3.13/mnt@vpc-1/a/b"
