@@ -36,6 +36,8 @@ _IMPROVED = {
     "sqs": "engine.aws.queues",
     "kinesis": "engine.aws.streams",
     "dynamodb": "engine.aws.streams",
+    "pipes": "engine.aws.not_run",
+    "firehose": "engine.aws.not_run",
 }
 # In a request's environment: its token was right.
 _INSIDE = "lambda_engine.inside"

@@ -396,3 +396,22 @@ def test_nobody_pushes_or_turns_the_hands_through_the_port(running: Engine) -> N
     for path in ("/_engine/push", "/_engine/time", "/_lambda-engine/time/864000"):
         assert inside.through_the_port(running, path) >= 400, path
     assert inside.seconds_to(before, inside.advance(running, 0)["now"]) < 86400
+
+
+def test_what_would_never_run_is_refused(running: Engine) -> None:
+    role, queue = ROLE, f"arn:aws:sqs:us-east-1:{ACCOUNT}:q"
+    with pytest.raises(ClientError, match=r"NotImplemented.*a pipe would be kept but never run"):
+        running.client("pipes").create_pipe(Name="p", RoleArn=role, Source=queue, Target=queue)
+    firehose = running.client("firehose")
+    destination: dict[str, Any] = {"RoleARN": role, "BucketARN": "arn:aws:s3:::b"}
+    processors = [{"Type": "Lambda", "Parameters": [{"ParameterName": "LambdaArn", "ParameterValue": "arn"}]}]
+    with pytest.raises(ClientError, match=r"NotImplemented.*no function of a ProcessingConfiguration would be run"):
+        firehose.create_delivery_stream(
+            DeliveryStreamName="turned", ExtendedS3DestinationConfiguration={**destination, "ProcessingConfiguration": {"Enabled": True, "Processors": processors}}
+        )
+    assert firehose.create_delivery_stream(DeliveryStreamName="plain", ExtendedS3DestinationConfiguration=destination)["DeliveryStreamARN"]
+    events = running.client("events")
+    events.put_rule(Name="to-http", EventPattern='{"source": ["to-http"]}')
+    events.put_targets(Rule="to-http", Targets=[{"Id": "1", "Arn": f"arn:aws:events:us-east-1:{ACCOUNT}:api-destination/x/1"}])
+    events.put_events(Entries=[{"Source": "to-http", "DetailType": "d", "Detail": "{}"}])
+    wait.until(lambda: "API destinations are not called here" in running.log.read_text(), "the log says so")

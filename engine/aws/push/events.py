@@ -46,6 +46,10 @@ def install(courier: Courier, timekeeper: Timekeeper) -> None:
             if str(target["Arn"]).split(":")[2] in _REACHED:
                 _deliver(courier, rule, target, event, ingested)
                 continue
+            if ":api-destination/" in str(target["Arn"]):
+                # moto would do nothing, and say nothing.
+                _say(rule, target, NotImplementedError("API destinations are not called here"))
+                continue
             # moto's own way with its other kinds of targets, one by one: what one of them raises must not keep the others' events.
             alone = copy.copy(rule)
             alone.targets, alone.event_pattern = [target], EventPattern(None, {})
