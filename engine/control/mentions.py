@@ -1,8 +1,8 @@
 """Whether the code of a package asks Lambda's HTTP APIs itself, told from what is written in it when it is unpacked.
 
 Beside a worker that speaks frames nothing serves HTTP, and most functions never miss it: those that do get the agent beside them. A program
-must name the variable that holds the address, or the path of the Extensions API; whoever names neither in one piece is not found. Runtime
-clients that some put into every package name it too and are never run by a managed runtime: they do not count.
+must name the variable that holds the address, the path of the Extensions API or the header that registers an extension; whoever names none
+of them in one piece is not found. Runtime clients that some put into every package are never run by a managed runtime: they do not count.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 _ADDRESS = b"AWS_LAMBDA_RUNTIME_API"
-_EXTENSIONS = (b"2020-01-01/extension", b"extension/register")
+_EXTENSIONS = (b"2020-01-01/extension", b"extension/register", b"Lambda-Extension-Name", b"lambda-extension-name")
 _CLIENTS = frozenset(("awslambdaric", "aws-lambda-ric"))
 _CODE = frozenset(("", ".py", ".pyc", ".so", ".js", ".cjs", ".mjs", ".node", ".rb", ".sh"))
 

@@ -319,6 +319,9 @@ class Agent(Events, ext.Told):
         look()
 
     def _end(self, end: "Callable[[], Any]") -> None:
+        if self._process is not None and self._process.status is None:
+            # Else it would find nobody to ask, and say so in the log.
+            self._process.signal(signal.SIGKILL)
         self.link.settle()
         end()
 

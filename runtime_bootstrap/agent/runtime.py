@@ -176,10 +176,10 @@ class Runtime:
         if invoke is None:
             return _DISCARD
         mode = exchange.value(MODE)
-        if mode is None:
+        if mode is None and not _is_stream(exchange):
             self.state = "InvocationResponse"
             return _Buffered(self, exchange, invoke)
-        if mode != b"streaming":
+        if mode not in (b"streaming", None):
             exchange.reply(400, fault("InvalidFunctionResponseMode", "Invalid function response mode"))
             kind = "Runtime.InvalidResponseModeHeader"
             self._fail(invoke, kind, platform_document(kind, invoke.request_id, "Invalid function response mode"))
@@ -242,6 +242,16 @@ class Runtime:
         self.state = "InitError"
         self._events.runtime_init_error(error_type_of(exchange.header(_TYPE_HEADER)), _document(exchange, body))
         exchange.accept()
+
+
+def _is_stream(exchange: Exchange) -> bool:
+    """Whether an answer without a mode is written in pieces all the same: the client for Go says so only by announcing the error trailers, which
+    it does for JSON as well.
+    """
+    announced = exchange.value(b"trailer")
+    if announced is None or _TYPE_HEADER not in announced.lower():
+        return False
+    return not exchange.header(b"content-type").startswith("application/json")
 
 
 def _document(exchange: Exchange, body: bytes) -> bytes:

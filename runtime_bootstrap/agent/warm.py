@@ -102,7 +102,7 @@ class Warm:
     def _learn(self, heads: "Heads") -> bool:
         """Look for these requests from now on."""
         poll, poll_path, first, second, third, headers = heads
-        if poll_path != _POLL or first != b"POST " + INVOCATION or not second.startswith(b"/response ") or headers.value(MODE) is not None:
+        if poll_path != _POLL or first != b"POST " + INVOCATION or not second.startswith(b"/response ") or headers.value(MODE) is not None or headers.value(b"trailer") is not None:
             return False
         state = self._state
         if state is None:

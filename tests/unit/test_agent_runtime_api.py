@@ -215,6 +215,24 @@ def test_the_trailers_of_a_failed_stream(rig: Rig) -> None:
     assert rig.http.getresponse().status == 202
 
 
+def test_a_stream_that_says_so_by_its_trailers_alone(rig: Rig) -> None:
+    """As the client for Go writes an ``io.Reader``; its JSON it writes with the same trailers, and that is an ordinary answer."""
+    announced = {"Trailer": "Lambda-Runtime-Function-Error-Body, Lambda-Runtime-Function-Error-Type"}
+    rig.running()
+    kind = "application/vnd.awslambda.http-integration-response"
+    chunked(rig, [b"one"], {}, content_type=kind, **announced)
+    assert rig.agent.receive() == [m.STREAM_START, ID, kind, None]
+    assert collect(rig, 3) == b"one"
+    assert rig.agent.receive() == [m.STREAM_END, ID, False, None, None]
+    assert rig.http.getresponse().status == 202
+
+
+def test_json_is_no_stream_whatever_its_trailers(rig: Rig) -> None:
+    rig.running()
+    chunked(rig, [b"1"], {}, content_type="application/json", Trailer="Lambda-Runtime-Function-Error-Type")
+    assert rig.agent.receive()[0] == m.RESPONSE
+
+
 def test_a_stream_that_breaks_off_is_truncated(rig: Rig) -> None:
     rig.running()
     chunked(rig, [b"one"], **STREAMING)

@@ -18,6 +18,7 @@ from engine.control.mentions import Mention, find
         ({"a/b/m.mjs": b"const base = `http://${process.env.AWS_LAMBDA_RUNTIME_API}/2020-01-01/extension`"}, Mention.EXTENDS),
         ({"a.js": b"AWS_LAMBDA_RUNTIME_API", "z.js": b"api + '/extension/register'"}, Mention.EXTENDS),
         ({"bootstrap": b"\x7fELF\0/2020-01-01/extension/register\0"}, Mention.EXTENDS),
+        ({"bootstrap": b"AWS_LAMBDA_RUNTIME_API\0/extension/\0Lambda-Extension-Name"}, Mention.EXTENDS),
         ({"README.md": b"AWS_LAMBDA_RUNTIME_API", "m.js.map": b"extension/register"}, None),
         ({"awslambdaric/client.py": b"AWS_LAMBDA_RUNTIME_API", "node_modules/aws-lambda-ric/index.mjs": b"AWS_LAMBDA_RUNTIME_API"}, None),
     ],
