@@ -104,6 +104,7 @@ def parse_function_name(
     return FunctionRef(match["account"] or account, region, match["name"], named or qualifier or None)
 
 
+@lru_cache
 def runtime_version_arn(region: str, runtime: str, version: str) -> str:
     """Names the interpreter: another patch release gives another ARN, as AWS's runtime updates do."""
     digest = hashlib.sha256(f"{runtime} {version}".encode()).hexdigest()
