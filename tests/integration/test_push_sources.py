@@ -337,6 +337,21 @@ def test_a_log_subscription_gets_what_its_pattern_asks_for(running: Engine) -> N
     }  # fmt: skip
 
 
+def test_a_subscription_whose_stream_is_gone_keeps_no_other_from_its_lines(running: Engine) -> None:
+    logs, kinesis = running.client("logs"), running.client("kinesis")
+    kinesis.create_stream(StreamName="gone", ShardCount=1)
+    logs.create_log_group(logGroupName="/two")
+    logs.create_log_stream(logGroupName="/two", logStreamName="one")
+    stream, role = f"arn:aws:kinesis:us-east-1:{ACCOUNT}:stream/gone", ROLE
+    logs.put_subscription_filter(logGroupName="/two", filterName="a", filterPattern="", destinationArn=stream, roleArn=role)
+    arn = keeper(running, "on-two", "logs.amazonaws.com", f"arn:aws:logs:us-east-1:{ACCOUNT}:log-group:/two:*")
+    logs.put_subscription_filter(logGroupName="/two", filterName="b", filterPattern="", destinationArn=arn)
+    kinesis.delete_stream(StreamName="gone")
+    logs.put_log_events(logGroupName="/two", logStreamName="one", logEvents=[{"timestamp": int(time.time() * 1000), "message": "line"}])
+    assert len(seen(running, "on-two")) == 1
+    wait.until(lambda: f"/two:* did not reach {stream}" in running.log.read_text(), "the log says so")
+
+
 def test_a_rule_through_a_queue_and_a_mapping(running: Engine) -> None:
     """The way in from an AWS that cannot push to this machine."""
     events, sqs = running.client("events"), running.client("sqs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import gzip
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -91,9 +92,14 @@ def _offer(courier: Courier, stream: Any, filters: Mapping[str, Any], events: li
 def _send(courier: Courier, stream: Any, subscription: Any, found: list[dict[str, Any]]) -> None:
     service = subscription.destination_arn.split(":")[2]
     if service != "lambda":
-        stream._send_log_events(  # noqa: SLF001 - moto's own way with its other destinations
-            service=service, destination_arn=subscription.destination_arn, filter_name=subscription.name, log_events=found
-        )
+        try:
+            stream._send_log_events(  # noqa: SLF001 - moto's own way with its other destinations
+                service=service, destination_arn=subscription.destination_arn, filter_name=subscription.name, log_events=found
+            )
+        except Exception as e:  # noqa: BLE001 - moto raises a class per service; who writes and the other subscriptions have no part in it
+            sys.stderr.write(
+                f"embedded AWS: {_source(stream.log_group)} did not reach {subscription.destination_arn}: {type(e).__name__}: {e}\n"
+            )
         return
     group = stream.log_group
     message = {
