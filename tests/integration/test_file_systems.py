@@ -18,6 +18,7 @@ from tests.framework import clients, host
 from tests.framework.engine import OWN_RUNTIME, Engine, engine
 from tests.framework.wait import until
 from tests.integration import test_images as image
+from tests.integration.test_ruby import ruby
 
 ARN = "arn:aws:elasticfilesystem:us-east-1:000000000000:access-point/fsap-0123456789abcdef0"
 S3_FILES = "arn:aws:s3files:us-east-1:000000000000:file-system/fs-0123456789abcdef0/access-point/fsap-0123456789abcdef0"
@@ -40,6 +41,12 @@ exports.handler = async event => {
   for (const [name, text] of Object.entries(event)) fs.appendFileSync(`/mnt/files/${name}`, text);
   return Object.fromEntries(fs.readdirSync("/mnt/files").sort().map(name => [name, fs.readFileSync(`/mnt/files/${name}`, "utf8")]));
 };
+"""
+RUBY = """
+def f(event:, context:)
+  event.each { |name, text| File.write("/mnt/files/#{name}", text, mode: 'a') }
+  Dir.children('/mnt/files').sort.to_h { |name| [name, File.read("/mnt/files/#{name}")] }
+end
 """
 BASH = """#!/bin/bash
 API="http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime"
@@ -130,13 +137,16 @@ def test_two_functions_and_every_kind_of_runtime_share_files(lab: Lab, tmp_path:
 @pytest.mark.slow
 def test_nodejs_and_ruby_have_it_too() -> None:
     host.require("no Node.js with npm")
-    with laboratory(sandbox="full", runtimes={"nodejs22.x": str(clients.node_program(22))}) as lab:
+    runtime, program = ruby()
+    with laboratory(sandbox="full", runtimes={"nodejs22.x": str(clients.node_program(22)), runtime: program}) as lab:
         (lab.share / "log").write_text("")
         (lab.share / "log").chmod(0o666)
         lab.deploy("node", {"index.js": NODE}, "index.handler", Runtime="nodejs22.x")
         lab.deploy("late", {"index.js": NODE}, "index.handler", Runtime="nodejs22.x", Environment={"Variables": {"NODE_OPTIONS": "--no-warnings"}})
         assert lab.invoke("node", {"f": "x"}) == {"f": "x", "log": ""}
         assert lab.invoke("late", {"f": "y"}) == {"f": "xy", "log": ""}
+        lab.deploy("ruby", {"m.rb": RUBY}, "m.f", Runtime=runtime)
+        assert lab.invoke("ruby", {"f": "z"}) == {"f": "xyz", "log": ""}
 
 
 @pytest.mark.root
