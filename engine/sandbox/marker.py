@@ -7,6 +7,7 @@ kernel has taken them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
 import socket
@@ -75,8 +76,11 @@ def _work(sock: socket.socket, work: queue.SimpleQueue[packets.Packet]) -> None:
     while True:
         packet = work.get()
         event, usage, control = packet.fds
-        with contextlib.suppress(OSError):
+        try:
             os.write(control, b"%d %d %d" % (event, usage, packet.args[0]))
+        except OSError as e:
+            if e.errno not in (errno.ENOENT, errno.ENODEV):  # the sandbox has ended
+                traceback.print_exc()
         packet.close()
         with contextlib.suppress(OSError):
             packets.send(sock, [packet.kind])

@@ -5,6 +5,8 @@ MemorySize plus the size of /tmp, and this watch enforces MemorySize itself: the
 (v1: thresholds on an eventfd; v2: ``memory.high``), and what is neither /tmp nor reclaimable cache is compared with the limit.
 Over it, the function is killed and reported as out of memory; otherwise the mark moves up.
 
+Once in a while it looks by itself (``check``).
+
 Setting a mark on v1 waits for an RCU grace period, many milliseconds in which the broker would serve nobody: its ``marker``
 makes that call with descriptors lent to it.
 """
@@ -29,7 +31,7 @@ _KERNEL_SHARE = 8 << 20
 
 
 class MemoryWatch:
-    """Watches one specialised holder. ``on_exceeded`` is called once, from the loop."""
+    """Watches one specialised holder. ``on_exceeded`` is called from the loop."""
 
     def __init__(
         self,
@@ -106,6 +108,16 @@ class MemoryWatch:
         with contextlib.suppress(BlockingIOError):
             os.read(self._fd, 8) if self._version == 1 else os.pread(self._fd, 4096, 0)
         self._judge()
+
+    def check(self) -> None:
+        """Look without having been told: it has happened that the kernel's word did not come, and MemorySize is not a matter of luck."""
+        with contextlib.suppress(OSError):
+            if self._usage() < self._limit:
+                return
+            usage, spared = self._measure()
+            if usage - spared > self._limit:
+                self.close()
+                self._on_exceeded()
 
     def _judge(self) -> None:
         try:

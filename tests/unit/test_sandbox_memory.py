@@ -1,0 +1,59 @@
+"""The watch over MemorySize where the kernel says nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from engine.sandbox import queues
+from engine.sandbox.group import Group
+from engine.sandbox.memory import MemoryWatch
+
+MIB = 1 << 20
+
+
+class Loop:
+    """Never tells anything."""
+
+    def __init__(self) -> None:
+        self.timers: list[Any] = []
+
+    def watch(self, *_what: Any) -> None: ...
+
+    def forget(self, _fd: int) -> None: ...
+
+    def later(self, _delay_s: float, callback: Any) -> None:
+        self.timers.append(callback)
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Group:
+    for name, text in (("memory.current", "0"), ("memory.stat", f"inactive_file {10 * MIB}\nanon 5\n"), ("memory.high", ""), ("memory.events", "")):
+        (tmp_path / name).write_text(text)
+    return Group({"memory": (2, str(tmp_path))})
+
+
+def test_a_function_over_its_memory_is_found_though_nobody_told(group: Group, tmp_path: Path) -> None:
+    loop, exceeded = Loop(), []
+    # A file system without blocks stands for an empty /tmp.
+    watch = MemoryWatch(loop, group, (128 * MIB, 640 * MIB), "/proc", lambda *_: None, lambda: exceeded.append(1))  # type: ignore[arg-type]
+    holder = SimpleNamespace(id=3, memory=(128 * MIB, 640 * MIB), init_pid=1 << 30, dying=False, watch=watch, sockets=-1)
+    look = queues.QueueWatch(loop, {3: holder}, lambda _: None)  # type: ignore[arg-type, dict-item]
+    look.begin()
+
+    def turn() -> None:
+        (callback,) = loop.timers
+        loop.timers.clear()
+        callback()
+
+    for used, found in ((100, 0), (137, 0), (139, 1)):
+        (tmp_path / "memory.current").write_text(str(used * MIB))
+        for _ in range(5):
+            turn()
+        assert len(exceeded) == found, used
+    holder.dying = True
+    turn()
+    assert loop.timers == [], "nobody is left to look after"
