@@ -119,6 +119,8 @@ class ClientConnection(_FrameConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._connections.discard(self)
+        # It knows this object as this object knows it, and the collector of cycles comes by rarely.
+        self._calls = None
 
     def data_received(self, data: bytes) -> None:
         if self._calls is not None and not self._decoder.buffered:

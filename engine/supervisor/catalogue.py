@@ -312,7 +312,11 @@ class Catalogue:
         self._rename(function.config, None)
         function.account.reserve(function.quota, None)
         self._on_delete(function)
-        for version in function.versions.values():
+        self._logs.forget(*key)
+        # Function and versions know each other, and the collector of cycles comes by rarely.
+        versions, function.versions = function.versions, {}
+        for version in versions.values():
+            self._logs.forget(*key, version.config.log_group)
             self._ended(version)
 
     def stats(self, ref: FunctionRef) -> FunctionStats | None:

@@ -66,3 +66,11 @@ class Door:
         self.open -= 1
         if self.open == MOST_CONNECTIONS - 1:
             self._reopen()
+
+    def shut(self) -> None:
+        """Nobody comes in any more. Door and instance know each other, and the collector of cycles comes by rarely. Idempotent."""
+        self._reopen = _stay_shut
+
+
+def _stay_shut() -> None:
+    """There is nothing behind this door."""

@@ -354,6 +354,7 @@ class Instance:
     def close(self) -> None:
         """Let go of everything. Idempotent."""
         self.detach_worker()
+        self.door.shut()
         self.read_cpu()
         self.cpu_file = None
         if self.freezer is not None:

@@ -159,14 +159,21 @@ class LogStore:
 
     def of(self, account: str, name: str, group: str = "") -> FunctionLog:
         """The log of a function; the name has been validated, so it is safe as a file name. ``group``: another log group than its own."""
-        if group == f"/aws/lambda/{name}":
-            group = ""
-        key = (account, name, group)
+        key = self._key(account, name, group)
         log = self._logs.get(key)
         if log is None:
+            group = key[2]
             file = f"{name}@{hashlib.sha256(group.encode()).hexdigest()[:16]}" if group else name
             log = self._logs[key] = FunctionLog(f"{self.root}/{account}/{file}.log", self.max_bytes, self._dirty, group)
         return log
+
+    @staticmethod
+    def _key(account: str, name: str, group: str) -> tuple[str, str, str]:
+        return account, name, "" if group == f"/aws/lambda/{name}" else group
+
+    def forget(self, account: str, name: str, group: str = "") -> None:
+        """The function is gone: what its last instances have to say is still written, the file stays. Idempotent."""
+        self._logs.pop(self._key(account, name, group), None)
 
     def flush(self) -> str | None:
         """Write everything queued; the last error's text when a disk refused, else None."""

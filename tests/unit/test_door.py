@@ -16,6 +16,15 @@ def test_a_full_door_opens_again_when_somebody_has_left() -> None:
     assert opened == [MOST_CONNECTIONS - 1]
 
 
+def test_a_door_that_was_shut_does_not_open_again() -> None:
+    opened: list[int] = []
+    door = Door(lambda: opened.append(door.open))
+    assert [door.entered() for _ in range(MOST_CONNECTIONS)][-1] is False
+    door.shut()
+    door.left()
+    assert opened == []
+
+
 def test_one_function_cannot_take_what_belongs_to_all() -> None:
     everybody = Allowance(MOST_BYTES + 10)
     one, other = Door(lambda: None).allowance(everybody), Door(lambda: None).allowance(everybody)

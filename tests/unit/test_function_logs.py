@@ -198,3 +198,15 @@ def test_tokens_are_places_or_nothing() -> None:
 def test_ids_sort_like_times() -> None:
     assert len(event_id(1, os.stat("/").st_ino, 5)) == log_files.ID_DIGITS
     assert event_id(9, 5, 5) < event_id(10, 1, 1) < event_id(10, 1, 10)
+
+
+def test_a_function_that_is_gone_is_forgotten_and_still_written(store: LogStore) -> None:
+    log, grouped = store.of(ACCOUNT, "gone"), store.of(ACCOUNT, "gone", "/mine")
+    log.write(1, "s", "its last words")
+    store.forget(ACCOUNT, "gone", "/aws/lambda/gone")
+    store.forget(ACCOUNT, "gone", "/mine")
+    store.forget(ACCOUNT, "gone", "/mine")
+    assert store.flush() is None
+    assert log.path.read_text() == "1\ts\tits last words\n"
+    assert store.of(ACCOUNT, "gone") is not log
+    assert store.of(ACCOUNT, "gone", "/mine") is not grouped

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,22 @@ def test_a_version_keeps_its_pool_until_its_generation_changes(tmp_path: Path) -
     with pytest.raises(ResourceNotFound):
         c.resolve(ref)
     assert c.account(ACCOUNT).unreserved_limit == 10
+
+
+def test_a_deleted_function_needs_no_collector_of_cycles(tmp_path: Path) -> None:
+    c = Catalogue(region=REGION, account_limit=10, logs=LogStore(tmp_path, 1024), on_drain=lambda _v: None, on_new=lambda _v: None)
+    gc.disable()
+    try:
+        c.put(parse_entry(entry()))
+        version, _ = c.resolve(FunctionRef(ACCOUNT, REGION, "f"))
+        # Function and version both have it, and so has the store.
+        log = weakref.ref(version.log)
+        del version
+        assert log() is not None
+        c.delete(ACCOUNT, "f")
+        assert log() is None
+    finally:
+        gc.enable()
 
 
 def test_a_snapshot_replaces_everything_and_counts_as_loaded(tmp_path: Path) -> None:
