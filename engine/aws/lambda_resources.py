@@ -18,6 +18,13 @@ WAIT = {"Delay": 0.2, "MaxAttempts": 600}
 Properties = Mapping[str, Any]
 # Put beside the name of a package that lies on this disk, so that another content is another property.
 DIGEST = "LocalSha256"
+# How a package is to be kept, wherever it comes from.
+KEPT = ("SourceKMSKeyArn", "S3ObjectStorageMode")
+
+
+def members(properties: Properties) -> dict[str, Any]:
+    """Properties by the API's names for them."""
+    return {"KMSKeyArn" if name == "KmsKeyArn" else name: value for name, value in properties.items()}
 
 
 def inline_package(text: str, runtime: str) -> bytes:
@@ -59,7 +66,8 @@ class Code:
             data = None
         if data is None:
             return {k: v for k, v in code.items() if k != DIGEST}, None
-        return {"ZipFile": data}, base64.b64encode(hashlib.sha256(data).digest()).decode()
+        kept = {member: code[member] for member in KEPT if code.get(member)}
+        return {"ZipFile": data, **kept}, base64.b64encode(hashlib.sha256(data).digest()).decode()
 
 
 class Handler:
@@ -107,7 +115,7 @@ class FunctionHandler(Handler):
     def create(self, name: str, properties: Properties) -> Made:
         name = properties.get("FunctionName") or name
         code, _ = self.code.arguments(properties["Code"], properties.get("Runtime", ""))
-        arguments = {k: v for k, v in properties.items() if k not in _APART}
+        arguments = members({k: v for k, v in properties.items() if k not in _APART})
         for member in ("Architectures", "PackageType"):
             if properties.get(member):
                 arguments[member] = properties[member]
@@ -125,11 +133,12 @@ class FunctionHandler(Handler):
         name = made.physical
         changes = {k: new.get(k, _cleared(old.get(k))) for k in {*old, *new} - set(_APART) if old.get(k) != new.get(k)}
         if changes:
-            self.client.update_function_configuration(FunctionName=name, **changes)
+            self.client.update_function_configuration(FunctionName=name, **members(changes))
             self._updated(name)
         code, sha256 = self.code.arguments(new["Code"], new.get("Runtime", ""))
         current = self.client.get_function_configuration(FunctionName=name)["CodeSha256"]
-        if sha256 != current if sha256 is not None else old["Code"] != new["Code"]:
+        otherwise_kept = any(old["Code"].get(member) != new["Code"].get(member) for member in KEPT)
+        if otherwise_kept or (sha256 != current if sha256 is not None else old["Code"] != new["Code"]):
             self.client.update_function_code(FunctionName=name, **code)
             self._updated(name)
         self._settings(name, old, new)
@@ -305,7 +314,7 @@ class EventSourceHandler(Handler):
     """AWS::Lambda::EventSourceMapping."""
 
     def create(self, name: str, properties: Properties) -> Made:
-        arguments = {k: v for k, v in properties.items() if k != "Tags"}
+        arguments = members({k: v for k, v in properties.items() if k != "Tags"})
         if tags_of(properties):
             arguments["Tags"] = tags_of(properties)
         # Templates have their own name for what the API calls KAFKA_BOOTSTRAP_SERVERS.
@@ -322,7 +331,7 @@ class EventSourceHandler(Handler):
             raise Replace
         changes = {k: new.get(k, _cleared(old.get(k))) for k in {*old, *new} - set(fixed) if old.get(k) != new.get(k)}
         self._settled(made.physical)
-        self.client.update_event_source_mapping(UUID=made.physical, **changes)
+        self.client.update_event_source_mapping(UUID=made.physical, **members(changes))
         self._settled(made.physical)
         return made
 

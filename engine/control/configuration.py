@@ -138,8 +138,8 @@ def shown_sha256(version: Version) -> str:
 
 def listed(name: str, version: Version, account: str, region: str, qualifier: str | None) -> dict[str, Any]:
     """A FunctionConfiguration as in lists: without states and without the runtime's version. ``qualifier`` goes into the ARN."""
-    shown = {k: v for k, v in version.config.items() if k not in ("RuntimeVersionConfig", IMAGE_URI, SEALED, PACKAGE)}
-    shown = {k: v for k, v in version.config.items() if k not in ("RuntimeVersionConfig", IMAGE_URI, SEALED, file_systems.OWN)}
+    # What begins so is kept and never shown.
+    shown = {k: v for k, v in version.config.items() if k != "RuntimeVersionConfig" and not k.startswith("_")}
     return {
         "FunctionName": name,
         "FunctionArn": function_arn(region, account, name, qualifier),

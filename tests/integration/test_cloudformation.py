@@ -77,6 +77,41 @@ def test_a_stack_is_created_updated_and_deleted(shared: Engine) -> None:
     assert functions(client, "cfn-a") == []
 
 
+def test_keys_of_a_template_guard_variables_packages_and_filters(shared: Engine) -> None:
+    formation, client = shared.client("cloudformation"), shared.client()
+    one, two = (shared.client("kms").create_key()["KeyMetadata"]["Arn"] for _ in range(2))
+    pattern = {"Filters": [{"Pattern": '{"body": ["a"]}'}]}
+
+    def document(key: str | None) -> str:
+        kept = {} if key is None else {"KmsKeyArn": key}
+        code = {"ZipFile": "def f(e, c): return 1\n"} | ({} if key is None else {"SourceKMSKeyArn": key})
+        function = {"Role": ROLE, "Handler": "index.f", "Runtime": OWN_RUNTIME, "Environment": {"Variables": {"AB": "c"}}, "Code": code, **kept}
+        mapping = {
+            "FunctionName": {"Ref": "F"}, "EventSourceArn": {"Fn::GetAtt": ["Q", "Arn"]}, "Enabled": False, "FilterCriteria": pattern, **kept,
+        }  # fmt: skip
+        resources = {
+            "Q": {"Type": "AWS::SQS::Queue"},
+            "F": {"Type": "AWS::Lambda::Function", "Properties": function},
+            "M": {"Type": "AWS::Lambda::EventSourceMapping", "Properties": mapping},
+        }
+        return json.dumps({"Resources": resources, "Outputs": {name: {"Value": {"Ref": name}} for name in "FM"}})
+
+    formation.create_stack(StackName="cfn-keys", TemplateBody=document(one))
+    stacks.finished(formation, "cfn-keys", "create")
+    for key in (one, two, None):
+        if key != one:
+            formation.update_stack(StackName="cfn-keys", TemplateBody=document(key))
+            stacks.finished(formation, "cfn-keys", "update")
+        made = stacks.outputs(formation, "cfn-keys")
+        found = client.get_function(FunctionName=made["F"])
+        mapping = client.get_event_source_mapping(UUID=made["M"])
+        assert (found["Configuration"].get("KMSKeyArn"), found["Code"].get("SourceKMSKeyArn"), mapping.get("KMSKeyArn")) == (key, key, key)
+        assert (found["Configuration"]["Environment"], mapping["FilterCriteria"]) == ({"Variables": {"AB": "c"}}, pattern)
+        assert result(client, made["F"]) == 1
+    formation.delete_stack(StackName="cfn-keys")
+    stacks.finished(formation, "cfn-keys", "delete")
+
+
 def test_a_stack_that_cannot_be_made_is_refused_and_leaves_nothing(shared: Engine) -> None:
     formation, client = shared.client("cloudformation"), shared.client()
     document = json.loads(template(1))
