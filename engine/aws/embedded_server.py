@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     # AttachRolePolicy of AWS's own policies, the first thing that most configurations ask of IAM, is refused without them.
     os.environ.setdefault("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
     not_there.install()
-    application: Any = DomainDispatcherApplication(create_backend_app)
+    application: Any = not_there.Named(DomainDispatcherApplication(create_backend_app))
     token = os.environ.pop(TOKEN_VARIABLE, "")
     application = Bridged(application)
     if token:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import json
 import os
+from datetime import datetime
 from typing import Any
+from urllib.parse import unquote
 
 from engine.aws import method_changes, openapi
 from engine.aws.lambda_resources import Handler, Made
@@ -48,11 +50,39 @@ def install() -> None:
         api = self.apigatewayv2_backend.get_api(self.path.split("/")[-2])
         return 200, {}, json.dumps({"items": [a.to_json() for a in api.authorizers.values()]})
 
+    ApiGatewayV2Response.update_stage = _update_stage
     method_changes.install()
     _import_documents(APIGatewayResponse)
     APIGatewayResponse.create_rest_api = create_rest_api
     APIGatewayResponse.create_authorizer = create_with_expression
     ApiGatewayV2Response.get_authorizers = get_authorizers
+
+
+# Members of UpdateStage that replace what was there, and those of whose keys the others stay: an empty text takes a variable away.
+_STAGE = {"accessLogSettings": "access_log_settings", "autoDeploy": "auto_deploy", "clientCertificateId": "client_certificate_id",
+          "defaultRouteSettings": "default_route_settings", "description": "description"}  # fmt: skip
+_STAGE_MAPS = {"routeSettings": "route_settings", "stageVariables": "stage_variables"}
+
+
+def _update_stage(self: Any) -> Any:
+    """UpdateStage of an HTTP or WebSocket API."""
+    from moto.apigatewayv2.exceptions import APIGatewayV2Error  # noqa: PLC0415
+
+    _, _, _, api_id, _, stage_name = self.path.split("/")[:6]
+    asked = json.loads(self.body)
+    stage = self.apigatewayv2_backend.get_stage(api_id, unquote(stage_name))
+    if asked.get("deploymentId"):
+        # There are none: what is changed is served at once.
+        missing = APIGatewayV2Error("NotFoundException", "Invalid deployment identifier specified")
+        missing.code = 404
+        raise missing
+    for member in asked.keys() & _STAGE.keys():
+        setattr(stage, _STAGE[member], asked[member])
+    for member in asked.keys() & _STAGE_MAPS.keys():
+        merged = {**getattr(stage, _STAGE_MAPS[member]), **asked[member]}
+        setattr(stage, _STAGE_MAPS[member], {k: v for k, v in merged.items() if v != ""})
+    stage.updated = datetime.now()  # noqa: DTZ005 - as moto's own
+    return 200, {}, json.dumps(stage.to_json())
 
 
 def _import_documents(responses: Any) -> None:

@@ -97,6 +97,7 @@ def install() -> None:
 
     if Queue.delete_message is delete:
         return
+    _keep_policies(Queue)
     Queue._messages = property(_shelf, _replace)  # noqa: SLF001 - moto's own code goes on using it
     Queue.delete_message = delete
     Queue.approximate_number_of_messages_delayed = property(lambda queue: len(_shelf(queue).out()[0]))
@@ -106,6 +107,23 @@ def install() -> None:
     SQSBackend.send_message = _traced(SQSBackend.send_message)
     SQSBackend.receive_message = _receive_copies
     SQSBackend.change_message_visibility = _change_visibility
+
+
+def _keep_policies(queues: Any) -> None:
+    """A policy stays until another one comes; moto takes it away with any other attribute, and forgets who may use a queue for dead letters."""
+    set_attributes = queues._set_attributes  # noqa: SLF001 - moto has no other place
+
+    @functools.wraps(set_attributes)
+    def keeping(queue: Any, attributes: dict[str, Any], now: float | None = None) -> None:
+        before = getattr(queue, "policy", None)
+        set_attributes(queue, attributes, now)
+        if "Policy" not in attributes:
+            queue.policy = before
+        queue.redrive_allow_policy = queue.redrive_allow_policy or None
+
+    queues._set_attributes = keeping  # noqa: SLF001
+    queues.redrive_allow_policy = None
+    queues.BASE_ATTRIBUTES = [*queues.BASE_ATTRIBUTES, "RedriveAllowPolicy"]
 
 
 def _shelf(queue: Any) -> Shelf:

@@ -232,3 +232,62 @@ def test_tags_that_are_read_by_arn(shared: Engine) -> None:
     scaling.deregister_scalable_target(**target)
     with pytest.raises(ClientError, match="ResourceNotFoundException"):
         scaling.list_tags_for_resource(ResourceARN=arn)
+
+
+def test_an_http_apis_stage_is_changed_in_place(shared: Engine) -> None:
+    """aws_apigatewayv2_stage."""
+    gateway = shared.client("apigatewayv2")
+    api = gateway.create_api(Name="terraform-http", ProtocolType="HTTP")["ApiId"]
+    stage = {"ApiId": api, "StageName": "$default"}
+    gateway.create_stage(**stage, AutoDeploy=True, StageVariables={"a": "1", "b": "2"}, Description="first")
+    gateway.update_stage(**stage, Description="second", StageVariables={"a": "", "c": "3"}, DefaultRouteSettings={"ThrottlingBurstLimit": 7})
+    found = gateway.get_stage(**stage)
+    assert (found["Description"], found["StageVariables"], found["AutoDeploy"]) == ("second", {"b": "2", "c": "3"}, True)
+    assert found["DefaultRouteSettings"]["ThrottlingBurstLimit"] == 7
+    with pytest.raises(ClientError) as caught:
+        gateway.update_stage(**stage, DeploymentId="none")
+    assert (caught.value.response["Error"]["Code"], caught.value.response["ResponseMetadata"]["HTTPStatusCode"]) == ("NotFoundException", 404)
+    with pytest.raises(gateway.exceptions.NotFoundException):
+        gateway.update_stage(ApiId=api, StageName="other")
+    with pytest.raises(ClientError, match=f"The embedded AWS has no POST /v2/apis/{api}/deployments") as caught:
+        gateway.create_deployment(ApiId=api)
+    assert (caught.value.response["Error"]["Code"], caught.value.response["ResponseMetadata"]["HTTPStatusCode"]) == ("NotImplemented", 501)
+    gateway.delete_api(ApiId=api)
+
+
+def test_a_queues_policies_are_set_one_by_one(shared: Engine) -> None:
+    """aws_sqs_queue_policy, aws_sqs_queue_redrive_policy, aws_sqs_queue_redrive_allow_policy: each is set alone and waited for."""
+    sqs = shared.client("sqs")
+    queue, dead = (sqs.create_queue(QueueName=f"terraform-{name}")["QueueUrl"] for name in ("queue", "dead"))
+
+    def attributes(url: str, *names: str) -> dict[str, str]:
+        found: dict[str, str] = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=list(names)).get("Attributes", {})
+        return found
+
+    arn = attributes(dead, "QueueArn")["QueueArn"]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sqs:SendMessage", "Resource": "*"}]})
+    redrive, allow = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 3}), json.dumps({"redrivePermission": "denyAll"})
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Policy": policy})
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"RedrivePolicy": redrive})
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"VisibilityTimeout": "40"})
+    found = attributes(queue, "All")
+    assert (json.loads(found["Policy"]), json.loads(found["RedrivePolicy"])) == (json.loads(policy), json.loads(redrive))
+    sqs.set_queue_attributes(QueueUrl=dead, Attributes={"RedriveAllowPolicy": allow})
+    assert attributes(dead, "RedriveAllowPolicy") == {"RedriveAllowPolicy": allow}
+    assert attributes(dead, "All")["RedriveAllowPolicy"] == allow
+    for name, url in (("Policy", queue), ("RedrivePolicy", queue), ("RedriveAllowPolicy", dead)):
+        sqs.set_queue_attributes(QueueUrl=url, Attributes={name: ""})
+        assert name not in attributes(url, "All")
+    for url in (queue, dead):
+        sqs.delete_queue(QueueUrl=url)
+
+
+def test_a_bucket_that_tells_eventbridge_says_so(shared: Engine) -> None:
+    """aws_s3_bucket_notification with eventbridge = true."""
+    s3, name = shared.client("s3"), "terraform-eventbridge"
+    s3.create_bucket(Bucket=name)
+    s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration={"EventBridgeConfiguration": {}})
+    assert s3.get_bucket_notification_configuration(Bucket=name)["EventBridgeConfiguration"] == {}
+    s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration={})
+    assert "EventBridgeConfiguration" not in s3.get_bucket_notification_configuration(Bucket=name)
+    s3.delete_bucket(Bucket=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from engine.core.rule_input import compact
 
 PRINCIPAL = "s3.amazonaws.com"
 INVALID = "Unable to validate the following destination configurations"
+_END = "</NotificationConfiguration>"
 _SKIP = "x-amz-skip-destination-validation"
 
 
@@ -25,6 +27,7 @@ def install(courier: Courier) -> None:
     from moto.s3 import notifications  # noqa: PLC0415 - moto is an extra
     from moto.s3.exceptions import S3ClientError  # noqa: PLC0415
     from moto.s3.models import FakeBucket, S3Backend  # noqa: PLC0415
+    from moto.s3.responses import S3Response  # noqa: PLC0415
 
     def invoke(_account: str, event: Any, function: str, _region: str) -> None:
         bucket = event["Records"][0]["s3"]["bucket"]["name"]
@@ -52,6 +55,7 @@ def install(courier: Courier) -> None:
         configure(bucket, configuration)
 
     FakeBucket.set_notification_configuration = set_configuration
+    S3Response.get_bucket_notification = _with_event_bridge(S3Response.get_bucket_notification)
     bucket_policies.install()
     _understand_templates(FakeBucket, configure)
     mark, delete = S3Backend._set_delete_marker, S3Backend.delete_object  # noqa: SLF001 - moto tells nobody of delete markers
@@ -75,6 +79,23 @@ def install(courier: Courier) -> None:
 
     S3Backend._set_delete_marker = set_delete_marker  # noqa: SLF001
     S3Backend.delete_object = delete_object
+
+
+def _with_event_bridge(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """moto tells EventBridge of a bucket that asks for it, and does not say so of the bucket."""
+
+    @functools.wraps(get)
+    def get_bucket_notification(response: Any) -> Any:
+        status, headers, body = get(response)
+        found = response.backend.get_bucket_notification_configuration(response.bucket_name)
+        if found is not None and found.event_bridge is not None:
+            text = (body.decode() if isinstance(body, bytes) else body).rstrip()
+            opened = text[:-2] + ">" if text.endswith("/>") else text.removesuffix(_END)
+            body = f"{opened}<EventBridgeConfiguration/>{_END}"
+            headers.pop("Content-Length", None)
+        return status, headers, body
+
+    return get_bucket_notification
 
 
 def _name(event_name: Any) -> str:
