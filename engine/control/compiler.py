@@ -170,7 +170,8 @@ class _Helper:
         )
         # Deploying must not slow down what runs.
         with contextlib.suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
+            # An engine that was itself started at a lower priority cannot raise it.
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
     def compile(self, tree: Path, root: str, timeout_s: float) -> Bytecode:
         """Raises _Ended, or CompilerFailed when another try would be as slow."""

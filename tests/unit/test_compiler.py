@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,25 @@ def test_one_helper_compiles_one_tree_after_the_other(compiler: Compiler, tmp_pa
     assert len(seen) == 1
     compiler.close()
     assert helpers() == before
+
+
+def test_an_engine_at_a_low_priority_compiles_too(tmp_path: Path) -> None:
+    """Who may not raise a priority was refused the helper's, and had no bytecode."""
+    program = f"""
+import os, sys
+from pathlib import Path
+from engine.control.compiler import NICENESS, Compiler
+os.setpriority(os.PRIO_PROCESS, 0, NICENESS + 4)
+if os.getuid() == 0:
+    from engine.sandbox import kernel
+    kernel.drop_capabilities()
+compiler = Compiler()
+compiler.compile(Path({str(tree(tmp_path / "low"))!r}), sys.executable, "/var/task")
+compiler.close()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert compiled(tmp_path / "low")
 
 
 def test_what_does_not_compile_is_left_to_the_import(compiler: Compiler, tmp_path: Path) -> None:
