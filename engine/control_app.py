@@ -87,9 +87,9 @@ COLLECT_S = 60.0
 GRACEFUL_S = 5
 PARENT_CHECK_S = 1.0
 BACKLOG = 1024
-# Behind the supervisor (110 parts of the processor to its 1,024), and further behind functions, whose group weighs four times as much. At 5
-# (335 parts) an invocation that woke beside an operation found twice as often that its share was used up.
-NICE = 10
+# Behind the supervisor (335 parts of the processor to its 1,024), and further behind functions, whose group weighs four times as much. Further
+# back (ADR 14) asynchronous invocations, which go through here, ran at two thirds of the rate.
+NICE = 5
 PR_SET_PDEATHSIG = 1
 log = structlog.get_logger("control")
 

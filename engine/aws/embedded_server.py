@@ -26,7 +26,7 @@ from engine.aws.push.installation import Sources, sources
 
 PR_SET_PDEATHSIG = 1
 HOST = "127.0.0.1"
-NICE = 10
+NICE = 5
 # What makes moto's service fit for the engine, installed before its first request.
 _IMPROVED = {
     "cloudformation": "engine.aws.stack_bridge",
