@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from typing import Any
 
 import pytest
@@ -138,7 +139,7 @@ Resources:
       Definition: {StartAt: "${First}", States: {A: {Type: Pass, End: true}}}
       DefinitionSubstitutions: {First: A}
   P: {Type: AWS::Cognito::UserPool}
-  PD: {Type: AWS::Cognito::UserPoolDomain, Properties: {Domain: further-resources, UserPoolId: !Ref P}}
+  PD: {Type: AWS::Cognito::UserPoolDomain, Properties: {Domain: UNIQUE, UserPoolId: !Ref P}}
   PG: {Type: AWS::Cognito::UserPoolGroup, Properties: {UserPoolId: !Ref P, Precedence: "1"}}
   PS: {Type: AWS::Cognito::UserPoolResourceServer, Properties: {Identifier: x, Name: y, UserPoolId: !Ref P, Scopes: [{ScopeName: a, ScopeDescription: b}]}}
   L: {Type: AWS::Logs::LogGroup}
@@ -147,7 +148,7 @@ Resources:
   V: {Type: AWS::ApiGateway::RequestValidator, Properties: {RestApiId: !Ref A, ValidateRequestParameters: true}}
   MO: {Type: AWS::ApiGateway::Model, Properties: {RestApiId: !Ref A, Schema: {type: object}}}
   C: {Type: AWS::Lambda::CodeSigningConfig, Properties: {AllowedPublishers: {SigningProfileVersionArns: ["arn:aws:signer:us-east-1:000000000000:/signing-profiles/p/1234567890"]}}}
-  B: {Type: AWS::Events::EventBus, Properties: {Name: further}}
+  B: {Type: AWS::Events::EventBus, Properties: {Name: UNIQUE}}
   E: {Type: AWS::ECR::Repository}
   K: {Type: AWS::KMS::Key, Properties: {KeyPolicy: {Version: "2012-10-17", Statement: []}}}
   I: {Type: AWS::IAM::ManagedPolicy, Properties: {PolicyDocument: {Version: "2012-10-17", Statement: [{Effect: Allow, Action: "s3:*", Resource: "*"}]}}}
@@ -174,17 +175,18 @@ Outputs:
 
 def test_what_templates_ask_for_now_and_then(shared: Engine) -> None:
     """Names made up as each service wants them, numbers as text and the other way round, attributes that moto does not know."""
-    formation, body = shared.client("cloudformation"), SAM.replace("RUNTIME", OWN_RUNTIME)
-    formation.create_stack(StackName="further", TemplateBody=body, Capabilities=["CAPABILITY_AUTO_EXPAND", "CAPABILITY_IAM"])
-    stacks.finished(formation, "further", "create")
-    made = stacks.outputs(formation, "further")
+    formation, stack = shared.client("cloudformation"), f"further-{uuid.uuid4().hex[:8]}"
+    body = SAM.replace("RUNTIME", OWN_RUNTIME).replace("UNIQUE", stack)
+    formation.create_stack(StackName=stack, TemplateBody=body, Capabilities=["CAPABILITY_AUTO_EXPAND", "CAPABILITY_IAM"])
+    stacks.finished(formation, stack, "create")
+    made = stacks.outputs(formation, stack)
     client = shared.client()
     said = json.loads(client.invoke(FunctionName=made["F"])["Payload"].read())
     assert said == {"PERIOD": "5", "FLAG": "true", "RATIO": "0.5", "QUEUE": made["Q"]}
     assert client.get_function_configuration(FunctionName=made["F"])["Timeout"] == 7
     assert client.get_alias(FunctionName=made["F"], Name="live")["FunctionVersion"] == "1"
     assert made["Q"].startswith("http://127.0.0.1:"), "no SDK is sent to the real AWS"
-    assert (made["Q"][-5:], made["T"][-5:], made["B"], made["SV"]) == (".fifo", ".fifo", "further", "7")
+    assert (made["Q"][-5:], made["T"][-5:], made["B"], made["SV"]) == (".fifo", ".fifo", stack, "7")
     assert made["E"] == made["E"].lower()
     assert made["I"].endswith(shared.client("iam").get_policy(PolicyArn=made["I"])["Policy"]["PolicyName"])
     assert shared.client("kms").describe_key(KeyId=made["K"])["KeyMetadata"]["KeyId"] == made["K"]
@@ -194,13 +196,13 @@ def test_what_templates_ask_for_now_and_then(shared: Engine) -> None:
     table = shared.client("dynamodb").describe_table(TableName=made["G"])["Table"]
     assert (table["LatestStreamArn"], [i["IndexName"] for i in table["GlobalSecondaryIndexes"]]) == (made["Stream"], ["by-at"])
     body = body.replace('Default: "7"', 'Default: "8"').replace("First: A", "First: B").replace("States: {A", "States: {B").replace("ttl", "ttl2")
-    formation.update_stack(StackName="further", TemplateBody=body, Capabilities=["CAPABILITY_AUTO_EXPAND", "CAPABILITY_IAM"])
-    stacks.finished(formation, "further", "update")
-    assert stacks.outputs(formation, "further") == {**made, "SV": "8"}
+    formation.update_stack(StackName=stack, TemplateBody=body, Capabilities=["CAPABILITY_AUTO_EXPAND", "CAPABILITY_IAM"])
+    stacks.finished(formation, stack, "update")
+    assert stacks.outputs(formation, stack) == {**made, "SV": "8"}
     assert shared.client("ssm").get_parameter(Name=made["S"])["Parameter"]["Value"] == "8"
     assert client.get_function_configuration(FunctionName=made["F"])["Timeout"] == 8
-    formation.delete_stack(StackName="further")
-    stacks.finished(formation, "further", "delete")
+    formation.delete_stack(StackName=stack)
+    stacks.finished(formation, stack, "delete")
     with pytest.raises(ClientError, match="ParameterNotFound"):
         shared.client("ssm").get_parameter(Name=made["S"])
 
