@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import uuid
 from typing import Any
@@ -14,6 +15,7 @@ from tests.framework import stacks
 from tests.framework.engine import OWN_RUNTIME, Engine
 
 pytestmark = pytest.mark.skipif(embedded.available() is not None, reason="the extra 'embedded' is not installed")
+with_sam = pytest.mark.skipif(importlib.util.find_spec("samtranslator") is None, reason="the extra 'sam' is not installed")
 
 
 def template(threshold: int, description: str) -> str:
@@ -173,6 +175,7 @@ Outputs:
 """
 
 
+@with_sam
 def test_what_templates_ask_for_now_and_then(shared: Engine) -> None:
     """Names made up as each service wants them, numbers as text and the other way round, attributes that moto does not know."""
     formation, stack = shared.client("cloudformation"), f"further-{uuid.uuid4().hex[:8]}"
@@ -207,6 +210,7 @@ def test_what_templates_ask_for_now_and_then(shared: Engine) -> None:
         shared.client("ssm").get_parameter(Name=made["S"])
 
 
+@with_sam
 def test_a_sam_template_that_is_none_is_told_why(shared: Engine) -> None:
     resources = {"F": {"Type": "AWS::Serverless::Function", "Properties": {"Handler": "h", "Runtime": "python3.12", "CodeUri": "src/"}}}
     with pytest.raises(ClientError) as caught:
