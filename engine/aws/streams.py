@@ -2,8 +2,9 @@
 
 moto moves the records of a Kinesis shard that is split or merged into its children, where whoever has read them meets them again; what is put
 later still goes to the closed shard, which never ends for its reader. It numbers records without a lock, so that two of one moment share a number, and each read walks through the
-shard from its beginning. Its DynamoDB keeps every iterator it ever gave. Here closed shards keep what they have and end, numbers are given one
-at a time, a read costs what it returns, and old iterators are forgotten.
+shard from its beginning. Its DynamoDB keeps every iterator it ever gave, and reads an item, changes it and writes it back while others do the
+same, so that of two additions one is lost. Here closed shards keep what they have and end, numbers are given one at a time, a read costs what it
+returns, old iterators are forgotten, and DynamoDB does one thing after the other.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from engine.aws import resource_tags
 
 MAX_ITERATORS = 4096
 _lock = threading.RLock()
+# Taken before the other, never after it.
+_tables = threading.RLock()
 
 
 def install() -> None:
     """Work so from now on; once per process."""
     from moto.dynamodb.models.table import StreamShard  # noqa: PLC0415 - moto is an extra
+    from moto.dynamodb.responses import DynamoHandler  # noqa: PLC0415
     from moto.dynamodbstreams.models import DynamoDBStreamsBackend  # noqa: PLC0415
     from moto.kinesis.models import KinesisBackend, Shard, Stream  # noqa: PLC0415
 
@@ -38,15 +42,17 @@ def install() -> None:
     Stream.merge_shards = _keeping(Stream.merge_shards)
     KinesisBackend.get_records = _ending(KinesisBackend.get_records)
     StreamShard.add = _alone(StreamShard.add)
+    # With what it answers: that is read from the item itself.
+    DynamoHandler.call_action = _alone(DynamoHandler.call_action, _tables)
     resource_tags.install_kinesis()
     for name in ("get_shard_iterator", "get_records"):
         setattr(DynamoDBStreamsBackend, name, _forgetting(getattr(DynamoDBStreamsBackend, name)))
 
 
-def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
+def _alone(method: Callable[..., Any], lock: threading.RLock = _lock) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(*args: Any, **named: Any) -> Any:
-        with _lock:
+        with lock:
             return method(*args, **named)
 
     return call

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import select
 import signal
@@ -127,3 +128,24 @@ def test_given_credentials_are_used(monkeypatch):
     made = clients.AwsClients("http://127.0.0.1:1", "us-east-1", ("AKIA", "secret", "token")).client("sqs")
     keys = made._request_signer._credentials.get_frozen_credentials()
     assert (keys.access_key, keys.secret_key, keys.token) == ("AKIA", "secret", "token")
+
+
+def test_of_what_many_add_to_an_item_nothing_is_lost(settings, server):
+    client = clients.for_settings(settings, server[1]).client("dynamodb")
+    key = {"AttributeName": "id", "KeyType": "HASH"}
+    client.create_table(
+        TableName="counts", KeySchema=[key], AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}], BillingMode="PAY_PER_REQUEST"
+    )
+
+    def add(_: int) -> int:
+        answer = client.update_item(
+            TableName="counts",
+            Key={"id": {"S": "one"}},
+            UpdateExpression="ADD hits :one",
+            ExpressionAttributeValues={":one": {"N": "1"}},
+            ReturnValues="UPDATED_NEW",
+        )
+        return int(answer["Attributes"]["hits"]["N"])
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(add, range(200))) == list(range(1, 201))

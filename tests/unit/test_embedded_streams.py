@@ -19,6 +19,7 @@ ARN = "arn:aws:dynamodb:us-east-1:000000000000:table/t/stream/label"
 @pytest.fixture(autouse=True)
 def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     from moto.dynamodb.models.table import StreamShard
+    from moto.dynamodb.responses import DynamoHandler
     from moto.dynamodbstreams.models import DynamoDBStreamsBackend
 
     for owner, names in (
@@ -26,6 +27,7 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
         (kinesis.Stream, ("put_record", "get_shard_for_key", "split_shard", "merge_shards")),
         (kinesis.KinesisBackend, ("get_records",)),
         (StreamShard, ("add",)),
+        (DynamoHandler, ("call_action",)),
         (DynamoDBStreamsBackend, ("get_shard_iterator", "get_records")),
     ):
         for name in names:
