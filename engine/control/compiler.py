@@ -27,9 +27,12 @@ MOST_KEPT = 2
 PATIENCE_S = 0.1
 # Clients give up on an API call after 60 s.
 TIMEOUT_S = 45.0
-# Runs on Python 3.9 to 3.14. Sources that do not compile are the function's affair, at its first import.
+# Runs on Python 3.9 to 3.14. Deploying must not slow down what runs; it steps back by itself, for its parent may have no power over a program
+# that root starts anew, and one that is further back already stays there. Sources that do not compile are the function's affair, at its first import.
 _PROGRAM = """
-import compileall, importlib.machinery, json, marshal, os, py_compile, select, sys, time
+import os
+os.setpriority(os.PRIO_PROCESS, 0, max({niceness}, os.getpriority(os.PRIO_PROCESS, 0)))
+import compileall, importlib.machinery, json, marshal, py_compile, select, sys, time
 mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
 source_to_code = importlib.machinery.SourceFileLoader.source_to_code
 spent = [0.0, 0]
@@ -160,7 +163,7 @@ class _Helper:
 
     def __init__(self, interpreter: str) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - the interpreter is configured, the rest is ours
-            [interpreter, "-I", "-S", "-c", _PROGRAM.replace("{idle_s}", str(IDLE_S))],
+            [interpreter, "-I", "-S", "-c", _PROGRAM.replace("{idle_s}", str(IDLE_S)).replace("{niceness}", str(NICENESS))],
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
             cwd="/",
             stdin=subprocess.PIPE,
@@ -168,10 +171,6 @@ class _Helper:
             stderr=subprocess.DEVNULL,
             umask=0o022,
         )
-        # Deploying must not slow down what runs.
-        with contextlib.suppress(ProcessLookupError):
-            # An engine that was itself started at a lower priority cannot raise it.
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
     def compile(self, tree: Path, root: str, timeout_s: float) -> Bytecode:
         """Raises _Ended, or CompilerFailed when another try would be as slow."""

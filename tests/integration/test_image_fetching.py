@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -47,26 +48,32 @@ def rig() -> Iterator[Rig]:
 
 def test_a_function_is_pending_while_its_image_comes(rig: Rig) -> None:
     client = rig.engine.client()
+    # One that was never here before, also when this runs a second time.
+    name = f"fetched-{uuid.uuid4().hex[:8]}"
+    layers, config = images.python_layers()
+    blobs, digest = images.blobs_of([*layers, Layer().add(f"function/{name}", "").bytes()], config)
+    rig.registry.blobs.update(blobs)
+    rig.registry.tags.update({name: digest, f"{name}-too": digest})
     rig.registry.gate.clear()
     try:
-        answer = rig.create("fetched", "1")
-        assert (answer["State"], answer["StateReasonCode"], answer["CodeSha256"]) == ("Pending", "Creating", rig.digests[0])
-        shown = client.get_function_configuration(FunctionName="fetched")
+        answer = rig.create(name, name)
+        assert (answer["State"], answer["StateReasonCode"], answer["CodeSha256"]) == ("Pending", "Creating", digest[7:])
+        shown = client.get_function_configuration(FunctionName=name)
         assert (shown["State"], shown["StateReason"], shown["StateReasonCode"]) == ("Pending", "The function is being created.", "Creating")
         assert "LastUpdateStatus" not in shown
-        status, code, message = refused(client.invoke, FunctionName="fetched")
+        status, code, message = refused(client.invoke, FunctionName=name)
         assert (status, code) == (409, "ResourceConflictException")
         assert message.endswith("The function is currently in the following state: Pending")
     finally:
         rig.registry.gate.set()
-    client.get_waiter("function_active_v2").wait(FunctionName="fetched")
-    assert rig.invoke("fetched") == {"op": "echo"}
-    found = client.get_function(FunctionName="fetched")
-    assert found["Code"]["ResolvedImageUri"] == f"{APP}@sha256:{rig.digests[0]}"
+    client.get_waiter("function_active_v2").wait(FunctionName=name)
+    assert rig.invoke(name) == {"op": "echo"}
+    found = client.get_function(FunctionName=name)
+    assert found["Code"]["ResolvedImageUri"] == f"{APP}@{digest}"
     # Once here it is not fetched again.
     came = len([path for path, _ in rig.registry.came if path.startswith("/elsewhere/")])
-    rig.create("again", "moving")
-    client.get_waiter("function_active_v2").wait(FunctionName="again")
+    rig.create(f"{name}-too", f"{name}-too")
+    client.get_waiter("function_active_v2").wait(FunctionName=f"{name}-too")
     assert len([path for path, _ in rig.registry.came if path.startswith("/elsewhere/")]) == came
 
 

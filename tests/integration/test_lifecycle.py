@@ -128,7 +128,7 @@ def test_nothing_survives_an_engine_that_ends_while_it_starts(tmp_path: Path, nu
 
         def has_control_plane() -> bool:
             with contextlib.suppress(psutil.NoSuchProcess):
-                return any("control_app" in " ".join(child.cmdline()) for child in psutil.Process(starting.pid).children())
+                return any("control" in " ".join(child.cmdline()) for child in psutil.Process(starting.pid).children())
             return False
 
         # It is there, and still far from asking whose child it is.
