@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -40,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """The exit status: 1 when a scenario failed."""
     options = parser().parse_args()
+    # Engines have sessions of their own: they end with this one, also when a time limit ends it, only if it unwinds.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     cpus = None if options.pin == "none" else tuple(int(c) for c in options.pin.split(","))
     if cpus is not None:
         # Inherited by everything this run starts: engines, workers, dispatchers, peers, generators.
