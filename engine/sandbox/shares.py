@@ -27,6 +27,8 @@ ROOT = "/mnt"
 _ATTRIBUTES = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
 _OWN = "file-systems"
 _NAME = re.compile(r"fs-[0-9a-f]{8,40}$")
+# Of users and groups, as in the setting.
+_MOST_ID = 1 << 31
 _PLACE = re.compile(r"/mnt/(?!\.\.?$)[a-zA-Z0-9_.-]{1,155}$")
 
 
@@ -98,6 +100,8 @@ class Shares:
         parts = [part for part in path.split("/") if part]
         if not _NAME.match(name) or {".", ".."} & set(parts):
             raise OSError(errno.EINVAL, f"{name}{path} is no place in a file system")
+        if not all(0 <= int(number) < _MOST_ID for number in (uid, gid, *(made or ())[:2])):
+            raise OSError(errno.EINVAL, f"users and groups of {name}{path} must have numbers below {_MOST_ID}")
         mode = 0o755
         fd = os.open(self._data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -114,18 +118,22 @@ class Shares:
             os.close(fd)
 
     def _down(self, at: int, name: str, owner: tuple[int, int] | None, mode: int) -> int:
-        """A directory in an open one, which is closed; made if need be and an owner is given."""
+        """A directory in an open one, which is closed unless this raises; made if need be and an owner is given."""
         fresh = False
         if owner is not None:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=at)
                 fresh = True
         fd = kernel.open_straight(name, os.O_RDONLY | os.O_DIRECTORY, at)
+        try:
+            if fresh and owner is not None:
+                if self._idmapped and name != _OWN:
+                    os.fchown(fd, owner[0] or _NOBODY[0], owner[1] or _NOBODY[1])
+                os.fchmod(fd, mode & 0o777 if self._idmapped else mode & 0o777 | 0o700)
+        except BaseException:
+            os.close(fd)
+            raise
         os.close(at)
-        if fresh and owner is not None:
-            if self._idmapped and name != _OWN:
-                os.fchown(fd, owner[0] or _NOBODY[0], owner[1] or _NOBODY[1])
-            os.fchmod(fd, mode & 0o777 if self._idmapped else mode & 0o777 | 0o700)
         return fd
 
     def _mount(self, fd: int, directory: _Directory, worker: int) -> int:

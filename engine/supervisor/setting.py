@@ -21,6 +21,7 @@ from engine.wire import messages
 if TYPE_CHECKING:
     from engine.supervisor.instance import Instance
 
+
 class InitSent(NamedTuple):
     """An INIT: the next one of the same version mostly differs from it in the name of the log stream, and is as long."""
 

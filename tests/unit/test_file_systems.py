@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from engine.control.link import Hello
 from engine.control.sources import Sources
 from engine.core.model import VersionConfig
 from engine.errors import InvalidParameterValue, MountFailure, NotImplementedHere
+from engine.sandbox.shares import Shares
 from engine.supervisor import zygotes
 from engine.supervisor.zygotes import Interpreter
 
@@ -138,3 +142,28 @@ def test_a_mount_that_fails_is_named_by_its_service(arn: str, code: str, text: s
     error = MountFailure.of(arn, "gone")
     assert (error.code, error.status) == (code, 403)
     assert error.message == f"The function could not mount the {text} file system with access point {arn}: gone"
+
+
+def own(uid: int = 0, owner: int = 0) -> tuple[Any, ...]:
+    return "fs-0123456789abcdef0", "/a/b", uid, 0, (owner, 0, 0o755)
+
+
+@pytest.mark.parametrize(("uid", "owner"), [(1 << 32, 0), ((1 << 32) - 1, 0), (0, 1 << 40), (0, -1)])
+def test_users_that_no_host_knows_are_an_error_of_the_file_system(tmp_path: Path, uid: int, owner: int) -> None:
+    with pytest.raises(OSError, match="must have numbers below"):
+        Shares({}, str(tmp_path), idmapped=False).attach(ARN, "/mnt/a", 0, own(uid, owner))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="openat2 is Linux's")
+def test_a_directory_that_cannot_be_finished_leaves_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_fd: int, _mode: int) -> None:
+        raise OSError(errno.EROFS, "no")
+
+    shares = Shares({}, str(tmp_path), idmapped=False)
+    monkeypatch.setattr(os, "fchmod", refuse)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="no") as raised:
+        shares.attach(ARN, "/mnt/a", 0, own())
+    assert raised.value.errno == errno.EROFS
+    assert os.listdir("/proc/self/fd") == before
