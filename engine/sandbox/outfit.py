@@ -54,7 +54,7 @@ class Outfitter:
         self._shares = shares.Shares(config.get("file_systems") or {}, str(config["data_dir"]), idmapped=level.name == "full")
         self._data_fd = os.open(self._data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._visitor = Visitor() if level.namespaces else None
-        self._queues = QueueWatch(loop, holders, self._over) if level.namespaces else None
+        self._queues = QueueWatch(loop, holders, self._over, networks=level.network != "host") if level.namespaces else None
         self._marker = Marker(loop, self._marked)
         if level.groups.mechanisms["memory"] == "cgroup v1":
             self._marker.start()

@@ -118,8 +118,9 @@ class Siege:
         assert self.engine.get("/readyz")[0] == 200
         answer = self.client.invoke(FunctionName="victim", Payload=b"{}")
         document = json.loads(answer["Payload"].read())
-        self._served += 1
-        assert document == [self._served, SECRETS["env"], SECRETS["code"], SECRETS["tmp"], SECRETS["memory"]], document
+        # One that was replaced is told of once.
+        expected, self._served = self._served + 1, document[0] if isinstance(document, list) else 0
+        assert document == [expected, SECRETS["env"], SECRETS["code"], SECRETS["tmp"], SECRETS["memory"]], document
         if hasattr(self, "_pids"):
             assert self._long_lived() == self._pids
 
