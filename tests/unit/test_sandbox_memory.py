@@ -61,7 +61,8 @@ def test_a_function_over_its_memory_is_found_though_nobody_told(group: Group, tm
 
 @pytest.mark.parametrize("networks", [True, False])
 def test_sockets_are_held_against_a_sandbox_in_its_own_network_only(networks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, over = Loop(), []
+    loop = Loop()
+    over: list[object] = []
     holder = SimpleNamespace(id=1, memory=(1, 2), init_pid=1 << 30, dying=False, watch=None, sockets=-1)
     monkeypatch.setattr(queues, "_sockets", lambda _holder: queues.MANY + 1)
     monkeypatch.setattr(queues, "waiting", lambda _pid: queues.LIMIT + 1)
