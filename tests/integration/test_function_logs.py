@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import time
+import uuid
 from typing import Any
 
 import pytest
@@ -51,11 +52,11 @@ def reports(engine: Engine, group: str, count: int) -> None:
 
 
 def test_what_a_function_writes_is_in_its_group_and_stream(shared: Engine) -> None:
-    logs = shared.client("logs")
-    shared.deploy("logs-a", {"m.py": SOURCE})
-    assert logs.describe_log_groups(logGroupNamePrefix="/aws/lambda/logs-a")["logGroups"] == [], "made by the first invocation, as on AWS"
-    group, stream = run(shared, "logs-a", lines=3, say="hello")
-    assert group == "/aws/lambda/logs-a"
+    logs, name = shared.client("logs"), f"logs-{uuid.uuid4().hex[:8]}"
+    shared.deploy(name, {"m.py": SOURCE})
+    assert logs.describe_log_groups(logGroupNamePrefix=f"/aws/lambda/{name}")["logGroups"] == [], "made by the first invocation, as on AWS"
+    group, stream = run(shared, name, lines=3, say="hello")
+    assert group == f"/aws/lambda/{name}"
     reports(shared, group, 1)
 
     (described,) = logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"]
