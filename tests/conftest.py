@@ -9,8 +9,9 @@ import pytest
 from hypothesis import settings
 
 from tests.framework import host
-from tests.framework.engine import Run
 from tests.framework.postgres import Postgres, postgres
+
+pytest_plugins = ["tests.framework.again"]
 
 # Half of the usual number of examples; `make test-all`, by `--hypothesis-profile=default`, tries them all.
 settings.register_profile("quick", parent=settings.default, max_examples=50)
@@ -31,7 +32,6 @@ def _note(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    Run.again = getattr(item, "execution_count", 1) > 1
     if item.get_closest_marker("root"):
         host.require("not root")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import json
 import os
@@ -112,10 +111,7 @@ class Engine:
         keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", **options}
         # Any: the stubs have one overload per service, and the service is a variable.
         make: Any = boto3.client
-        client = make(service, endpoint_url=self.url, region_name="us-east-1", config=config, **keys)
-        if service == "lambda":
-            client.meta.events.register("provide-client-params.lambda.CreateFunction", functools.partial(_instead_of_the_first_time, client))
-        return client
+        return make(service, endpoint_url=self.url, region_name="us-east-1", config=config, **keys)
 
     def deploy(self, name: str, files: Mapping[str, str | bytes] | bytes, handler: str = "m.f", **settings: Any) -> dict[str, Any]:
         """Create a function and wait until it is active."""
@@ -140,19 +136,6 @@ class Engine:
             raise AssertionError(f"the engine did not end:\n{self.log.read_text()[-4000:]}") from None
         self.process = None
         return status
-
-
-class Run:
-    """The run of a test. ``again``: it has failed before, on the same engine."""
-
-    again = False
-
-
-def _instead_of_the_first_time(client: Any, params: dict[str, Any], **_: Any) -> None:
-    """A test that runs a second time finds no function of its first."""
-    if Run.again:
-        with contextlib.suppress(client.exceptions.ClientError):
-            client.delete_function(FunctionName=params["FunctionName"])
 
 
 @contextlib.contextmanager

@@ -119,13 +119,13 @@ def test_pages_go_both_ways_and_end(shared: Engine) -> None:
 
 
 def test_functions_share_a_log_group_of_another_name(shared: Engine) -> None:
-    shared.deploy("logs-c1", {"m.py": SOURCE}, LoggingConfig={"LogGroup": "shared/group"})
-    shared.deploy("logs-c2", {"m.py": SOURCE}, LoggingConfig={"LogGroup": "shared/group"})
-    streams = [run(shared, name, say=name)[1] for name in ("logs-c1", "logs-c2")]
-    assert [s.split("/")[-1].split("[")[0] for s in streams] == ["logs-c1", "logs-c2"]
+    shared.deploy("share-a", {"m.py": SOURCE}, LoggingConfig={"LogGroup": "shared/group"})
+    shared.deploy("share-b", {"m.py": SOURCE}, LoggingConfig={"LogGroup": "shared/group"})
+    streams = [run(shared, name, say=name)[1] for name in ("share-a", "share-b")]
+    assert [s.split("/")[-1].split("[")[0] for s in streams] == ["share-a", "share-b"]
     reports(shared, "shared/group", 2)
-    assert [m for m in messages(shared, "shared/group") if m.startswith("logs-c")] == ["logs-c1 0\n", "logs-c2 0\n"]
-    found = shared.client("logs").describe_log_groups(logGroupNamePattern="logs-c")["logGroups"]
+    assert [m for m in messages(shared, "shared/group") if m.startswith("share-")] == ["share-a 0\n", "share-b 0\n"]
+    found = shared.client("logs").describe_log_groups(logGroupNamePattern="/share-")["logGroups"]
     assert found == [], "nothing was written to the groups of their names"
 
 
