@@ -31,12 +31,14 @@ def policy(answer: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("qualifier", "tail"), [(None, ""), ("1", ":1"), ("live", ":live")])
 def test_a_policy_hangs_on_what_was_named_and_changes_its_revision(control: ControlServer, qualifier: str | None, tail: str) -> None:
-    client = control.client()
-    named: dict[str, Any] = {"FunctionName": "f", **({"Qualifier": qualifier} if qualifier else {})}
+    client, name = control.client(), f"hung{tail.replace(':', '-')}"
+    control.create(name, Publish=True)
+    client.create_alias(FunctionName=name, Name="live", FunctionVersion="1")
+    named: dict[str, Any] = {"FunctionName": name, **({"Qualifier": qualifier} if qualifier else {})}
 
     def revision() -> str:
         if qualifier == "live":
-            return str(client.get_alias(FunctionName="f", Name="live")["RevisionId"])
+            return str(client.get_alias(FunctionName=name, Name="live")["RevisionId"])
         return str(client.get_function_configuration(**named)["RevisionId"])
 
     first = revision()
@@ -44,12 +46,12 @@ def test_a_policy_hangs_on_what_was_named_and_changes_its_revision(control: Cont
     answer = client.add_permission(**named, **GIVEN, SourceArn="arn:aws:sns:us-east-1:000000000000:t", RevisionId=first)
     assert answer["ResponseMetadata"]["HTTPStatusCode"] == 201
     added = json.loads(answer["Statement"])
-    assert added["Resource"] == f"{ARN}f{tail}"
+    assert added["Resource"] == f"{ARN}{name}{tail}"
     got = client.get_policy(**named)
     assert policy(got) == {"Version": "2012-10-17", "Id": "default", "Statement": [added]}
     assert first != got["RevisionId"] == revision()
     assert refused(client.add_permission, **named, **{**GIVEN, "StatementId": "t"}, RevisionId=first) == (412, "PreconditionFailedException", STALE)
-    client.add_permission(FunctionName=f"{ARN}f{tail}", **{**GIVEN, "StatementId": "t", "Principal": "*"})
+    client.add_permission(FunctionName=f"{ARN}{name}{tail}", **{**GIVEN, "StatementId": "t", "Principal": "*"})
     assert [s["Sid"] for s in policy(client.get_policy(**named))["Statement"]] == ["s", "t"]
     assert refused(client.remove_permission, **named, StatementId="s", RevisionId=first) == (412, "PreconditionFailedException", STALE)
     assert client.remove_permission(**named, StatementId="s")["ResponseMetadata"]["HTTPStatusCode"] == 204

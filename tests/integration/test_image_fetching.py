@@ -92,7 +92,7 @@ def test_what_a_registry_does_not_have_or_show_is_said_at_once(rig: Rig) -> None
     rig.registry.refused["manifests"] = 403
     try:
         with pytest.raises(ClientError, match=ACCESS):
-            rig.create("denied", "1")
+            rig.create("not-shown", "1")
     finally:
         rig.registry.refused.clear()
     with pytest.raises(ClientError, match="does not exist"):

@@ -49,24 +49,26 @@ def name(shared: Engine) -> str:
 
 def test_filters_are_encrypted_at_rest_and_obeyed(shared: Engine, name: str) -> None:
     key, client, sqs = new_key(shared), shared.client(), shared.client("sqs")
+    sought = uuid.uuid4().hex
+    criteria = {"Filters": [{"Pattern": json.dumps({"body": {"kind": [sought]}})}]}
     url, arn = sqs.get_queue_url(QueueName=name)["QueueUrl"], QUEUES + name
-    made = client.create_event_source_mapping(EventSourceArn=arn, FunctionName=name, FilterCriteria=CRITERIA, KMSKeyArn=key)
-    assert (made["KMSKeyArn"], made["FilterCriteria"]) == (key, CRITERIA)
+    made = client.create_event_source_mapping(EventSourceArn=arn, FunctionName=name, FilterCriteria=criteria, KMSKeyArn=key)
+    assert (made["KMSKeyArn"], made["FilterCriteria"]) == (key, criteria)
     mapping = made["UUID"]
     try:
         settled(client, mapping, "Enabled")
-        for kind in ("other", MARKER):
+        for kind in ("other", sought):
             sqs.send_message(QueueUrl=url, MessageBody=json.dumps({"kind": kind}))
         found = wait.until(lambda: bodies(shared, name), "the message sought", 60)
-        assert found == [json.dumps({"kind": MARKER})]
+        assert found == [json.dumps({"kind": sought})]
 
         got = client.get_event_source_mapping(UUID=mapping)
-        assert (got["KMSKeyArn"], got["FilterCriteria"]) == (key, CRITERIA)
+        assert (got["KMSKeyArn"], got["FilterCriteria"]) == (key, criteria)
         (listed,) = client.list_event_source_mappings(EventSourceArn=arn)["EventSourceMappings"]
         assert listed["KMSKeyArn"] == key
         assert "FilterCriteria" not in listed
         assert name.encode() in stored(shared)
-        assert MARKER.encode() not in stored(shared)
+        assert sought.encode() not in stored(shared)
     finally:
         client.delete_event_source_mapping(UUID=mapping)
 

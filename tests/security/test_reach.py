@@ -68,7 +68,7 @@ for folder, dirs, files in os.walk('/'):
         found += [path for s in secrets if s in data]
 result = [found, os.listdir('/tmp')]
 """
-    assert siege.attack(source).result == [[], []]
+    assert siege.attack(source, siege.attacker("seeker")).result == [[], []]
 
 
 def test_other_processes_are_not_there(siege: Siege) -> None:
