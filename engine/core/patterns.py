@@ -14,7 +14,7 @@ import ipaddress
 import json
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from engine.errors import EngineError, Fault
@@ -52,10 +52,15 @@ class InvalidPattern(EngineError):
 
 
 class Pattern(NamedTuple):
-    """A pattern that was read; ``fields`` are the record's fields it speaks of."""
+    """A pattern that was read; ``fields`` are the record's fields it speaks of, ``entered`` those it looks into, ``compared`` those it compares."""
 
     test: Test
-    fields: frozenset[str]
+    entered: frozenset[str]
+    compared: frozenset[str]
+
+    @property
+    def fields(self) -> frozenset[str]:
+        return self.entered | self.compared
 
     def matches(self, record: Mapping[str, object]) -> bool:
         """Whether all fields match. Numbers of the record are ``Number`` (see ``load``)."""
@@ -85,7 +90,18 @@ def of(given: object, operators: Operators | None = None) -> Pattern:
     """As ``parse``, of what ``load`` gave."""
     if not isinstance(given, dict) or not given:
         raise InvalidPattern("a pattern is an object with at least one field")
-    return Pattern(_object(given, 1, FILTER if operators is None else operators), frozenset(given))
+    test = _object(given, 1, FILTER if operators is None else operators)
+    return Pattern(test, frozenset(_fields(given, dict)), frozenset(_fields(given, list)))
+
+
+def _fields(given: Mapping[str, object], kind: type) -> Iterator[str]:
+    """The names of a valid pattern's fields of a kind, those of alternatives included."""
+    for name, wanted in given.items():
+        if name == "$or" and isinstance(wanted, list):
+            for one in wanted:
+                yield from _fields(one, kind)
+        elif isinstance(wanted, kind):
+            yield name
 
 
 def _refuse_constant(name: str) -> object:

@@ -126,7 +126,15 @@ def test_halving_isolates_the_poisoned_change_of_a_table(running: Engine) -> Non
     assert seen == [list("01234567"), list("0123"), list("4567"), ["4", "5"], ["4"], ["5"], ["5"], ["6", "7"]]
     client.put_item(TableName="poisoned", Item={"id": {"S": "9"}})
     wait.until(lambda: ids(running, "poisoned")[-1] == ["9"], "a later change", 60)
+    # Changes nothing, and is not told; what an update makes is told once.
+    client.put_item(TableName="poisoned", Item={"id": {"S": "9"}})
+    client.update_item(
+        TableName="poisoned", Key={"id": {"S": "101"}}, UpdateExpression="SET v = :v", ExpressionAttributeValues={":v": {"S": "New item!"}}
+    )
+    wait.until(lambda: ids(running, "poisoned")[-2:] == [["9"], ["101"]], "an update", 60)
     (last,) = events(running, "poisoned")[-1]["Records"]
+    assert last["dynamodb"]["NewImage"] == {"id": {"S": "101"}, "v": {"S": "New item!"}}
+    assert last["dynamodb"]["SizeBytes"] == len("id101" "id101" "vNew item!")
     assert (last["eventName"], last["eventSource"], last["eventSourceARN"], last["eventVersion"]) == ("INSERT", "aws:dynamodb", arn, "1.1")
     lambda_ = running.client()
     wait.until(lambda: lambda_.get_event_source_mapping(UUID=uuid)["LastProcessingResult"] == "OK", "the result", 60)
@@ -291,6 +299,7 @@ def test_what_is_refused_of_streams(running: Engine) -> None:
         ({"StartingPosition": None}, null),
         ({"EventSourceArn": f"{arn}-not"}, f"Stream not found: {arn}-not"),
         ({"EventSourceArn": changes.replace("table/refusing", "table/nothing")}, f"Stream not found: {changes.replace('table/refusing', 'table/nothing')}"),
+        ({"EventSourceArn": f"{changes}0"}, f"Stream not found: {changes}0"),
         ({"EventSourceArn": arn.replace("stream/", "other/")}, "Unrecognized event source."),
         ({"EventSourceArn": changes, "StartingPosition": "AT_TIMESTAMP"}, f"Unsupported starting position for arn type: {changes}"),
         ({"StartingPosition": "AT_TIMESTAMP"}, "StartingPositionTimestamp is required with StartingPosition AT_TIMESTAMP."),

@@ -18,17 +18,19 @@ ARN = "arn:aws:dynamodb:us-east-1:000000000000:table/t/stream/label"
 
 @pytest.fixture(autouse=True)
 def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from moto.dynamodb.models import DynamoDBBackend
     from moto.dynamodb.models.table import StreamShard
     from moto.dynamodb.responses import DynamoHandler
     from moto.dynamodbstreams.models import DynamoDBStreamsBackend
 
     for owner, names in (
-        (kinesis.Shard, ("put_record", "get_max_sequence_number", "get_records", "get_sequence_number_at")),
+        (kinesis.Shard, ("put_record", "get_max_sequence_number", "get_min_sequence_number", "get_records", "get_sequence_number_at")),
         (kinesis.Stream, ("put_record", "get_shard_for_key", "split_shard", "merge_shards")),
         (kinesis.KinesisBackend, ("get_records",)),
         (StreamShard, ("add",)),
+        (DynamoDBBackend, ("update_item",)),
         (DynamoHandler, ("call_action",)),
-        (DynamoDBStreamsBackend, ("get_shard_iterator", "get_records")),
+        (DynamoDBStreamsBackend, ("get_shard_iterator", "get_records", "describe_stream")),
     ):
         for name in names:
             monkeypatch.setattr(owner, name, getattr(owner, name))
@@ -82,7 +84,7 @@ def test_shards_that_are_split_and_merged_keep_their_records_and_end(backend: An
 def test_a_time_finds_what_came_since(backend: Any) -> None:
     put(backend, "a")
     (shard,) = backend.list_shards(stream_arn=None, stream_name="s")[0]
-    moment = shard.records[1].created_at
+    moment = next(iter(shard.records.values())).created_at
     assert drained(backend, shard.shard_id, "AT_TIMESTAMP", datetime.fromtimestamp(moment - 1, UTC))[0] == ["a"]
     assert drained(backend, shard.shard_id, "AT_TIMESTAMP", moment + 1)[0] == []
     assert drained(backend, shard.shard_id, "LATEST")[0] == []

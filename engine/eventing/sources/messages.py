@@ -15,6 +15,15 @@ from engine.eventing.sources.orders import encode, event
 
 MAX_EVENT_BYTES = 6 * 1024 * 1024
 _EMPTY = len(event([]))
+_ORDER = {
+    name: n
+    for n, name in enumerate(
+        (
+            "ApproximateReceiveCount", "AWSTraceHeader", "SentTimestamp", "SequenceNumber", "MessageGroupId", "SenderId", "MessageDeduplicationId",
+            "ApproximateFirstReceiveTimestamp",
+        )
+    )
+}  # fmt: skip
 
 
 class Message(NamedTuple):
@@ -39,7 +48,7 @@ def record(message: Mapping[str, Any], queue: str) -> dict[str, Any]:
         "messageId": message["MessageId"],
         "receiptHandle": message["ReceiptHandle"],
         "body": message["Body"],
-        "attributes": dict(message.get("Attributes") or {}),
+        "attributes": _ordered(message.get("Attributes") or {}),
         "messageAttributes": {name: _attribute(value) for name, value in attributes.items()},
         "md5OfMessageAttributes": message.get("MD5OfMessageAttributes") if attributes else None,
         "md5OfBody": message["MD5OfBody"],
@@ -47,6 +56,11 @@ def record(message: Mapping[str, Any], queue: str) -> dict[str, Any]:
         "eventSourceARN": queue,
         "awsRegion": queue.split(":")[3],
     }
+
+
+def _ordered(given: Mapping[str, str]) -> dict[str, str]:
+    """As Lambda's events have them, whatever order SQS tells them in."""
+    return {name: given[name] for name in sorted(given, key=lambda one: _ORDER.get(one, len(_ORDER)))}
 
 
 def _attribute(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +80,9 @@ def received(given: Mapping[str, Any], queue: str) -> tuple[Message, dict[str, A
 
 
 def taken(made: Mapping[str, Any], filters: Sequence[patterns.Pattern]) -> bool:
-    """Whether one of the filters, if there are any, matches a record. A body that is a JSON object is entered, any other is a string."""
+    """Whether one of the filters, if there are any, matches a record. A body that is a JSON object is entered, any other is a string; a
+    filter that expects the other kind does not match, whatever it asks of it.
+    """
     if not filters:
         return True
     seen = dict(made)
@@ -77,6 +93,9 @@ def taken(made: Mapping[str, Any], filters: Sequence[patterns.Pattern]) -> bool:
             body = None
         if isinstance(body, dict):
             seen["body"] = body
+            filters = [pattern for pattern in filters if "body" in pattern.entered or "body" not in pattern.compared]
+        else:
+            filters = [pattern for pattern in filters if "body" in pattern.compared or "body" not in pattern.entered]
     return any(pattern.matches(seen) for pattern in filters)
 
 

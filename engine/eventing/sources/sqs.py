@@ -1,19 +1,21 @@
 """Polls one queue and runs a function with what it gives.
 
 Theory of operation. Each thread does one batch at a time from the first poll to the deletion, so the number of threads is the number of
-batches in flight, and nothing is held back in memory. One thread always polls; one that was given as much as it asked for starts another, up to
-the mapping's limit, and one that got nothing ends. As on AWS there are five at first, and five more each second. SQS itself keeps a group of a FIFO queue with whoever has its first messages, so
+batches in flight, and nothing is held back in memory. One thread always polls, also while others have the function run; one that was given as much
+as it asked for starts another, up to the mapping's limit, and one that got nothing while another polls ends. As on AWS there are five at first,
+and five more each second. SQS itself keeps a group of a FIFO queue with whoever has its first messages, so
 order needs nothing here but that a batch is not gone on with after a failure. What is not deleted comes back when its visibility
 timeout is over: after a failure, a throttle, a crash of this process; delivery is at least once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from engine.client.errors import ApiError, ClientError
@@ -67,6 +69,8 @@ class QueuePoller:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._at_work: dict[int, int] = {}
+        # How many of them have no batch.
+        self._polling = 0
         self._next = 0
         self._busy_since_s = 0.0
         self._problem = ""
@@ -113,15 +117,17 @@ class QueuePoller:
         with self._lock:
             self._counts[name] += number
 
-    def _add(self) -> None:
-        """One thread more, if there is room."""
+    def _add(self, *, soon: bool = False) -> None:
+        """One thread more, if there is room; ``soon``: when there will be."""
         with self._lock:
-            if self._stopped.is_set() or len(self._at_work) >= min(self._limit(), self._ramp()):
+            most = self._limit() if soon else min(self._limit(), self._ramp())
+            if self._stopped.is_set() or len(self._at_work) >= most:
                 return
             number = self._next
             self._next += 1
             # Nothing has been seen yet: not even the revision it is started for.
             self._at_work[number] = -1
+            self._polling += 1
         threading.Thread(target=self._run, args=(number,), name=f"{self._source.arn}-{number}", daemon=True).start()
 
     def _ramp(self) -> int:
@@ -131,12 +137,19 @@ class QueuePoller:
             self._busy_since_s = now_s
         return FIRST_CONCURRENCY + int((now_s - self._busy_since_s) * GROWTH_PER_S)
 
+    def _early(self) -> bool:
+        """Whether there is a thread more than there may be by now: the newest waits."""
+        with self._lock:
+            return not self._stopped.is_set() and len(self._at_work) > self._ramp()
+
     def _limit(self) -> int:
         return min(self._source.max_concurrency or CONCURRENCY, MAX_CONCURRENCY)
 
     def _run(self, number: int) -> None:
         pause_s = FIRST_PAUSE_S
         try:
+            while self._early():
+                self._stopped.wait(1 / GROWTH_PER_S)
             while (work := self._begin(number)) is not None:
                 steady = self._least > 1
                 try:
@@ -156,7 +169,12 @@ class QueuePoller:
                     return
         finally:
             with self._lock:
-                self._at_work.pop(number, None)
+                self._leave(number)
+
+    def _leave(self, number: int) -> None:
+        """Count a thread no more, which has no batch. Idempotent; the lock is held."""
+        if self._at_work.pop(number, None) is not None:
+            self._polling -= 1
 
     def _begin(self, number: int) -> tuple[Source, list[patterns.Pattern]] | None:
         """What the next round works by; None when there is to be none."""
@@ -169,9 +187,9 @@ class QueuePoller:
     def _stays(self, number: int) -> bool:
         """Whether a thread without work is the one that goes on polling; it leaves at once if not."""
         with self._lock:
-            if sorted(self._at_work).index(number) < self._least:
+            if self._polling <= self._least:
                 return True
-            del self._at_work[number]
+            self._leave(number)
             return False
 
     def _round(self, source: Source, filters: Sequence[patterns.Pattern]) -> tuple[int, bool]:
@@ -180,13 +198,34 @@ class QueuePoller:
         url = m.queue_url(client.meta.endpoint_url, source.arn)
         collected, count = self._collect(client, url, source, filters)
         self._complain("")
+        if not collected:
+            return count, True
+        with self._busy():
+            return count, self._work_off(client, url, source, collected)
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        """While a thread has a batch, another polls."""
+        with self._lock:
+            self._polling -= 1
+            alone = self._polling < self._least
+        if alone:
+            self._add(soon=True)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._polling += 1
+
+    def _work_off(self, client: Any, url: str, source: Source, collected: Sequence[m.Message]) -> bool:
+        """Run the function with what was received; whether all went well."""
         healthy = True
         for batch in m.batches(collected, source.batch_size):
             done, healthy = self._invoke(source, batch)
             self._delete(client, url, done)
             if len(done) < len(batch) and source.fifo:
                 break
-        return count, healthy
+        return healthy
 
     def _collect(
         self, client: Any, url: str, source: Source, filters: Sequence[patterns.Pattern]
