@@ -207,6 +207,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
         metrics=figures.render,
         code=plane.links.source,
         bytecode=plane.packages.figures,
+        runtimes=lambda: {name: runtime.version for name, runtime in link.hello.runtimes.items()} if link.hello else {},
         extra_routes=_inside(settings, plane, queue, intake, event_clock, dispatcher),
     )
     await asyncio.to_thread(code.sweep)

@@ -33,11 +33,17 @@ class Admin:
     """Serves the administration paths; a path under ``/_engine/`` that nobody serves is 404 in JSON."""
 
     def __init__(
-        self, metrics: MetricsSource | None, code: CodeSource | None, executor: Executor, bytecode: BytecodeSource | None = None
+        self,
+        metrics: MetricsSource | None,
+        code: CodeSource | None,
+        bytecode: BytecodeSource | None,
+        runtimes: Callable[[], Mapping[str, str]],
+        executor: Executor,
     ) -> None:
         self._metrics = metrics
         self._code = code
         self._bytecode = bytecode
+        self._runtimes = runtimes
         self._executor = executor
 
     @staticmethod
@@ -56,7 +62,7 @@ class Admin:
                 body, content_type = await self._run(self._metrics, headers.get("accept", ""))
                 await reply.whole(200, body, content_type)
             elif path == VERSION_PATH:
-                await reply.json(200, {"name": "lambda-engine", "version": engine.__version__})
+                await reply.json(200, {"name": "lambda-engine", "version": engine.__version__, "runtimes": dict(self._runtimes())})
             elif path.startswith(CODE_PREFIX) and self._code is not None:
                 await self._send_code(path[len(CODE_PREFIX) :], reply)
             elif path.startswith(BYTECODE_PREFIX) and self._bytecode is not None:

@@ -50,6 +50,7 @@ def build_app(
     metrics: MetricsSource | None = None,
     code: CodeSource | None = None,
     bytecode: BytecodeSource | None = None,
+    runtimes: Callable[[], Mapping[str, str]] = dict,
     extra_routes: Mapping[str, ASGIApp] | None = None,
     now: Callable[[], float] = time.time,
     threads: int = THREADS,
@@ -64,6 +65,7 @@ def build_app(
     ``code``: ``(token) -> path | bytes | None``, sync (thread pool) or async, for ``GET /_engine/code/<token>``; the token
     itself is the permission, as in a presigned URL, so no signature is asked for.
     ``bytecode``: ``(<sha256>/<runtime>) -> figures | None``, for ``GET /_engine/bytecode/<sha256>/<runtime>``.
+    ``runtimes``: those that can be chosen and their versions, for ``GET /_engine/version``.
     ``extra_routes``: ASGI applications by path prefix (``{"/console": app}``); the longest matching prefix wins, the path is not
     rewritten, and they do their own authentication.
     ``now``: epoch seconds, for signatures. ``threads``: size of the pool in which blocking handlers run.
@@ -74,7 +76,7 @@ def build_app(
     if settings.auth is AuthMode.IAM and authorize is None:
         raise ConfigurationError("auth=iam needs somebody who decides")
     checking = verifier if settings.auth is not AuthMode.OFF else None
-    return App(registry, settings, checking, learn, authorize, metrics, (code, bytecode), dict(extra_routes or {}), now, threads)
+    return App(registry, settings, checking, learn, authorize, (metrics, code, bytecode, runtimes), dict(extra_routes or {}), now, threads)
 
 
 class App:
@@ -87,8 +89,7 @@ class App:
         verifier: Verifier | None,
         learn: Learn | None,
         authorize: Authorize | None,
-        metrics: MetricsSource | None,
-        code: tuple[CodeSource | None, BytecodeSource | None],
+        shown: tuple[MetricsSource | None, CodeSource | None, BytecodeSource | None, Callable[[], Mapping[str, str]]],
         mounts: dict[str, ASGIApp],
         now: Callable[[], float],
         threads: int,
@@ -101,7 +102,7 @@ class App:
         self._mounts = sorted(mounts.items(), key=lambda item: -len(item[0]))
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="operation")
         self._operations = Operations(load(), registry, self._executor, authorize)
-        self._admin = Admin(metrics, code[0], self._executor, code[1])
+        self._admin = Admin(*shown, self._executor)
 
     def close(self) -> None:
         """Wait for running blocking handlers and end the thread pool."""

@@ -51,7 +51,8 @@ class ZygoteSpec:
 
     ``entry``: the module of the bootstrap whose ``serve`` a worker runs. ``shows``: directories besides the interpreter's own that its
     sandboxes can see. ``command`` is handed to ``serve``: what a worker executes that does not stay Python; ``most`` bounds its stock.
-    ``files``: its sandboxes can be given a ``file_system``.
+    ``files``: its sandboxes can be given a ``file_system``. ``language``: the program that functions find first when they run ``python3``,
+    ``node`` and so on; none where functions bring their own.
     """
 
     key: str
@@ -63,6 +64,7 @@ class ZygoteSpec:
     command: tuple[str, ...] = ()
     most: int = 512
     files: bool = False
+    language: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ class BrokerLink:
             self._loop.call_soon(self._listener.zygote_failed, spec.key, str(e))
             return
         prefixes += [path for path in spec.shows if path not in prefixes]
-        more = {"entry": spec.entry, "command": list(spec.command), "files": spec.files}
+        more = {"entry": spec.entry, "command": list(spec.command), "files": spec.files, "language": spec.language}
         self._ask(["zygote", spec.key, spec.runtime, spec.interpreter, prefixes, list(spec.preload), more])
 
     def make(self, holder_id: int, zygote_key: str, network: str = "", *, template: bool = False, hurried: bool = False) -> None:

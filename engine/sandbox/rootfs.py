@@ -38,11 +38,13 @@ _SDK = "nodejs-sdk"
 _EMPTY = ("var/task", "opt", "proc", "mnt", "run", "home", "srv")
 
 
-def enter(mountpoint: str, prefixes: Sequence[str], runtime_dir: str, share_network: bool, share_proc: bool, resolver: str = "") -> None:
+def enter(
+    mountpoint: str, prefixes: Sequence[str], runtime_dir: str, share_network: bool, share_proc: bool, resolver: str = "", language: str = ""
+) -> None:
     """Move this process into a new root file system. Never returns to the old one.
 
     ``mountpoint``: an empty directory to build on. ``prefixes``: interpreter installations, shown at their own paths.
-    ``runtime_dir`` appears as /var/runtime. ``share_network``: the host's name resolution applies inside.
+    ``runtime_dir`` appears as /var/runtime. ``language``: the runtime's program, first on a function's PATH by the names in /var/lang/bin. ``share_network``: the host's name resolution applies inside.
     ``resolver``: address of the name server inside, where it is not the host's.
     ``share_proc``: show the host's /proc beneath instead of mounting one (inside a user namespace only that is allowed).
     Raises OSError naming the step.
@@ -63,6 +65,10 @@ def enter(mountpoint: str, prefixes: Sequence[str], runtime_dir: str, share_netw
     os.makedirs(os.path.join(mountpoint, "root"), exist_ok=True)
     _show(runtime_dir, os.path.join(mountpoint, "var/runtime"))
     _show_sdk(runtime_dir, os.path.join(mountpoint, "var/runtime"))
+    if language:
+        os.makedirs(os.path.join(mountpoint, "var/lang/bin"))
+        for name in names_of(language):
+            os.symlink(language, os.path.join(mountpoint, "var/lang/bin", name))
     _make_etc(os.path.join(mountpoint, "etc"), share_network, resolver)
     _make_dev(os.path.join(mountpoint, "dev"))
     proc = os.path.join(mountpoint, "proc")
@@ -73,6 +79,12 @@ def enter(mountpoint: str, prefixes: Sequence[str], runtime_dir: str, share_netw
     os.chdir(mountpoint)
     kernel.pivot_here()
     kernel.set_mount("/", kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID, recursive=False)
+
+
+def names_of(program: str) -> list[str]:
+    """What people call a program: ``python3.12`` is ``python3`` and ``python`` too."""
+    name = os.path.basename(program)
+    return list(dict.fromkeys((name, name.partition(".")[0], name.rstrip("0123456789."))))
 
 
 def refuse_wide(prefixes: Sequence[str], mountpoint: str) -> None:

@@ -81,8 +81,9 @@ class Zygote:
         runtime_dir = plan["runtime_dir"]
         if namespaces:
             rootfs.enter(
-                plan["mountpoint"], plan["prefixes"], runtime_dir, plan["network"] == "host", plan["level"] == "user", plan["resolver"]
-            )
+                plan["mountpoint"], plan["prefixes"], runtime_dir, plan["network"] == "host", plan["level"] == "user", plan["resolver"],
+                plan.get("language", ""),
+            )  # fmt: skip
             runtime_dir = _RUNTIME
         if plan["trial"]:
             self._build = holder.Build(fences, plan["network"] != "host", _nothing, os.getpid())

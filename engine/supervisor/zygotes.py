@@ -135,10 +135,12 @@ def spec(zygote_key: str, runtimes: Mapping[str, Interpreter]) -> ZygoteSpec | s
     if own is None or interpreter is None:
         return f"the runtime {wanted} is not installed on this host"
     if agent == AGENT:
-        return ZygoteSpec(zygote_key, runtime, own.path, entry=_AGENT_ENTRY, shows=interpreter.shows)
+        language = interpreter.path if served else ""
+        return ZygoteSpec(zygote_key, runtime, own.path, entry=_AGENT_ENTRY, shows=interpreter.shows, language=language)
     if family(runtime) is Family.NODEJS:
         command = (interpreter.path, *node_flags(interpreter.version), *more)
         return ZygoteSpec(
-            zygote_key, runtime, own.path, entry=_NODE_ENTRY, shows=interpreter.shows, command=command, most=_MOST_NODES
-        )
-    return ZygoteSpec(zygote_key, runtime, interpreter.path, tuple(more))
+            zygote_key, runtime, own.path, entry=_NODE_ENTRY, shows=interpreter.shows, command=command, most=_MOST_NODES,
+            language=interpreter.path,
+        )  # fmt: skip
+    return ZygoteSpec(zygote_key, runtime, interpreter.path, tuple(more), language=interpreter.path)

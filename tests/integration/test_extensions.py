@@ -241,16 +241,17 @@ def test_a_wrapper_before_python(shared: Engine) -> None:
 
 def test_what_python_reads_when_it_starts(shared: Engine) -> None:
     source = """
-import sys, faulthandler
+import sys, faulthandler, subprocess
 def f(e, c):
     flags = sys.flags
-    return [flags.optimize, flags.utf8_mode, flags.dev_mode, faulthandler.is_enabled(), hash('a'), sys.warnoptions, sys.path[:4]]
+    on_path = subprocess.run(["python3", "-S", "-c", "import sys; print(*sys.version_info[:2], sep='.')"], capture_output=True, text=True).stdout
+    return [flags.optimize, flags.utf8_mode, flags.dev_mode, faulthandler.is_enabled(), hash('a'), sys.warnoptions, on_path, sys.path[:4]]
 """
     early = {"PYTHONOPTIMIZE": "1", "PYTHONUTF8": "1", "PYTHONFAULTHANDLER": "1", "PYTHONHASHSEED": "0", "PYTHONWARNINGS": "error::BytesWarning"}
     shared.deploy("early-python", {"m.py": source}, Environment={"Variables": {**early, "PYTHONPATH": "/var/task/more"}})
     alone = subprocess.run([sys.executable, "-c", "print(hash('a'))"], env={**os.environ, **early}, capture_output=True, text=True, check=True)
     *seen, path = invoke(shared, "early-python", None)[0]
-    assert seen == [1, 1, False, True, int(alone.stdout), ["error::BytesWarning"]]
+    assert seen == [1, 1, False, True, int(alone.stdout), ["error::BytesWarning"], OWN_RUNTIME.removeprefix("python") + "\n"]
     assert path == ["/var/task", f"/opt/python/lib/{OWN_RUNTIME}/site-packages", "/opt/python", "/var/runtime"]
 
 

@@ -19,7 +19,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from engine.client import AsyncClient
-from tests.framework.engine import ROLE, Engine, zip_of
+from tests.framework.engine import OWN_RUNTIME, ROLE, Engine, zip_of
 
 ECHO = {"m.py": "import os\nN = 0\ndef f(e, c):\n    global N\n    N += 1\n    return {'event': e, 'n': N, 'pid': os.getpid(), 'id': c.aws_request_id}\n"}
 
@@ -142,19 +142,21 @@ def test_a_package_from_the_embedded_s3(shared: Engine) -> None:
 
 def test_boto3_inside_a_function_reaches_the_same_account(shared: Engine) -> None:
     code = (
-        "import boto3, importlib.metadata\n"
+        "import boto3, importlib.metadata, subprocess\n"
         "def f(e, c):\n"
         "    s3 = boto3.client('s3')\n"
         "    s3.create_bucket(Bucket=e['bucket'])\n"
         "    s3.put_object(Bucket=e['bucket'], Key='k', Body=b'from inside')\n"
-        "    return [boto3.__version__] + [importlib.metadata.version(name) for name in ('boto3', 'python-dateutil')]\n"
+        "    versions = [importlib.metadata.version(name) for name in ('boto3', 'python-dateutil')]\n"
+        "    run = lambda name: subprocess.run([name, '-V'], capture_output=True, text=True).stdout.split()[1].rpartition('.')[0]\n"
+        "    return [boto3.__version__, *versions, run('python'), run('python3')]\n"
     )
     shared.deploy("inside", {"m.py": code}, Timeout=60, MemorySize=512)
     answer, payload = call(shared, "inside", {"bucket": "made-inside"})
     assert "FunctionError" not in answer, payload
     assert shared.client("s3").get_object(Bucket="made-inside", Key="k")["Body"].read() == b"from inside"
     # As instrumentation asks before it believes that something is there.
-    assert payload == [boto3.__version__, boto3.__version__, importlib.metadata.version("python-dateutil")]
+    assert payload == [boto3.__version__, boto3.__version__, importlib.metadata.version("python-dateutil"), *2 * [OWN_RUNTIME.removeprefix("python")]]
 
 
 def test_the_aws_cli_deploys_and_invokes(shared: Engine, tmp_path: Path) -> None:
@@ -204,6 +206,7 @@ def test_metrics_and_state_tell_what_happened(shared: Engine) -> None:
     assert state["ready"] is True
     assert any(i["function"] == "measured" and i["state"] == "idle" for i in state["instances"])
     assert shared.get("/livez") == (200, b"ok\n")
+    assert json.loads(shared.get("/_engine/version")[1])["runtimes"][OWN_RUNTIME].startswith(OWN_RUNTIME.removeprefix("python") + ".")
 
 
 def test_operations_that_are_not_there_say_so(shared: Engine) -> None:

@@ -43,6 +43,7 @@ def test_async_handlers_and_their_context(node: tuple[Engine, int]) -> None:
         node,
         "context",
         """exports.handler = async (event, context) => ({event, version: process.version, ms: context.getRemainingTimeInMillis(),
+        onPath: require('child_process').execSync('node -v').toString().trim(),
         env: [process.env._X_AMZN_TRACE_ID, process.env.AWS_EXECUTION_ENV, process.env.MINE, process.cwd(), process.env.TZ], ...context})""",
         Environment={"Variables": {"MINE": "x"}},
         Timeout=7,
@@ -53,6 +54,7 @@ def test_async_handlers_and_their_context(node: tuple[Engine, int]) -> None:
         assert error is None
         assert seen["event"] == {"n": n, "é": "\U0001f600"}
         assert seen["version"].startswith(f"v{node[1]}.")
+        assert seen["onPath"] == seen["version"]
         assert 5000 < seen["ms"] <= 7000
         trace, execution, mine, directory, zone = seen["env"]
         assert trace.startswith("Root=1-")

@@ -139,6 +139,7 @@ def served(handlers: Handlers, tmp_path: Path) -> Iterator[Served]:
         settings(tmp_path),
         metrics=lambda accept: (accept.encode(), "text/plain; x=y"),
         code=codes.get,
+        runtimes=lambda: {"python3.12": "3.12.1"},
         extra_routes={"/console": mounted},
     )
     server = Served(app, tmp_path)
@@ -335,7 +336,8 @@ def test_a_code_file_that_vanished_is_a_500_that_names_the_request(served: Serve
 
 
 def test_version_unknown_admin_paths_and_methods(served: Served, signed: Served) -> None:
-    assert json.loads(served.request("GET", "/_engine/version")[2])["name"] == "lambda-engine"
+    about = json.loads(served.request("GET", "/_engine/version")[2])
+    assert (about["name"], about["runtimes"]) == ("lambda-engine", {"python3.12": "3.12.1"})
     status, headers, body = served.request("GET", "/_engine/nothing")
     assert (status, headers["content-type"]) == (404, "application/json")
     assert json.loads(body) == {"message": "Not found: /_engine/nothing"}

@@ -145,6 +145,14 @@ def test_an_ordinary_prefix_is_shown(prefix):
     rootfs.refuse_wide([prefix], "/data/engine/empty")
 
 
+@pytest.mark.parametrize(
+    ("program", "names"),
+    [("/a/bin/python3.12", ["python3.12", "python3", "python"]), ("/a/node", ["node"]), ("/usr/bin/ruby3.3", ["ruby3.3", "ruby3", "ruby"])],
+)
+def test_a_program_has_the_names_people_call_it_by(program, names):
+    assert rootfs.names_of(program) == names
+
+
 def test_an_interpreter_reached_through_bin_knows_its_prefix():
     for program in ("/bin/python3", "/usr/bin/python3"):
         found = inspect(program)
