@@ -106,7 +106,7 @@ class Handler:
 # Members that are not of CreateFunction but of operations of their own, or in another form there.
 _APART = ("Code", "Tags", "ReservedConcurrentExecutions", "RecursiveLoop", "RuntimeManagementConfig", "FunctionName", "Architectures", "PackageType")
 # CloudFormation replaces a function when these change.
-_FIXED = ("FunctionName", "PackageType")
+_FIXED = ("FunctionName", "PackageType", "TenancyConfig")
 
 
 class FunctionHandler(Handler):

@@ -62,7 +62,7 @@ def _row(instance: dict[str, Any]) -> Sequence[str]:
     memory = size(instance["memory_bytes"]) if instance["memory_bytes"] else "-"
     return (
         instance["id"][:12],
-        instance["function"],
+        instance["function"] + (f" ({instance['tenant']})" if "tenant" in instance else ""),
         instance["version"],
         state,
         instance["kind"],

@@ -42,6 +42,7 @@ def invoke(
     payload: Annotated[str, typer.Argument(metavar="[PAYLOAD]", help="JSON, @file, or - for stdin.")] = "{}",
     tail: Annotated[bool, typer.Option("--tail", help="Show the end of the log on stderr.")] = False,
     qualifier: Annotated[str | None, typer.Option(help="Version or alias.")] = None,
+    tenant: Annotated[str | None, typer.Option("--tenant-id", help="Whom for, of a function that keeps its tenants apart.")] = None,
     asynchronous: Annotated[bool, typer.Option("--async", help="Queue it and do not wait (InvocationType=Event).")] = False,
     endpoint: Endpoint = None,
     as_json: Json = False,
@@ -51,6 +52,8 @@ def invoke(
     request: dict[str, Any] = {"FunctionName": name, "Payload": payload_of(payload)}
     if qualifier:
         request["Qualifier"] = qualifier
+    if tenant:
+        request["TenantId"] = tenant
     if asynchronous:
         request["InvocationType"] = "Event"
     elif tail:

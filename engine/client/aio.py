@@ -84,11 +84,13 @@ class AsyncClient:
         request_id: str | None = None,
         client_context: str | None = None,
         trace_id: str | None = None,
+        tenant_id: str | None = None,
         log_tail: bool = False,
         dry_run: bool = False,
         timeout_s: float | None = None,
     ) -> Result:
-        """Invoke and wait for the answer; ``timeout_s`` None waits as long as the function may run.
+        """Invoke and wait for the answer; ``timeout_s`` None waits as long as the function may run. ``tenant_id``: whom for, of a function
+        that keeps its tenants apart.
 
         A function that fails is a Result with ``function_error`` set. Raises ApiError when the engine refuses the call,
         ConnectionLost, CallTimeout, ServerRefused and BadArgument.
@@ -99,7 +101,7 @@ class AsyncClient:
         call_id = self._new_id()
         flags = self._flags | (FLAG_TAIL if log_tail else 0) | (FLAG_DRY_RUN if dry_run else 0)
         try:
-            head = encode_call_head(Call(call_id, function, qualifier, flags, request_id, client_context, trace_id, payload))
+            head = encode_call_head(Call(call_id, function, qualifier, flags, request_id, client_context, trace_id, payload, tenant_id))
         except (WireError, UnicodeEncodeError) as e:
             raise BadArgument(str(e)) from e
         call = _Pending(loop.create_future(), head, payload, loop.time())

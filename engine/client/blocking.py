@@ -73,13 +73,14 @@ class Client:
         request_id: str | None = None,
         client_context: str | None = None,
         trace_id: str | None = None,
+        tenant_id: str | None = None,
         log_tail: bool = False,
         dry_run: bool = False,
         timeout_s: float | None = None,
     ) -> Result:
         """As AsyncClient.invoke. A call is never repeated once a byte of it may have left."""
         flags = (FLAG_TAIL if log_tail else 0) | (FLAG_DRY_RUN if dry_run else 0)
-        call = Call(0, function, qualifier, flags, request_id, client_context, trace_id, payload)
+        call = Call(0, function, qualifier, flags, request_id, client_context, trace_id, payload, tenant_id)
         try:
             head = encode_call_head(call)
         except (WireError, UnicodeEncodeError) as e:

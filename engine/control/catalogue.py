@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from engine.control import file_systems, instance_policy, snap_start
+from engine.control import file_systems, instance_policy, snap_start, tenancy
 from engine.control.configuration import SEALED, is_image
 from engine.control.images import Images
 from engine.control.kinds import POLICY, URL, may_loop, provisioned_concurrency, reserved_concurrency, resource_policies
@@ -61,6 +61,11 @@ class Catalogue:
             return False
         wanted = qualifier or LATEST
         return wanted in entry["versions"] or wanted in entry["aliases"]
+
+    def tenants_apart(self, account: str, name: str) -> bool:
+        """Whether each of its invocations is a tenant's."""
+        entry = self._entries.get((account, name))
+        return entry is not None and "tenants_apart" in entry["versions"][LATEST]
 
     def _entry(self, function: Function) -> dict[str, Any]:
         policy = instance_policy.of_tags(function.tags) if function.tags else _NO_POLICY
@@ -138,6 +143,7 @@ class Catalogue:
             "max_concurrency": places,
             "network": network(config.get("VpcConfig")),
             "file_system": file_systems.of(config),
+            **({"tenants_apart": True} if tenancy.apart(config) else {}),
             **(self._images.entry(version) if is_image(config) else {}),
             **({} if api is None else {"api": str(api)}),
         }

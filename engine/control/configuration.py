@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from engine.arn import function_arn
-from engine.control import file_systems, snap_start
+from engine.control import file_systems, snap_start, tenancy
 from engine.errors import InvalidParameterValue
 from engine.store.api import Function, Version
 
@@ -46,6 +46,8 @@ def new(members: Mapping[str, Any], name: str, architectures: list[str], runtime
         "SnapStart": {"ApplyOn": "None", "OptimizationStatus": "Off"},
         "LoggingConfig": {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{name}"},
     }
+    if members.get("TenancyConfig"):
+        config["TenancyConfig"] = dict(members["TenancyConfig"])
     if runtime_version_arn is not None:
         config["RuntimeVersionConfig"] = {"RuntimeVersionArn": runtime_version_arn}
     return merged(config, members)
@@ -77,6 +79,7 @@ def merged(config: Mapping[str, Any], members: Mapping[str, Any]) -> dict[str, A
             result["ImageConfigResponse"] = {"ImageConfig": {k: v for k, v in members["ImageConfig"].items() if v}}
     if members.get("SnapStart") is not None:
         result["SnapStart"] = {"ApplyOn": members["SnapStart"].get("ApplyOn") or "None", "OptimizationStatus": "Off"}
+    tenancy.check_snap_start(result)
     snap_start.check(result)
     if members.get("LoggingConfig") is not None:
         result["LoggingConfig"] = _logging(config["LoggingConfig"], members["LoggingConfig"])

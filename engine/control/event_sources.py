@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.arn import FunctionRef
-from engine.control import broker_rules, rules, sealed_filters
+from engine.control import broker_rules, rules, sealed_filters, tenancy
 from engine.control import event_source_rules as mapping_rules
 from engine.control.api import Caller, Registrar
 from engine.control.event_source_checks import check_source, conflict
@@ -150,7 +150,7 @@ class EventSourceOperations:
         return {"LastModified": self._plane.clock.epoch_ms() / 1000}
 
     def _function(self, caller: Caller, name: str) -> tuple[FunctionRef, Version]:
-        """Raises InvalidParameterValue when the function, version or alias is not there."""
+        """Raises InvalidParameterValue when the function, version or alias is not there, and for one that no source may invoke."""
         ref = _plain(locate(caller, name))
         function = self._plane.store.get(ref.account, ref.name)
         if function is not None:
@@ -158,6 +158,7 @@ class EventSourceOperations:
             alias = function.aliases.get(wanted)
             version = function.versions.get(wanted if alias is None else alias.version)
             if version is not None:
+                tenancy.refuse(function, "An event source mapping")
                 return ref, version
         raise InvalidParameterValue("Function does not exist")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine import ids
 from engine.arn import FunctionRef, function_arn
-from engine.control import snap_start
+from engine.control import snap_start, tenancy
 from engine.control.aliases import ALREADY_PROVISIONED, find_alias, provisioned_versions
 from engine.control.api import Caller, Registrar
 from engine.control.concurrency import FLOOR, reserved_by_others
@@ -59,6 +59,7 @@ class ProvisionedOperations:
             function = await _read(plane, ref, qualifier)
             _check_free(function, qualifier)
             _check_snap_start(function, qualifier)
+            tenancy.refuse(function, "Provisioned concurrency")
             await self._check_room(function, qualifier, wanted)
             fresh = function.document(PROVISIONED, qualifier) is None
             document = {_MEMBER: wanted, "LastModified": _text(plane.clock.epoch_ms()), "Revision": ids.revision_id()}

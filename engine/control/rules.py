@@ -55,8 +55,8 @@ _OBEYED: Mapping[str, frozenset[str]] = {
     "CreateFunction": frozenset(
         {
             "Architectures", "Code", "CodeSigningConfigArn", "DeadLetterConfig", "Description", "Environment", "EphemeralStorage", "FileSystemConfigs", "FunctionName",
-            "Handler", "ImageConfig", "KMSKeyArn", "Layers", "LoggingConfig", "MemorySize", "PackageType", "Publish", "Role", "Runtime", "SnapStart", "Tags", "Timeout", "TracingConfig",
-            "VpcConfig",
+            "Handler", "ImageConfig", "KMSKeyArn", "Layers", "LoggingConfig", "MemorySize", "PackageType", "Publish", "Role", "Runtime", "SnapStart", "Tags", "TenancyConfig", "Timeout",
+            "TracingConfig", "VpcConfig",
         }
     ),
     "UpdateFunctionConfiguration": frozenset(
@@ -90,7 +90,6 @@ WHY_NOT: Mapping[str, str] = {
     "PublishTo": _MANAGED,
     "RuntimeConfig": "runtimes are those installed on the host; custom ones come as provided.* or as a container image",
     "S3ObjectStorageMode": "layers are always copied",
-    "TenancyConfig": "instances are not kept apart by tenant",
 }
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from engine.arn import FunctionRef, function_arn
-from engine.control import rules
+from engine.control import rules, tenancy
 from engine.control.api import Caller, Registrar
 from engine.control.kinds import URL
 from engine.control.listing import page_of
@@ -49,6 +49,7 @@ class UrlOperations:
             function = await plane.find(ref)
             if function is None or (ref.qualifier and ref.qualifier not in function.aliases):
                 raise _no_function()
+            tenancy.refuse(function, "Function URL")
             if function.document(URL, ref.qualifier or "") is not None:
                 raise ResourceConflict(
                     f"Failed to create function url config for [functionArn = {ref.arn()}]. "

@@ -27,7 +27,7 @@ def billed_ms(duration_ms: float, init_ms: float | None) -> int:
 class Report:
     """What REPORT tells of one invocation. Not frozen: one is made per invocation, and frozen ones cost three times as much.
     ``max_memory_mib`` None when the host gives no way to measure it. ``shared``: others ran in the instance, so its memory and init are
-    nobody's own.
+    nobody's own. ``tenant``: whom the invocation was for, of a function that keeps its tenants apart.
     """
 
     request_id: str
@@ -38,6 +38,7 @@ class Report:
     outcome: Outcome
     restore_ms: float | None = None
     shared: bool = False
+    tenant: str | None = None
 
     def text(self) -> str:
         """The REPORT line without newline."""
@@ -67,6 +68,8 @@ class Report:
         record["status"] = self.outcome.status.value if self.outcome.platform else "success"
         if self.outcome.platform and self.outcome.status is not Status.TIMEOUT:
             record["errorType"] = self.outcome.error_type
+        if self.tenant is not None:
+            record["tenantId"] = self.tenant
         return event(at_ms, "platform.report", record)
 
     def _add_environment(self, metrics: dict[str, float | int]) -> None:
@@ -134,8 +137,9 @@ def end_text(request_id: str) -> str:
     return f"END RequestId: {request_id}"
 
 
-def start_json(at_ms: int, request_id: str, version: str) -> str:
-    return event(at_ms, "platform.start", {"requestId": request_id, "version": version})
+def start_json(at_ms: int, request_id: str, version: str, tenant: str | None = None) -> str:
+    whom = {} if tenant is None else {"tenantId": tenant}
+    return event(at_ms, "platform.start", {"requestId": request_id, "version": version, **whom})
 
 
 def init_report_text(duration_ms: float, phase: str, status: str, error_type: str | None) -> str:

@@ -52,6 +52,7 @@ class Invoker(Protocol):
         qualifier: str | None = None,
         request_id: str | None = None,
         trace_id: str | None = None,
+        tenant_id: str | None = None,
     ) -> Result: ...
 
 
@@ -206,7 +207,12 @@ class Dispatcher:
         arn = function_arn(self._region, event.account, event.function)
         try:
             result = await self._invoker.invoke(
-                arn, event.payload, qualifier=event.qualifier, request_id=event.request_id, trace_id=event.trace_id
+                arn,
+                event.payload,
+                qualifier=event.qualifier,
+                request_id=event.request_id,
+                trace_id=event.trace_id,
+                tenant_id=event.tenant,
             )
         except ApiError as e:
             return Outcome.IMPOSSIBLE if e.status in _PERMANENT else Outcome.NOT_RUN, None, str(e)

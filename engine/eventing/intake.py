@@ -14,6 +14,7 @@ import msgspec
 
 from engine.arn import FunctionRef, function_arn, parse_function_name
 from engine.clock import Clock
+from engine.core import tenancy
 from engine.core.json_faults import explain
 from engine.errors import InvalidRequestContent, NotImplementedHere, RequestEntityTooLarge, ResourceNotFound, WireError
 from engine.store.api import LATEST, Event, EventQueue
@@ -52,6 +53,10 @@ class Invocables(Protocol):
 
     def has(self, account: str, name: str, qualifier: str | None) -> bool: ...
 
+    def tenants_apart(self, account: str, name: str) -> bool:
+        """Whether each of its invocations is a tenant's."""
+        ...
+
 
 class Intake:
     """The handlers.
@@ -85,34 +90,38 @@ class Intake:
         kind = params.get("InvocationType", "RequestResponse")
         if kind != "Event":
             raise NotImplementedHere(f"Invoke with InvocationType {kind} is not served by the control plane.")
-        for member in ("DurableExecutionName", "TenantId"):
-            if params.get(member):
-                raise NotImplementedHere(f"Invoke with {member} is not implemented by this engine.")
+        if params.get("DurableExecutionName"):
+            raise NotImplementedHere("Invoke with DurableExecutionName is not implemented by this engine.")
         payload = params.get("Payload") or b""
-        await self._accept(caller, params["FunctionName"], params.get("Qualifier"), payload, "InvokeFunction")
+        await self._accept(caller, params["FunctionName"], params.get("Qualifier"), payload, "InvokeFunction", params.get("TenantId"))
         return {"StatusCode": 202, "Payload": b""}
 
     async def invoke_async(self, caller: Caller, params: dict[str, Any]) -> Mapping[str, Any]:
         await self._accept(caller, params["FunctionName"], None, params.get("InvokeArgs") or b"", "InvokeAsync")
         return {"Status": 202}
 
-    async def _accept(self, caller: Caller, name: str, qualifier: str | None, payload: bytes, operation: str) -> None:
-        """Raises ResourceNotFound, InvalidRequestContent and RequestEntityTooLarge with AWS's texts."""
+    async def _accept(
+        self, caller: Caller, name: str, qualifier: str | None, payload: bytes, operation: str, tenant: str | None = None
+    ) -> None:
+        """Raises InvalidParameterValue, ResourceNotFound, InvalidRequestContent and RequestEntityTooLarge with AWS's texts."""
         if len(payload) > MAX_PAYLOAD:
             raise RequestEntityTooLarge(f"Request must be smaller than {MAX_PAYLOAD} bytes for the {operation} operation")
         ref = parse_function_name(name, account=caller.account, region=caller.region, qualifier=qualifier)
-        await self.put(ref, payload, caller.request_id, caller.headers.get("x-amzn-trace-id"))
+        await self.put(ref, payload, caller.request_id, caller.headers.get("x-amzn-trace-id"), tenant)
 
-    async def check(self, ref: FunctionRef) -> None:
-        """Raises ResourceNotFound when there is nothing of that name."""
+    async def check(self, ref: FunctionRef, tenant: str | None = None) -> None:
+        """Raises ResourceNotFound when there is nothing of that name, InvalidParameterValue unless it names a tenant just where it must."""
         await self._ready()
         if not self._invocables.has(ref.account, ref.name, ref.qualifier):
             arn = function_arn(ref.region, ref.account, ref.name, ref.qualifier or LATEST)
             raise ResourceNotFound(f"Function not found: {arn}")
+        tenancy.check(self._invocables.tenants_apart(ref.account, ref.name), tenant)
 
-    async def put(self, ref: FunctionRef, payload: bytes, request_id: str, trace_id: str | None) -> None:
-        """Accept an event; it is on the disk when this returns. Raises ResourceNotFound and InvalidRequestContent with AWS's texts."""
-        await self.check(ref)
+    async def put(self, ref: FunctionRef, payload: bytes, request_id: str, trace_id: str | None, tenant: str | None = None) -> None:
+        """Accept an event; it is on the disk when this returns. Raises InvalidParameterValue, ResourceNotFound and InvalidRequestContent
+        with AWS's texts.
+        """
+        await self.check(ref, tenant)
         _check_json(payload or b"{}")
         now_ms = self._clock.epoch_ms()
         await self._queue.enqueue(
@@ -125,18 +134,20 @@ class Intake:
                 first_ms=now_ms,
                 due_ms=now_ms,
                 trace_id=trace_id[:MAX_TRACE_ID] if trace_id else None,
+                tenant=tenant,
             )
         )
         self._wake()
 
     def take(self, rows: list[Any]) -> asyncio.Future[None]:
-        """Accept what the supervisor has checked: request id, account, function, qualifier, trace header and payload of each event.
+        """Accept what the supervisor has checked: request id, account, function, qualifier, trace header, payload and tenant of each
+        event.
 
         Done when all of it is on the disk. Raises WireError for what is no event.
         """
         now_ms = self._clock.epoch_ms()
         try:
-            events = [Event(i, account, name, qualifier, payload, now_ms, now_ms, 0, 0, trace) for i, account, name, qualifier, trace, payload in rows]
+            events = [Event(i, account, name, qualifier, payload, now_ms, now_ms, 0, 0, trace, tenant) for i, account, name, qualifier, trace, payload, tenant in rows]
         except (TypeError, ValueError) as e:
             raise WireError(f"EVENTS: {e}") from e
         kept: asyncio.Future[None] = self._queue.enqueue_all(events)

@@ -161,6 +161,7 @@ class Event:
     failures: int = 0
     refusals: int = 0
     trace_id: str | None = None
+    tenant: str | None = None
 
 
 class Backlog(NamedTuple):

@@ -75,6 +75,7 @@ _STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX events_waiting ON events (account, function, due_ms) WHERE lease_ms IS NULL",
         "CREATE INDEX events_held ON events (lease_ms) WHERE lease_ms IS NOT NULL",
     ),
+    ("ALTER TABLE events ADD COLUMN tenant VARCHAR",),
 )
 SCHEMA_VERSION = len(_STEPS)
 _KEY = "schema_version"

@@ -181,6 +181,7 @@ events = Table(
     Column("refusals", Integer, nullable=False),
     Column("trace_id", String, nullable=True),
     Column("payload", LargeBinary, nullable=False),
+    Column("tenant", String, nullable=True),
     Index("events_by_age", "first_ms"),
 )
 Index(

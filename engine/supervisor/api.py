@@ -19,7 +19,7 @@ from engine.arn import FunctionRef, check_qualifier, function_arn, parse_functio
 from engine.auth.principals import Principal
 from engine.auth.sigv4 import Repeat
 from engine.clock import Clock
-from engine.core import lineage
+from engine.core import lineage, tenancy
 from engine.core.json_faults import explain
 from engine.core.model import LATEST
 from engine.errors import (
@@ -33,6 +33,7 @@ from engine.errors import (
     ValidationError,
 )
 from engine.ids import is_request_id, request_id
+from engine.supervisor import tenants
 from engine.supervisor.catalogue import Catalogue, Function, FunctionUrl, Version
 from engine.supervisor.event_lane import Accepting, EventLane
 from engine.supervisor.invoker import Invoker
@@ -45,16 +46,16 @@ MAX_CLIENT_CONTEXT = 3583
 MAX_ROUTES = 4096
 MAX_EVENT = 1_048_576
 MAX_TRACE = 255
-# Invocation type, log type, client context and trace id of a request that may take the compiled lane.
-_PLAIN = (None, None, None, None)
+# Invocation type, log type, client context, trace id and tenant of a request that may take the compiled lane.
+_PLAIN = (None, None, None, None, None)
 _bits = random.Random(random.SystemRandom().getrandbits(64)).getrandbits  # noqa: S311 - trace ids are names, not secrets
 
 
-# Account (None: the default one), invocation type, log type, client context, trace id: raw header values.
-InvokeOptions = tuple[bytes | None, bytes | None, bytes | None, bytes | None, bytes | None]
+# Account (None: the default one), invocation type, log type, client context, trace id: raw header values; and the tenant, checked.
+InvokeOptions = tuple[bytes | None, bytes | None, bytes | None, bytes | None, bytes | None, str | None]
 LOG_TYPES = (None, b"Tail", b"None")
 # Options of an Invoke that would have to be obeyed, by header: members that the refusal names.
-NOT_OBEYED = {b"x-amz-tenant-id": "TenantId", b"x-amz-durable-execution-name": "DurableExecutionName"}
+NOT_OBEYED = {b"x-amz-durable-execution-name": "DurableExecutionName"}
 
 
 class HttpReplyTo(ReplyTo, Protocol):
@@ -162,7 +163,7 @@ class InvokeApi:
 
         Raises AwsError when it cannot be started.
         """
-        account, kind, log_type, client_context, trace = options
+        account, kind, log_type, client_context, trace, tenant = options
         if caller is not None:
             account = caller.account.encode()
         elif account is None:
@@ -171,7 +172,7 @@ class InvokeApi:
         if caller is not None and (caller.access_key_id not in route.allowed or route.revision != route.function.revision):
             self._admit(caller, route, reply_to.peer)
         if kind is not None and kind == b"Event":
-            self._accept(route.ref, body, trace, cast("Accepting", reply_to))
+            self._accept(route.ref, body, trace, tenant, cast("Accepting", reply_to))
             return
         version = route.version
         if version is None or route.drawn or route.revision != route.function.revision:
@@ -179,24 +180,28 @@ class InvokeApi:
         if lane and route.lane is not None and options[1:] == _PLAIN and route.lane.run(cast("Caller", reply_to), body):
             return
         if kind == b"DryRun":
+            tenancy.check(version.tenants is not None, tenant)
             reply_to.dry_run(request_id())
             return
         context = _client_context(client_context) if client_context else None
-        self._submit(route, version, body, None, context, trace, reply_to, log_type == b"Tail")
+        self._submit(route, version, body, None, context, trace, reply_to, log_type == b"Tail", tenant=tenant)
 
-    def _accept(self, ref: FunctionRef, body: bytes, trace: bytes | None, sender: Accepting) -> None:
+    def _accept(self, ref: FunctionRef, body: bytes, trace: bytes | None, tenant: str | None, sender: Accepting) -> None:
         """Have an asynchronous invocation kept. Raises AwsError; nothing is throttled here."""
         assert self.events is not None  # noqa: S101 - see ``takes_events``
         if self.draining:
             raise ServiceError("The engine is shutting down.")
         if len(body) > MAX_EVENT:
             raise RequestEntityTooLarge(f"Request must be smaller than {MAX_EVENT} bytes for the InvokeFunction operation")
-        if not self._catalogue.has(ref):
+        function = self._catalogue.named(ref)
+        if function is None:
             arn = function_arn(ref.region, ref.account, ref.name, ref.qualifier or LATEST)
             raise ResourceNotFound(f"Function not found: {arn}")
+        if function.tenants_apart or tenant is not None:
+            tenancy.check(function.tenants_apart, tenant)
         if body:
             check_json(body)
-        self.events.put(ref, body or b"{}", trace[:MAX_TRACE].decode("latin-1") if trace else None, sender)
+        self.events.put(ref, body or b"{}", trace[:MAX_TRACE].decode("latin-1") if trace else None, tenant, sender)
 
     def _admit(self, caller: Principal, route: Route, peer: str) -> None:
         """Raises AccessDenied unless the caller may invoke; whether there is such a function is none of its business before."""
@@ -227,13 +232,15 @@ class InvokeApi:
             route = self._remember(key, ref)
         version = self._resolve(route)
         if call.flags & messages.FLAG_DRY_RUN:
+            tenancy.check(version.tenants is not None, call.tenant_id)
             return version
         if call.request_id is not None and not is_request_id(call.request_id):
             raise InvalidParameterValue("a request id is a UUID in its canonical form of 36 characters")
         trace = call.trace_id.encode() if call.trace_id else None
+        tenant = None if call.tenant_id is None else tenancy.read(call.tenant_id.encode())
         tail = bool(call.flags & messages.FLAG_TAIL)
         event = bool(call.flags & messages.FLAG_EVENT)
-        self._submit(route, version, call.payload, call.request_id, call.client_context, trace, reply_to, tail, event=event)
+        self._submit(route, version, call.payload, call.request_id, call.client_context, trace, reply_to, tail, event=event, tenant=tenant)
         return version
 
     def invoke_url(self, url: FunctionUrl, body: bytes, wanted_id: str, trace: bytes, reply_to: ReplyTo) -> None:
@@ -242,11 +249,11 @@ class InvokeApi:
         route = self._routes.get(key) or self._remember(key, url.ref)
         self._submit(route, self._resolve(route), body, wanted_id, None, trace, reply_to, want_tail=False)
 
-    def invoke_function(self, ref: FunctionRef, body: bytes, trace: bytes | None, reply_to: ReplyTo) -> None:
+    def invoke_function(self, ref: FunctionRef, body: bytes, trace: bytes | None, reply_to: ReplyTo, tenant: str | None = None) -> None:
         """Invoke for another part of the engine, which has seen to it that it may. Raises AwsError when it cannot be started."""
         key = (b"arn", ref.arn().encode())
         route = self._routes.get(key) or self._remember(key, ref)
-        self._submit(route, self._resolve(route), body, None, None, trace, reply_to, want_tail=False)
+        self._submit(route, self._resolve(route), body, None, None, trace, reply_to, want_tail=False, tenant=tenant)
 
     def lane_of_call(self, call: messages.Call, account_id: str) -> Lane | None:
         """The compiled lane for further CALLs like this one, which has just been started; None when there is none."""
@@ -265,9 +272,13 @@ class InvokeApi:
         want_tail: bool,
         *,
         event: bool = False,
+        tenant: str | None = None,
     ) -> None:
+        """Raises AwsError. A version that keeps its tenants apart has its ``tenant``'s invocations run by another."""
         if self.draining:
             raise ServiceError("The engine is shutting down.")
+        if version.tenants is not None or tenant is not None:
+            version = tenants.version_for(version, tenant)
         if not body:
             body = b"{}"
         else:
@@ -280,8 +291,9 @@ class InvokeApi:
             trace = version.tracer.begin(trace)
         elif trace is None:
             trace = new_trace_id(now_ms // 1000)
-        middle = b"%b\xd9%c%b%b\xc0\xc0" % (
+        middle = b"%b\xd9%c%b%b\xc0%b" % (
             route.arn, len(trace), trace, b"\xc0" if client_context is None else messages.str16(client_context),
+            b"\xc0" if tenant is None else messages.str16(tenant),
         )  # fmt: skip
         request = Request(wanted_id or request_id(), body, now_s, now_ms, version, middle, trace, reply_to, want_tail=want_tail)
         if event:
@@ -300,7 +312,8 @@ class InvokeApi:
             route.function = function
             route.revision = function.revision
             route.lane = None
-            if self.lanes is not None and not route.drawn and version.config.log_format != "JSON" and version.tracer is None:
+            plain = version.config.log_format != "JSON" and version.tracer is None and version.tenants is None
+            if self.lanes is not None and not route.drawn and plain:
                 route.lane = self.lanes.Lane(self, self._invoker, version, route.arn)
         return version
 
@@ -382,7 +395,7 @@ def options_of(headers: list[tuple[bytes, bytes]]) -> InvokeOptions:
     """Read the options of an Invoke from its headers (names in lower case). Raises ValidationError for one that cannot be, and
     NotImplementedHere for one that nothing obeys.
     """
-    account = kind = log_type = client_context = trace = None
+    account = kind = log_type = client_context = trace = tenant = None
     for name, value in headers:
         if name == b"authorization":
             account = account_of(value)
@@ -399,9 +412,11 @@ def options_of(headers: list[tuple[bytes, bytes]]) -> InvokeOptions:
             client_context = value
         elif name == b"x-amzn-trace-id":
             trace = value
+        elif name == b"x-amz-tenant-id":
+            tenant = tenancy.read(value)
         elif name in NOT_OBEYED:
             raise NotImplementedHere(f"Invoke with {NOT_OBEYED[name]} is not implemented by this engine.")
-    return account, kind, log_type, client_context, trace
+    return account, kind, log_type, client_context, trace, tenant
 
 
 def check_streamed(options: InvokeOptions) -> None:

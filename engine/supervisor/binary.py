@@ -149,7 +149,7 @@ class ClientConnection(_FrameConnection):
                     f"Request must be smaller than {MAX_REQUEST} bytes for the InvokeFunction operation"
                 )
             version = self._api.call(call, self._account_id, _Waiting(self, call.call_id))
-            if self._calls is not None and call.qualifier is None and not call.flags and call[4:7] == _NO_OPTIONS and body[7] == 0xDA:
+            if self._calls is not None and call.qualifier is None and not call.flags and call[4:7] == _NO_OPTIONS and body[0] == 0x99 and body[7] == 0xDA:
                 self._calls.learn(body, partial(self._api.lane_of_call, call, self._account_id))
         except AwsError as e:
             self.refuse(call.call_id, e, call.request_id or request_id())

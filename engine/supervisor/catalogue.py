@@ -36,15 +36,42 @@ class Version:
     """One generation of one version, with its pool of instances. ``provisioned`` is None while none are asked for.
 
     ``stock_key``: where its sandboxes are taken from, its template's stock while there is one. ``refusal``: what invocations get instead.
+    ``tenants``: of a version that keeps its tenants apart, the one that runs each tenant's invocations (see ``tenants.py``); None for all others.
+    ``tenant``: whose ``shared`` version this is one.
     """
 
     __slots__ = (
-        "base_env", "config", "extensions", "function", "imports", "init_more", "init_sent", "limit", "log", "pool", "provisioned", "refusal", "sandbox", "stock_key",
-        "template", "tracer", "zygote_key",
+        "base_env",
+        "config",
+        "extensions",
+        "function",
+        "imports",
+        "init_more",
+        "init_sent",
+        "limit",
+        "log",
+        "pool",
+        "provisioned",
+        "refusal",
+        "sandbox",
+        "shared",
+        "stock_key",
+        "template",
+        "tenant",
+        "tenants",
+        "tracer",
+        "zygote_key",
     )  # fmt: skip
 
-    def __init__(self, function: Function, config: VersionConfig, tracer: Tracer | None = None, log: FunctionLog | None = None) -> None:
-        """``tracer``: of those whose tracing is active. ``log``: that of its log group, where it is not the function's own."""
+    def __init__(
+        self, function: Function, config: VersionConfig, tracer: Tracer | None = None, log: FunctionLog | None = None, of: tuple[Version, str] | None = None
+    ) -> None:
+        """``tracer``: of those whose tracing is active. ``log``: that of its log group, where it is not the function's own. ``of``: the version
+        whose tenant this one is for, and the tenant.
+        """
+        self.shared: Version | None = None if of is None else of[0]
+        self.tenant: str | None = None if of is None else of[1]
+        self.tenants: dict[str, Version] | None = {} if config.tenants_apart and of is None else None
         self.function = function
         self.log = log or function.log
         self.tracer = tracer if config.tracing == "Active" else None
@@ -76,7 +103,10 @@ class Function:
     ``revision`` is another one whenever its names may mean something else, and after its end: what was resolved before is not valid then.
     """
 
-    __slots__ = ("account", "aliases", "config", "keep_alive_s", "log", "max_age_s", "name", "quota", "revision", "stats", "versions")
+    __slots__ = (
+        "account", "aliases", "config", "keep_alive_s", "log", "max_age_s", "name", "quota", "revision", "stats", "tenant_instances", "tenants_apart",
+        "versions",
+    )  # fmt: skip
 
     def __init__(self, name: str, account: Account, log: FunctionLog, scaling: ScalingRate) -> None:
         self.name = name
@@ -91,6 +121,9 @@ class Function:
         # None: the engine's own setting.
         self.keep_alive_s: float | None = None
         self.max_age_s: float | None = None
+        # Whether invocations are of a tenant each, and how many instances there are for all of them.
+        self.tenants_apart = False
+        self.tenant_instances = 0
 
 
 class FunctionUrl(NamedTuple):
@@ -165,6 +198,7 @@ def _version(account: str, name: str, v: Any) -> VersionConfig:
         sealed=bool(v.get("sealed")),
         api=str(v.get("api") or ""),
         file_system=_file_system(v.get("file_system")),
+        tenants_apart=bool(v.get("tenants_apart")),
     )
 
 
@@ -270,6 +304,7 @@ class Catalogue:
         self._rename(function.config, config)
         function.config = config
         function.keep_alive_s, function.max_age_s = config.keep_alive_s, config.max_age_s
+        function.tenants_apart = any(v.tenants_apart for v in config.versions.values())
         former_aliases, function.aliases = function.aliases, config.aliases
         function.account.reserve(function.quota, config.reserved)
         former = function.versions
@@ -278,8 +313,9 @@ class Catalogue:
             old = former.get(name)
             if old is not None and _same(old.config, version):
                 former.pop(name)
-                old.config = version
-                old.init_sent = old.sandbox = None
+                for one in (old, *(old.tenants or {}).values()):
+                    one.config = version
+                    one.init_sent = one.sandbox = None
                 function.versions[name] = old
             else:
                 function.versions[name] = new = Version(function, version, self._tracer, self._logs.of(config.account, config.name, version.log_group))
@@ -299,7 +335,8 @@ class Catalogue:
         self.stocks[version.zygote_key] -= 1
         if not self.stocks[version.zygote_key]:
             del self.stocks[version.zygote_key]
-        self._on_drain(version)
+        for one in (version, *(version.tenants or {}).values()):
+            self._on_drain(one)
 
     def delete(self, account_id: str, name: str) -> None:
         """Forget a function; unknown ones are ignored."""
@@ -333,11 +370,11 @@ class Catalogue:
             for url in now.urls:
                 self.urls[url.url_id] = FunctionUrl(FunctionRef(now.account, self.region, now.name, url.qualifier), url)
 
-    def has(self, ref: FunctionRef) -> bool:
-        """Whether there is such a function, version or alias, in whatever state."""
+    def named(self, ref: FunctionRef) -> Function | None:
+        """The function that is meant, if it has such a version or alias, in whatever state."""
         function = self._functions.get((ref.account, ref.name))
         qualifier = ref.qualifier or LATEST
-        return function is not None and (qualifier in function.versions or qualifier in function.aliases)
+        return function if function is not None and (qualifier in function.versions or qualifier in function.aliases) else None
 
     def resolve(self, ref: FunctionRef) -> tuple[Version, bool]:
         """The version to run and whether the choice was drawn by weight (and must be drawn again next time).

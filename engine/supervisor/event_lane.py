@@ -25,8 +25,8 @@ MAX_BYTES = 4 * 1024 * 1024
 # A control plane that was killed imports for a second or two on a quiet machine, and much longer on a loaded one.
 WAIT_S = 20.0
 INTERNAL_ERROR = "An error occurred and the request cannot be processed."
-# Request id, account, function, qualifier, trace header, payload.
-Row = tuple[str, str, str, str | None, str | None, bytes]
+# Request id, account, function, qualifier, trace header, payload, tenant.
+Row = tuple[str, str, str, str | None, str | None, bytes, str | None]
 
 
 class Accepting(Protocol):
@@ -71,13 +71,13 @@ class EventLane:
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def put(self, ref: FunctionRef, payload: bytes, trace: str | None, sender: Accepting) -> None:
+    def put(self, ref: FunctionRef, payload: bytes, trace: str | None, tenant: str | None, sender: Accepting) -> None:
         """Have an event kept; its function exists and its payload is JSON."""
         waiting = self._waiting
         if not waiting or waiting[-1].full:
             waiting.append(_Batch(self._loop.time()))
         batch = waiting[-1]
-        batch.rows.append((request_id(), ref.account, ref.name, ref.qualifier, trace, payload))
+        batch.rows.append((request_id(), ref.account, ref.name, ref.qualifier, trace, payload, tenant))
         batch.senders.append(sender)
         batch.size += len(payload)
         if not self._flushing:

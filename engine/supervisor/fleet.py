@@ -21,6 +21,7 @@ from engine.core.runtimes import reserved_mib
 from engine.errors import AwsError, SubnetIPAddressLimitReached
 from engine.sandbox.api import HolderFds, Sandbox, SpecialiseSpec
 from engine.sandbox.group import CPU_PERIOD_US
+from engine.supervisor import tenants
 from engine.supervisor.catalogue import Version
 from engine.supervisor.farewell import Farewell
 from engine.supervisor.holders import Holder, HolderPool
@@ -101,6 +102,8 @@ class Fleet:
     def spawn(self, version: Version) -> None:
         """One more instance for ``version``, now or when there is room."""
         self._versions[version] = None
+        if version.shared is not None:
+            tenants.keep(version)
         if version.template is not None and not self.standing.may_start(version):
             return
         if not self._make_room(version):
@@ -125,6 +128,8 @@ class Fleet:
         instance = Instance(self._loop, version, events, now_s, day, provision=provision, template=template)
         self.instances.add(instance)
         self._room.take(version.config.memory_mib)
+        if version.shared is not None:
+            version.function.tenant_instances += 1
         instance.pool.started(instance)
         return instance
 
@@ -302,8 +307,15 @@ class Fleet:
     def _retire(self, instance: Instance) -> None:
         instance.pool.lost(instance)
         self._owner.on_stopped(instance)
+        self._give_back(instance)
+
+    def _give_back(self, instance: Instance) -> None:
+        """It is in nobody's way any more."""
+        version = instance.version
         instance.move(Event.RETIRE)
-        self._room.give_back(instance.version.config.memory_mib)
+        self._room.give_back(version.config.memory_mib)
+        if version.shared is not None:
+            version.function.tenant_instances -= 1
 
     def _end(self, instance: Instance) -> None:
         instance.close()
@@ -339,8 +351,7 @@ class Fleet:
         self._owner.on_stopped(instance)
         instance.close()
         if instance.state is not State.RETIRING:
-            instance.move(Event.RETIRE)
-            self._room.give_back(instance.version.config.memory_mib)
+            self._give_back(instance)
         self._forget(instance)
 
     def _forget(self, instance: Instance) -> None:
@@ -353,6 +364,8 @@ class Fleet:
         if pool.live == 0 and (pool.draining or not (pool.waiting or version.provisioned)):
             # Whoever looks at all versions looks at those that have, or want, instances; ``spawn`` adds it again.
             self._versions.pop(version, None)
+            if version.shared is not None:
+                tenants.forget(version)
         self.feed_starved()
 
     def feed_starved(self) -> None:

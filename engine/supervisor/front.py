@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import httptools
 
 from engine.auth.sigv4 import Repeat
+from engine.core import tenancy
 from engine.core.invocation import Outcome
 from engine.errors import AwsError, RequestEntityTooLarge, UnrecognizedClient
 from engine.supervisor import replies
@@ -31,7 +32,7 @@ STREAMED = b"/2021-11-15/functions/"
 HOT_START = b"POST /2015-03-31/functions/"
 # A head seen before, the size of the request, its URL and options.
 Known = tuple[bytes, int, bytes, InvokeOptions]
-_NOTHING_KNOWN: Known = (b"", 0, b"", (None, None, None, None, None))
+_NOTHING_KNOWN: Known = (b"", 0, b"", (None, None, None, None, None, None))
 MAX_FAST_HEAD = 8192
 MAX_BODY = 6 * 1024 * 1024
 MAX_HEAD = 1024 * 1024
@@ -254,14 +255,15 @@ class Connection(asyncio.Protocol):
         path = url.partition(b"?")[0] if b"?" in url else url
         if not path.endswith((b"/invocations", b"/invocations/")) or b" " in url:
             return False
-        account = kind = log_type = context = trace = None
+        account = kind = log_type = context = trace = tenant = None
         if b"\r\nx-am" in head:
             if b"\r\nx-amz-invocation-type:" in head:
                 kind = self._value(data, head, b"\r\nx-amz-invocation-type:", line_end + 9)
                 if kind != b"RequestResponse" and (kind != b"Event" or not self._services.api.takes_events):
                     return False
             log_type = self._value(data, head, b"\r\nx-amz-log-type:", line_end + 9)
-            if b"\r\nx-amz-tenant-id:" in head or b"\r\nx-amz-durable-execution-name:" in head or log_type not in LOG_TYPES:
+            tenant = tenancy.plain(self._value(data, head, b"\r\nx-amz-tenant-id:", line_end + 9)) if b"\r\nx-amz-tenant-id:" in head else None
+            if b"\r\nx-amz-durable-execution-name:" in head or log_type not in LOG_TYPES or tenant == "":
                 return False
             context = self._value(data, head, b"\r\nx-amz-client-context:", line_end + 9)
             trace = self._value(data, head, b"\r\nx-amzn-trace-id:", line_end + 9)
@@ -270,7 +272,7 @@ class Connection(asyncio.Protocol):
             account = head[at + 11 : at + 23]
         self._answering = self._keep_alive = True
         body = data[end + 4 :]
-        options = (account, kind if kind == b"Event" else None, log_type, context, trace)
+        options = (account, kind if kind == b"Event" else None, log_type, context, trace, tenant)
         try:
             if self._services.verifier is not None:
                 self._known = _NOTHING_KNOWN

@@ -23,7 +23,7 @@ from engine.core.invocation import Outcome, Status
 from engine.core.pool import Plan
 from engine.errors import AwsError, ServiceError, WireError
 from engine.sandbox.api import Sandbox
-from engine.supervisor import streaming
+from engine.supervisor import streaming, tenants
 from engine.supervisor import worker_messages as said
 from engine.supervisor.catalogue import Version
 from engine.supervisor.channel import Channel
@@ -149,8 +149,8 @@ class Invoker:
 
     def _enqueue(self, version: Version, request: Request) -> None:
         if version.pool.enqueue(request) is Plan.SPAWN:
-            scaling = version.function.quota.scaling
-            if not scaling.take(self._clock.monotonic()):
+            function = version.function
+            if (version.shared is not None and tenants.full(function)) or not function.quota.scaling.take(self._clock.monotonic()):
                 version.pool.withdraw(request)
                 self.refuse(request, throttled(Throttle.FUNCTION_RATE), throttle=True)
                 return
@@ -542,6 +542,8 @@ class Invoker:
                 self.refuse(pool.waiting.popleft(), throttled(Throttle.HOST_FULL, full), throttle=True)
             if not pool.waiting:
                 del self._fleet.starved[version]
+                if not pool.live:
+                    tenants.forget(version)
 
     def drain(self, version: Version) -> None:
         """The version is history."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine import __version__
 from engine.clock import Clock
+from engine.core.pool import VersionPool
 from engine.core.stats import BOUNDS
 from engine.sandbox.api import SandboxReport
 from engine.supervisor import imports
-from engine.supervisor.catalogue import Catalogue, Function
+from engine.supervisor.catalogue import Catalogue, Function, Version
 from engine.supervisor.holders import HolderPool
 from engine.supervisor.instance import Instance
 from engine.supervisor.invoker import Invoker
@@ -137,18 +138,7 @@ class Status:
                     "in_flight": f.quota.concurrent,
                     "reserved": f.quota.reserved,
                     "provisioned": f.quota.provisioned,
-                    "versions": {
-                        v.config.version: {
-                            "state": v.config.state,
-                            "generation": v.config.generation,
-                            "idle": v.pool.idle_count,
-                            "busy": len(v.pool.busy),
-                            "starting": len(v.pool.starting),
-                            "waiting": len(v.pool.waiting),
-                            "provisioned": None if v.provisioned is None else v.provisioned.have().ready,
-                        }
-                        for v in f.versions.values()
-                    },
+                    "versions": {v.config.version: _version(v) for v in f.versions.values()},
                 }
                 for account, f in self._catalogue.functions()
             ],
@@ -156,11 +146,35 @@ class Status:
         }
 
 
+def _version(v: Version) -> dict[str, Any]:
+    """A version with its pool; one that keeps its tenants apart with the pools of all, and that of each."""
+    tenants = v.tenants or {}
+    pools = [v.pool, *(t.pool for t in tenants.values())]
+    whose = {} if v.tenants is None else {"tenants": {name: _pooled([t.pool]) for name, t in tenants.items()}}
+    return {
+        "state": v.config.state,
+        "generation": v.config.generation,
+        **_pooled(pools),
+        "provisioned": None if v.provisioned is None else v.provisioned.have().ready,
+        **whose,
+    }
+
+
+def _pooled(pools: Sequence[VersionPool[Any, Any]]) -> dict[str, int]:
+    return {
+        "idle": sum(p.idle_count for p in pools),
+        "busy": sum(len(p.busy) for p in pools),
+        "starting": sum(len(p.starting) for p in pools),
+        "waiting": sum(len(p.waiting) for p in pools),
+    }
+
+
 def _instance(i: Instance, now_s: float) -> dict[str, Any]:
     return {
         "id": i.stream[-32:],
         "function": i.version.function.name,
         "version": i.version.config.version,
+        **({} if i.version.tenant is None else {"tenant": i.version.tenant}),
         "state": i.state,
         "kind": i.kind,
         "pid": i.pid,

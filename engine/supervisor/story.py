@@ -18,10 +18,11 @@ from engine.supervisor.request import Request
 class Started:
     """START, still to be written."""
 
-    __slots__ = ("_at_ms", "_config", "_request_id")
+    __slots__ = ("_at_ms", "_config", "_request_id", "_tenant")
 
-    def __init__(self, config: VersionConfig, request_id: str, at_ms: int) -> None:
+    def __init__(self, config: VersionConfig, request_id: str, at_ms: int, tenant: str | None) -> None:
         self._config = config
+        self._tenant = tenant
         self._request_id = request_id
         self._at_ms = at_ms
 
@@ -31,7 +32,7 @@ class Started:
             return report.start_text(self._request_id, config.version)
         if not report.shown(config.system_log_level, "INFO"):
             return None
-        return report.start_json(self._at_ms, self._request_id, config.version)
+        return report.start_json(self._at_ms, self._request_id, config.version, self._tenant)
 
 
 class Ended:
@@ -61,8 +62,9 @@ class Ended:
         request_id = self._request[0]
         used = instance.peak_memory_mib(self._at_ms)
         told = report.Report(
-            request_id, self._duration_ms, config.memory_mib, used, self._init_ms, outcome, self._restore_ms, instance.crew is not None
-        )
+            request_id, self._duration_ms, config.memory_mib, used, self._init_ms, outcome, self._restore_ms, instance.crew is not None,
+            instance.version.tenant,
+        )  # fmt: skip
         if config.log_format != "JSON":
             return [report.end_text(request_id), told.text()]
         if not report.shown(config.system_log_level, "WARN" if outcome.platform else "INFO"):
@@ -82,7 +84,7 @@ class Ended:
         rest = f"\n{self._at_ms}\t{instance.stream}\t".join(self.lines())
         if start_ms < 0:
             return rest or None
-        start = Started(config, request_id, start_ms).render()
+        start = Started(config, request_id, start_ms, instance.version.tenant).render()
         if start is None:
             return rest or None
         # Several log events in one record: the log writes time and stream of the first, the others bring their own.
@@ -105,7 +107,7 @@ class Story:
     def started(self, request: Request, instance: Instance) -> None:
         at_ms = request.started_ms
         request.start_logged = True
-        self._emit(instance, request, at_ms, Started(instance.version.config, request.request_id, at_ms))
+        self._emit(instance, request, at_ms, Started(instance.version.config, request.request_id, at_ms, instance.version.tenant))
 
     def printed(self, instance: Instance, text: str, at_ms: int, request: Request | None = None) -> None:
         """A line of the function's own; of ``request``, where the instance runs several."""

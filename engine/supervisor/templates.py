@@ -100,7 +100,7 @@ class Templates:
         required = config.snap_start
         ours = version.zygote_key.startswith("python")
         learned = self._learning and ours and not (required or self._everything)
-        if version.limit > 1 or config.file_system or config.state != "Active" or not (required or learned or (self._everything and config.runtime.startswith("python"))):
+        if version.limit > 1 or config.file_system or config.tenants_apart or config.state != "Active" or not (required or learned or (self._everything and config.runtime.startswith("python"))):
             return
         template = version.template = self._all[version] = Template(version, required=required, first=first and required, learned=learned)
         if not self.possible:

@@ -127,14 +127,14 @@ CLIENT_CONNECTION: Final = Role(
     ends=(SUPERVISOR, CLIENT),
     start="connected",
     senders=MappingProxyType(
-        {m.CLIENT_HELLO: CLIENT, m.CALL: CLIENT, m.SERVER_HELLO: SUPERVISOR, m.RESULT: SUPERVISOR}
+        {m.CLIENT_HELLO: CLIENT, m.CALL: CLIENT, m.TENANT_CALL: CLIENT, m.SERVER_HELLO: SUPERVISOR, m.RESULT: SUPERVISOR}
     ),
     transitions=MappingProxyType(
         {
             "connected": {m.CLIENT_HELLO: "greeted", m.SERVER_HELLO: "challenged"},
             "challenged": {m.CLIENT_HELLO: "greeted"},
             "greeted": {m.SERVER_HELLO: "open"},
-            "open": {m.CALL: "open", m.RESULT: "open"},
+            "open": {m.CALL: "open", m.TENANT_CALL: "open", m.RESULT: "open"},
         }
     ),
     note=MappingProxyType(

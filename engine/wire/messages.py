@@ -42,6 +42,7 @@ CLIENT_HELLO: Final = 0x20
 SERVER_HELLO: Final = 0x21
 CALL: Final = 0x22
 RESULT: Final = 0x23
+TENANT_CALL: Final = 0x24
 # control plane <-> supervisor
 CATALOGUE: Final = 0x30
 ACK: Final = 0x31
@@ -91,7 +92,7 @@ class Reply(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A client's request to invoke. ``call_id`` is the client's own number, echoed in the RESULT."""
+    """A client's request to invoke. ``call_id`` is the client's own number, echoed in the RESULT. With a ``tenant_id`` it is a TENANT_CALL."""
 
     call_id: int
     function: str
@@ -101,6 +102,7 @@ class Call(NamedTuple):
     client_context: str | None
     trace_id: str | None
     payload: bytes
+    tenant_id: str | None = None
 
 
 class Result(NamedTuple):
@@ -179,6 +181,7 @@ RESPONSE_HEAD: Final = b"\x95\x05\xd9\x24"
 PLAIN_RESPONSE: Final = b"\xc3\xc0\xc6"
 _ERROR_HEAD = b"\x95\x06\xd9\x24"
 _CALL_HEAD = b"\x99\x22\xce"
+_TENANT_CALL_HEAD = b"\x9a\x24\xce"
 _RESULT_HEAD = b"\x99\x23\xce"
 _NO_CONTEXT = b"\xc0\xc0\xc0"
 
@@ -193,7 +196,7 @@ def invoke_tail(
     """The middle of an INVOKE between deadline and payload; the same for many calls, so callers may keep it."""
     if client_context is None and identity is None and tenant_id is None:
         return str16(function_arn) + str8(trace_id) + _NO_CONTEXT
-    return str16(function_arn) + str8(trace_id) + str16(client_context) + str16(identity) + str8(tenant_id)
+    return str16(function_arn) + str8(trace_id) + str16(client_context) + str16(identity) + str16(tenant_id)
 
 
 def encode_invoke(request_id: str, deadline_ms: int, middle: bytes, payload: bytes) -> bytes:
@@ -270,7 +273,7 @@ def decode_reply(body: bytes) -> Reply:
 
 
 def encode_call_head(call: Call) -> bytes:
-    """A framed CALL up to and excluding its payload; a sender of big payloads writes the two without joining them."""
+    """A framed CALL or TENANT_CALL up to and excluding its payload; a sender of big payloads writes the two without joining them."""
     middle = b"".join(
         (
             str16(call.function),
@@ -279,13 +282,14 @@ def encode_call_head(call: Call) -> bytes:
             str8(call.request_id),
             str16(call.client_context),
             str8(call.trace_id),
+            b"" if call.tenant_id is None else str16(call.tenant_id),
         )
     )
     size = len(call.payload)
     return b"".join(
         (
             (12 + len(middle) + size).to_bytes(4, "big"),
-            _CALL_HEAD,
+            _CALL_HEAD if call.tenant_id is None else _TENANT_CALL_HEAD,
             call.call_id.to_bytes(4, "big"),
             middle,
             b"\xc6",
@@ -295,12 +299,12 @@ def encode_call_head(call: Call) -> bytes:
 
 
 def encode_call(call: Call) -> bytes:
-    """A framed CALL."""
+    """A framed CALL or TENANT_CALL."""
     return encode_call_head(call) + call.payload
 
 
 def decode_call(body: bytes) -> Call:
-    """Read a CALL. Raises WireError."""
+    """Read a CALL or a TENANT_CALL. Raises WireError."""
     # Canonical and without options: 99 22 ce <u32> da <u16> name c0 flags c0 c0 c0 c6 <u32> payload.
     if len(body) > 10 and body[0] == 0x99 and body[1] == CALL and body[2] == 0xCE and body[7] == 0xDA:
         at = 10 + (body[8] << 8 | body[9])
@@ -319,8 +323,10 @@ def decode_call(body: bytes) -> Call:
                 int.from_bytes(body[3:7], "big"), name, None, body[at + 1], None, None, None, body[at + 10 :]
             )
     parts = unpack(body)
-    if parts[0] != CALL or len(parts) != 9:
-        raise WireError("CALL has 9 elements")
+    if parts[0] == TENANT_CALL and len(parts) == 10 and type(parts[8]) is str:
+        parts = [*parts[:8], parts[9], parts[8]]
+    elif parts[0] != CALL or len(parts) != 9:
+        raise WireError("CALL has 9 elements, TENANT_CALL 10")
     call = Call(*parts[1:])
     if (
         type(call.call_id) is not int

@@ -41,6 +41,17 @@ _THEN_NEXT: Final = Field("then_next", BOOL, "true: the message also means NEXT"
 _VERSION: Final = Field("version", INT, "protocol version, 1")
 _SEQ: Final = Field("seq", INT, "the control plane's number, echoed in the answer")
 
+_EVENT: Final = Field("payload", BIN, "the event, raw bytes")
+_CALL: Final = (
+    Field("call_id", INT, "the client's number, 0 to 4294967295, free again once answered", 0xFFFFFFFF),
+    Field("function", STR, "name, partial ARN or ARN"),
+    Field("qualifier", MAYBE_STR, "version or alias"),
+    Field("flags", INT, "bit 0: want the log tail; bit 1: dry run; bit 2: an attempt of an asynchronous invocation, free of request rates"),
+    Field("request_id", MAYBE_STR, "use this id; nil lets the engine choose"),
+    Field("client_context", MAYBE_STR, "JSON text (not base64)"),
+    Field("trace_id", MAYBE_STR, "`X-Amzn-Trace-Id` value"),
+)
+
 SHAPES: Final[Mapping[int, tuple[Field, ...]]] = MappingProxyType(
     {
         m.HELLO: (_VERSION, Field("about", MAP, "`runtime`: the Lambda runtime id; `version`: the interpreter's")),
@@ -110,16 +121,8 @@ SHAPES: Final[Mapping[int, tuple[Field, ...]]] = MappingProxyType(
         m.IMPORTS: (Field("document", BIN, "JSON: `took_us`, `packages`, `modules`; or `refused`"),),
         m.CLIENT_HELLO: (_VERSION, Field("about", MAP, "`role`: client or control; with a challenge also `access_key`, `token`")),
         m.SERVER_HELLO: (_VERSION, Field("about", MAP, "`nonce` in a challenge; `error` in a refusal; else `engine`")),
-        m.CALL: (
-            Field("call_id", INT, "the client's number, 0 to 4294967295, free again once answered", 0xFFFFFFFF),
-            Field("function", STR, "name, partial ARN or ARN"),
-            Field("qualifier", MAYBE_STR, "version or alias"),
-            Field("flags", INT, "bit 0: want the log tail; bit 1: dry run; bit 2: an attempt of an asynchronous invocation, free of request rates"),
-            Field("request_id", MAYBE_STR, "use this id; nil lets the engine choose"),
-            Field("client_context", MAYBE_STR, "JSON text (not base64)"),
-            Field("trace_id", MAYBE_STR, "`X-Amzn-Trace-Id` value"),
-            Field("payload", BIN, "the event, raw bytes"),
-        ),
+        m.CALL: (*_CALL, _EVENT),
+        m.TENANT_CALL: (*_CALL, Field("tenant_id", STR, "whom a function with TenancyConfig is invoked for"), _EVENT),
         m.RESULT: (
             Field("call_id", INT, "as in the CALL", 0xFFFFFFFF),
             Field("status", INT, "the HTTP status the Invoke API would have answered", 999),
@@ -140,7 +143,7 @@ SHAPES: Final[Mapping[int, tuple[Field, ...]]] = MappingProxyType(
         m.ANSWER: (_SEQ, Field("value", BIN, "msgpack of the answer")),
         m.EVENTS: (
             Field("seq", INT, "the supervisor's number, echoed in ACCEPTED"),
-            Field("events", LIST, "arrays of request id, account, function, qualifier or nil, trace header or nil, payload (bin)"),
+            Field("events", LIST, "arrays of request id, account, function, qualifier or nil, trace header or nil, payload (bin), tenant or nil"),
         ),
         m.ACCEPTED: (
             Field("seq", INT, "as in EVENTS"),

@@ -14,7 +14,7 @@ from tests.property.test_control_constraints import ELSEWHERE, said
 
 MODEL = load()
 # Asked for at all they are refused, whatever they say.
-NOT_OBEYED = {"durableExecutionName", "tenantId"}
+NOT_OBEYED = {"durableExecutionName"}
 
 
 @pytest.mark.parametrize("name", sorted(ELSEWHERE))

@@ -38,6 +38,15 @@ def invoke(node: tuple[Engine, int], name: str, event: Any = None, **options: An
     return json.loads(answer["Payload"].read()), answer.get("FunctionError"), base64.b64decode(answer["LogResult"]).decode()
 
 
+def test_a_tenant_is_in_the_context_and_has_memory_of_its_own(node: tuple[Engine, int]) -> None:
+    code = "const seen = []; exports.handler = async (event, context) => { seen.push(context.tenantId); return seen; };"
+    deploy(node, "tenants", code, TenancyConfig={"TenantIsolationMode": "PER_TENANT"})
+    for tenant in ("blue", "green"):
+        seen, error, _ = invoke(node, "tenants", TenantId=tenant)
+        assert error is None
+        assert set(seen) == {tenant}
+
+
 def test_async_handlers_and_their_context(node: tuple[Engine, int]) -> None:
     deploy(
         node,

@@ -70,12 +70,12 @@ def test_an_answer_has_everything_the_invoke_api_would_give(both: Both, server: 
     )
     assert got == Result(got.call_id, 200, None, "live", None, RID, b"tail", b'{"a":1}')
     (call,) = server.calls
-    assert call[1:] == ("echo", "live", 1, RID, '{"custom":{}}', "Root=1-2-3", b'{"a":1}')
+    assert call[1:] == ("echo", "live", 1, RID, '{"custom":{}}', "Root=1-2-3", b'{"a":1}', None)
 
 
 def test_defaults_are_an_empty_object_and_no_options(both: Both, server: FrameServer, path: str) -> None:
     assert both.invoke(path, "echo").log_tail is None
-    assert server.calls[0][1:] == ("echo", None, 0, None, None, None, b"{}")
+    assert server.calls[0][1:] == ("echo", None, 0, None, None, None, b"{}", None)
     both.invoke(path, "echo", dry_run=True)
     assert server.calls[1].flags == 2
 

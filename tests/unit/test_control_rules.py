@@ -90,7 +90,6 @@ def test_members_that_ask_for_nothing_pass(members: dict[str, Any]) -> None:
     "members",
     [
         {"DurableConfig": {"ExecutionTimeout": 1}},
-        {"TenancyConfig": {"TenantIsolationMode": "PER_TENANT"}},
         {"CapacityProviderConfig": {"x": {}}},
         {"PublishTo": "LATEST_PUBLISHED"},
         {"SomethingNewOfNextYear": {"A": 1}},
@@ -107,7 +106,7 @@ def test_packages_are_copied_and_only_that_may_be_asked_for() -> None:
     rules.refuse_unsupported("FunctionCode", {"S3ObjectStorageMode": "COPY"})
     with pytest.raises(NotImplementedHere, match="does not support S3ObjectStorageMode in LayerContent: layers are always copied"):
         rules.refuse_unsupported("LayerContent", {"S3ObjectStorageMode": "REFERENCE"})
-    assert rules.refused_members("CreateFunction", ["TenancyConfig", "Timeout"]) == ["TenancyConfig"]
+    assert rules.refused_members("CreateFunction", ["DurableConfig", "Timeout"]) == ["DurableConfig"]
     assert rules.refused_members("ListTags", ["Resource"]) == []
 
 

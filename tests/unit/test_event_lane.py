@@ -64,7 +64,7 @@ async def turns(count: int = 3) -> None:
 def put(lane: EventLane, count: int, payload: bytes = b"{}") -> list[Sender]:
     senders = [Sender() for _ in range(count)]
     for sender in senders:
-        lane.put(REF, payload, "Root=1", sender)
+        lane.put(REF, payload, "Root=1", None, sender)
     return senders
 
 
@@ -75,7 +75,7 @@ def test_what_comes_together_shares_a_frame_and_is_answered_when_it_is_kept() ->
         senders = put(lane, 5)
         await turns()
         ((seq, rows),) = plane.got
-        assert [row[1:] for row in rows] == [["000000000000", "f", "live", "Root=1", b"{}"]] * 5
+        assert [row[1:] for row in rows] == [["000000000000", "f", "live", "Root=1", b"{}", None]] * 5
         assert all(sender.told == [] for sender in senders)
         lane.settled(seq, None)
         assert [sender.told for sender in senders] == [[(row[0], None)] for row in rows]

@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 
 from engine.clock import ManualClock
 from engine.config import load as load_settings
+from engine.core import tenancy
 from engine.errors import ServiceError
 from engine.eventing.intake import MAX_PAYLOAD, Intake
 from engine.http.app import build_app
@@ -32,10 +33,13 @@ A = "000000000000"
 
 
 class Known:
-    """``f`` with ``$LATEST`` and version 1."""
+    """``f`` with ``$LATEST`` and version 1; ``apart``, which keeps its tenants apart."""
 
     def has(self, account: str, name: str, qualifier: str | None) -> bool:
-        return (account, name) == (A, "f") and qualifier in (None, "$LATEST", "1")
+        return account == A and name in ("f", "apart") and qualifier in (None, "$LATEST", "1")
+
+    def tenants_apart(self, account: str, name: str) -> bool:
+        return name == "apart"
 
 
 class Door:
@@ -188,7 +192,6 @@ def test_one_mebibyte_is_the_limit(door: Door) -> None:
     [
         ({"InvocationType": "RequestResponse"}, "InvocationType RequestResponse"),
         ({"InvocationType": "DryRun"}, "InvocationType DryRun"),
-        ({"InvocationType": "Event", "TenantId": "t"}, "TenantId"),
         ({"InvocationType": "Event", "DurableExecutionName": "d"}, "DurableExecutionName"),
     ],
 )
@@ -197,6 +200,16 @@ def test_what_is_not_done_here_is_named(door: Door, members: dict[str, str], nam
         door.client.invoke(FunctionName="f", Payload=b"{}", **members)
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 501
     assert door.kept() == []
+
+
+def test_an_event_is_a_tenants_just_where_it_must_be(door: Door) -> None:
+    for function, more, text in (("f", {"TenantId": "t"}, tenancy.UNWANTED), ("apart", {}, tenancy.MISSING)):
+        with pytest.raises(ClientError) as caught:
+            door.client.invoke(FunctionName=function, InvocationType="Event", **more)
+        assert caught.value.response["Error"] == {"Code": "InvalidParameterValueException", "Message": text}
+    assert door.kept() == []
+    door.client.invoke(FunctionName="apart", InvocationType="Event", TenantId="blue")
+    assert [event.tenant for event in door.kept()] == ["blue"]
 
 
 def test_nothing_is_refused_as_unknown_before_everything_is_known(door: Door, ready: list[Exception]) -> None:

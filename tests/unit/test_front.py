@@ -357,7 +357,8 @@ def test_log_tail_and_client_context_and_trace(play: Callable[..., None]) -> Non
         (PATH, {}, b"{oops", 400, "InvalidRequestContentException", "Could not parse request body into json"),
         (PATH, {"X-Amz-Log-Type": "All"}, b"{}", 400, "ValidationException", "Member must satisfy enum value set: [Tail, None]"),
         (PATH, {"X-Amz-Client-Context": "%%%"}, b"{}", 400, "InvalidRequestContentException", "Client context"),
-        (PATH, {"X-Amz-Tenant-Id": "t"}, b"{}", 501, "NotImplementedException", "TenantId"),
+        (PATH, {"X-Amz-Tenant-Id": "t"}, b"{}", 400, "InvalidParameterValueException", "not enabled with tenancy configuration"),
+        (PATH, {"X-Amz-Tenant-Id": "#"}, b"{}", 400, "ValidationException", "at 'tenantId'"),
         (PATH, {"X-Amz-Durable-Execution-Name": "d"}, b"{}", 501, "NotImplementedException", "DurableExecutionName"),
         (PATH, {"X-Amz-Client-Context": "A" * 3584}, b"{}", 400, "InvalidRequestContentException", "3583"),
         ("/2015-03-31/functions/b%3Aa%3Ad%3A1/invocations", {}, b"{}", 400, "ValidationException", "'functionName'"),
@@ -449,7 +450,7 @@ def test_an_event_is_handed_to_who_keeps_it_however_the_request_is_cut(play: Cal
             assert answer.startswith(b"HTTP/1.1 202 Accepted\r\n")
             assert b"x-amzn-RequestId: %b\r\n" % row[0].encode() in answer
             assert b"Content-Length: 0\r\n" in answer
-            assert row[1:] == ["000000000000", "f", "$LATEST", ("Root=1-2-3" + "x" * 300)[:255], b'{"a":1}']
+            assert row[1:] == ["000000000000", "f", "$LATEST", ("Root=1-2-3" + "x" * 300)[:255], b'{"a":1}', None]
         assert f.rig.sandbox.inits == 0
         assert f.opened == 0, "nothing was passed through"
 
@@ -480,7 +481,8 @@ def test_what_cannot_be_an_event_is_refused_with_lambdas_words(play: Callable[..
             assert (status, code) == (413, "RequestEntityTooLargeException")
             limit = 1_048_576 if len(body) <= front.MAX_BODY else front.MAX_BODY
             assert text == f"Request must be smaller than {limit} bytes for the InvokeFunction operation"
-        assert (await send(PATH, b"{}", X_Amz_Tenant_Id="t"))[0] == 501
+        assert (await send(PATH, b"{}", X_Amz_Tenant_Id="t"))[0] == 400
+        assert (await send(PATH, b"{}", X_Amz_Durable_Execution_Name="n"))[0] == 501
         assert (await send(PATH, b"{}", X_Amz_Log_Type="All"))[0] == 400
         assert len(keeper.rows) == 1
         assert (await send(PATH, b""))[0] == 202

@@ -23,7 +23,9 @@ HOT: dict[int, Callable[[bytes], Any]] = {
     m.INVOKE: m.decode_invoke,
     m.RESPONSE: m.decode_reply,
     m.ERROR: m.decode_reply,
-    m.CALL: m.decode_call,
+    # Without the tenant, which a CALL has none of; of a TENANT_CALL in its place, before the payload.
+    m.CALL: lambda body: m.decode_call(body)[:8],
+    m.TENANT_CALL: lambda body: (*(call := m.decode_call(body))[:7], call.tenant_id, call.payload),
     m.RESULT: m.decode_result,
 }
 
@@ -43,6 +45,8 @@ def encode(kind: int, e: list[Any]) -> bytes | None:
         return m.encode_reply(kind, e[0], e[3], e[2], then_next=e[1])
     if kind == m.CALL:
         return m.encode_call(m.Call(*e))
+    if kind == m.TENANT_CALL:
+        return m.encode_call(m.Call._make((*e[:7], e[8], e[7])))
     if kind == m.RESULT:
         return m.encode_result(m.Result(*e))
     return None

@@ -37,7 +37,7 @@ def identity(authorizer: Authorizer, request: ApiRequest, context: ApiContext) -
     """The values of the identity sources, in order; None when one is missing or not of the form that is asked for."""
     found = []
     for source in authorizer.sources:
-        value = _value(source, request, context)
+        value = value_of(source, request, context)
         if not value:
             return None
         found.append(value)
@@ -53,7 +53,8 @@ def _matches(expression: str, value: str) -> bool:
         return False
 
 
-def _value(source: str, request: ApiRequest, context: ApiContext) -> str | None:
+def value_of(source: str, request: ApiRequest, context: ApiContext) -> str | None:
+    """What an expression like ``method.request.header.Name`` stands for; None where there is nothing."""
     match = _SOURCE.fullmatch(source)
     if match is None:
         return None

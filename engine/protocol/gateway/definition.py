@@ -17,13 +17,17 @@ DEFAULT_STAGE = DEFAULT_ROUTE = "$default"
 REST_TIMEOUT_S, HTTP_TIMEOUT_S = 29.0, 30.0
 AUTHORIZER_TTL_S = 300
 _FUNCTION = re.compile(r"arn:aws[a-zA-Z-]*:lambda:[^:/]*:[^:/]*:function:[^/]+")
+# The one mapped parameter that a proxy integration needs: whom a function with TenancyConfig is invoked for.
+TENANT = "integration.request.header.x-amz-tenant-id"
 _GATEWAY_HEADER = "gatewayresponse.header."
 _VARIABLE = re.compile(r"\$\{stageVariables\.([A-Za-z0-9_]+)\}")
 Document = Mapping[str, Any]
 
 
 class Integration(msgspec.Struct, frozen=True):
-    """What a route leads to. ``payload``: the version of the event's format. ``mock``: of a MOCK, its answer by status."""
+    """What a route leads to. ``payload``: the version of the event's format. ``mock``: of a MOCK, its answer by status. ``tenant``: the
+    expression whose value a function is told as its tenant.
+    """
 
     kind: str
     uri: str = ""
@@ -33,6 +37,7 @@ class Integration(msgspec.Struct, frozen=True):
     mock: dict[str, MockAnswer] = {}
     mock_status: str = "200"
     subtype: str = ""
+    tenant: str = ""
 
     def function_arn(self, variables: Mapping[str, str]) -> str | None:
         """The ARN of the function, stage variables put in; None when the target is not a function, or one that is to stream."""
@@ -157,7 +162,7 @@ def read_rest(
             if validator.get("validateRequestBody") and about.get("requestModels"):
                 ignored.add("models of request bodies")
             integration = about.get("methodIntegration") or {}
-            if integration.get("requestParameters"):
+            if {name.lower() for name in integration.get("requestParameters") or {}} - {TENANT}:
                 ignored.add("parameter mappings of integrations")
     found = {}
     for stage in stages:
@@ -226,6 +231,7 @@ def _rest_route(resource: Document, method: str, about: Document, validator: Doc
             credentials=str(described.get("credentials") or ""),
             mock=answers if described.get("type") == "MOCK" else {},
             mock_status="200" if status is None else status[1],
+            tenant=next((str(v) for k, v in (described.get("requestParameters") or {}).items() if k.lower() == TENANT), ""),
         )
     path = str(resource["path"])
     return Route(

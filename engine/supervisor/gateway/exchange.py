@@ -18,7 +18,7 @@ from engine import ids
 from engine.auth.principals import Principal
 from engine.auth.sigv4 import claimed_access_key, credential_account
 from engine.core.invocation import Outcome, Status
-from engine.errors import AwsError, TooManyRequests, UnrecognizedClient
+from engine.errors import AwsError, InvalidParameterValue, TooManyRequests, UnrecognizedClient, ValidationError
 from engine.protocol import cors
 from engine.protocol.function_url import MalformedResponse, UrlResponse, response
 from engine.protocol.gateway import http, rest
@@ -27,6 +27,7 @@ from engine.protocol.gateway.definition import DEFAULT_STAGE, HTTP, REST, WEBSOC
 from engine.protocol.gateway.refusals import Refused, Why, refused, said, unserved
 from engine.protocol.gateway.request import ApiContext, ApiRequest, forwarded, header, missing
 from engine.protocol.gateway.routes import stage_of
+from engine.protocol.gateway.tenants import tenant_of
 from engine.protocol.gateway.websocket import CONNECT
 from engine.supervisor.api import new_trace_id
 from engine.supervisor.gateway import replies
@@ -263,9 +264,13 @@ class ApiExchange:
         source = api.arn(f"{context.stage.name}/{called}")
         self.limit(integration.timeout_s)
         try:
-            owner.invoke(integration.uri, context, integration.credentials, source, document, self._trace, self)
+            tenant = tenant_of(integration.tenant, self.request, context)
+            owner.invoke(integration.uri, context, integration.credentials, source, document, self._trace, self, tenant)
         except TooManyRequests as e:
             raise refused(Why.THROTTLED, api.kind) from e
+        except (InvalidParameterValue, ValidationError) as e:
+            # Of all that Lambda refuses, what concerns the tenant is told the caller, who has to name one.
+            raise said(400, e.message or "", e.code) from e
         except (AwsError, ValueError) as e:
             raise refused(Why.BROKEN, api.kind) from e
 

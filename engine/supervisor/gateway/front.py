@@ -98,22 +98,38 @@ class Gateways:
         return {"requests": [[*key, count] for key, count in self._counts.items()], "connections": connections}
 
     def invoke(
-        self, uri: str, context: ApiContext, role: str, source_arn: str, event: bytes, trace: bytes | None, reply_to: ReplyTo
+        self,
+        uri: str,
+        context: ApiContext,
+        role: str,
+        source_arn: str,
+        event: bytes,
+        trace: bytes | None,
+        reply_to: ReplyTo,
+        tenant: str | None = None,
     ) -> None:
         """Start the function that a URI names. Raises ValueError for one that names none, AwsError when it cannot be started."""
         arn = function_arn(uri, context.stage.variables)
         if arn is None:
             raise ValueError(f"{uri!r} does not name a function")
-        self.start(arn, None if role else policies.API_GATEWAY, context.api.account, source_arn, event, trace, reply_to)
+        self.start(arn, None if role else policies.API_GATEWAY, context.api.account, source_arn, event, trace, reply_to, tenant)
 
     def start(
-        self, arn: str, caller: Identity | None, account: str, source_arn: str, event: bytes, trace: bytes | None, reply_to: ReplyTo
+        self,
+        arn: str,
+        caller: Identity | None,
+        account: str,
+        source_arn: str,
+        event: bytes,
+        trace: bytes | None,
+        reply_to: ReplyTo,
+        tenant: str | None = None,
     ) -> None:
         """Start a function for a service that its policy has to let in; None: nobody has to be. Raises AwsError."""
         ref = parse_function_name(arn, account=self.account_id, region=self._region)
         if caller is not None and not self._lets_in(ref, caller, account, source_arn):
             raise AccessDenied(f"{ref.arn()} has no policy that lets {caller.arn} invoke it for {source_arn}")
-        self._api.invoke_function(ref, event, trace, reply_to)
+        self._api.invoke_function(ref, event, trace, reply_to, tenant)
 
     def _lets_in(self, ref: FunctionRef, caller: Identity, account: str, source_arn: str) -> bool:
         if self._revision != self._catalogue.revision or len(self._decisions) > MAX_DECISIONS:
