@@ -207,6 +207,15 @@ def test_a_topic_filters_by_bodies_and_orders_only_queues(running: Engine) -> No
     with pytest.raises(ClientError, match="Invalid parameter: FilterPolicy: cidr takes a block of addresses"):
         sns.subscribe(TopicArn=topic, Protocol="lambda", Endpoint=arn, Attributes={"FilterPolicy": '{"ip": [{"cidr": "x"}]}'})
     ordered = sns.create_topic(Name="b.fifo", Attributes={"FifoTopic": "true", "ContentBasedDeduplication": "true"})["TopicArn"]
+    for name, value, words in (
+        ("FilterPolicy", "{bad", "FilterPolicy: failed to parse JSON"),
+        ("FilterPolicyScope", "Elsewhere", r"FilterPolicyScope: Invalid value \[Elsewhere\]"),
+        ("RawMessageDelivery", "true", r"Delivery protocol \[lambda\] does not support raw message delivery"),
+    ):
+        with pytest.raises(ClientError, match=f"Invalid parameter: .*{words}"):
+            sns.subscribe(TopicArn=topic, Protocol="lambda", Endpoint=f"{arn}:{name}", Attributes={name: value})
+    with pytest.raises(ClientError, match="Invalid parameter: Lambda endpoint ARN"):
+        sns.subscribe(TopicArn=topic, Protocol="lambda", Endpoint="on-bodies")
     with pytest.raises(ClientError, match="FIFO topics deliver to Amazon SQS queues only"):
         sns.subscribe(TopicArn=ordered, Protocol="lambda", Endpoint=arn)
     url = sqs.create_queue(QueueName="b.fifo", Attributes={"FifoQueue": "true"})["QueueUrl"]
@@ -274,6 +283,43 @@ def test_what_a_rule_is_refused_for(running: Engine) -> None:
         scheduler.create_schedule(
             Name="w", ScheduleExpression="rate(1 hour)", ScheduleExpressionTimezone="Mars/Phobos", FlexibleTimeWindow=window, Target=target
         )
+    for members, words in (
+        ({"Target": {**target, "Arn": "nothing"}}, "Provided Arn is not in correct format"),
+        ({"Target": {**target, "Arn": "arn:aws:scheduler:::aws-sdk:sqs:purgeQueue"}}, "reaches no target like arn:aws:scheduler:::aws-sdk:sqs:purgeQueue"),
+        ({"FlexibleTimeWindow": {"Mode": "FLEXIBLE"}}, "MaximumWindowInMinutes must be provided"),
+        ({"FlexibleTimeWindow": {"Mode": "OFF", "MaximumWindowInMinutes": 5}}, "MaximumWindowInMinutes must not be provided"),
+    ):
+        wanted = {"Name": "w", "ScheduleExpression": "rate(1 hour)", "FlexibleTimeWindow": window, "Target": target, **members}
+        with pytest.raises(ClientError, match=f"ValidationException.*{words}"):
+            scheduler.create_schedule(**wanted)
+
+
+def test_a_pattern_can_be_tried(running: Engine) -> None:
+    events = running.client("events")
+    event = {"id": "1", "source": "a", "account": ACCOUNT, "time": "2030-01-01T00:00:00Z", "region": "us-east-1", "resources": [], "detail-type": "d"}
+    for pattern, result in (({"source": ["a"]}, True), ({"source": [{"prefix": "b"}]}, False)):
+        answer = events.test_event_pattern(EventPattern=json.dumps(pattern), Event=json.dumps(event))
+        assert answer["Result"] is result
+    with pytest.raises(ClientError, match="Parameter Event is not valid"):
+        events.test_event_pattern(EventPattern='{"source": ["a"]}', Event='{"source": "a"}')
+    with pytest.raises(ClientError, match="Event pattern is not valid"):
+        events.test_event_pattern(EventPattern='{"source": "a"}', Event=json.dumps(event))
+
+
+def test_what_a_schedule_cannot_deliver_is_kept(running: Engine) -> None:
+    sqs = running.client("sqs")
+    url = sqs.create_queue(QueueName="unscheduled")["QueueUrl"]
+    target = {
+        "Arn": f"arn:aws:lambda:us-east-1:{ACCOUNT}:function:never-made", "RoleArn": ROLE, "Input": '{"a": 1}',
+        "DeadLetterConfig": {"Arn": f"arn:aws:sqs:us-east-1:{ACCOUNT}:unscheduled"},
+    }  # fmt: skip
+    arn = running.client("scheduler").create_schedule(
+        Name="unscheduled", ScheduleExpression="rate(1 hour)", FlexibleTimeWindow={"Mode": "OFF"}, Target=target
+    )["ScheduleArn"]
+    (dead,) = wait.until(lambda: sqs.receive_message(QueueUrl=url, MessageAttributeNames=["All"]).get("Messages"), "the dead letter", 60)
+    told = {name: value["StringValue"] for name, value in dead["MessageAttributes"].items()}
+    assert (dead["Body"], told["SCHEDULE_ARN"], told["ERROR_CODE"], told["TARGET_ARN"]) == ('{"a": 1}', arn, "NO_RESOURCE", target["Arn"])
+    running.client("scheduler").delete_schedule(Name="unscheduled")
 
 
 def test_schedules_run_when_virtual_time_says_so_to_the_second(running: Engine) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -20,8 +21,9 @@ from engine.core import patterns, rule_input, schedules
 from engine.core.rule_input import compact
 
 PRINCIPAL = "events.amazonaws.com"
-_REACHED = ("lambda", "sqs", "sns", "states")
 _MEMBERS = ("version", "id", "detail-type", "source", "account", "time", "region", "resources", "detail", "replay-name")
+
+_TESTED = ("id", "account", "source", "time", "region", "resources", "detail-type")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -33,6 +35,7 @@ def install(courier: Courier, timekeeper: Timekeeper) -> None:
     """Have rules reach functions of the engine, by the whole pattern language, and schedules run."""
     from moto.events.exceptions import InvalidEventPatternException, ValidationException  # noqa: PLC0415 - moto is an extra
     from moto.events.models import EventPattern, EventsBackend, Rule  # noqa: PLC0415
+    from moto.events.responses import EventsHandler  # noqa: PLC0415
 
     send = Rule.send_to_targets
 
@@ -43,7 +46,7 @@ def install(courier: Courier, timekeeper: Timekeeper) -> None:
             return
         ingested = schedules.iso(float(original_event.get("ingestion-time") or time.time()))
         for target in list(rule.targets):
-            if str(target["Arn"]).split(":")[2] in _REACHED:
+            if str(target["Arn"]).split(":")[2] in targets.REACHED:
                 _deliver(courier, rule, target, event, ingested)
                 continue
             if ":api-destination/" in str(target["Arn"]):
@@ -73,9 +76,28 @@ def install(courier: Courier, timekeeper: Timekeeper) -> None:
                 raise ValidationException("Parameter ScheduleExpression is not valid.") from e
         return put(backend, name, *arguments, **members)
 
+    EventsHandler.test_event_pattern = _tested
     Rule.send_to_targets = send_to_targets
     EventsBackend.put_rule = put_rule
     timekeeper.sources.append(functools.partial(_scheduled, courier))
+
+
+def _tested(handler: Any) -> str:
+    """The answer of TestEventPattern, which moto leaves empty."""
+    from moto.events.exceptions import InvalidEventPatternException, ValidationException  # noqa: PLC0415 - moto is an extra
+
+    try:
+        pattern = _pattern(handler._get_param("EventPattern"))  # noqa: SLF001 - moto has no other name for it
+    except patterns.InvalidPattern as e:
+        raise InvalidEventPatternException(str(e)) from e
+    try:
+        event = patterns.load(handler._get_param("Event"))  # noqa: SLF001
+    except ValueError as e:
+        raise ValidationException("Parameter Event is not valid.") from e
+    missing = next((name for name in _TESTED if not isinstance(event, dict) or name not in event), None)
+    if missing is not None or not isinstance(event, dict):
+        raise ValidationException(f"Parameter Event is not valid. Reason: {missing} is missing.")
+    return json.dumps({"Result": pattern.matches(event)})
 
 
 def _deliver(courier: Courier, rule: Any, target: dict[str, Any], event: dict[str, Any], ingested: str) -> None:

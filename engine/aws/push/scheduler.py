@@ -10,7 +10,7 @@ import functools
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engine import ids
@@ -46,6 +46,9 @@ def install(courier: Courier, timekeeper: Timekeeper, *, enforce: bool) -> None:
             except schedules.InvalidSchedule as e:
                 wrong = f"Invalid Schedule Expression {expression}." if "time zone" not in str(e) else f"Provided time zone {zone} is not valid."
                 raise ValidationException(wrong) from e
+            wrong = _wrong(members.get("target") or {}, members.get("flexible_time_window") or {})
+            if wrong:
+                raise ValidationException(wrong)
             return call(backend, **members)
 
         return check
@@ -53,6 +56,21 @@ def install(courier: Courier, timekeeper: Timekeeper, *, enforce: bool) -> None:
     EventBridgeSchedulerBackend.create_schedule = checked(EventBridgeSchedulerBackend.create_schedule)
     EventBridgeSchedulerBackend.update_schedule = checked(EventBridgeSchedulerBackend.update_schedule)
     timekeeper.sources.append(functools.partial(_scheduled, courier, enforce=enforce))
+
+
+def _wrong(target: Mapping[str, Any], window: Mapping[str, Any]) -> str:
+    """What AWS, or whoever would have to reach the target, has against it; nothing is an empty text."""
+    arn = str(target.get("Arn") or "")
+    if arn.count(":") < 5 or not arn.startswith("arn:"):
+        return "Provided Arn is not in correct format."
+    if arn != _UNIVERSAL_INVOKE and arn.split(":")[2] not in targets.REACHED:
+        return f"The embedded AWS reaches no target like {arn}: Lambda functions, SQS queues, SNS topics, state machines and {_UNIVERSAL_INVOKE} only."
+    minutes = window.get("MaximumWindowInMinutes")
+    if window.get("Mode") == "FLEXIBLE" and not minutes:
+        return "MaximumWindowInMinutes must be provided when FlexibleTimeWindow Mode is FLEXIBLE."
+    if window.get("Mode") == "OFF" and minutes:
+        return "MaximumWindowInMinutes must not be provided when FlexibleTimeWindow Mode is OFF."
+    return ""
 
 
 def _scheduled(courier: Courier, *, enforce: bool) -> Iterator[Entry]:

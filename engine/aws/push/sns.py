@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 from engine.aws.push import request
@@ -88,12 +89,35 @@ def _filter() -> None:
     def to_queues_only(backend: Any, topic_arn: str, endpoint: str, protocol: str) -> Any:
         if topic_arn.endswith(".fifo") and protocol == "lambda":
             raise SNSInvalidParameter("Invalid parameter: Protocol Reason: FIFO topics deliver to Amazon SQS queues only")
+        if protocol == "lambda" and not endpoint.startswith("arn:"):
+            raise SNSInvalidParameter("Invalid parameter: Lambda endpoint ARN")
         return subscribe(backend, topic_arn, endpoint, protocol)
 
     SNSBackend.subscribe = to_queues_only
+    SNSBackend.set_subscription_attributes = _checked(SNSBackend.set_subscription_attributes)
     FilterPolicyMatcher.__init__ = made
     FilterPolicyMatcher.matches = matches
     SNSBackend._validate_filter_policy = valid  # noqa: SLF001
+
+
+def _checked(call: Callable[..., None]) -> Callable[..., None]:
+    """Attributes of subscriptions, with what moto does not look at refused."""
+    from moto.sns.exceptions import SNSInvalidParameter  # noqa: PLC0415 - moto is an extra
+
+    def set_subscription_attributes(backend: Any, arn: str, name: str, value: Any) -> None:
+        subscription = next((one for one in backend.subscriptions.values() if one.arn == arn), None)
+        if name == "RawMessageDelivery" and str(value).lower() == "true" and subscription is not None and subscription.protocol == "lambda":
+            raise SNSInvalidParameter("Invalid parameter: Attributes Reason: Delivery protocol [lambda] does not support raw message delivery.")
+        if name in ("FilterPolicy", "RedrivePolicy") and value:
+            try:
+                json.loads(value)
+            except ValueError as e:
+                raise SNSInvalidParameter(f"Invalid parameter: {name}: failed to parse JSON. {e}") from e
+        if name == "FilterPolicyScope" and value not in ("MessageAttributes", "MessageBody"):
+            raise SNSInvalidParameter(f"Invalid parameter: FilterPolicyScope: Invalid value [{value}]. Please use either MessageBody or MessageAttributes")
+        call(backend, arn, name, value)
+
+    return set_subscription_attributes
 
 
 def _without_addresses(policy: Any) -> Any:

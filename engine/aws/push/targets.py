@@ -13,6 +13,7 @@ from engine import ids
 from engine.aws.push.courier import Courier
 from engine.core.push import Verdict
 
+REACHED = ("lambda", "sqs", "sns", "states")
 _CODES = {"ResourceNotFoundException": "NO_RESOURCE", "AccessDeniedException": "NO_PERMISSIONS"}
 
 
@@ -51,7 +52,7 @@ def _dead_letter(target: Mapping[str, Any], payload: str, source_arn: str) -> Ca
         told = {
             "ERROR_CODE": _CODES.get(verdict.code, verdict.code),
             "ERROR_MESSAGE": verdict.message[:1024],
-            "RULE_ARN": source_arn,
+            "SCHEDULE_ARN" if source_arn.split(":")[2] == "scheduler" else "RULE_ARN": source_arn,
             "TARGET_ARN": str(target["Arn"]),
         }
         _send(queue, payload, None, {name: {"DataType": "String", "StringValue": text} for name, text in told.items()})
