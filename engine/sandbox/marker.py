@@ -1,7 +1,9 @@
-"""A helper of the broker for the one call that would stop it: setting a memory threshold on v1 waits for an RCU grace period.
+"""Helpers of the broker for the two calls that would stop it: setting a memory threshold on v1 waits for an RCU grace period, and taking
+memory back takes as long as there is any.
 
-A process of its own with a few threads: many waits share one grace period. It is told descriptors and a number, and says when the
-kernel has taken them.
+Each is a process of its own, which is told descriptors and a number, and says when the kernel is done. The marker has a few threads: many waits
+share one grace period. The taker has one, and takes only so much processor time for an order, since a function that goes on reading files
+could keep it at work for ever. It is started when it is needed first, which is seldom.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import contextlib
 import errno
 import os
 import queue
+import signal
 import socket
 import threading
 import traceback
@@ -19,14 +22,16 @@ from engine.sandbox import kernel, packets
 from engine.sandbox.peers import Loop, Peer
 
 _THREADS = 16
+_TAKING_S = 0.5
 
 
 class Marker:
-    """The broker's end. ``done`` is called with the number of what was marked."""
+    """The broker's end. ``done`` is called with the number of what was marked, or where memory was taken back if it is a ``taker``."""
 
-    def __init__(self, loop: Loop, done: Callable[[int], None]) -> None:
+    def __init__(self, loop: Loop, done: Callable[[int], None], *, taker: bool = False) -> None:
         self._loop = loop
         self._done = done
+        self._serve = _take if taker else _serve
         self._peer: Peer | None = None
         self.pid = 0
 
@@ -35,7 +40,9 @@ class Marker:
         self._peer = self._start()
 
     def mark(self, number: int, mark: int, fds: list[int]) -> None:
-        """Have ``mark`` set: ``fds`` are an eventfd, the usage file and the control file of a memory group. Raises OSError."""
+        """Have ``mark`` set: ``fds`` are an eventfd, the usage file and the control file of a memory group. A taker's is the one file by which
+        memory is taken back. Raises OSError.
+        """
         if self._peer is None or self._peer.closed:
             self.start()
         assert self._peer is not None  # noqa: S101 - started
@@ -45,7 +52,7 @@ class Marker:
         ours, theirs = packets.pair()
         self.pid = os.fork()
         if self.pid == 0:
-            _serve(theirs)
+            self._serve(theirs)
         theirs.close()
         return Peer(self._loop, ours, lambda packet: self._done(int(packet.kind)), lambda _reason: None)
 
@@ -70,6 +77,32 @@ def _serve(sock: socket.socket) -> None:
         traceback.print_exc()
     finally:
         os._exit(0)
+
+
+def _take(sock: socket.socket) -> None:
+    """In the child. Never returns."""
+    try:
+        kernel.close_from(3, [sock.fileno()])
+        kernel.die_with_parent()
+        kernel.set_name("lambda-taker")
+        signal.signal(signal.SIGPROF, _enough)
+        while (packet := packets.receive(sock)) is not None:
+            with contextlib.suppress(OSError):
+                signal.setitimer(signal.ITIMER_PROF, _TAKING_S)
+                try:
+                    os.write(packet.fds[0], b"%d" % packet.args[0])
+                finally:
+                    signal.setitimer(signal.ITIMER_PROF, 0)
+            packet.close()
+            packets.send(sock, [packet.kind])
+    except BaseException:  # nothing may return into the broker's loop
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def _enough(_number: int, _frame: object) -> None:
+    raise TimeoutError
 
 
 def _work(sock: socket.socket, work: queue.SimpleQueue[packets.Packet]) -> None:

@@ -5,10 +5,14 @@ MemorySize plus the size of /tmp, and this watch enforces MemorySize itself: the
 (v1: thresholds on an eventfd; v2: ``memory.high``), and what is neither /tmp nor reclaimable cache is compared with the limit.
 Over it, the function is killed and reported as out of memory; otherwise the mark moves up.
 
-Once in a while it looks by itself (``check``).
+Once in a while it looks by itself (``check``): the kernel tells of no memory of its own that passes a mark.
 
-Setting a mark on v1 waits for an RCU grace period, many milliseconds in which the broker would serve nobody: its ``marker``
-makes that call with descriptors lent to it.
+Not all that looks reclaimable is. Pages that a program has given up (``MADV_FREE``) and written to again stay in the list of file pages until
+the kernel wants them back, and on v1 nothing tells names and inodes from pipes, connections and page tables. Such memory is *doubtful*: only when
+it decides, the kernel is asked to take back what it can, and what is left then is the function's.
+
+Setting a mark on v1 waits for an RCU grace period, many milliseconds in which the broker would serve nobody, and taking memory back takes longer:
+its ``marker`` makes both calls with descriptors lent to it.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import contextlib
 import os
 import select
 from collections.abc import Callable
+from typing import NamedTuple
 
 from engine.sandbox import kernel
 from engine.sandbox.group import Group
@@ -25,9 +30,28 @@ from engine.sandbox.peers import Loop
 _MARKS = 64
 _STEP = 4 << 20
 _LOWER_AFTER_S = 1.0
-_CACHE = {1: (b"total_inactive_file", b"total_active_file"), 2: (b"inactive_file", b"active_file", b"slab_reclaimable")}
-# Kernel memory a function may need for its processes; more than that is taken for names and inodes of files it has looked at (v1).
+# Pages in the lists of file pages; pages of files, of which pages in memory only; and the kernel's own that it may give up.
+_LISTED = {1: (b"total_inactive_file", b"total_active_file"), 2: (b"inactive_file", b"active_file")}
+_FILES = {1: (b"total_cache", b"total_shmem"), 2: (b"file", b"shmem")}
+_KERNEL = b"slab_reclaimable"
+# Kernel memory a function may need for its processes; more than that may be names and inodes of files it has looked at (v1).
 _KERNEL_SHARE = 8 << 20
+# What of these may be left when the kernel has been asked: some are held by what others do with the same files.
+_KERNEL_LEFT = 32 << 20
+# Where the kernel is asked to take memory back. Several times in a row, for a function may give up and use memory meanwhile; then not for a while.
+_TAKE_BACK = {1: "memory.force_empty", 2: "memory.reclaim"}
+_ASKED = 3
+_ASK_AGAIN_S = 1.0
+
+
+class Use(NamedTuple):
+    """Bytes charged to a group, and how many of them are the function's own: at least, and at most, which is known when the kernel has taken back
+    what it can.
+    """
+
+    charged: int
+    least: int
+    most: int
 
 
 class MemoryWatch:
@@ -42,7 +66,8 @@ class MemoryWatch:
         lend: Callable[[int, list[int]], None],
         on_exceeded: Callable[[], None],
     ) -> None:
-        """``limits``: MemorySize and the hard limit in bytes. ``tmp``: a path to the sandbox's /tmp. ``lend`` has a mark set.
+        """``limits``: MemorySize and the hard limit in bytes. ``tmp``: a path to the sandbox's /tmp. ``lend`` has a mark set, or, with a single
+        descriptor, so many bytes taken back; ``marked`` and ``taken_back`` are to be called when that is done.
 
         Raises OSError where it cannot be had.
         """
@@ -58,6 +83,9 @@ class MemoryWatch:
         self._mark = limit
         # v1: the kernel has taken the mark.
         self._stands = False
+        # How often the kernel has been asked in a row, and whether it is at it, or is left alone for a while.
+        self._asked = 0
+        self._asking = self._resting = False
         if self._version == 1:
             self._fd = group.take_mark(limit)
             self._stands = self._fd >= 0
@@ -112,23 +140,16 @@ class MemoryWatch:
     def check(self) -> None:
         """Look without having been told: it has happened that the kernel's word did not come, and MemorySize is not a matter of luck."""
         with contextlib.suppress(OSError):
-            if self._usage() < self._limit:
-                return
-            usage, spared = self._measure()
-            if usage - spared > self._limit:
-                self.close()
-                self._on_exceeded()
+            if self._fd >= 0 and self._usage() >= self._limit:
+                self._weigh()
 
     def _judge(self) -> None:
         try:
             if self._usage() < min(self._mark, self._limit):
                 return
-            usage, spared = self._measure()
-            if usage - spared > self._limit:
-                self.close()
-                self._on_exceeded()
-            elif usage >= self._mark:
-                self._mark = max(self._limit + spared, usage + self._step)
+            use = self._weigh()
+            if self._fd >= 0 and use.charged >= self._mark:
+                self._mark = max(self._limit + use.charged - use.least, use.charged + self._step)
                 self._set_mark()
                 if self._version == 2:
                     self._loop.later(_LOWER_AFTER_S, self._lower)
@@ -136,32 +157,78 @@ class MemoryWatch:
             # The sandbox is going away; the hard limit stands in any case.
             self.close()
 
+    def _weigh(self) -> Use:
+        """Measure, and tell of a function over its limit, or have it found out."""
+        use = self._measure()
+        if use.least > self._limit:
+            self._exceed()
+        elif use.most > self._limit and not (self._asking or self._resting):
+            self._take_back(use)
+        return use
+
+    def _exceed(self) -> None:
+        self.close()
+        self._on_exceeded()
+
+    def _take_back(self, use: Use) -> None:
+        """Ask the kernel for what it may or may not be able to take back."""
+        try:
+            fd = os.open(f"{self._directory}/{_TAKE_BACK[self._version]}", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            return  # v2 before Linux 5.19, where the kernel looks by itself when the mark is passed
+        self._asking = True
+        try:
+            self._lend(use.most - use.least, [fd])
+        finally:
+            os.close(fd)
+
+    def taken_back(self) -> None:
+        """The kernel has taken back what it could."""
+        if self._fd < 0 or not self._asking:
+            return
+        self._asking = False
+        self._asked += 1
+        with contextlib.suppress(OSError):
+            use = self._measure()
+            if use.most <= self._limit:
+                self._asked = 0
+                self._resting = True
+                self._loop.later(_ASK_AGAIN_S, self._look_again)
+            elif self._asked < _ASKED:
+                self._take_back(use)
+            else:
+                self._exceed()
+
+    def _look_again(self) -> None:
+        self._resting = False
+        self.check()
+
     def _lower(self) -> None:
         """v2: bring a raised mark down again when files have been deleted (v1 keeps every mark it ever set)."""
         if self._fd < 0 or self._mark == self._limit:
             return
         with contextlib.suppress(OSError):
-            usage, spared = self._measure()
-            wanted = max(self._limit + spared, self._limit)
-            if wanted < self._mark - self._step and usage < wanted:
+            use = self._measure()
+            wanted = self._limit + use.charged - use.least
+            if wanted < self._mark - self._step and use.charged < wanted:
                 self._mark = wanted
                 self._set_mark()
             self._loop.later(_LOWER_AFTER_S, self._lower)
 
-    def _measure(self) -> tuple[int, int]:
-        """(bytes charged, of which files in /tmp and cache that can be dropped: pages of files, names and inodes)."""
-        usage = self._usage()
-        wanted = _CACHE[self._version]
-        spared = 0
+    def _measure(self) -> Use:
+        charged = self._usage()
+        found: dict[bytes, int] = {}
         with open(f"{self._directory}/memory.stat", "rb") as f:
             for line in f:
                 name, _, value = line.partition(b" ")
-                if name in wanted:
-                    spared += int(value)
-        if self._version == 1:
-            spared += max(0, self._kernel_memory() - _KERNEL_SHARE)
+                found[name] = int(value)
+        listed = sum(found.get(name, 0) for name in _LISTED[self._version])
+        of_files, in_memory = (found.get(name, 0) for name in _FILES[self._version])
+        cache = min(listed, max(0, of_files - in_memory))
+        kernel = found.get(_KERNEL, 0) if self._version == 2 else max(0, self._kernel_memory() - _KERNEL_SHARE)
         files = os.statvfs(self._tmp)
-        return usage, spared + (files.f_blocks - files.f_bfree) * files.f_frsize
+        certain = charged - cache - (files.f_blocks - files.f_bfree) * files.f_frsize
+        return Use(charged, certain - (listed - cache) - kernel, certain - min(kernel, _KERNEL_LEFT))
 
     def _kernel_memory(self) -> int:
         """v1 does not tell names and inodes, which the kernel drops when it must, from the rest of its memory."""

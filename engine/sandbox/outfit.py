@@ -56,17 +56,19 @@ class Outfitter:
         self._visitor = Visitor() if level.namespaces else None
         self._queues = QueueWatch(loop, holders, self._over, networks=level.network != "host") if level.namespaces else None
         self._marker = Marker(loop, self._marked)
+        self._taker = Marker(loop, self._taken_back, taker=True)
         if level.groups.mechanisms["memory"] == "cgroup v1":
             self._marker.start()
 
     @property
     def helpers(self) -> set[int]:
         """Processes that help with it."""
-        return {self._marker.pid}
+        return {self._marker.pid, self._taker.pid}
 
     def close(self) -> None:
         """Give descriptors and the helper back."""
         self._marker.close()
+        self._taker.close()
         if self._visitor is not None:
             self._visitor.close()
         os.close(self._data_fd)
@@ -178,8 +180,17 @@ class Outfitter:
         tmp = f"/proc/{holder.init_pid}/root/tmp"
         with contextlib.suppress(OSError):
             holder.watch = MemoryWatch(
-                self._loop, holder.group, holder.memory, tmp, lambda *what: self._marker.mark(holder.id, *what), lambda: self._over(holder)
+                self._loop, holder.group, holder.memory, tmp, lambda *what: self._lend(holder.id, *what), lambda: self._over(holder)
             )
+
+    def _lend(self, holder_id: int, amount: int, fds: list[int]) -> None:
+        """Have a mark set, or with one descriptor memory taken back."""
+        (self._taker if len(fds) == 1 else self._marker).mark(holder_id, amount, fds)
+
+    def _taken_back(self, holder_id: int) -> None:
+        holder = self._holders.get(holder_id)
+        if holder is not None and holder.watch is not None:
+            holder.watch.taken_back()
 
     def _marked(self, holder_id: int) -> None:
         holder = self._holders.get(holder_id)

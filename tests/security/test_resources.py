@@ -100,8 +100,14 @@ time.sleep(0.2)
         "kept = []\nwhile True:\n    m = mmap.mmap(-1, 8 << 20); kept.append(m)\n    for p in range(0, 8 << 20, 4096): m[p] = 1",
         "fd = os.memfd_create('x')\nwhile True: os.write(fd, b'x' * (1 << 20))",
         "if os.fork() == 0:\n    kept = []\n    while True: kept.append(bytearray(b'x') * (8 << 20))\nos.wait(); time.sleep(60)",
+        # Given up and written to again: until it wants the pages back the kernel lists them as files.
+        "m = mmap.mmap(-1, 300 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\nfor at in range(0, 300 << 20, 4 << 20):\n"
+        "    for n in (1, 2): m[at:at + (4 << 20)] = bytes([n]) * (4 << 20); n == 1 and m.madvise(mmap.MADV_FREE, at, 4 << 20)\ntime.sleep(60)",
+        # The kernel's own memory; the rest is to have it look.
+        "held = [socket.socketpair() for _ in range(300)]\nfor a, _ in held:\n    a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20); a.setblocking(False)\n"
+        "    attempt(lambda: [a.send(bytes(65536)) for _ in range(99)])\nm = bytearray(b'x') * (4 << 20); time.sleep(60)",
     ],
-    ids=["heap", "mmap", "memfd", "child"],
+    ids=["heap", "mmap", "memfd", "child", "given-up", "connections"],
 )
 def test_memory_bombs_are_killed_and_counted(siege: Siege, bomb: str, request: pytest.FixtureRequest) -> None:
     name = siege.attacker(f"bomb-{request.node.callspec.id}", MemorySize=128, Timeout=60)

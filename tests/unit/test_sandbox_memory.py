@@ -29,10 +29,15 @@ class Loop:
         self.timers.append(callback)
 
 
+def stat(directory: Path, **mib: int) -> None:
+    (directory / "memory.stat").write_text("".join(f"{name} {amount * MIB}\n" for name, amount in mib.items()))
+
+
 @pytest.fixture
 def group(tmp_path: Path) -> Group:
-    for name, text in (("memory.current", "0"), ("memory.stat", f"inactive_file {10 * MIB}\nanon 5\n"), ("memory.high", ""), ("memory.events", "")):
+    for name, text in (("memory.current", "0"), ("memory.high", ""), ("memory.events", ""), ("memory.reclaim", "")):
         (tmp_path / name).write_text(text)
+    stat(tmp_path, file=12, shmem=2, inactive_file=10)
     return Group({"memory": (2, str(tmp_path))})
 
 
@@ -57,6 +62,39 @@ def test_a_function_over_its_memory_is_found_though_nobody_told(group: Group, tm
     holder.dying = True
     turn()
     assert loop.timers == [], "nobody is left to look after"
+
+
+GIVEN_UP = {"file": 12, "shmem": 2, "inactive_file": 60}
+NAMES = {"file": 12, "shmem": 2, "inactive_file": 10, "slab_reclaimable": 90}
+
+
+@pytest.mark.parametrize(("what", "left"), [(GIVEN_UP, {}), (NAMES, {"slab_reclaimable": 30})], ids=["pages given up", "names and inodes"])
+def test_what_may_be_reclaimable_is_asked_for_before_anybody_is_killed(
+    what: dict[str, int], left: dict[str, int], group: Group, tmp_path: Path
+) -> None:
+    loop, exceeded, lent = Loop(), [], []
+    watch = MemoryWatch(loop, group, (128 * MIB, 640 * MIB), "/proc", lambda *order: lent.append(order[0]), lambda: exceeded.append(1))  # type: ignore[arg-type]
+    (tmp_path / "memory.current").write_text(str(185 * MIB))
+    stat(tmp_path, **what)
+    watch.check()
+    watch.check()
+    assert len(lent) == 1, "once at a time"
+    (tmp_path / "memory.current").write_text(str(128 * MIB))
+    stat(tmp_path, **left)
+    watch.taken_back()
+    assert (len(lent), exceeded) == (1, []), "it was reclaimable"
+    (tmp_path / "memory.current").write_text(str(185 * MIB))
+    stat(tmp_path, **what)
+    watch.check()
+    assert len(lent) == 1, "not again at once"
+    for callback in loop.timers:
+        callback()
+    assert len(lent) == 2
+    for n in (3, 4):
+        watch.taken_back()
+        assert (len(lent), exceeded) == (n, [])
+    watch.taken_back()
+    assert (len(lent), exceeded) == (4, [1]), "it was the function's"
 
 
 @pytest.mark.parametrize("networks", [True, False])
