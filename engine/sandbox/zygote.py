@@ -34,6 +34,8 @@ _RUNTIME = "/var/runtime"
 _SWEEP_S = 0.0005
 _TRIES = 8
 _FIRST_PID, _LAST_PID = 300, 32000
+# What the end of a fork that gave a signal is called; nobody is told of it.
+_SIGNALLED = "signalled"
 _PYTHON = "runtime_bootstrap.python.worker"
 # What nearly every function imports anyway, besides what the bootstrap needs.
 _COMMON = (
@@ -52,6 +54,8 @@ class Zygote:
         # Process number -> (what its end is called, holder id).
         self._children: dict[int, tuple[str, int]] = {}
         self._inits: dict[int, int] = {}
+        # Holder id -> the signal that its sandbox gets when the one on its way has been given; 0: none.
+        self._signals: dict[int, int] = {}
         self._own_pids = -1
         self._own_net = -1
         self._build: holder.Build | None = None
@@ -148,8 +152,10 @@ class Zygote:
             self._fresh(packet)
         elif packet.kind == "sweep":
             self._signal_all(packet.args[0], signal.SIGKILL, "swept")
-        elif packet.kind == "signal":
+        elif packet.kind == "signal" and packet.args[1] == signal.SIGKILL:
             self._signal_all(packet.args[0], packet.args[1], "")
+        elif packet.kind == "signal":
+            self._signal_in_turn(packet.args[0], packet.args[1])
 
     def _own_nest(self, template: bool) -> bool:
         """Whether a sandbox is an ordinary one, whose init does nothing."""
@@ -308,14 +314,14 @@ class Zygote:
             number = random.SystemRandom().randrange(_FIRST_PID, _LAST_PID)
         raise OSError(errno.EEXIST, "no free process number")
 
-    def _signal_all(self, holder_id: int, number: int, then: str) -> None:
-        """["sweep", holder id] and ["signal", holder id, number]: by a fork inside, to every process of a sandbox but its init.
+    def _signal_all(self, holder_id: int, number: int, then: str) -> bool:
+        """By a fork inside, to every process of a sandbox but its init; False when that has ended.
 
-        A sweep goes on until none is left; then "swept" is told.
+        ["sweep", holder id] goes on until none is left; then "swept" is told.
         """
         pidfd = self._pidfd_of(holder_id)
         if pidfd < 0:
-            return
+            return False
         try:
             pid = self._fork_into(pidfd)
             if pid == 0:
@@ -323,6 +329,23 @@ class Zygote:
             self._children[pid] = (then, holder_id)
         finally:
             os.close(pidfd)
+        return True
+
+    def _signal_in_turn(self, holder_id: int, number: int) -> None:
+        """["signal", holder id, number]: two on their way at once would come in any order, and the one that stops would stop the other."""
+        if holder_id in self._signals:
+            self._signals[holder_id] = number
+            return
+        if self._signal_all(holder_id, number, _SIGNALLED):
+            self._signals[holder_id] = 0
+
+    def _signalled(self, holder_id: int) -> None:
+        following = self._signals.pop(holder_id, 0)
+        if following:
+            try:
+                self._signal_in_turn(holder_id, following)
+            except OSError as e:
+                packets.send(self._control, ["refused", holder_id, "signal the sandbox", str(e)])
 
     def _reap(self) -> None:
         while True:
@@ -335,7 +358,9 @@ class Zygote:
             kind, holder_id = self._children.pop(pid, ("", 0))
             if kind == "exited":
                 self._inits.pop(holder_id, None)
-            if kind:
+            if kind == _SIGNALLED:
+                self._signalled(holder_id)
+            elif kind:
                 packets.send(self._control, [kind, holder_id, status])
 
 

@@ -120,9 +120,15 @@ class Siege:
         document = json.loads(answer["Payload"].read())
         # One that was replaced is told of once.
         expected, self._served = self._served + 1, document[0] if isinstance(document, list) else 0
-        assert document == [expected, SECRETS["env"], SECRETS["code"], SECRETS["tmp"], SECRETS["memory"]], document
+        assert document == [expected, SECRETS["env"], SECRETS["code"], SECRETS["tmp"], SECRETS["memory"]], self._what_happened(document)
         if hasattr(self, "_pids"):
             assert self._long_lived() == self._pids
+
+    def _what_happened(self, document: Any) -> str:
+        """What the victim's log and the engine's own say of it, and which instances there are now."""
+        instances = [i for i in self.engine.state()["instances"] if i["function"] == "victim"]
+        said = self.log_path("victim").read_text(errors="replace")[-3000:]
+        return f"{document}\n{instances}\n{said}\n{self.engine.log.read_text(errors='replace')[-3000:]}"
 
     def errors(self, function: str, error_type: str) -> int:
         """Failed invocations of a function by type, as /metrics counts them."""
