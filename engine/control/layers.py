@@ -47,7 +47,7 @@ class LayerOperations:
         data = await asyncio.to_thread(plane.sources.fetch, params["Content"], ref.account, hello)
         await plane.check_storage(ref.account, len(data))
         sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
-        with plane.code.hold(sha256):
+        async with plane.holding(sha256):
             await asyncio.to_thread(plane.packages.unpack, data)
             layer = await plane.layers.publish(self._new(ref, params, sha256, len(data)))
         return self._whole(caller, layer)

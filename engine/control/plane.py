@@ -87,8 +87,18 @@ class Plane:
         # Only what takes longer than changing threads is worth it.
         kept = data if sealed is None else sealed
         sha256 = _digest(kept) if len(kept) < MUCH else await asyncio.to_thread(_digest, kept)
-        with self.code.hold(sha256):
+        async with self.holding(sha256):
             yield await asyncio.to_thread(self.packages.install, data, runtime, hello.runtimes[runtime].interpreter, sealed)
+
+    @asynccontextmanager
+    async def holding(self, sha256: str) -> AsyncIterator[None]:
+        """A package may be put on the disk while the block runs. What is there when the block fails, and nothing refers to, goes again."""
+        try:
+            with self.code.hold(sha256):
+                yield
+        except BaseException:
+            await asyncio.to_thread(self.code.discard, sha256)
+            raise
 
     async def check_storage(self, account: str, added: int) -> None:
         """Raises CodeStorageExceeded."""

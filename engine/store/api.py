@@ -375,6 +375,10 @@ class CodeStore(Protocol):
         """Keep the package from being collected, though nothing refers to it yet."""
         ...
 
+    def discard(self, sha256: str) -> bool:
+        """Remove what is on the disk of a package that nothing has ever referred to and nobody holds; whether it was such a one."""
+        ...
+
     def add(self, sha256: str, data: bytes) -> None:
         """Store the package; it is on disk when this returns. Storing it again does nothing."""
         ...

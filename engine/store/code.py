@@ -135,12 +135,28 @@ class DiskCodeStore:
         with self._lock:
             if self._held[sha256] or not self._writer.submit(lambda c: c.execute(row).rowcount).result():
                 return False
-            # The tree at once, though removing it takes a while and may be cut short: half a tree must never be found.
-            rubbish = self._trees / f"{_BUILDING}{sha256}"
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(self.tree(sha256), rubbish)
-            for path in (self.blob(sha256), *self._trees.glob(f"{sha256}.*")):
-                _remove(path)
+            rubbish = self._unname(sha256)
+        _remove(rubbish)
+        return True
+
+    def _unname(self, sha256: str) -> Path:
+        """Let nobody find a package any more; what is left of its tree is to be removed."""
+        # The tree at once, though removing it takes a while and may be cut short: half a tree must never be found.
+        rubbish = self._trees / f"{_BUILDING}{sha256}"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.tree(sha256), rubbish)
+        for path in (self.blob(sha256), *self._trees.glob(f"{sha256}.*")):
+            _remove(path)
+        return rubbish
+
+    def discard(self, sha256: str) -> bool:
+        with self._lock:
+            if self._held[sha256]:
+                return False
+            with self._reading.connect() as connection:
+                if connection.execute(select(code.c.sha256).where(code.c.sha256 == sha256)).first() is not None:
+                    return False
+            rubbish = self._unname(sha256)
         _remove(rubbish)
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import re
 import threading
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from engine.control.functions import FunctionOperations
+from engine.store.code import DiskCodeStore
 from tests.framework.control import ControlServer, refused
 from tests.framework.engine import OWN_RUNTIME, ROLE, zip_of
 from tests.framework.frame_server import until
@@ -154,6 +157,32 @@ def test_what_create_refuses_is_not_there_afterwards(
     assert text in answer[2]
     assert refused(control.client().get_function, FunctionName=name)[0] == 404
     assert ("000000000000", name) not in control.peer.catalogue
+
+
+def test_a_package_that_is_refused_once_it_is_unpacked_leaves_nothing(control: ControlServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"m.py": f"# {name}\nimport os\ndef f(e, c): return os.environ['AWS_LAMBDA_RUNTIME_API']\n"}
+
+    def there() -> list[Path]:
+        return sorted(path for folder in ("blobs", "code") for path in (control.settings.data_dir / folder).iterdir())
+
+    control.create(f"{name}-other")
+    before = there()
+
+    def full(*_: object, **__: object) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(DiskCodeStore, "publish", full)
+        assert refused(control.create, name, Code={"ZipFile": zip_of(files)})[0] == 500
+    assert there() == before, "not even the marker of what its code asks for"
+    with monkeypatch.context() as ids:
+        ids.setattr(FunctionOperations, "_new", full)
+        assert refused(control.create, name, Code={"ZipFile": zip_of(files)})[0] == 500
+        # Another's content is not the failure's to remove.
+        assert refused(control.create, name)[0] == 500
+    assert there() == before
+    control.create(name, Code={"ZipFile": zip_of(files)})
+    assert len(there()) > len(before)
 
 
 def test_an_architecture_that_is_not_this_hosts_is_refused(control: ControlServer, name: str) -> None:

@@ -468,6 +468,21 @@ def test_code_that_is_held_or_used_again_is_not_collected(database: Database, co
     asyncio.run(scenario())
 
 
+def test_only_what_nothing_ever_referred_to_is_discarded(database: Database, code: DiskCodeStore) -> None:
+    for sha256 in (A, B):
+        put(code, sha256)
+    code.mentions(B, "asks").touch()
+    asyncio.run(SqlFunctionStore(database).save(None, function(), 0))
+    assert not code.discard(A)
+    with code.hold(B):
+        assert not code.discard(B)
+    assert code.tree(B).is_dir()
+    assert code.discard(B)
+    left = [path.name for folder in (code.blob(A).parent, code.tree(A).parent) for path in folder.iterdir()]
+    assert left
+    assert all(name.startswith(A) for name in left)
+
+
 def test_the_sweep_removes_what_no_row_knows(database: Database, code: DiskCodeStore) -> None:
     for sha256 in (A, B):
         put(code, sha256)
