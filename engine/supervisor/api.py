@@ -46,6 +46,8 @@ MAX_CLIENT_CONTEXT = 3583
 MAX_ROUTES = 4096
 MAX_EVENT = 1_048_576
 MAX_TRACE = 255
+# So that a parent finds room behind it.
+MAX_ROOT = 200
 # Invocation type, log type, client context, trace id and tenant of a request that may take the compiled lane.
 _PLAIN = (None, None, None, None, None)
 _bits = random.Random(random.SystemRandom().getrandbits(64)).getrandbits  # noqa: S311 - trace ids are names, not secrets
@@ -201,7 +203,9 @@ class InvokeApi:
             tenancy.check(function.tenants_apart, tenant)
         if body:
             check_json(body)
-        self.events.put(ref, body or b"{}", trace[:MAX_TRACE].decode("latin-1") if trace else None, tenant, sender)
+        # Whoever has no trace gets the root of one, which the invocations will have too: whether they are sampled is theirs to decide.
+        root = trace[:MAX_TRACE] if trace else new_trace_id(self._epoch_ms() // 1000).partition(b";")[0]
+        self.events.put(ref, body or b"{}", root.decode("latin-1"), tenant, sender)
 
     def _admit(self, caller: Principal, route: Route, peer: str) -> None:
         """Raises AccessDenied unless the caller may invoke; whether there is such a function is none of its business before."""
@@ -285,10 +289,13 @@ class InvokeApi:
             check_json(body)
         now_s = self._monotonic()
         now_ms = self._epoch_ms()
-        if trace is not None:
+        if trace is not None and not (event and b";" not in trace):
             trace = _continued(trace, version)
         if version.tracer is not None:
             trace = version.tracer.begin(trace)
+        elif event and trace is not None and b";" not in trace:
+            # An event that begins a chain, see ``_accept``.
+            trace = b"%b;Parent=%016x;Sampled=0" % (trace[:MAX_ROOT], _bits(64))
         elif trace is None:
             trace = new_trace_id(now_ms // 1000)
         middle = b"%b\xd9%c%b%b\xc0%b" % (

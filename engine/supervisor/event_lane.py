@@ -26,13 +26,13 @@ MAX_BYTES = 4 * 1024 * 1024
 WAIT_S = 20.0
 INTERNAL_ERROR = "An error occurred and the request cannot be processed."
 # Request id, account, function, qualifier, trace header, payload, tenant.
-Row = tuple[str, str, str, str | None, str | None, bytes, str | None]
+Row = tuple[str, str, str, str | None, str, bytes, str | None]
 
 
 class Accepting(Protocol):
     """Who sent an event. Exactly one of the two is called, once."""
 
-    def accepted(self, request_id: str) -> None: ...
+    def accepted(self, request_id: str, trace: str) -> None: ...
 
     def refused(self, request_id: str, error: AwsError) -> None: ...
 
@@ -53,7 +53,7 @@ class _Batch:
     def answer(self, error: AwsError | None) -> None:
         for row, sender in zip(self.rows, self.senders, strict=True):
             if error is None:
-                sender.accepted(row[0])
+                sender.accepted(row[0], row[4])
             else:
                 sender.refused(row[0], error)
 
@@ -71,7 +71,7 @@ class EventLane:
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def put(self, ref: FunctionRef, payload: bytes, trace: str | None, tenant: str | None, sender: Accepting) -> None:
+    def put(self, ref: FunctionRef, payload: bytes, trace: str, tenant: str | None, sender: Accepting) -> None:
         """Have an event kept; its function exists and its payload is JSON."""
         waiting = self._waiting
         if not waiting or waiting[-1].full:

@@ -495,9 +495,9 @@ class Connection(asyncio.Protocol):
         """204: the parameters and permissions are fine."""
         self.answer(replies.no_content(request_id, keep_alive=self._keep_alive))
 
-    def accepted(self, request_id: str) -> None:
+    def accepted(self, request_id: str, trace: str) -> None:
         """202: the event is on the disk."""
-        self.answer(replies.accepted(request_id, keep_alive=self._keep_alive))
+        self.answer(replies.accepted(request_id, trace, keep_alive=self._keep_alive))
 
     def refused(self, request_id: str, error: AwsError) -> None:
         """The event was not accepted."""

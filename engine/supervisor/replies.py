@@ -112,10 +112,10 @@ def no_content(request_id: str, *, keep_alive: bool) -> bytes:
     )
 
 
-def accepted(request_id: str, *, keep_alive: bool) -> bytes:
+def accepted(request_id: str, trace: str, *, keep_alive: bool) -> bytes:
     """202 of an asynchronous invocation, without a body."""
-    return b"HTTP/1.1 202 Accepted\r\n%bx-amzn-RequestId: %b\r\nContent-Length: 0\r\nConnection: %b\r\n\r\n" % (
-        date_header(), request_id.encode(), b"keep-alive" if keep_alive else b"close",
+    return b"HTTP/1.1 202 Accepted\r\n%bx-amzn-RequestId: %b\r\nX-Amzn-Trace-Id: %b\r\nContent-Length: 0\r\nConnection: %b\r\n\r\n" % (
+        date_header(), request_id.encode(), trace.encode("latin-1"), b"keep-alive" if keep_alive else b"close",
     )  # fmt: skip
 
 

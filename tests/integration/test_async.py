@@ -51,11 +51,16 @@ def depth(running: Engine) -> int:
 
 def test_a_failing_event_runs_three_times_under_the_id_of_its_202() -> None:
     with engine(async_retry_base_s=0.3) as running:
-        running.deploy("fails", {"m.py": "def f(e, c):\n    print('ran', e['n'], c.aws_request_id)\n    raise RuntimeError('no')\n"})
-        request_id = send(running, "fails", {"n": 1})
+        said = "print('ran', e['n'], c.aws_request_id, os.environ['_X_AMZN_TRACE_ID'])"
+        running.deploy("fails", {"m.py": f"import os\ndef f(e, c):\n    {said}\n    raise RuntimeError('no')\n"})
+        answer = running.client().invoke(FunctionName="fails", InvocationType="Event", Payload=b'{"n": 1}')["ResponseMetadata"]
+        request_id, trace = answer["RequestId"], answer["HTTPHeaders"]["x-amzn-trace-id"]
+        assert re.fullmatch(r"Root=1-[0-9a-f]{8}-[0-9a-f]{24}", trace)
         until(lambda: len(runs(running, "fails")) == 3)
         until(lambda: depth(running) == 0)
         until(lambda: runs(running, "fails") == [(1, request_id)] * 3)
+        log = (Path(running.data_dir) / "logs" / "000000000000" / "fails.log").read_text()
+        assert len(re.findall(rf"ran 1 {request_id} {trace};Parent=[0-9a-f]{{16}};Sampled=0\n", log)) == 3
         assert "RetriesExhausted" in running.log.read_text()
 
 

@@ -25,7 +25,8 @@ class Sender:
     def __init__(self) -> None:
         self.told: list[tuple[str, AwsError | None]] = []
 
-    def accepted(self, request_id: str) -> None:
+    def accepted(self, request_id: str, trace: str) -> None:
+        assert trace == "Root=1"
         self.told.append((request_id, None))
 
     def refused(self, request_id: str, error: AwsError) -> None:
