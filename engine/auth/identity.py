@@ -2,7 +2,7 @@
 
 A record travels between processes as JSON: ``access_key``, ``secret``, ``token`` (or null), ``expires`` (epoch seconds, or null), ``kind``
 (``user`` or ``session``), ``arn``, ``account``, ``user_id``, ``role_arn`` (sessions), ``policies`` (documents), ``boundary`` (a document
-or null), ``session`` (documents or null) and ``tags``.
+or null), ``session`` (documents or null), ``tags`` and ``source_function`` (an ARN: the function in whose environments a session is used).
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def identity_of(record: Mapping[str, Any]) -> Identity:
     role_arn = record.get("role_arn")
     if role_arn is not None:
         context["aws:principalarn"] = role_arn
+    if record.get("source_function"):
+        context["lambda:sourcefunctionarn"] = str(record["source_function"])
     return Identity(
         kind,
         arn,

@@ -10,6 +10,8 @@ from botocore.config import Config
 
 from engine.config import Settings
 
+# Of a request to the embedded STS: the function that a session is for.
+SOURCE_HEADER = "X-Source-Function-Arn"
 _DUMMY_SECRET = "engine"  # noqa: S105 - the engine accepts any secret while auth is off
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,7 +21,8 @@ from engine.auth.identity import identity_of, root_of, service
 from engine.auth.policy import Decision, Identity, MalformedPolicy, Policy, Reason, Request, Source, evaluate, parse
 from engine.auth.sigv4 import claimed_access_key
 from engine.aws import targets
-from engine.aws.identities import PARTITION, record_of, role_of
+from engine.aws.clients import SOURCE_HEADER
+from engine.aws.identities import PARTITION, SOURCE_FUNCTION, record_of, role_of
 
 LAMBDA = service("lambda.amazonaws.com")
 # Allowed whatever the policies say (docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html).
@@ -29,6 +31,7 @@ _ALWAYS = frozenset({"sts:GetCallerIdentity"})
 _ACTIONS = {f"sqs:{one}Batch": f"sqs:{one}" for one in ("SendMessage", "DeleteMessage", "ChangeMessageVisibility")}
 CALLER_HEADER = "X-Lambda-Engine-Caller"
 ENGINE, ROOT = "engine", "root"
+_asked = threading.local()
 
 
 def install() -> None:
@@ -40,6 +43,21 @@ def install() -> None:
 
     # The one place through which all of moto's services ask (moto.core.authorization).
     ActionAuthenticatorMixin._authenticate_and_authorize_action = decide  # noqa: SLF001
+    _note_sources()
+
+
+def _note_sources() -> None:
+    """Have sessions that the engine asks for know the function whose environments get them (see ``engine.control.roles``)."""
+    from moto.sts.models import STSBackend  # noqa: PLC0415 - moto is an extra
+
+    assume = STSBackend.assume_role
+
+    def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        session = assume(self, *args, **kwargs)
+        setattr(session, SOURCE_FUNCTION, getattr(_asked, "source", None))
+        return session
+
+    STSBackend.assume_role = noted
 
 
 def _check(response: Any, given: str) -> None:
@@ -56,6 +74,8 @@ def _check(response: Any, given: str) -> None:
         return
     resource = given if service_name == "s3" else targets.resource(service_name, _members(response), account, region)
     engine_asks = headers.get(CALLER_HEADER) == ENGINE
+    # Of nobody else is it believed. The operation follows in this thread.
+    _asked.source = headers.get(SOURCE_HEADER) if engine_asks and full == "sts:AssumeRole" else None
     trust = _trust(resource) if full == "sts:AssumeRole" else None
     if engine_asks and trust is None:
         return

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 PARTITION = "aws"
+# Noted with a session: the function whose environments have its credentials.
+SOURCE_FUNCTION = "source_function"
 
 
 def record_of(access_key_id: str) -> dict[str, Any] | None:
@@ -68,6 +70,7 @@ def _session(access_key_id: str) -> dict[str, Any] | None:
             "boundary": None if role is None else _boundary(backend, role.permissions_boundary_arn),
             "session": [found.policy] if found.policy else None,
             "tags": {} if role is None else _tags(role.tags),
+            "source_function": getattr(found, SOURCE_FUNCTION, None),
         }
     return None
 

@@ -9,10 +9,12 @@ Source: docs.aws.amazon.com/lambda/latest/dg/lambda-intro-execution-role.html.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from engine.arn import function_arn
 from engine.auth.authorization import context_of
 from engine.auth.identity import service
 from engine.auth.policy import MalformedPolicy, Request, evaluate, parse
@@ -31,6 +33,8 @@ PATH = "/_lambda-engine/credentials"
 DURATION_S = 3600
 MIN_SESSION_NAME, MAX_SESSION_NAME = 2, 64
 LAMBDA = service("lambda.amazonaws.com")
+# The function that the AssumeRole of this thread is for.
+_source = threading.local()
 
 
 class Roles:
@@ -53,13 +57,14 @@ class Roles:
         if not await asyncio.to_thread(self._trusts, role_arn, account, hello):
             raise InvalidParameterValue(CANNOT_ASSUME)
 
-    async def assume(self, role_arn: str, account: str, function: str) -> dict[str, Any]:
-        """``{"credentials": [key, secret, token], "expires": epoch seconds}`` of a session named like the function.
+    async def assume(self, role_arn: str, account: str, function: str, *, inside: bool) -> dict[str, Any]:
+        """``{"credentials": [key, secret, token], "expires": epoch seconds}`` of a session named like the function. ``inside``: it is for the
+        function's environments, so that conditions see ``lambda:SourceFunctionArn``; what Lambda itself does in the role has none.
 
         Raises AccessDenied when Lambda may not assume the role, ServiceError when STS cannot be asked.
         """
         hello = await self._hello()
-        return await asyncio.to_thread(self._assume, role_arn, account, function, hello)
+        return await asyncio.to_thread(self._assume, role_arn, account, function, hello, inside=inside)
 
     async def clients(self, role_arn: str, account: str, function: str) -> AwsClients:
         """AWS with the rights of a role where roles are assumed, else with the engine's own.
@@ -75,7 +80,7 @@ class Roles:
         clients, until_s = self._assumed.get(key, (None, 0.0))
         now_s = self._clock.epoch_ms() / 1000
         if clients is None or now_s > until_s - DURATION_S / 4:
-            given = await self.assume(role_arn, account, function)
+            given = await self.assume(role_arn, account, function, inside=False)
             access, secret, token = given["credentials"]
             clients = for_settings(self._settings, hello.endpoint_url, (access, secret, token))
             self._assumed[key] = (clients, float(given["expires"]))
@@ -103,13 +108,13 @@ class Roles:
         context["aws:sourceaccount"] = account
         return evaluate(Request("sts:AssumeRole", role_arn, account, context), LAMBDA, trust).allowed
 
-    def _assume(self, role_arn: str, account: str, function: str, hello: Hello) -> dict[str, Any]:
+    def _assume(self, role_arn: str, account: str, function: str, hello: Hello, *, inside: bool) -> dict[str, Any]:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as in _trusts
 
         if not self._trusts(role_arn, account, hello):
             raise AccessDenied(CANNOT_ASSUME)
         try:
-            given = self._aws(account, hello).client("sts").assume_role(
+            given = self._sts(account, function, hello, inside=inside).assume_role(
                 RoleArn=role_arn, RoleSessionName=function[:MAX_SESSION_NAME].ljust(MIN_SESSION_NAME, "_"), DurationSeconds=DURATION_S
             )["Credentials"]
         except ClientError as e:
@@ -122,6 +127,20 @@ class Roles:
             "credentials": [given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"]],
             "expires": given["Expiration"].timestamp(),
         }
+
+    def _sts(self, account: str, function: str, hello: Hello, *, inside: bool) -> Any:
+        """A client of STS; the embedded one is told whose environments the session is for. Others know the real AWS's Lambda at best."""
+        client = self._aws(account, hello).client("sts")
+        if self._settings.aws_endpoint == "embedded":
+            from engine.aws.clients import SOURCE_HEADER  # noqa: PLC0415 - imports boto3
+
+            def tell(params: dict[str, Any], **_: Any) -> None:
+                if _source.arn:
+                    params["headers"][SOURCE_HEADER] = _source.arn
+
+            _source.arn = function_arn(hello.region, account, function) if inside else ""
+            client.meta.events.register("before-call.sts.AssumeRole", tell, unique_id="engine-source-function")
+        return client
 
     def _aws(self, account: str, hello: Hello) -> AwsClients:
         from engine.aws.clients import for_settings  # noqa: PLC0415 - imports boto3
@@ -143,4 +162,4 @@ class CredentialsEndpoint(QuestionEndpoint):
         self._roles = roles
 
     async def answer(self, asked: dict[str, Any], hello: Hello) -> tuple[int, Any]:
-        return 200, await self._roles.assume(asked["role"], asked["account"], asked["function"])
+        return 200, await self._roles.assume(asked["role"], asked["account"], asked["function"], inside=True)

@@ -364,6 +364,34 @@ def test_a_function_may_do_what_its_role_allows_and_no_more(cloud: Cloud) -> Non
     assert json.load(cloud.admin.invoke(FunctionName="worker", Payload=json.dumps(queues))["Payload"])["write"] == "done"
 
 
+def test_a_policy_can_tell_which_function_uses_a_role(cloud: Cloud) -> None:
+    cloud.engine.client("s3", **ROOT).create_bucket(Bucket="source-data")
+    only = {"Condition": {"ArnEquals": {"lambda:SourceFunctionArn": f"{ARN}:source-one"}}}
+    role = cloud.role("sources", allow("s3:PutObject", "arn:aws:s3:::source-data/*", **only), allow("lambda:InvokeFunction", f"{ARN}:echo", **only))
+    code = TRY.partition("def f(")[0] + (
+        "def f(event, context):\n"
+        "    put = attempt(boto3.client('s3').put_object, Bucket='source-data', Key='k', Body=b'y')\n"
+        "    return [put, attempt(boto3.client('lambda').invoke, FunctionName='echo')]\n"
+    )
+    seen = {}
+    for name in ("source-one", "source-two"):
+        cloud.function(name, code, role, Timeout=60)
+        seen[name] = [a if a == "done" else a[0] for a in json.load(cloud.admin.invoke(FunctionName=name)["Payload"])]
+    assert seen == {"source-one": ["done", "done"], "source-two": ["AccessDenied", "AccessDeniedException"]}
+    # Nobody else is whom the session is named after, or says that it is.
+    sts = cloud.engine.client("sts", **cloud.user("pretender", allow("sts:AssumeRole")))
+    open_role = cloud.role("sources-open", allow("lambda:InvokeFunction", **only), trust={
+        "Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}, "Action": "sts:AssumeRole"}],
+    })  # fmt: skip
+    sts.meta.events.register("before-call.sts.AssumeRole", lambda params, **_: params["headers"].update({"X-Source-Function-Arn": f"{ARN}:source-one"}))
+    keys = sts.assume_role(RoleArn=open_role, RoleSessionName="source-one")["Credentials"]
+    pretender = cloud.engine.client(
+        aws_access_key_id=keys["AccessKeyId"], aws_secret_access_key=keys["SecretAccessKey"], aws_session_token=keys["SessionToken"]
+    )
+    with pytest.raises(ClientError, match="AccessDenied"):
+        pretender.invoke(FunctionName="echo")
+
+
 def test_roles_are_checked_when_a_function_gets_them(cloud: Cloud) -> None:
     cannot = ("InvalidParameterValueException", "The role defined for the function cannot be assumed by Lambda.")
     other = dict(TRUST, Statement=[{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}])
