@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from engine.errors import ConfigurationError
 from engine.sandbox import kernel, landlock
 
+_ENDING_S = 10.0
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx")
 
 
@@ -26,7 +29,7 @@ def renounce(data_dir: Path, writable: Sequence[Path], needed: Sequence[Path]) -
     """
     if os.geteuid() != 0:
         return None
-    threads = len(os.listdir("/proc/self/task"))
+    threads = _threads()
     if threads > 1:
         raise ConfigurationError(f"root's powers cannot be given up by one of {threads} threads")
     with contextlib.suppress(PermissionError):
@@ -46,6 +49,14 @@ def renounce(data_dir: Path, writable: Sequence[Path], needed: Sequence[Path]) -
     except OSError as e:
         return f"{who}; files by ownership only: Landlock: {os.strerror(e.errno or 0)}"
     return f"{who}, writes below its own directories only (Landlock)"
+
+
+def _threads() -> int:
+    """How many threads there are, once those that Python has joined are the kernel's no more: they still end when ``join`` returns."""
+    give_up_s = time.monotonic() + _ENDING_S
+    while (threads := len(os.listdir("/proc/self/task"))) > 1 and threading.active_count() == 1 and time.monotonic() < give_up_s:
+        time.sleep(0.001)
+    return threads
 
 
 def _become(uid: int, gid: int) -> None:

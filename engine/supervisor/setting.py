@@ -71,17 +71,20 @@ class Setting:
             "instanceMaxMemory": config.memory_mib * report.MIB,
         }
         at_ms = self._epoch_ms()
-        arn = runtime_version_arn(self.home.region, config.runtime, interpreter.version)
         line = report.InitStarted(
             at_ms,
-            f"{kind}:{interpreter.version}",
-            arn,
+            *self._runtime_version(config.runtime),
             about,
             json_format=config.log_format == "JSON",
             level=config.system_log_level,
             restored=instance.restored,
         )
         version.log.write(at_ms, instance.stream, line)
+
+    def _runtime_version(self, runtime: str) -> tuple[str, str]:
+        """``python:3.12.4`` and its ARN."""
+        version = self.runtimes[runtime].version
+        return f"{family(runtime)}:{version}", runtime_version_arn(self.home.region, runtime, version)
 
     def restore(self, instance: Instance) -> bytes:
         """RESTORE for a copy, with its own way to credentials, or the credentials of now."""
@@ -137,6 +140,7 @@ class Setting:
         if command:
             more["command"] = command
             more["native"] = speaks_frames(version.config.runtime)
+            more["runtime_version"] = self._runtime_version(config.runtime)
         if version.config.image is not None:
             more["image"] = {name: version.config.image[name] for name in ("entrypoint", "cmd", "workdir")}
         if instance.current is not None:

@@ -159,6 +159,8 @@ class Agent(Events, ext.Told):
                 self.extensions.invoke(invoke)
             self.runtime.begin(invoke, body)
         elif kind == SHUTDOWN:
+            if not self._ending and parts[1] != "spindown":
+                self._out_of_time(parts[1])
             self._shut_down(parts[1], parts[2])
 
     # Life
@@ -231,7 +233,7 @@ class Agent(Events, ext.Told):
         request_id = self.init.get("request_id") if not self._started else None if self._open is None else self._open.request_id
         document = platform_document(error_type, request_id, text)
         if not self._started:
-            self._chronicle.initialised(error_type)
+            self._chronicle.initialised("error", error_type)
             self.link.init_error(error_type, document)
         elif self.runtime.invoke is not None and not self._answered():
             self.link.error(self.runtime.invoke.request_id, error_type, document)
@@ -268,6 +270,8 @@ class Agent(Events, ext.Told):
             end_like(status)
         kind = "Runtime.ExitError"
         text = "Runtime exited without providing a reason" if status == 0 else "Runtime exited with error: %s" % exit_text(status)
+        if not self._started:
+            self._chronicle.initialised("error", kind)
         invoke = self.runtime.invoke
         if invoke is not None and not self._answered():
             self._chronicle.done("error", kind)
@@ -276,6 +280,14 @@ class Agent(Events, ext.Told):
         self._shut_down("failure", int(time.time() * 1000) + _FAILURE_MS, lambda: end_like(status))
 
     # The end
+
+    def _out_of_time(self, reason: str) -> None:
+        """The supervisor has ended an init, whose reason is then a failure, or an invocation; extensions hear of it before their own end."""
+        if not self._started:
+            self._chronicle.initialised("timeout", "Runtime.Unknown")
+        elif reason == "timeout":
+            self._chronicle.done("timeout")
+            self._report()
 
     def _shut_down(self, reason: str, deadline_ms: int, end: "Callable[[], Any]" = lambda: os._exit(0)) -> None:
         """Without extensions a function gets no warning. With some, first the runtime ends, then they do."""
@@ -392,7 +404,7 @@ class Agent(Events, ext.Told):
     def runtime_init_error(self, error_type: str, document: bytes) -> None:
         if self._output is not None:
             self._output.drain()
-        self._chronicle.initialised(error_type)
+        self._chronicle.initialised("error", error_type)
         if self._relay is None:
             self.link.init_error(error_type, document)
             self.loop.later(_AFTER_INIT_ERROR_S, lambda: end_like(1 << 8))

@@ -28,6 +28,7 @@ class Chronicle:
         self._phase = "invoke" if init.get("request_id") else "init"
         self._began_s = time.monotonic()
         self._init_s: Optional[float] = None
+        self._init_told = False
         self._invoke: Optional[Invoke] = None
         self._started_s = self._first_byte_s = self._answered_s = self._done_s = 0.0
         self._size = 0
@@ -40,16 +41,21 @@ class Chronicle:
             "instanceId": init.get("log_stream"),
             "instanceMaxMemory": int(init.get("memory_mb") or 0) * 1024 * 1024,
         }
+        if "runtime_version" in init:
+            record["runtimeVersion"], record["runtimeVersionArn"] = init["runtime_version"]
         telemetry.emit("platform.initStart", record)
 
-    def initialised(self, error_type: Optional[str] = None) -> None:
-        """The runtime has initialised, or failed to."""
+    def initialised(self, status: str = "success", error_type: Optional[str] = None) -> None:
+        """The runtime has initialised, or failed to; the first that is said counts."""
+        if self._init_told:
+            return
+        self._init_told = True
         took_s = time.monotonic() - self._began_s
-        outcome = {"status": "error", "errorType": error_type} if error_type else {"status": "success"}
+        outcome = {"status": status, **({"errorType": error_type} if error_type else {})}
         base = {"initializationType": self._kind, "phase": self._phase}
         self._telemetry.emit("platform.initRuntimeDone", {**base, **outcome})
         self._telemetry.emit("platform.initReport", {**base, "metrics": {"durationMs": _ms(took_s)}, **outcome})
-        self._init_s = took_s if self._phase == "init" and not error_type else None
+        self._init_s = took_s if self._phase == "init" and status == "success" else None
 
     def started(self, invoke: Invoke) -> None:
         """An event came."""

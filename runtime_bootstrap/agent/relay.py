@@ -21,6 +21,8 @@ _READ, _READ_BIG = 16 * 1024, 256 * 1024
 _ANSWERS = (frames.RESPONSE, frames.ERROR, frames.STREAM_END)
 # In these ``then_next`` follows type and request id.
 _THEN_NEXT = 40
+# Before the data of a STREAM_CHUNK: type, request id, ``bin 32``.
+_CHUNK_HEAD = 45
 
 
 class Relay:
@@ -39,6 +41,8 @@ class Relay:
         self._init_frame = init_frame
         self._sock = ours
         self._in = b""
+        # What of the answer has passed in pieces.
+        self._streamed = 0
         self._out: "list[memoryview]" = []
         loop.watch(ours.fileno(), self._readable)
 
@@ -114,7 +118,10 @@ class Relay:
             if kind == frames.LOG:
                 self._events.runtime_logged(_text_of(body))
             elif kind == frames.STREAM_START and self.invoke is not None:
+                self._streamed = 0
                 self._events.runtime_streaming(self.invoke)
+            elif kind == frames.STREAM_CHUNK:
+                self._streamed += len(body) - _CHUNK_HEAD
             elif kind == frames.INIT_ERROR:
                 self._events.runtime_init_error(_error_type_of(body), b"")
             self._link.send(frames.framed(body))
@@ -133,7 +140,8 @@ class Relay:
         also_next = body[at] == 0xC3
         invoke = self.invoke
         if invoke is not None:
-            self._events.runtime_answered(invoke, len(body), _error_type_of(body) if kind == frames.ERROR else None)
+            size = self._streamed if kind == frames.STREAM_END else 0 if kind == frames.TOO_LARGE else _size_of(body)
+            self._events.runtime_answered(invoke, size, _error_type_of(body) if kind == frames.ERROR else None)
         self._link.send(frames.framed(body[:at] + b"\xc2" + body[at + 1 :]))
         if also_next:
             self._next()
@@ -181,6 +189,12 @@ def _text_of(body: bytes) -> bytes:
     # 95 08, request id or nil, cf and 8 bytes, level, c6 and 4 bytes.
     at = 3 if body[2] == 0xC0 else 4 + body[3]
     return body[at + 15 :]
+
+
+def _size_of(body: bytes) -> int:
+    """How long the payload of a RESPONSE or ERROR is: ``bin 32``, last, after a content type, an error type or nil."""
+    at = _THEN_NEXT + 1
+    return len(body) - (at + 1 if body[at] == 0xC0 else at + 2 + body[at + 1]) - 5
 
 
 def _error_type_of(body: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,7 +57,8 @@ while True:
     say(event=event)
     count += 1
     if event["eventType"] == "SHUTDOWN":
-        time.sleep(0.1)
+        give_up = time.monotonic() + 1
+        while MODE in ("telemetry", "logs") and time.monotonic() < give_up and not any(e["type"] == "platform.report" for e in heard): time.sleep(0.01)
         if heard: say(heard=[[e["type"], e["record"]] for e in heard if e["type"] != "extension"])
         say(bye=1)
         break
@@ -169,9 +171,11 @@ def test_the_caller_does_not_wait_for_extensions(shared: Engine, deploy: Callabl
 
 
 def test_a_timeout_and_an_exit_tell_the_extension_why(shared: Engine, deploy: Callable[..., str]) -> None:
-    name = deploy("ext-timeout", Timeout=1)
+    name = deploy("ext-timeout", mode="telemetry", Timeout=1)
     assert invoke(shared, name, "sleep")[0]["errorType"] == "Sandbox.Timedout"
     until(lambda: any("bye" in s for s in said(shared, name)), "the extension has ended")
+    heard = dict(next(s["heard"] for s in said(shared, name) if "heard" in s))
+    assert (heard["platform.runtimeDone"]["status"], heard["platform.report"]["status"]) == ("timeout", "timeout")
     assert [s["event"]["shutdownReason"] for s in said(shared, name) if s.get("event", {}).get("shutdownReason")] == ["TIMEOUT"]
     assert invoke(shared, name, 1)[0] == 1
     name = deploy("ext-exit")
@@ -201,7 +205,9 @@ def test_telemetry(shared: Engine, deploy: Callable[..., str], kind: str) -> Non
     assert of["platform.telemetrySubscription"] == {"name": "watcher", "state": "Subscribed", "types": ["platform", "function", "extension"]}
     assert of["platform.extension"] == {"name": "watcher", "state": "Ready", "events": ["INVOKE", "SHUTDOWN"]}
     assert of["function"].strip() == "function says 1"
-    assert of["platform.runtimeDone"]["status"] == "success"
+    assert (of["platform.runtimeDone"]["status"], of["platform.runtimeDone"]["metrics"]["producedBytes"]) == ("success", 1)
+    version = of["platform.initStart"].get("runtimeVersion"), "runtimeVersionArn" in of["platform.initStart"]
+    assert version == ((f"python:{platform.python_version()}", True) if kind == "python" else (None, False))
     assert [s["name"] for s in of["platform.runtimeDone"]["spans"]] == ["responseLatency", "responseDuration", "runtimeOverhead"]
     metrics = of["platform.report"]["metrics"]
     assert set(metrics) == {"durationMs", "billedDurationMs", "memorySizeMB", "maxMemoryUsedMB", "initDurationMs"}

@@ -176,6 +176,23 @@ def test_who_could_not_work_as_that_owner_is_told_so(tmp_path: Path) -> None:
     assert "is closed to that user" in done.stdout
 
 
+def test_threads_that_are_about_to_end_are_waited_for_and_no_others(tmp_path: Path) -> None:
+    """What Python has joined may still be there for the kernel: an engine on a busy machine did not start for it."""
+    code = (
+        "import sys, threading, time, _thread; from pathlib import Path; from engine.sandbox.renounce import renounce\n"
+        "data, stays = Path(sys.argv[1]), sys.argv[2] == 'stays'\n"
+        "if stays: threading.Thread(target=time.sleep, args=(100,), daemon=True).start()\n"
+        "else: _thread.start_new_thread(time.sleep, (0.2,))\n"
+        "try: print(renounce(data, [], []))\nexcept Exception as e: print(type(e).__name__, e)"
+    )
+    told = [
+        subprocess.run([sys.executable, "-c", code, str(tmp_path), kind], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        for kind in ("ends", "stays")
+    ]
+    assert "no capabilities" in told[0]
+    assert told[1].strip() == "ConfigurationError root's powers cannot be given up by one of 2 threads"
+
+
 def test_an_engine_of_root_with_another_users_data_runs_as_that_user() -> None:
     host.require("no system Python of the engine's own version")
     with tempfile.TemporaryDirectory(prefix="le-") as folder:
