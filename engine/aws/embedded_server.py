@@ -18,9 +18,10 @@ import threading
 from collections.abc import Iterable
 from types import FrameType
 from typing import Any
+from xml.sax.saxutils import escape
 
 from engine import turns
-from engine.aws import not_there, targets
+from engine.aws import entrance, not_there, targets
 from engine.aws.embedded import ENFORCE_VARIABLE, IDENTITY_PATH, LANE_VARIABLE, TIME_PATH, TOKEN_VARIABLE
 from engine.aws.push.installation import Sources, sources
 
@@ -124,7 +125,7 @@ class Bridged:
 
 def _is_engine(environ: dict[str, Any]) -> bool:
     """Whether the engine itself asks: the supervisor lets no client's header of these names through, and names the client where it knows it."""
-    return (_INSIDE in environ or "HTTP_X_LAMBDA_ENGINE_TOKEN" in environ) and "HTTP_X_LAMBDA_ENGINE_CALLER" not in environ
+    return (_INSIDE in environ or "HTTP_X_LAMBDA_ENGINE_TOKEN" in environ) and entrance.CALLER not in environ
 
 
 def _advanced(push: Sources, seconds: str) -> dict[str, Any]:
@@ -154,7 +155,12 @@ class Guarded:
             return [b"Ask the engine's own port: this one serves nobody else.\n"]
         environ[_INSIDE] = True
         path = str(environ.get("PATH_INFO", ""))
-        if path.startswith(IDENTITY_PATH):
+        if entrance.CALLER in environ:
+            refusal = entrance.settle(environ)
+            if refusal is not None:
+                start_response("403 Forbidden", [("Content-Type", "application/xml")])
+                return [f"<ErrorResponse><Error><Code>AccessDenied</Code><Message>{escape(refusal)}</Message></Error></ErrorResponse>".encode()]
+        elif path.startswith(IDENTITY_PATH):
             from engine.aws.identities import record_of  # noqa: PLC0415
 
             return _answered(start_response, record_of(path.removeprefix(IDENTITY_PATH)))

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import unquote, urlsplit
 from xml.sax.saxutils import escape
 
 from engine.auth.authorization import context_of, denial, owner_of
@@ -65,14 +66,17 @@ def _check(response: Any, given: str) -> None:
     headers: Mapping[str, str] = response.headers
     service_name, region = targets.scope(headers.get("Authorization", ""))
     action = _first(response._get_action())  # noqa: SLF001 - moto has no other name for it
-    if service_name is None or not action:
+    if service_name is None:
+        raise _refusal("", headers, "The request is not signed.", "MissingAuthenticationToken")
+    if not action:
         return
     account = str(response.current_account)
     full = f"{service_name}:{action}"
     full = _ACTIONS.get(full, full)
     if full in _ALWAYS:
         return
-    resource = given if service_name == "s3" else targets.resource(service_name, _members(response), account, region)
+    path = urlsplit(str(response.uri)).path
+    resource = given if service_name == "s3" else targets.resource(service_name, _members(response), account, region, path)
     engine_asks = headers.get(CALLER_HEADER) == ENGINE
     # Of nobody else is it believed. The operation follows in this thread.
     _asked.source = headers.get(SOURCE_HEADER) if engine_asks and full == "sts:AssumeRole" else None
@@ -85,13 +89,19 @@ def _check(response: Any, given: str) -> None:
     context = context_of(identity, now_epoch_s=time.time(), region=region, user_agent=headers.get("User-Agent", ""))
     # What does not come by TLS comes over loopback; tools' own buckets have policies that refuse anything less.
     context["aws:securetransport"] = "true"
-    request = Request(full, resource, owner_of(resource or "", identity.account or account), context)
-    policy = trust if trust is not None else _policy(service_name, resource, account, region)
-    decision = evaluate(request, identity, policy)
-    if trust is not None and decision.allowed and not trust.names(request, identity):
-        decision = Decision(Reason.IMPLICIT, Source.RESOURCE)
-    if not decision.allowed:
-        raise _refusal(service_name, headers, denial(decision, identity.arn, full, resource or "*"))
+    asked = [(full, resource)]
+    source = headers.get("X-Amz-Copy-Source") if service_name == "s3" else None
+    if source:
+        # Whoever copies reads.
+        asked.append(("s3:GetObject", "arn:aws:s3:::" + unquote(source.partition("?versionId=")[0]).lstrip("/")))
+    for one, of in asked:
+        policy = trust if trust is not None else _policy(service_name, of, account, region)
+        request = Request(one, of, owner_of(of or "", identity.account or account), context)
+        decision = evaluate(request, identity, policy)
+        if trust is not None and decision.allowed and not trust.names(request, identity):
+            decision = Decision(Reason.IMPLICIT, Source.RESOURCE)
+        if not decision.allowed:
+            raise _refusal(service_name, headers, denial(decision, identity.arn, one, of or "*"))
 
 
 def _caller(headers: Mapping[str, str], account: str) -> Identity | None:

@@ -55,11 +55,12 @@ def service(authorization: str, query: str = "") -> str | None:
     return named
 
 
-def resource(service: str, members: Mapping[str, Any], account: str, region: str) -> str | None:
+def resource(service: str, members: Mapping[str, Any], account: str, region: str, path: str = "") -> str | None:
     """The resource's ARN, or None when the request does not name one in a way known here."""
-    url = members.get("QueueUrl")
-    if service == "sqs" and isinstance(url, str) and url.count("/") >= 2:
-        owner, name = url.rstrip("/").split("/")[-2:]
+    # A name alone is enough, and the path names the queue where no member does.
+    url = members.get("QueueUrl") or ("" if "QueueName" in members else path.strip("/"))
+    if service == "sqs" and isinstance(url, str) and url:
+        owner, name = ["", *url.rstrip("/").split("/")][-2:]
         return f"arn:aws:sqs:{region}:{owner if owner.isdigit() else account}:{name}"
     for member in _ARN_MEMBERS:
         value = members.get(member)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from botocore.auth import SigV4Auth
+from botocore.auth import S3SigV4QueryAuth, SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
@@ -431,6 +431,63 @@ def test_strangers_and_forgers_stay_out(cloud: Cloud) -> None:
         assert refused(getattr(cloud.engine.client(service, **stranger), call), **arguments)[0] == code
     keys = cloud.user("forged", allow("lambda:*"))
     assert refused(cloud.engine.client(**(keys | {"aws_secret_access_key": "wrong"})).invoke, FunctionName="echo")[0] == "InvalidSignatureException"
+
+
+SENDS = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+def signed(cloud: Cloud, keys: dict[str, str], service: str, path: str, body: bytes | None = None, how: str = "header") -> tuple[int, bytes]:
+    """Status and body of a request with a signature spelled in one way or another."""
+    host = urlsplit(cloud.engine.url).netloc
+    request = AWSRequest("GET" if body is None else "POST", cloud.engine.url + path, headers={"Host": host, **(SENDS if body else {})}, data=body)
+    signer = S3SigV4QueryAuth if how == "query" else SigV4Auth
+    signer(Credentials(keys["aws_access_key_id"], keys["aws_secret_access_key"]), service, "us-east-1").add_auth(request)
+    headers = dict(request.headers.items())
+    if how == "backwards":
+        algorithm, _, parts = headers["Authorization"].partition(" ")
+        headers["Authorization"] = f"{algorithm} {', '.join(reversed(parts.split(', ')))}"
+    elif how == "spaced":
+        headers["Authorization"] = headers["Authorization"].replace("Credential=", "Credential= ")
+    with contextlib.closing(http.client.HTTPConnection(host, timeout=60)) as connection:
+        connection.request(request.method, request.url.removeprefix(cloud.engine.url), body=body, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+def test_however_a_signature_is_spelled_the_same_policies_decide(cloud: Cloud) -> None:
+    s3, sqs = (cloud.engine.client(service, **ROOT) for service in ("s3", "sqs"))
+    for bucket in ("kept", "shown"):
+        s3.create_bucket(Bucket=bucket)
+        s3.put_object(Bucket=bucket, Key="k", Body=bucket.encode())
+    for queue in ("open", "shut"):
+        sqs.create_queue(QueueName=queue)
+    keys = cloud.user(
+        "spelling", allow("sqs:SendMessage", f"arn:aws:sqs:us-east-1:{ACCOUNT}:open"), allow(["s3:GetObject", "s3:PutObject"], "arn:aws:s3:::shown/*")
+    )
+    for how in ("header", "query", "backwards", "spaced"):
+        assert signed(cloud, keys, "s3", "/shown/k", how=how) == (200, b"shown"), how
+        status, said = signed(cloud, keys, "s3", "/kept/k", how=how)
+        assert (status, b"s3:GetObject on resource: arn:aws:s3:::kept/k" in said) == (403, True), how
+    for service, path in (("S3", "/kept/k"), ("S3", "/shown/k")):
+        assert signed(cloud, keys, service, path)[0] == 403, "no other letters"
+    send = b"Action=SendMessage&MessageBody=x&Version=2012-11-05"
+    for path, query, expected in ((f"/{ACCOUNT}/open", b"", 200), (f"/{ACCOUNT}/shut", b"", 403), ("/", b"&QueueUrl=shut", 403), ("/", b"&QueueName=open&QueueUrl=shut", 403)):
+        assert signed(cloud, keys, "sqs", path, send + query)[0] == expected, (path, query)
+    copies = cloud.engine.client("s3", **keys)
+    copies.copy_object(Bucket="shown", Key="again", CopySource={"Bucket": "shown", "Key": "k"})
+    code, why = refused(copies.copy_object, Bucket="shown", Key="stolen", CopySource={"Bucket": "kept", "Key": "k"})
+    assert code == "AccessDenied"
+    assert "s3:GetObject on resource: arn:aws:s3:::kept/k" in why
+
+
+def test_what_is_beside_the_services_is_the_operators(cloud: Cloud) -> None:
+    """The state of all accounts, its end, and what IAM knows of a key, its secret included."""
+    keys = cloud.user("curious", allow("*"))
+    for path in ("/moto-api/data.json", f"/_lambda-engine/identity/{keys['aws_access_key_id']}", "/latest/meta-data/iam/security-credentials/"):
+        status, said = signed(cloud, keys, "s3", path)
+        assert (status, b"configured keys only" in said) == (403, True), (path, said)
+    assert signed(cloud, keys, "s3", "/moto-api/reset", b"x=1")[0] == 403
+    assert signed(cloud, ROOT, "s3", "/moto-api/data.json")[0] == 200
 
 
 def test_the_embedded_servers_port_serves_only_the_engine(cloud: Cloud) -> None:
