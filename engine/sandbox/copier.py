@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import os
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 from engine.sandbox import kernel, lockdown, packets
@@ -45,6 +46,7 @@ def _load(name: str) -> Any:
         return None
 
 
+_ENDING_S = 0.5
 _copy_into = _load("copy_into")
 # What ``calls`` has its tables run by.
 perform = _load("perform")
@@ -66,7 +68,11 @@ class Copier:
         if pid == 0:
             os._exit(0)
         os.waitpid(pid, 0)
-        return len(os.listdir("/proc/self/task")), self.sockets((channel_fd,))
+        # Who has been joined is the kernel's a moment longer.
+        give_up_s = time.monotonic() + _ENDING_S
+        while (threads := len(os.listdir("/proc/self/task"))) > 1 and time.monotonic() < give_up_s:
+            time.sleep(0.001)
+        return threads, self.sockets((channel_fd,))
 
     def sockets(self, but: Sequence[int]) -> list[int]:
         """Open sockets other than the template's own and ``but``."""
