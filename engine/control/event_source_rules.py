@@ -131,13 +131,18 @@ def check_members(operation: str, kind: Kind, params: Mapping[str, Any]) -> None
     if kind is SQS and any(params.get(name) for name in _POSITION):
         raise InvalidParameterValue("StartingPosition is not valid for SQS event sources.")
     for name in (*kind.later, *_NOT_OBEYED):
-        if params.get(name) not in (None, False, {}, []):
+        if not _asks_nothing(params.get(name)):
             raise NotImplementedHere(
                 f"Lambda Engine does not support {name} of such a source in {operation}. Nothing was changed: leave the member out."
             )
     for name in _KNOWN:
-        if name not in kind.members() and params.get(name) not in (None, False, {}, []):
+        if name not in kind.members() and not _asks_nothing(params.get(name)):
             raise InvalidParameterValue(f"Unsupported {name} parameter for given event source mapping type.")
+
+
+def _asks_nothing(value: Any) -> bool:
+    """Whether a member has nothing in it, however deep: tools send those that somebody took everything out of."""
+    return all(map(_asks_nothing, value.values())) if isinstance(value, Mapping) else value in (None, False, [])
 
 
 def position(kind: Kind, params: Mapping[str, Any], now_s: float) -> dict[str, Any]:

@@ -83,14 +83,22 @@ _OBEYED: Mapping[str, frozenset[str]] = {
 
 # Why a member is refused, for those who read the refusal or the coverage page.
 _MANAGED = "managed instances run on EC2 capacity, which one machine does not have"
+_DURABLE = "durable executions are a workflow engine of their own, which this is not"
+# By what the names of whole families of operations contain.
+_FAMILIES = {"DurableExecution": _DURABLE, "CapacityProvider": _MANAGED, "FunctionScalingConfig": _MANAGED}
 WHY_NOT: Mapping[str, str] = {
     "AcceleratorConfig": _MANAGED,
     "CapacityProviderConfig": _MANAGED,
-    "DurableConfig": "durable executions are a workflow engine of their own, which this is not",
+    "DurableConfig": _DURABLE,
     "PublishTo": _MANAGED,
     "RuntimeConfig": "runtimes are those installed on the host; custom ones come as provided.* or as a container image",
     "S3ObjectStorageMode": "layers are always copied",
 }
+
+
+def why_not_there(operation: str) -> str | None:
+    """Why an operation is not there at all; None for one that nobody has left out for a reason."""
+    return next((why for part, why in _FAMILIES.items() if part in operation), None)
 
 
 def _empty(value: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine import data_dir
 from engine.auth.context import RequestContext as RequestContext
+from engine.control.rules import why_not_there
 from engine.errors import AwsError, RequestEntityTooLarge, ServiceError
 from engine.protocol import faults
 from engine.protocol.model import Model
@@ -66,7 +67,7 @@ class Registry:
         """(handler, whether it is a coroutine function). Raises NotImplementedHere naming the operation."""
         found = self._handlers.get(operation)
         if found is None:
-            raise faults.not_implemented(operation)
+            raise faults.not_implemented(operation, why_not_there(operation))
         return found
 
 

@@ -18,6 +18,6 @@ def render(error: AwsError) -> Response:
     return Response(error.status, headers, msgspec.json.encode(error.body()))
 
 
-def not_implemented(operation: str) -> NotImplementedHere:
+def not_implemented(operation: str, why: str | None = None) -> NotImplementedHere:
     """The 501 of an operation that AWS has and this engine does not."""
-    return NotImplementedHere(f"Lambda Engine does not implement the operation {operation}.")
+    return NotImplementedHere(f"Lambda Engine does not implement the operation {operation}{f': {why}' if why else ''}.")

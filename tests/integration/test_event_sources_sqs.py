@@ -330,7 +330,9 @@ def test_what_is_refused(running: Engine) -> None:
     poller = {"MinimumPollers": 2, "MaximumPollers": 2}
     assert refused(create, EventSourceArn=arn, FunctionName="refused", ProvisionedPollerConfig=poller)[0] == 501
     assert client.list_event_source_mappings(EventSourceArn=arn)["EventSourceMappings"] == []
-    uuid = create(EventSourceArn=arn, FunctionName="refused", Enabled=False)["UUID"]
+    # Members that tools send with nothing in them ask for nothing.
+    hollow: Any = {"DestinationConfig": {"OnFailure": {}}, "MetricsConfig": {"Metrics": []}, "ScalingConfig": {}, "SourceAccessConfigurations": []}
+    uuid = create(EventSourceArn=arn, FunctionName="refused", Enabled=False, **hollow)["UUID"]
     assert refused(create, EventSourceArn=arn, FunctionName=ARN.format("lambda", "function:refused:$LATEST")) == (
         409,
         "ResourceConflictException",

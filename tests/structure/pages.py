@@ -11,7 +11,7 @@ import typer.main
 from engine.cli.main import app
 from engine.config import CONFIG_FILE_VARIABLE, ENV_PREFIX, Settings
 from engine.control.operations import register
-from engine.control.rules import WHY_NOT, refused_members
+from engine.control.rules import WHY_NOT, refused_members, why_not_there
 from engine.core.instance import diagram
 from engine.eventing.intake import Intake
 from engine.protocol.model import load
@@ -26,10 +26,6 @@ _DEFAULTS = {"data_dir": "`$XDG_DATA_HOME/lambda-engine` or `~/.local/share/lamb
 
 # Recognised and answered before anything reaches the control plane.
 _BY_THE_SUPERVISOR = {"InvokeWithResponseStream"}
-_LEFT_OUT = {
-    ("DurableExecution",): "durable executions are a workflow engine of their own, which this is not",
-    ("CapacityProvider", "FunctionScalingConfig"): "managed instances run on EC2 capacity, which one machine does not have",
-}
 
 
 def serve_flags() -> set[str]:
@@ -68,10 +64,8 @@ def configuration() -> str:
 
 def _why_not(operation: str) -> str:
     """The reason why an operation is not served, for families that are left out on purpose."""
-    for words, reason in _LEFT_OUT.items():
-        if any(word in operation for word in words):
-            return f"501: {reason}"
-    return "501"
+    reason = why_not_there(operation)
+    return "501" if reason is None else f"501: {reason}"
 
 
 def coverage(implemented: list[str]) -> str:
