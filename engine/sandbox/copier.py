@@ -20,7 +20,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from engine.sandbox import kernel, lockdown, packets
+from engine.sandbox import inherited, kernel, lockdown, packets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,12 +58,18 @@ class Copier:
     def __init__(self, orders: socket.socket, fences: lockdown.Fences) -> None:
         self._orders = orders
         self._fences = fences
+        self._belongings = inherited.Belongings()
 
     def findings(self, channel_fd: int) -> tuple[int, list[int]]:
-        """Threads that a fork does not end, and descriptors of sockets other than the channel; call it when init is over.
+        """Threads that a fork does not end, and children, which it leaves behind; and descriptors of connections other than the channel.
+        Call it when init is over.
 
         Libraries that end their threads before a fork and start them again after it (OpenBLAS does) are given the chance.
         """
+        children = 0
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            children = 1
         pid = os.fork()
         if pid == 0:
             os._exit(0)
@@ -72,17 +78,8 @@ class Copier:
         give_up_s = time.monotonic() + _ENDING_S
         while (threads := len(os.listdir("/proc/self/task"))) > 1 and time.monotonic() < give_up_s:
             time.sleep(0.001)
-        return threads, self.sockets((channel_fd,))
-
-    def sockets(self, but: Sequence[int]) -> list[int]:
-        """Open sockets other than the template's own and ``but``."""
-        own = {self._orders.fileno(), *but}
-        found = []
-        for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):
-                if int(name) not in own and os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                    found.append(int(name))
-        return sorted(found)
+        self._belongings.look((0, 1, 2, self._orders.fileno(), channel_fd))
+        return threads + children, self._belongings.connections
 
     def wait_for_copy(self) -> socket.socket:
         """Serve orders; returns in a copy, with its channel. Ends the process when no more orders can come."""
@@ -153,25 +150,14 @@ class Copier:
         os.chdir(task_root)
         kernel.drop_capabilities()
         kernel.set_dumpable(True)
-        lockdown.restrict(self._fences)
-        lockdown.renew_entropy()
         for fd in (*spaces, *groups, output):
             os.close(fd)
-        inherited = self.sockets((channel,))
         self._orders.close()
-        self._cut_off(inherited)
+        # Before the fences: files are opened by where they are in the template's.
+        self._belongings.renew((0, 1, 2, channel))
+        lockdown.restrict(self._fences)
+        lockdown.renew_entropy()
         return socket.socket(fileno=channel)
-
-    @staticmethod
-    def _cut_off(inherited: Sequence[int]) -> None:
-        """Connections of the template, its channel among them, are at their end in a copy, as after a restore on Lambda."""
-        if not inherited:
-            return
-        ours, theirs = socket.socketpair()
-        theirs.close()
-        for fd in inherited:
-            os.dup2(ours.fileno(), fd, inheritable=False)
-        ours.close()
 
 
 def offered(orders: int, fences: lockdown.Fences) -> Copier | None:

@@ -230,8 +230,7 @@ class Init:
                 self._merge_layers(mounts[1:])
             if what["tmp_mib"] != DEFAULT_TMP_MIB:
                 self._step = "size of /tmp"
-                flags = kernel.MS_REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV
-                kernel.mount(None, "/tmp", None, flags, tmp_options(what["tmp_mib"]))
+                resize_tmp(what["tmp_mib"])
             self._step = "host name"
             socket.sethostname(what["hostname"])
         self._memory_limit = what["data_limit"]
@@ -319,6 +318,11 @@ class Init:
 
 def tmp_options(size_mib: int) -> str:
     return f"size={size_mib}m,nr_inodes={size_mib * _INODES_PER_MIB}"
+
+
+def resize_tmp(size_mib: int) -> None:
+    """Give /tmp another size than the default. Raises OSError."""
+    kernel.mount(None, "/tmp", None, kernel.MS_REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV, tmp_options(size_mib))
 
 
 def _descendants(root: int) -> list[int]:

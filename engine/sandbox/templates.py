@@ -17,7 +17,7 @@ import socket
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from engine.sandbox import copier, holder, kernel, packets, rootfs
+from engine.sandbox import copier, holder, inherited, kernel, packets, rootfs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,6 +135,21 @@ class PodInit(holder.Init):
             self._fail(traceback.format_exc())
         os._exit(1)
 
+    def _mount(self) -> None:
+        """/tmp as the template's init left it: Lambda's snapshots are of the disk too."""
+        self._step = "open the template's /tmp"
+        former = os.open("/tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            super()._mount()
+            self._step = "copy the template's /tmp"
+            found = os.fstatvfs(former)
+            size_mib = found.f_blocks * found.f_frsize >> 20
+            if size_mib != holder.DEFAULT_TMP_MIB:
+                holder.resize_tmp(size_mib)
+            inherited.copy_tree(former, "/tmp")
+        finally:
+            os.close(former)
+
     def _enter_pod(self, joins: Sequence[int], mapped: int) -> None:
         self._step = "join control groups"
         for fd in joins:
@@ -173,8 +188,7 @@ class PodInit(holder.Init):
         """Code and layers came along with the template's mounts."""
         if what["tmp_mib"] != holder.DEFAULT_TMP_MIB:
             self._step = "size of /tmp"
-            flags = kernel.MS_REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV
-            kernel.mount(None, "/tmp", None, flags, holder.tmp_options(what["tmp_mib"]))
+            holder.resize_tmp(what["tmp_mib"])
         self._step = "host name"
         socket.sethostname(what["hostname"])
 

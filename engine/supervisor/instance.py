@@ -113,7 +113,7 @@ class Instance:
         # In a log group that it may share with others the stream says whose it is.
         own = "" if version.log is version.function.log else version.config.name
         self.stream = f"{day}/{own}[{version.config.version}]{hex32()}"
-        # When it last printed something.
+        # When it, or the platform for it, last wrote to the log.
         self.printed_ms = 0
         self.born_s = now_s
         self.init_started_s: float | None = None

@@ -70,7 +70,7 @@ class Setting:
             "instanceId": instance.stream,
             "instanceMaxMemory": config.memory_mib * report.MIB,
         }
-        at_ms = self._epoch_ms()
+        at_ms = instance.printed_ms = self._epoch_ms()
         line = report.InitStarted(
             at_ms,
             *self._runtime_version(config.runtime),

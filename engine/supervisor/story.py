@@ -14,6 +14,15 @@ from engine.supervisor.instance import Instance
 from engine.supervisor.logs import Renders
 from engine.supervisor.request import Request
 
+# Two clocks, read to the millisecond and added up in whole ones, differ by less than this.
+_SKEW_MS = 5
+
+
+def _not_before(instance: Instance, at_ms: int) -> int:
+    """``at_ms``, or when its instance printed last: readers sort by time, and what is written later was later, be it a millisecond less."""
+    printed_ms = instance.printed_ms
+    return printed_ms if at_ms < printed_ms <= at_ms + _SKEW_MS else at_ms
+
 
 class Started:
     """START, still to be written."""
@@ -48,7 +57,7 @@ class Ended:
     ) -> None:
         self._instance = instance
         # Only names and times are read later; the payload need not live that long.
-        self._request = (request.request_id, request.started_ms if not request.start_logged else -1)
+        self._request = (request.request_id, _not_before(instance, request.started_ms) if not request.start_logged else -1)
         self._duration_ms = duration_ms
         self._init_ms = init_ms
         self._restore_ms, instance.restore_ms = instance.restore_ms, None
@@ -105,7 +114,7 @@ class Story:
                 request.tail.append(shown)
 
     def started(self, request: Request, instance: Instance) -> None:
-        at_ms = request.started_ms
+        at_ms = _not_before(instance, request.started_ms)
         request.start_logged = True
         self._emit(instance, request, at_ms, Started(instance.version.config, request.request_id, at_ms, instance.version.tenant))
 
@@ -124,19 +133,20 @@ class Story:
 
     def ended(self, request: Request, instance: Instance, outcome: Outcome, settled_s: float) -> None:
         """END and REPORT."""
+        if request.tail is not None and not request.start_logged:
+            self.started(request, instance)
         if outcome.status is Status.TIMEOUT:
             duration_ms = instance.version.config.timeout_s * 1000.0
         else:
             duration_ms = (settled_s - request.started_s) * 1000
         init_ms, instance.init_ms = instance.init_ms, None
         at_ms = request.started_ms + int((settled_s - request.started_s) * 1000)
-        if request.start_logged and instance.printed_ms > at_ms:
-            # Two clocks read to the millisecond: readers sort by time, and what it printed came first.
-            at_ms = instance.printed_ms
+        at_ms = _not_before(instance, at_ms)
         if outcome.platform:
             instance.peak_memory_mib(at_ms)  # while there still is something to measure
         ended = Ended(instance, request, duration_ms, init_ms, outcome, at_ms)
-        first_ms = at_ms if request.start_logged else request.started_ms
+        first_ms = at_ms if request.start_logged else _not_before(instance, request.started_ms)
+        instance.printed_ms = at_ms
         instance.version.log.write(first_ms, instance.stream, ended)
         if request.tail is not None:
             request.tail.extend(ended.lines())
@@ -145,7 +155,7 @@ class Story:
         """INIT_REPORT, which on-demand environments write only for failures."""
         if instance.current is not None and not instance.current.start_logged:
             self.started(instance.current, instance)
-        at_ms = self._clock.epoch_ms()
+        at_ms = instance.printed_ms = _not_before(instance, self._clock.epoch_ms())
         config = instance.version.config
         json = config.log_format == "JSON"
         if json and not report.shown(config.system_log_level, "INFO" if status == "success" else "WARN"):

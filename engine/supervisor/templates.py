@@ -28,7 +28,7 @@ WARNING = "SNAPSTART_WARNING "
 PRINTED = "its packages print when they are imported"
 _SPOILT = "an init failed in an instance that had packages imported ahead"
 _NOTHING = "nothing it imports would be worth importing ahead"
-THREADS = "its init leaves threads running, which a copy would not have"
+THREADS = "its init leaves threads or child processes running, which a copy would not have"
 _PENDING = "Lambda is initializing your function. It will be ready to invoke once your function state becomes ACTIVE."
 _FAILED = "The operation cannot be performed at this time. The function is currently in the following state: Failed"
 

@@ -123,6 +123,19 @@ def renew_randomness() -> None:
         numpy_random.seed()
 
 
+def event_loop() -> Any:
+    """The event loop that asyncio counts as this thread's, in a form for ``keep_event_loop``: a fork makes it forget."""
+    policy = getattr(sys.modules.get("asyncio.events"), "_event_loop_policy", None)
+    return policy, getattr(policy, "_local", None)
+
+
+def keep_event_loop(loop: Any) -> None:
+    """In a copy, which is no child but the same again: the loop that init made goes on."""
+    policy, local = loop
+    if local is not None:
+        policy._local = local
+
+
 class TraceVariable:
     """``_X_AMZN_TRACE_ID``, which changes with every invocation.
 

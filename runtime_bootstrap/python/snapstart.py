@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import types
+from importlib.machinery import ModuleSpec
 from typing import Any, Callable
 
 # Also read by the supervisor, which shows it with the version.
@@ -19,6 +20,8 @@ _Hook = "tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]"
 def provide() -> None:
     """Make ``import snapshot_restore_py`` work."""
     module = types.ModuleType(_NAME, "Functions to run before a snapshot and after a restore.")
+    # Who asks whether the module is there, before importing it, gets an answer.
+    module.__spec__ = ModuleSpec(_NAME, None)
     before: "list[Any]" = []
     after: "list[Any]" = []
 

@@ -162,8 +162,10 @@ class Worker:
         # What is collected here is not copied, and what stays is not touched by the collections of copies.
         gc.collect()
         gc.freeze()
+        loop = environment.event_loop()
         self._channel.restore_next()
         self._channel.adopt(copies.wait_for_copy())
+        environment.keep_event_loop(loop)
 
     def _log_error(self, document: "dict[str, Any]") -> None:
         self.settle_output()

@@ -85,6 +85,8 @@ def test_versions_are_restored_and_differ_in_what_must_differ(shared: Engine) ->
     assert "RESTORE_START Runtime Version: python:" in log
     assert "RESTORE_REPORT Restore Duration: " in log
     assert log.index("RESTORE_START") < log.index("RESTORE_REPORT") < log.index("Version: 1\n")
+    streams = [[int(line.split("\t")[0]) for line in log.splitlines() if f"\t{stream}\t" in line] for stream in [*(s["stream"] for s in seen), latest["stream"]]]
+    assert all(len(times) > 2 and times == sorted(times) for times in streams), "readers sort by time"
     assert "\tRestore Duration: " in log
     assert "\tBilled Restore Duration: " in log
 
@@ -112,17 +114,69 @@ def test_threads_leave_the_version_without_a_template_and_say_so(shared: Engine)
     source = "import threading, time\nthreading.Thread(target=time.sleep, args=(9e5,), daemon=True).start()\n" + SOURCE
     client = publish(shared, "snap-threads", source)
     shown = client.get_function_configuration(FunctionName="snap-threads", Qualifier="1")
-    assert (shown["State"], shown["StateReason"]) == ("Active", "SnapStart: its init leaves threads running, which a copy would not have")
+    assert (shown["State"], shown["StateReason"]) == ("Active", "SnapStart: its init leaves threads or child processes running, which a copy would not have")
     answer = call(client, "snap-threads")
     assert (answer["kind"], answer["seen"]) == ("snap-start", ["before", "after"])
 
 
 def test_sockets_are_a_warning_and_dead_in_copies(shared: Engine) -> None:
-    source = "import socket\nA, B = socket.socketpair()\ndef f(e, c): return A.recv(1).hex()\n"
+    source = "import socket\nL = socket.create_server(('127.0.0.1', 0))\nA = socket.create_connection(L.getsockname())\ndef f(e, c): return A.recv(1).hex()\n"
     client = publish(shared, "snap-sockets", source)
     shown = client.get_function_configuration(FunctionName="snap-sockets", Qualifier="1")
     assert shown["StateReason"].startswith("SnapStart: 2 open sockets")
     assert call(client, "snap-sockets") == ""
+
+
+# Each of these is shared by a process and its forks: what one of them does to it, the others find.
+OPEN = """
+import asyncio, mmap, os, socket, tempfile, time
+with open("/tmp/kept", "w") as kept: kept.writelines("%07d\\n" % n for n in range(5000))
+os.makedirs("/tmp/deep/er"); os.symlink("../../kept", "/tmp/deep/er/link")
+FILE = open("/tmp/kept", "rb", buffering=0)
+CODE = open(__file__, "rb", buffering=0); CODE.seek(1)
+GONE = tempfile.TemporaryFile(); GONE.write(b"gone"); GONE.flush()
+READ, WRITE = os.pipe(); os.write(WRITE, b"init "); os.set_blocking(READ, False)
+ONE, OTHER = socket.socketpair(); ONE.send(b"init ")
+COUNTER = os.eventfd(5, os.EFD_NONBLOCK)
+MEMORY = mmap.mmap(-1, 100_000_000); MEMORY[50_000_000] = 7
+LOOP = asyncio.new_event_loop(); asyncio.set_event_loop(LOOP)
+LOOP.run_until_complete(asyncio.sleep(0))
+def f(event, context):
+    n = event["n"]
+    os.write(WRITE, b"%d" % n); ONE.send(b"%d" % n); os.eventfd_write(COUNTER, n); GONE.seek(4); GONE.write(b"%d" % n); GONE.flush()
+    MEMORY[50_000_000] += n
+    wrong = offset = 0
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        at = offset = (offset + 7919 * (n + 1)) % 5000
+        FILE.seek(at * 8); wrong += int(FILE.read(8)) != at
+    with open("/tmp/deep/er/link", "a") as kept: kept.write("%d" % n)
+    GONE.seek(0)
+    same = asyncio.get_event_loop_policy().get_event_loop() is LOOP
+    return {"pipe": os.read(READ, 99).decode(), "pair": OTHER.recv(99).decode(), "counter": os.eventfd_read(COUNTER), "gone": GONE.read().decode(),
+            "memory": MEMORY[50_000_000], "wrong": wrong, "size": os.stat("/tmp/kept").st_size, "code": CODE.tell(), "loop": same,
+            "thread": LOOP.run_until_complete(LOOP.run_in_executor(None, abs, -n))}
+"""
+
+
+def test_copies_share_nothing_that_was_open(shared: Engine) -> None:
+    client = publish(shared, "snap-open", OPEN, Timeout=60, MemorySize=512)
+    shown = client.get_function_configuration(FunctionName="snap-open", Qualifier="1")
+    assert shown.get("StateReason") is None, "nothing of it is a connection"
+    with ThreadPoolExecutor(3) as pool:
+        for n, answer in enumerate(pool.map(lambda n: call(client, "snap-open", n=n), range(3))):
+            assert answer == {
+                "pipe": f"init {n}", "pair": f"init {n}", "counter": 5 + n, "gone": f"gone{n}", "memory": 7 + n,
+                "wrong": 0, "size": 40_001, "code": 1, "loop": True, "thread": n,
+            }  # fmt: skip
+
+
+def test_children_leave_the_version_without_a_template(shared: Engine) -> None:
+    source = "import subprocess\nP = subprocess.Popen(['sleep', '900'])\ndef f(e, c): return P.poll()\n"
+    client = publish(shared, "snap-child", source)
+    shown = client.get_function_configuration(FunctionName="snap-child", Qualifier="1")
+    assert shown["StateReason"] == "SnapStart: its init leaves threads or child processes running, which a copy would not have"
+    assert call(client, "snap-child") is None, "it runs on"
 
 
 def test_a_hook_that_fails_after_the_restore_is_told_to_the_caller(shared: Engine) -> None:

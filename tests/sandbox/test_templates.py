@@ -37,9 +37,8 @@ def test_a_copy_has_the_memory_and_nothing_else(rig: Rig) -> None:
         rig.link.specialise(box.id, SpecialiseSpec(str(rig.code("copied", {})), hostname=f"copy{n}", tmp_mib=600))
     until(lambda: one.run("import socket; result = socket.gethostname()") == "copy0", "the first copy is specialised")
     assert one.run("result = VALUE != [os.getpid()]")
-    assert one.run("result = os.listdir('/tmp')") == []
-    one.run("open('/tmp/one', 'w').write('x')")
-    assert two.run("result = os.listdir('/tmp')") == []
+    assert one.run("open('/tmp/mine', 'a').write('y'); open('/tmp/one', 'w').close(); result = sorted(os.listdir('/tmp'))") == ["mine", "one"]
+    assert two.run("result = os.listdir('/tmp'), open('/tmp/mine').read()") == [["mine"], "x"], "each has what the template's init wrote, to itself"
     assert two.run("result = open('/var/task/m.py').read()") == "X = 1"
     assert two.run("result = os.getcwd()") == "/var/task"
     # Its own processes, init and itself, and not the template nor the other copy.
@@ -115,7 +114,7 @@ def test_the_end_of_the_whole_sandbox_is_the_end_of_its_copies(rig: Rig) -> None
 
 
 def test_connections_of_the_template_are_dead_in_copies(rig: Rig) -> None:
-    template(rig, "import socket\nA, B = socket.socketpair()\nresult = copies.findings(3)", key="sockets")
+    template(rig, "import socket\nL = socket.create_server(('127.0.0.1', 0))\nA = socket.create_connection(L.getsockname())\nresult = copies.findings(3)", key="sockets")
     box = rig.make(key="sockets")
     assert box.run("result = A.recv(1).hex()") == ""
     with pytest.raises(Failed):
