@@ -81,11 +81,12 @@ def test_versions_are_restored_and_differ_in_what_must_differ(shared: Engine) ->
     assert latest["init"] != seen[0]["init"]
     path = shared.data_dir / "logs" / "000000000000" / "snap.log"
     # It is written a few times a second.
-    log = wait.until(lambda: text if "\tBilled Restore Duration: " in (text := path.read_text()) else None, "REPORT of a restore")
+    names = [*(s["stream"] for s in seen), latest["stream"]]
+    log = wait.until(lambda: text if all(f"\t{n}\tREPORT " in (text := path.read_text()) for n in names) else None, "REPORT of each invocation")
     assert "RESTORE_START Runtime Version: python:" in log
     assert "RESTORE_REPORT Restore Duration: " in log
     assert log.index("RESTORE_START") < log.index("RESTORE_REPORT") < log.index("Version: 1\n")
-    streams = [[int(line.split("\t")[0]) for line in log.splitlines() if f"\t{stream}\t" in line] for stream in [*(s["stream"] for s in seen), latest["stream"]]]
+    streams = [[int(line.split("\t")[0]) for line in log.splitlines() if f"\t{name}\t" in line] for name in names]
     assert all(len(times) > 2 and times == sorted(times) for times in streams), "readers sort by time"
     assert "\tRestore Duration: " in log
     assert "\tBilled Restore Duration: " in log
