@@ -35,7 +35,7 @@ _SWEEP_S = 0.0005
 _TRIES = 8
 _FIRST_PID, _LAST_PID = 300, 32000
 # What the end of a fork that gave a signal is called; nobody is told of it.
-_SIGNALLED = "signalled"
+_SIGNALLED, _SWEPT = "signalled", "swept"
 _PYTHON = "runtime_bootstrap.python.worker"
 # What nearly every function imports anyway, besides what the bootstrap needs.
 _COMMON = (
@@ -151,7 +151,7 @@ class Zygote:
         elif packet.kind == "fresh":
             self._fresh(packet)
         elif packet.kind == "sweep":
-            self._signal_all(packet.args[0], signal.SIGKILL, "swept")
+            self._signal_all(packet.args[0], signal.SIGKILL, _SWEPT)
         elif packet.kind == "signal" and packet.args[1] == signal.SIGKILL:
             self._signal_all(packet.args[0], packet.args[1], "")
         elif packet.kind == "signal":
@@ -350,15 +350,23 @@ class Zygote:
     def _reap(self) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
+            if os.WIFSTOPPED(status):
+                if self._children.get(pid, ("", 0))[0] in (_SIGNALLED, _SWEPT):
+                    os.kill(pid, signal.SIGKILL)
+                continue
             kind, holder_id = self._children.pop(pid, ("", 0))
             if kind == "exited":
                 self._inits.pop(holder_id, None)
-            if kind == _SIGNALLED:
+            if status and kind in (_SIGNALLED, _SWEPT):
+                # Where all of a sandbox have one id on the host, what it should end may have been quicker.
+                self._signals.pop(holder_id, None)
+                packets.send(self._control, ["refused", holder_id, "signal the sandbox", f"who did it ended with wait status {status}"])
+            elif kind == _SIGNALLED:
                 self._signalled(holder_id)
             elif kind:
                 packets.send(self._control, [kind, holder_id, status])

@@ -226,7 +226,7 @@ def test_limits_are_those_of_the_platform(box):
 
 
 def test_runs_at_low_priority_and_dies_first(box):
-    assert box.run("import os; result = os.nice(0)") == 10
+    assert box.run("import os; result = os.nice(0)") == min(os.nice(0) + 10, 19)
     assert box.run("result = open('/proc/self/oom_score_adj').read().strip()") == "1000"
 
 

@@ -72,8 +72,9 @@ result = [found, os.listdir('/tmp')]
 
 
 def test_other_processes_are_not_there(siege: Siege) -> None:
-    done = siege.attack("result = sorted(int(p) for p in os.listdir('/proc') if p.isdigit())")
-    assert len(done.result) == 2, "init and the function itself"
+    # By a function of its own: one that was just stopped and gone on without control groups may see the process that signals it.
+    seen = siege.attack("result = sorted(int(p) for p in os.listdir('/proc') if p.isdigit())", siege.attacker("lonely")).result
+    assert len(seen) == 2, f"init and the function itself, not {seen}"
     host = [siege.engine.process.pid, *siege.engine.state()["processes"].values()]
     source = f"result = [attempt(open, '/proc/%d/%s' % (p, n)) for p in {host!r} for n in ('environ', 'mem', 'maps', 'cmdline')]"
     assert set(siege.attack(source).result) <= {"ENOENT"}
