@@ -70,6 +70,7 @@ from engine.eventing.intake import Intake
 from engine.http import images as image_routes
 from engine.http import vpcs
 from engine.http.app import build_app
+from engine.http.joined import JoiningProtocol
 from engine.http.operations import Registry
 from engine.protocol.model import load as load_model
 from engine.store.code import DiskCodeStore
@@ -337,7 +338,7 @@ class Figures:
 async def _until_signal(app: Callable[..., Any], listener: socket.socket) -> None:
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=JoiningProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

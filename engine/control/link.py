@@ -107,12 +107,13 @@ class ControlLink:
 
         Raises ServiceError when it is not within ``timeout_s`` (None: the limit of a push).
         """
-        limit = self._push_timeout_s if timeout_s is None else timeout_s
-        try:
-            async with asyncio.timeout(limit):
-                await self._open.wait()
-        except TimeoutError:
-            raise ServiceError(f"The supervisor could not be reached within {limit:g} s.") from None
+        if not self._open.is_set():
+            limit = self._push_timeout_s if timeout_s is None else timeout_s
+            try:
+                async with asyncio.timeout(limit):
+                    await self._open.wait()
+            except TimeoutError:
+                raise ServiceError(f"The supervisor could not be reached within {limit:g} s.") from None
         assert self.hello is not None  # noqa: S101 - an open link has been greeted
         return self.hello
 

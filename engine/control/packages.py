@@ -29,6 +29,8 @@ MAX_SCANNED = 32 * 1024 * 1024
 _SDK = re.compile(rb"^[ \t]*(?:import|from)[ \t]+(?:[\w. \t]+,[ \t]*)*(?:boto3|botocore)\b", re.MULTILINE)
 _DIGEST, _RUNTIME = re.compile(r"[0-9a-f]{64}"), re.compile(r"[a-z0-9.]+")
 _NOTHING = Bytecode(0, 0, 0)
+# Packages whose installation is remembered.
+MAX_KNOWN = 4096
 # Begins what is kept of an encrypted package; no upload may begin so.
 SEALED_HEAD = b"\x00lambda-engine sealed package 1\n"
 _log = logging.getLogger(__name__)
@@ -50,6 +52,17 @@ class Packages:
         self._code = code
         self._opener = opener
         self._compiler = Compiler(compile_timeout_s)
+        self._preloads: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    def known(self, sha256: str, runtime: str, size: int) -> Package | None:
+        """A package of ``size`` bytes that was installed for ``runtime`` since the start and is there still, unsealed: many functions may have
+        the same. Hardly blocks.
+        """
+        found = self._preloads.get((sha256, runtime))
+        tree = self._code.tree(sha256)
+        if found is None or not tree.is_dir() or not self._code.blob(sha256).exists():
+            return None
+        return Package(sha256, size, tree, found)
 
     def check(self, data: bytes) -> None:
         """Every check that does not need unpacking; writes nothing.
@@ -76,7 +89,12 @@ class Packages:
             self._compiled(sha256, runtime, interpreter, TASK_ROOT)
         self._code.add(sha256, kept)
         tree = self._code.tree(sha256)
-        return Package(sha256, len(data), tree, preload(tree) if compiles(runtime) else ())
+        package = Package(sha256, len(data), tree, preload(tree) if compiles(runtime) else ())
+        if sealed is None and self._code.compiled(sha256, runtime).exists():
+            if len(self._preloads) >= MAX_KNOWN:
+                self._preloads.clear()
+            self._preloads[sha256, runtime] = package.preload
+        return package
 
     def unpack(self, data: bytes) -> str:
         """As ``install`` for content that has no runtime yet: a layer. Its digest."""

@@ -88,7 +88,10 @@ class Plane:
         kept = data if sealed is None else sealed
         sha256 = _digest(kept) if len(kept) < MUCH else await asyncio.to_thread(_digest, kept)
         async with self.holding(sha256):
-            yield await asyncio.to_thread(self.packages.install, data, runtime, hello.runtimes[runtime].interpreter, sealed)
+            package = self.packages.known(sha256, runtime, len(data)) if sealed is None else None
+            if package is None:
+                package = await asyncio.to_thread(self.packages.install, data, runtime, hello.runtimes[runtime].interpreter, sealed)
+            yield package
 
     @asynccontextmanager
     async def holding(self, sha256: str) -> AsyncIterator[None]:
@@ -102,7 +105,9 @@ class Plane:
 
     async def check_storage(self, account: str, added: int) -> None:
         """Raises CodeStorageExceeded."""
-        rules.check_storage(await asyncio.to_thread(self.store.stored_bytes, account), added)
+        stored = self.store.stored_bytes
+        known = self.store.known_layer_bytes(account) is not None
+        rules.check_storage(stored(account) if known else await asyncio.to_thread(stored, account), added)
 
 
 def _digest(data: bytes) -> str:

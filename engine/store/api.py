@@ -203,6 +203,10 @@ class FunctionStore(Protocol):
         """The part of ``stored_bytes`` that layers have."""
         ...
 
+    def known_layer_bytes(self, account: str) -> int | None:
+        """``layer_bytes`` if they were summed up since a layer changed; never blocks."""
+        ...
+
     def count(self, account: str) -> int:
         """How many functions the account has."""
         ...

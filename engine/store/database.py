@@ -29,6 +29,8 @@ class Database:
                 raise
             raise ConfigurationError(f"cannot open the database {self.name}: {e}") from e
         self.writer = Writer(self._writing)
+        # How often layer versions came or went: what was summed up before is not true any more.
+        self.layer_changes = 0
 
     def close(self) -> None:
         """Finish queued writes and close every connection. Idempotent."""

@@ -28,8 +28,11 @@ class SqlFunctionStore:
     """``FunctionStore`` on a ``Database``."""
 
     def __init__(self, database: Database) -> None:
+        self._database = database
         self._reading = database.reading
         self._writer = database.writer
+        # As of a number of changes, by account.
+        self._layer_bytes: tuple[int, dict[str, int]] = (0, {})
 
     def get(self, account: str, name: str) -> Function | None:
         with self._reading.connect() as connection:
@@ -77,7 +80,17 @@ class SqlFunctionStore:
         return self._bytes(_VERSION_BYTES, account) + self.layer_bytes(account)
 
     def layer_bytes(self, account: str) -> int:
-        return self._bytes(_LAYER_BYTES, account)
+        changes = self._database.layer_changes
+        found = self.known_layer_bytes(account)
+        if found is None:
+            found = self._bytes(_LAYER_BYTES, account)
+            as_of, sums = self._layer_bytes
+            self._layer_bytes = (changes, {**(sums if as_of == changes else {}), account: found})
+        return found
+
+    def known_layer_bytes(self, account: str) -> int | None:
+        as_of, sums = self._layer_bytes
+        return sums.get(account) if as_of == self._database.layer_changes else None
 
     def _bytes(self, query: Select[Any], account: str) -> int:
         with self._reading.connect() as connection:

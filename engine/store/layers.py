@@ -18,6 +18,7 @@ class SqlLayerStore:
     """``LayerStore`` on a ``Database``."""
 
     def __init__(self, database: Database) -> None:
+        self._database = database
         self._reading = database.reading
         self._writer = database.writer
 
@@ -34,7 +35,10 @@ class SqlLayerStore:
         return map(_layer, rows)
 
     async def publish(self, layer: LayerVersion) -> LayerVersion:
-        return await self._writer.write(lambda connection: _publish(connection, layer))
+        try:
+            return await self._writer.write(lambda connection: _publish(connection, layer))
+        finally:
+            self._database.layer_changes += 1
 
     async def amend(
         self, account: str, name: str, version: int, change: Callable[[LayerVersion | None], LayerVersion]
@@ -57,7 +61,10 @@ class SqlLayerStore:
                 connection.execute(delete(layer_versions).where(_is(account, name, version)))
                 release(connection, {layer.code_sha256}, now_ms)
 
-        await self._writer.write(job)
+        try:
+            await self._writer.write(job)
+        finally:
+            self._database.layer_changes += 1
 
 
 def _is(account: str, name: str, version: int) -> ColumnElement[bool]:

@@ -67,6 +67,9 @@ class MemoryFunctionStore:
     def layer_bytes(self, account: str) -> int:
         return self._durable.layer_bytes(account)
 
+    def known_layer_bytes(self, account: str) -> int | None:
+        return self._durable.known_layer_bytes(account)
+
     def count(self, account: str) -> int:
         found = self._accounts.get(account)
         return 0 if found is None else len(found.functions)

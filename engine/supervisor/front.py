@@ -29,6 +29,8 @@ from engine.supervisor.urls import MARK, FunctionUrls
 
 FUNCTIONS = b"/2015-03-31/functions/"
 STREAMED = b"/2021-11-15/functions/"
+# How paths of Lambda's operations begin, and those of no function URL, API or load balancer that are known by their path.
+OPERATIONS = b"/20"
 HOT_START = b"POST /2015-03-31/functions/"
 # A head seen before, the size of the request, its URL and options.
 Known = tuple[bytes, int, bytes, InvokeOptions]
@@ -155,6 +157,8 @@ class Connection(asyncio.Protocol):
         self._passed: Passed | None = None
         self._hot = False
         self._exchange: Exchange | None = None
+        # The last host whose requests are nobody's but the engine's own, save by their path.
+        self._plain: bytes | None = None
         self._upgraded: Upgraded | None = None
         self._refused: AwsError | None = None
 
@@ -353,7 +357,11 @@ class Connection(asyncio.Protocol):
             # As asked of a proxy (RFC 9112 section 3.2.2).
             self._url = b"/" + self._url[7:].partition(b"/")[2]
         head = self._head = Head(method, self._url, self._headers, self.peer, self._names)
-        self._exchange = self._services.urls.exchange(head, self) or self._services.gateways.exchange(head, self)
+        host, by_host = head.header(b"host"), self._url.startswith(OPERATIONS)
+        if not by_host or host != self._plain:
+            self._exchange = self._services.urls.exchange(head, self) or self._services.gateways.exchange(head, self)
+            if by_host and self._exchange is None:
+                self._plain = host or b""
         if offers and self._exchange is None and (head.header(b"transfer-encoding") or head.header(b"content-length") not in {None, b"0"}):
             raise httptools.HttpParserError("the parser takes the body for another protocol")
         streamed = self._url.startswith(STREAMED) and head.path.rstrip(b"/").endswith(b"/response-streaming-invocations")

@@ -1,7 +1,8 @@
 """Connections to another server that are kept between requests: opening one costs more than passing a small request.
 
-Theory of operation. Whoever has had a whole answer gives its connection back; the next request takes the one given back last. While a
-connection is idle, ``_Idle`` watches it: its end, or bytes nobody asked for, throw it away. A server that was killed a moment ago has
+Theory of operation. Whoever has had a whole answer gives its connection back; the next request takes the one given back last. A connection
+keeps one protocol as long as it lives, which hands on what happens to whoever has it: to give a transport another protocol costs uvloop
+four system calls. While nobody has it, its end, or bytes nobody asked for, throw it away. A server that was killed a moment ago has
 closed its connections already though the loop has not been told, so a connection is looked at once more before it is used again.
 Connections are kept for bursts only: an engine at rest holds none, and none grows so old that the server ends it under a request.
 """
@@ -15,6 +16,49 @@ KEPT_S = 1.0
 MAX_KEPT = 64
 
 
+class Upstream(asyncio.Protocol):
+    """One connection. ``user`` is told what happens to it; None while it is idle, since ``since_s``."""
+
+    def __init__(self, upstreams: Upstreams, user: asyncio.Protocol) -> None:
+        self.user: asyncio.Protocol | None = user
+        self.since_s = 0.0
+        self.transport: asyncio.Transport
+        self._upstreams = upstreams
+        self._poll = select.poll()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        if self.user is not None:
+            self.user.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.user is not None:
+            self.user.data_received(data)
+        else:
+            self._upstreams.forget(self)
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        user, self.user = self.user, None
+        if user is not None:
+            user.connection_lost(exc)
+        else:
+            self._upstreams.forget(self)
+
+    def pause_writing(self) -> None:
+        if self.user is not None:
+            self.user.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self.user is not None:
+            self.user.resume_writing()
+
+    def readable(self) -> bool:
+        """Whether it has ended, or has bytes nobody asked for."""
+        return bool(self._poll.poll(0))
+
+
 class Upstreams:
     """Idle connections to one server. For one event loop."""
 
@@ -22,31 +66,32 @@ class Upstreams:
         self._loop = loop
         self._kept_s = kept_s
         # The one that has waited longest is first.
-        self._idle: list[_Idle] = []
+        self._idle: list[Upstream] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         """How many are idle."""
         return len(self._idle)
 
-    def take(self) -> asyncio.Transport | None:
-        """An open connection on which nothing is under way, if there is one. The caller sets its own protocol."""
+    def take(self, user: asyncio.Protocol) -> Upstream | None:
+        """An open connection on which nothing is under way, if there is one; ``user`` has it now."""
         while self._idle:
-            transport = self._idle.pop().transport
-            if not _readable(transport):
-                return transport
-            transport.abort()
+            upstream = self._idle.pop()
+            if not upstream.transport.is_closing() and not upstream.readable():
+                upstream.user = user
+                return upstream
+            upstream.transport.abort()
         return None
 
-    def give(self, transport: asyncio.Transport) -> None:
+    def give(self, upstream: Upstream) -> None:
         """Keep a connection whose last request is answered in full."""
-        if transport.is_closing():
+        upstream.user = None
+        if upstream.transport.is_closing():
             return
         if len(self._idle) >= MAX_KEPT:
             self._idle.pop(0).transport.close()
-        idle = _Idle(self, transport, self._loop.time())
-        transport.set_protocol(idle)
-        self._idle.append(idle)
+        upstream.since_s = self._loop.time()
+        self._idle.append(upstream)
         if self._timer is None:
             self._timer = self._loop.call_later(self._kept_s, self._expire)
 
@@ -66,30 +111,7 @@ class Upstreams:
         if self._idle:
             self._timer = self._loop.call_later(self._idle[0].since_s + self._kept_s - now_s, self._expire)
 
-    def forget(self, idle: _Idle) -> None:
+    def forget(self, upstream: Upstream) -> None:
         """It has ended or misbehaved."""
-        if idle in self._idle:
-            self._idle.remove(idle)
-
-
-class _Idle(asyncio.Protocol):
-    """Watches a connection between requests."""
-
-    def __init__(self, upstreams: Upstreams, transport: asyncio.Transport, since_s: float) -> None:
-        self.transport = transport
-        self.since_s = since_s
-        self._upstreams = upstreams
-
-    def data_received(self, _data: bytes) -> None:
-        self._upstreams.forget(self)
-        self.transport.abort()
-
-    def connection_lost(self, _exc: Exception | None) -> None:
-        self._upstreams.forget(self)
-
-
-def _readable(transport: asyncio.Transport) -> bool:
-    """Whether an idle connection has ended, or has bytes nobody asked for."""
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+        if upstream in self._idle:
+            self._idle.remove(upstream)

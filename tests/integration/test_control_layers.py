@@ -298,3 +298,6 @@ def test_layers_count_towards_the_accounts_storage(control: ControlServer, name:
     before = control.store.stored_bytes("333333333333")
     control.client("333333333333").publish_layer_version(LayerName=name, Content={"ZipFile": CONTENT})
     assert control.store.stored_bytes("333333333333") == before + len(CONTENT)
+    control.client("333333333333").delete_layer_version(LayerName=name, VersionNumber=1)
+    assert control.store.stored_bytes("333333333333") == before
+    assert control.store.known_layer_bytes("333333333333") == control.store.layer_bytes("333333333333")

@@ -613,10 +613,38 @@ def test_connections_behind_are_kept_for_the_next_request_until_they_end_or_grow
         assert [(await say(b"on"))[0] for _ in range(3)] == [200, 200, 200]
         assert f.opened <= before + 1
         kept.close()
-        assert kept.take() is None
+        assert kept.take(asyncio.Protocol()) is None
         kept = f.kept = Upstreams(asyncio.get_running_loop(), kept_s=0.01)
         assert (await say(b"for a moment"))[0] == 200
         await until(lambda: len(kept) == 0)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 2\r\n\r\nok", b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"])
+@pytest.mark.parametrize("ends", [b"", b"Connection: close\r\n"])
+def test_what_an_answer_says_of_the_connection_behind_is_not_passed_on(play: Callable[..., None], framing: bytes, ends: bytes) -> None:
+    async def scenario(f: Front) -> None:
+        kept = f.kept = Upstreams(asyncio.get_running_loop(), kept_s=3600)
+        ended = asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\n" + b"Keep-Alive: timeout=9\r\n" * bool(ends) + ends + framing)
+            await reader.read()
+            writer.close()
+            ended.set()
+
+        f.upstream = answer
+        got = await asyncio.to_thread(raw, f.port, b"GET /2015-03-31/functions/x HTTP/1.1\r\nHost: h\r\n\r\n", until=b"ok")
+        head = got.lower().split(b"\r\n\r\n")[0]
+        assert head.count(b"\r\nconnection: ") == 1
+        assert b"\r\nconnection: keep-alive" in head
+        assert b"timeout=9" not in head
+        await until(lambda: len(kept) == (0 if ends else 1))
+        kept.close()
+        async with asyncio.timeout(20):
+            await ended.wait()
 
     play(scenario)
 
@@ -635,7 +663,7 @@ def test_a_connection_is_not_kept_when_its_answer_came_before_the_request_was_ov
         head = b"POST /2015-03-31/functions HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
         answer = await asyncio.to_thread(raw, f.port, head + b"half", until=b"no")
         assert answer.startswith(b"HTTP/1.1 413")
-        assert kept.take() is None
+        assert kept.take(asyncio.Protocol()) is None
 
     play(scenario)
 

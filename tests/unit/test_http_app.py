@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import boto3
 import pytest
@@ -24,6 +24,7 @@ from engine.auth.sigv4 import Verifier
 from engine.config import Settings
 from engine.errors import ConfigurationError, ResourceNotFound
 from engine.http.app import DISCARDED, App, build_app
+from engine.http.joined import JoinedWrites, JoiningProtocol
 from engine.http.operations import MAX_BODY, MAX_INVOKE_BODY, Registry, RequestContext
 from engine.ids import is_request_id
 from engine.protocol.model import load
@@ -42,7 +43,7 @@ class Served:
         self.tcp = socket.socket()
         self.tcp.bind(("127.0.0.1", 0))
         self.port: int = self.tcp.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
+        self.server = uvicorn.Server(uvicorn.Config(app, http=JoiningProtocol, log_level="critical", lifespan="on"))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.unix, self.tcp]}, daemon=True)
         self.thread.start()
         until = time.monotonic() + DEADLINE_S
@@ -384,3 +385,40 @@ def test_how_much_of_a_declared_body_is_read_before_413(handlers: Handlers, tmp_
     asyncio.run(app({**scope, "headers": [(b"content-length", str(size).encode())]}, receive, send))
     app.close()
     assert (sent[0]["status"], len(taken)) == (413, read)
+
+
+def test_head_and_body_are_one_write_and_a_head_alone_waits_for_nobody() -> None:
+    class Written:
+        """What of a transport is asked here."""
+
+        def __init__(self) -> None:
+            self.seen: list[bytes] = []
+
+        def write(self, data: bytes) -> None:
+            self.seen.append(data)
+
+        def close(self) -> None:
+            self.seen.append(b"closed")
+
+        def is_closing(self) -> bool:
+            return b"closed" in self.seen
+
+    async def scenario() -> None:
+        head, below = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n", Written()
+        transport = JoinedWrites(cast("asyncio.Transport", below), asyncio.get_running_loop())
+        transport.write(head)
+        transport.write(b"body")
+        transport.write(b"more")
+        assert below.seen == [head + b"body", b"more"]
+        below.seen.clear()
+        transport.write(head)
+        await asyncio.sleep(0)
+        assert below.seen == [head]
+        below.seen.clear()
+        transport.write(head)
+        transport.close()
+        await asyncio.sleep(0)
+        assert below.seen == [head, b"closed"]
+        assert transport.is_closing()
+
+    asyncio.run(scenario())

@@ -81,6 +81,10 @@ def test_a_package_is_named_by_its_bytes_and_readable_by_everybody(installed: Pa
         "": 0o755, "m.py": 0o644, "bin": 0o755, "bin/tool": 0o755, "d": 0o755, "d/deep": 0o755, "d/deep/data.txt": 0o644,
     }  # fmt: skip
     assert installed.install(data, RUNTIME, sys.executable) == package
+    assert installed.known(package.sha256, RUNTIME, len(data)) == package
+    assert installed.known(package.sha256, "python3.99", len(data)) is None
+    code.blob(package.sha256).unlink()
+    assert installed.known(package.sha256, RUNTIME, len(data)) is None
     assert not [p for p in (tmp_path / "code").iterdir() if p.name.startswith(".")]
 
 
