@@ -1,6 +1,6 @@
 """Kills a process that writes to a store at every statement it sends and at every file it touches, one after the other.
 
-``python -m tests.framework.crash [WRITE...]`` is single-threaded and forks a child per kill: the child opens the store, runs one write and kills itself
+``python -m tests.framework.crash [postgres=SOCKETS] [WRITE...]`` is single-threaded and forks a child per kill: the child opens the store, runs one write and kills itself
 at the n-th point; the parent then opens what is left and compares it with the state before and the state after. Prints the number of kills
 per write as JSON, or ends with the first state that is neither.
 """
@@ -31,6 +31,7 @@ from engine.store.layers import SqlLayerStore
 from engine.store.queue import SqlEventQueue
 from engine.store.schema import metadata
 from tests.framework.engine import zip_of
+from tests.framework.postgres import Postgres
 
 ACCOUNT = "000000000000"
 PACKAGE = zip_of({"m.py": "x = 1", "lib/n.py": "y = 2"})
@@ -38,10 +39,10 @@ Dump = dict[str, Any]
 
 
 class Stores:
-    """Everything that writes, on one database and one directory."""
+    """Everything that writes, on one database and one directory. ``url``: of a schema in PostgreSQL, in place of a file in the directory."""
 
-    def __init__(self, folder: Path) -> None:
-        self.database = Database(folder / "engine.db")
+    def __init__(self, folder: Path, url: str | None = None) -> None:
+        self.database = Database(url or folder / "engine.db")
         self.functions = SqlFunctionStore(self.database)
         self.layers = SqlLayerStore(self.database)
         self.queue = SqlEventQueue(self.database)
@@ -150,8 +151,8 @@ class Killer:
         sys.addaudithook(audit)
 
 
-def _prepare(folder: Path, steps: list[Step]) -> Dump:
-    stores = Stores(folder)
+def _prepare(folder: Path, steps: list[Step], url: str | None) -> Dump:
+    stores = Stores(folder, url)
     for step in steps:
         asyncio.run(_awaited(step, stores))
     dump = stores.dump()
@@ -163,8 +164,8 @@ async def _awaited(step: Step, stores: Stores) -> None:
     await step(stores)
 
 
-def _child(folder: Path, write: Step, at: int, acknowledged: int) -> None:
-    stores = Stores(folder)
+def _child(folder: Path, url: str | None, write: Step, at: int, acknowledged: int) -> None:
+    stores = Stores(folder, url)
     killer = Killer(at)
     killer.watch(stores)
     killer.armed = True
@@ -174,41 +175,48 @@ def _child(folder: Path, write: Step, at: int, acknowledged: int) -> None:
     os._exit(0)
 
 
-def _recovered(folder: Path) -> Dump:
+def _recovered(folder: Path, url: str | None) -> Dump:
     """What a start finds and makes of it."""
-    stores = Stores(folder)
+    stores = Stores(folder, url)
     stores.code.sweep()
     dump = stores.dump()
     stores.database.close()
     return dump
 
 
-def kill_everywhere(root: Path, name: str, before_step: Step, write: Step) -> int:
+def kill_everywhere(root: Path, name: str, before_step: Step, write: Step, server: Postgres | None = None) -> int:
     """The number of points at which the write was killed. Raises AssertionError for a state that is neither old nor new."""
     start = root / "start"
     start.mkdir()
-    before = _prepare(start, [before_step])
+    url = None if server is None else server.schema()
+    before = _prepare(start, [before_step], url)
     full = root / "full"
     shutil.copytree(start, full)
-    after = _prepare(full, [write])
+    after = _prepare(full, [write], url)
     assert before != after, name
     at = 0
     while True:
         at += 1
         folder = root / "run"
-        shutil.copytree(start, folder)
+        if server is None:
+            shutil.copytree(start, folder)
+        else:
+            # A schema is not copied as a directory is: it is made anew.
+            folder.mkdir()
+            url = server.schema()
+            assert _prepare(folder, [before_step], url) == before
         read_end, write_end = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
-                _child(folder, write, at, write_end)
+                _child(folder, url, write, at, write_end)
             finally:
                 os._exit(3)
         os.close(write_end)
         acknowledged = os.read(read_end, 1) == b"1"
         os.close(read_end)
         status = os.waitpid(pid, 0)[1]
-        left = _recovered(folder)
+        left = _recovered(folder, url)
         shutil.rmtree(folder)
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0 and acknowledged and left == after, f"{name}: it failed without being killed: {left}"
@@ -218,10 +226,12 @@ def kill_everywhere(root: Path, name: str, before_step: Step, write: Step) -> in
 
 def main() -> None:
     counts = {}
-    for name in sys.argv[1:] or WRITES:
+    names = sys.argv[1:]
+    server = Postgres(names.pop(0).removeprefix("postgres=")) if names and names[0].startswith("postgres=") else None
+    for name in names or WRITES:
         before, write = WRITES[name]
         with tempfile.TemporaryDirectory(prefix="crash-") as root:
-            counts[name] = kill_everywhere(Path(root), name, before, write)
+            counts[name] = kill_everywhere(Path(root), name, before, write, server)
     print(json.dumps(counts))
 
 

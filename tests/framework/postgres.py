@@ -45,6 +45,7 @@ class Postgres:
     """A running server. Each ``schema()`` is the URL of an empty schema."""
 
     def __init__(self, sockets: str) -> None:
+        self.sockets = sockets
         self._base = f"postgresql://engine@/postgres?host={sockets}"
 
     def schema(self) -> str:

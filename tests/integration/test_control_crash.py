@@ -26,6 +26,7 @@ from tests.framework.control import RUNTIMES
 from tests.framework.engine import OWN_RUNTIME, ROLE, zip_of
 from tests.framework.frame_server import until
 from tests.framework.link_peer import LinkPeer
+from tests.framework.postgres import Postgres
 
 ACCOUNT = "000000000000"
 # Writes states whose every row carries the same number, and says each number once it is committed.
@@ -89,6 +90,7 @@ def test_a_store_killed_while_it_writes_holds_whole_states(tmp_path: Path) -> No
 
 
 QUICK = ("change a function", "collect a package")
+IN_POSTGRES = ("change a function", "delete a layer", "postpone an event", "deploy a package")
 
 
 def killed_everywhere(*writes: str) -> dict[str, int]:
@@ -115,6 +117,15 @@ def test_so_does_a_kill_in_every_other_write(tmp_path: Path) -> None:
     counts = killed_everywhere(*[name for name in WRITES if name not in QUICK])
     assert min(counts.values()) >= 5
     assert len(counts) + len(QUICK) == len(WRITES)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_so_does_a_kill_of_what_writes_to_postgres(postgres_server: Postgres) -> None:
+    counts = killed_everywhere(f"postgres={postgres_server.sockets}", *IN_POSTGRES)
+    assert set(counts) == set(IN_POSTGRES)
+    # One statement and its commit, at least.
+    assert min(counts.values()) >= 3
 
 
 class ControlProcess:
