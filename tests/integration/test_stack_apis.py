@@ -141,9 +141,19 @@ def test_apis_written_resource_by_resource(shared: Engine, tmp_path: Path) -> No
         return {"Type": kind, "Properties": properties}
 
     v1, v2 = "AWS::ApiGateway::", "AWS::ApiGatewayV2::"
+    trust = [{"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}]
+    may = [{"Effect": "Allow", "Action": "execute-api:ManageConnections", "Resource": {"Fn::Sub": "arn:aws:execute-api:us-east-1:*:${Http}/*"}}]
     integration = {"Type": "AWS_PROXY", "IntegrationHttpMethod": "POST", "Uri": uri}
     resources = {
-        "Fn": resource("AWS::Lambda::Function", Runtime=OWN_RUNTIME, Handler="index.f", Role=ROLE, Code={"ZipFile": CODE.replace("NUMBER", "3")}),
+        # The function needs the role, which needs an API; nothing needs the parameter.
+        "Fn": resource(
+            "AWS::Lambda::Function", Runtime=OWN_RUNTIME, Handler="index.f", Role={"Fn::GetAtt": ["Role", "Arn"]}, Code={"ZipFile": CODE.replace("NUMBER", "3")}
+        ),
+        "Role": resource(
+            "AWS::IAM::Role", AssumeRolePolicyDocument={"Version": "2012-10-17", "Statement": trust},
+            Policies=[{"PolicyName": "p", "PolicyDocument": {"Version": "2012-10-17", "Statement": may}}],
+        ),
+        "Note": resource("AWS::SSM::Parameter", Name="/plain/route", Type="String", Value={"Ref": "Route"}),
         "RestMay": permission("Rest"), "HttpMay": permission("Http"),
         "Rest": resource(f"{v1}RestApi", Name="plain"),
         "Account": resource(f"{v1}Account", CloudWatchRoleArn=ROLE),
@@ -170,4 +180,9 @@ def test_apis_written_resource_by_resource(shared: Engine, tmp_path: Path) -> No
     assert call(shared, host, "/dev/things/1", x_api_key="k" * 30).json()[1]["pathParameters"] == {"id": "1"}
     assert call(shared, f"{state.outputs['Http']}.execute-api.us-east-1.localhost", "/x").json()[0] == 3
     assert state.resources["Stage"].attributes["Address"].endswith("/dev")
+    ssm = shared.client("ssm")
+    assert ssm.get_parameter(Name="/plain/route")["Parameter"]["Value"] == state.resources["Route"].ref
+    assert project.deploy().outputs == state.outputs
     assert project.stack().delete()
+    with pytest.raises(ssm.exceptions.ParameterNotFound):
+        ssm.get_parameter(Name="/plain/route")

@@ -332,8 +332,8 @@ def test_resources_beside_lambda_that_cloudformation_does_not_know(shared: Engin
         (plain(X={"Type": "AWS::Lambda::CapacityProvider"}), "does not deploy resources of type AWS::Lambda::CapacityProvider"),
         (plain(F=function(Description={"Ref": "Nobody"})), "refers to Nobody, which it does not have"),
         ({**plain(F=function()), "Transform": "AWS::LanguageExtensions"}, "transform AWS::LanguageExtensions is not supported"),
-        (plain(F=function(), Q={"Type": "AWS::SQS::Queue", "Properties": {"QueueName": {"Ref": "V"}}},
-               V={"Type": "AWS::Lambda::Version", "Properties": {"FunctionName": {"Ref": "F"}}}), "can only be made after it"),
+        (plain(F=function(Description={"Ref": "Q"}), Q={"Type": "AWS::SQS::Queue", "Properties": {"QueueName": {"Ref": "V"}}},
+               V={"Type": "AWS::Lambda::Version", "Properties": {"FunctionName": {"Ref": "F"}}}), "refer to each other in a circle: F, V"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_deployed_is_refused_by_name(shared: Engine, tmp_path: Path, template: Any, words: str) -> None:

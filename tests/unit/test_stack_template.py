@@ -87,6 +87,8 @@ def test_order_follows_references_and_refuses_circles():
     assert _ordered(made) == ["C", "B", "A"]
     with pytest.raises(CliError, match="circle: A, B"):
         _ordered({"A": {"DependsOn": ["B"]}, "B": {"Properties": {"x": {"Fn::Sub": "${A.Arn}"}}}})
+    # By way of a role that is made elsewhere.
+    assert _ordered({"A": {"Properties": {"x": {"Ref": "Role"}}}, "C": {}}, {"Role": {"C"}}) == ["C", "A"]
 
 
 def test_parameters():

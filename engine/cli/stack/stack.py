@@ -2,7 +2,8 @@
 
 Theory of operation. The template is evaluated as far as it goes. Names of functions and ARNs of functions and aliases are known before
 anything is made; so first the companion (everything that is not Lambda's) is deployed, with those filled in, and then Lambda's resources (and
-the few others made here) in the order of their references. Each step is written to the state file, so that a deployment that fails half way is continued by the
+the few others made here) in the order of their references. What of the companion refers to more of them than that (a role to a WebSocket API, say) is
+deployed with it once they stand, before the first that needs it. Each step is written to the state file, so that a deployment that fails half way is continued by the
 next one; a stack that fails while it is first made is taken away again. What a new template leaves out goes last.
 """
 
@@ -25,6 +26,8 @@ from engine.cli.stack.state import Standing, State, StateFile
 from engine.cli.stack.template import Evaluator, parameters_of, read, references
 
 MAX_NAME = 64
+# What names and ARNs are known of before it is made.
+_KNOWN_BEFORE = ("AWS::Lambda::Function", "AWS::Lambda::Alias")
 _RETAINED = ("Retain", "RetainExceptOnCreate")
 Say = Callable[[str], None]
 
@@ -80,18 +83,29 @@ class Stack:
         companion = Companion(self._session.client("cloudformation"), state) if plan.others or state.companion else None
         if companion is not None and plan.others:
             self._say(f"{len(plan.others)} resources beside Lambda")
-            plan.found = companion.deploy(plan.companion_resources(), plan.wanted())
-            self._file.write(state)
+            self._beside(companion, plan, state)
         code = Code(plan.assets)
         for logical in plan.order:
+            if companion is not None and plan.misses(logical):
+                self._beside(companion, plan, state)
             self._one(plan, state, logical, handler_of(plan.ours[logical]["Type"])(self._session.client, code))
             self._file.write(state)
+        if companion is not None and plan.has_changed():
+            self._beside(companion, plan, state)
         for logical in [name for name in reversed(state.resources) if name not in plan.ours]:
             self._drop(state, logical)
         if companion is not None and not plan.others:
             companion.delete()
         state.outputs = plan.outputs()
         self._file.write(state)
+
+    def _beside(self, companion: Companion, plan: _Plan, state: State) -> None:
+        """Deploy as much of the companion as can be by now."""
+        resources = plan.companion_resources()
+        plan.deployed = resources
+        if resources:
+            plan.found = companion.deploy(resources, {key for key in plan.wanted() if key[0] in resources})
+            self._file.write(state)
 
     def _one(self, plan: _Plan, state: State, logical: str, handler: Handler) -> None:
         about = plan.ours[logical]
@@ -151,8 +165,12 @@ class Stack:
         self._file.remove()
 
 
+class _NotYet(Exception):
+    """A resource beside Lambda refers to one that does not stand yet."""
+
+
 class _Plan:
-    """A template, evaluated for one stack. ``found`` are the companion's values once it stands."""
+    """A template, evaluated for one stack. ``found`` are the companion's values once it stands, ``deployed`` its resources as they were then."""
 
     def __init__(
         self, template: dict[str, Any], parameters: Mapping[str, Any], state: State, local: Mapping[str, Path], path: Path
@@ -160,6 +178,7 @@ class _Plan:
         self._state = state
         self._template = template
         self.found: dict[tuple[str, str | None], str] = {}
+        self.deployed: dict[str, Any] = {}
         self._wanted: set[tuple[str, str | None]] = set()
         pseudo = {
             "AWS::Region": state.region,
@@ -178,7 +197,7 @@ class _Plan:
         self.others = {k: r for k, r in active.items() if k not in self.ours}
         for about in self.ours.values():
             handler_of(about["Type"])
-        self.order = _ordered(self.ours)
+        self.order = _ordered(self.ours, self._through())
         runtimes = {k: str(self._before.value((r.get("Properties") or {}).get("Runtime", ""))) for k, r in self.ours.items()}
         self.assets = Assets(local, {k: v for k, v in runtimes.items() if v.startswith("python")}, path)
 
@@ -206,16 +225,46 @@ class _Plan:
         return properties
 
     def companion_resources(self) -> dict[str, Any]:
-        """The companion's resources with everything of ours filled in."""
+        """The companion's resources with everything of ours filled in, but those that refer to what does not stand yet."""
         made = {}
         for logical, about in self.others.items():
             resource = {k: v for k, v in about.items() if k not in ("Condition", "DependsOn", "Properties")}
-            resource["Properties"] = self._before.value(about.get("Properties") or {})
+            try:
+                resource["Properties"] = self._before.value(about.get("Properties") or {})
+            except _NotYet:
+                continue
             depends = [d for d in _listed(about.get("DependsOn")) if d in self.others]
             if depends:
                 resource["DependsOn"] = depends
             made[logical] = resource
+        while late := [logical for logical, about in made.items() if _needs(about) & (set(self.others) - set(made))]:
+            for logical in late:
+                del made[logical]
         return made
+
+    def misses(self, logical: str) -> bool:
+        """Whether one of our resources refers to what the companion does not have yet."""
+        return bool(_needs(self.ours[logical]) & (set(self.others) - set(self.deployed)))
+
+    def has_changed(self) -> bool:
+        """Whether the companion is another, now that all of ours stand."""
+        return self.companion_resources() != self.deployed
+
+    def _through(self) -> dict[str, set[str]]:
+        """By resource beside Lambda, those of ours that it cannot do without, itself or by others of its kind."""
+        met = {
+            logical: {one for one in _needs(about) & set(self.ours) if self.ours[one]["Type"] not in _KNOWN_BEFORE} | (_needs(about) & set(self.others))
+            for logical, about in self.others.items()
+        }
+        found: dict[str, set[str]] = {}
+        for logical in met:
+            seen, left = {logical}, [logical]
+            while left:
+                further = met.get(left.pop(), set()) - seen
+                seen |= further
+                left += further
+            found[logical] = seen & set(self.ours)
+        return found
 
     def wanted(self) -> set[tuple[str, str | None]]:
         """What our resources and the outputs want of the companion."""
@@ -252,13 +301,17 @@ class _Plan:
         if about["Type"] == "AWS::Lambda::Function":
             name = self._before.value(properties.get("FunctionName") or self.name(logical))
             arn = f"arn:aws:lambda:{self._state.region}:{self._state.account}:function:{name}"
-            return {None: name, "Arn": arn}[attribute]
+            if attribute in (None, "Arn"):
+                return name if attribute is None else arn
         if about["Type"] == "AWS::Lambda::Alias" and attribute is None:
             function = str(self._before.value(properties["FunctionName"]))
             if not function.startswith("arn:"):
                 function = f"arn:aws:lambda:{self._state.region}:{self._state.account}:function:{function}"
             return f"{function}:{self._before.value(properties['Name'])}"
-        raise CliError(f"a resource beside Lambda refers to {logical} ({about['Type']}), which can only be made after it", 2)
+        standing = self._state.resources.get(logical)
+        if standing is None or standing.type != about["Type"]:
+            raise _NotYet
+        return self._known_after(logical, attribute)
 
     def _known_after(self, logical: str, attribute: str | None) -> Any:
         if logical in self.others:
@@ -279,12 +332,17 @@ def _listed(value: Any) -> list[str]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _ordered(resources: Mapping[str, Any]) -> list[str]:
-    """Logical ids so that each comes after what it refers to. Raises CliError for a circle."""
-    needs = {
-        logical: (references(about.get("Properties") or {}) | set(_listed(about.get("DependsOn")))) & set(resources) - {logical}
-        for logical, about in resources.items()
-    }
+def _needs(about: Mapping[str, Any]) -> set[str]:
+    """The logical ids that a resource refers to."""
+    return references(about.get("Properties") or {}) | set(_listed(about.get("DependsOn")))
+
+
+def _ordered(resources: Mapping[str, Any], through: Mapping[str, set[str]] | None = None) -> list[str]:
+    """Logical ids so that each comes after what it refers to, also by way of resources beside Lambda. Raises CliError for a circle."""
+    needs: dict[str, set[str]] = {}
+    for logical, about in resources.items():
+        named = _needs(about)
+        needs[logical] = (named.union(*((through or {}).get(one, set()) for one in named)) & set(resources)) - {logical}
     order: list[str] = []
     while needs:
         ready = [logical for logical, others in needs.items() if not others]
