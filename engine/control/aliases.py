@@ -14,7 +14,7 @@ from engine.arn import FunctionRef, function_arn
 from engine.control import rules
 from engine.control.api import Caller, Registrar
 from engine.control.kinds import provisioned_concurrency
-from engine.control.listing import page_of
+from engine.control.listing import listing, page_of
 from engine.control.plane import Plane, locate_unqualified, not_found
 from engine.errors import InvalidParameterValue, ResourceConflict, ResourceNotFound, UntypedInvalidParameterValue
 from engine.store.api import LATEST, Alias, Function
@@ -104,7 +104,7 @@ class AliasOperations:
             raise not_found(ref)
         version = params.get("FunctionVersion")
         names = sorted(name for name, alias in function.aliases.items() if version in (None, alias.version))
-        page, marker = page_of(names, params)
+        page, marker = page_of(listing(caller, ref.name), names, params)
         answer: dict[str, Any] = {"Aliases": [shown(ref, function.aliases[name]) for name in page]}
         return answer if marker is None else {**answer, "NextMarker": marker}
 

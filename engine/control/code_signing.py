@@ -18,7 +18,7 @@ from engine.arn import function_arn
 from engine.control import configuration, rules
 from engine.control.api import Caller, Registrar
 from engine.control.kinds import CODE_SIGNING
-from engine.control.listing import page_of
+from engine.control.listing import listing, page_of
 from engine.control.plane import Plane, locate_unqualified
 from engine.control.tags import Change
 from engine.errors import CodeSigningConfigNotFound, ResourceConflict, UntypedResourceNotFound
@@ -89,13 +89,13 @@ class CodeSigningOperations:
 
     def list_configs(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         found = {config.config_id: config for config in self._plane.signing.everything(caller.account)}
-        page, marker = page_of(sorted(found), params)
+        page, marker = page_of(listing(caller), sorted(found), params)
         answer: dict[str, Any] = {"CodeSigningConfigs": [dict(found[key].document) for key in page]}
         return answer if marker is None else {**answer, "NextMarker": marker}
 
     def list_functions(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         config = self._read(caller, params["CodeSigningConfigArn"])
-        page, marker = page_of(self._functions(config), params)
+        page, marker = page_of(listing(caller, config.config_id), self._functions(config), params)
         answer: dict[str, Any] = {"FunctionArns": [function_arn(caller.region, config.account, name) for name in page]}
         return answer if marker is None else {**answer, "NextMarker": marker}
 

@@ -12,7 +12,7 @@ from typing import Any
 from engine.arn import FunctionRef, function_arn, parse_function_name
 from engine.control.api import Caller, Registrar
 from engine.control.kinds import EVENT_INVOKE, reserved_concurrency
-from engine.control.listing import page_of
+from engine.control.listing import listing, page_of
 from engine.control.plane import Plane, locate
 from engine.errors import InvalidParameterValue, ResourceNotFound
 from engine.eventing.policies import MAX_AGE_MS, MAX_RETRIES, Policy
@@ -81,7 +81,7 @@ class EventInvokeOperations:
         if function is None:
             raise ResourceNotFound(NO_FUNCTION)
         found = {key.qualifier: document for key, document in function.attached.items() if key.kind == EVENT_INVOKE}
-        page, marker = page_of(sorted(found), params)
+        page, marker = page_of(listing(caller, ref.name), sorted(found), params)
         configs = [shown(FunctionRef(ref.account, ref.region, ref.name, q or None), found[q]) for q in page]
         answer: dict[str, Any] = {"FunctionEventInvokeConfigs": configs}
         return answer if marker is None else {**answer, "NextMarker": marker}

@@ -16,7 +16,7 @@ from engine.control import broker_rules, rules, sealed_filters, tenancy
 from engine.control import event_source_rules as mapping_rules
 from engine.control.api import Caller, Registrar
 from engine.control.event_source_checks import check_source, conflict
-from engine.control.listing import page_of
+from engine.control.listing import listing, page_of
 from engine.control.plane import Plane, locate
 from engine.control.tags import Change
 from engine.errors import InvalidParameterValue, ResourceConflict, ResourceInUse, ResourceNotFound
@@ -117,7 +117,7 @@ class EventSourceOperations:
         if params.get("FunctionName"):
             arn = _plain(locate(caller, params["FunctionName"])).arn()
             found = {k: d for k, d in found.items() if _plain_arn(d) == arn}
-        page, marker = page_of(sorted(found), params, largest=MAX_PAGE)
+        page, marker = page_of(listing(caller), sorted(found), params, largest=MAX_PAGE)
         answer: dict[str, Any] = {"EventSourceMappings": [shown(found[key]) for key in page]}
         return answer if marker is None else {**answer, "NextMarker": marker}
 

@@ -19,7 +19,7 @@ from engine.control import configuration, function_layers, images, instance_poli
 from engine.control.api import Caller, Registrar
 from engine.control.kinds import CODE_SIGNING, CONCURRENCY
 from engine.control.link import Hello
-from engine.control.listing import next_marker, page_size, position
+from engine.control.listing import listing, next_marker, page_size, position
 from engine.control.packages import Package
 from engine.control.plane import Plane, locate, not_found, pick
 from engine.control.versions import publish
@@ -226,12 +226,12 @@ class FunctionOperations:
         every_version = params.get("FunctionVersion") == "ALL"
         limit = page_size(params.get("MaxItems"))
         found = self._plane.store.page(
-            caller.account, name=None, latest_only=not every_version, after=position(params.get("Marker")), limit=limit + 1
+            caller.account, name=None, latest_only=not every_version, after=position(listing(caller), params.get("Marker")), limit=limit + 1
         )
         shown = found[:limit]
         answer: dict[str, Any] = {"Functions": [await self._listed(caller, item, every_version=every_version) for item in shown]}
         if len(found) > limit:
-            answer["NextMarker"] = next_marker(Position(shown[-1].name, shown[-1].version.ordinal))
+            answer["NextMarker"] = next_marker(listing(caller), Position(shown[-1].name, shown[-1].version.ordinal))
         return answer
 
     async def _listed(self, caller: Caller, item: Listed, *, every_version: bool) -> Raw:

@@ -16,7 +16,7 @@ from engine import ids
 from engine.control import configuration, layer_names, rules
 from engine.control.api import Caller, Registrar
 from engine.control.layer_names import LayerRef
-from engine.control.listing import next_marker, page_size, position
+from engine.control.listing import listing, next_marker, page_size, position
 from engine.control.plane import Plane
 from engine.errors import AccessDenied
 from engine.store.api import LayerVersion, Position
@@ -85,26 +85,26 @@ class LayerOperations:
         return self._whole(caller, layer)
 
     def list_layers(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        after = position(params.get("Marker"))
+        after = position(listing(caller), params.get("Marker"))
         matching = (layer for layer in self._plane.layers.everything(caller.account) if _matches(layer, params))
         newest = [next(group) for _, group in groupby(matching, key=lambda layer: layer.name)]
         found = [layer for layer in newest if after is None or layer.name > after.name]
         limit = page_size(params.get("MaxItems"))
         answer: dict[str, Any] = {"Layers": [self._named(caller, layer) for layer in found[:limit]]}
         if len(found) > limit:
-            answer["NextMarker"] = next_marker(Position(found[limit - 1].name, 0))
+            answer["NextMarker"] = next_marker(listing(caller), Position(found[limit - 1].name, 0))
         return answer
 
     def list_versions(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = layer_names.parse(params["LayerName"], caller.account, caller.region)
         rules.check_account(ref.account, caller.account, verified=caller.principal.verified and caller.principal.identity is None)
-        after = position(params.get("Marker"))
+        after = position(listing(caller, f"{ref.account}:{ref.name}"), params.get("Marker"))
         every: Iterable[LayerVersion] = self._plane.layers.everything(ref.account, ref.name)
         found = [layer for layer in every if _matches(layer, params) and (after is None or layer.version < after.ordinal)]
         limit = page_size(params.get("MaxItems"))
         answer: dict[str, Any] = {"LayerVersions": [_shown(layer, caller.region) for layer in found[:limit]]}
         if len(found) > limit:
-            answer["NextMarker"] = next_marker(Position(ref.name, found[limit - 1].version))
+            answer["NextMarker"] = next_marker(listing(caller, f"{ref.account}:{ref.name}"), Position(ref.name, found[limit - 1].version))
         return answer
 
     async def delete(self, caller: Caller, params: dict[str, Any]) -> None:

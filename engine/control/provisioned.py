@@ -19,7 +19,7 @@ from engine.control.aliases import ALREADY_PROVISIONED, find_alias, provisioned_
 from engine.control.api import Caller, Registrar
 from engine.control.concurrency import FLOOR, reserved_by_others
 from engine.control.kinds import PROVISIONED, provisioned_concurrency, provisioned_total, reserved_concurrency
-from engine.control.listing import page_of
+from engine.control.listing import listing, page_of
 from engine.control.plane import Plane, locate, not_found
 from engine.core.provisioning import Status, refusal
 from engine.errors import (
@@ -102,7 +102,7 @@ class ProvisionedOperations:
         ref = locate(caller, params["FunctionName"])
         function = await self._plane.read(FunctionRef(ref.account, ref.region, ref.name))
         configs = provisioned_concurrency(function)
-        page, marker = page_of(sorted(configs), params)
+        page, marker = page_of(listing(caller, ref.name), sorted(configs), params)
         known = await self._all_figures() if page else {}
         shown = [
             {

@@ -17,7 +17,7 @@ from engine.arn import FunctionRef, function_arn
 from engine.control import rules, tenancy
 from engine.control.api import Caller, Registrar
 from engine.control.kinds import URL
-from engine.control.listing import page_of
+from engine.control.listing import listing, page_of
 from engine.control.plane import Plane, locate
 from engine.errors import ResourceConflict, ResourceNotFound
 from engine.store.api import Function
@@ -109,7 +109,7 @@ class UrlOperations:
         if function is None:
             raise _no_function()
         documents = {key.qualifier: document for key, document in function.attached.items() if key.kind == URL}
-        page, marker = page_of(sorted(documents), params)
+        page, marker = page_of(listing(caller, ref.name), sorted(documents), params)
         times = ("CreationTime", "LastModifiedTime")
         items = [
             {"InvokeMode": "BUFFERED", **_shown(caller, FunctionRef(ref.account, ref.region, ref.name, q or None), documents[q], *times)}

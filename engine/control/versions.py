@@ -11,7 +11,7 @@ from typing import Any
 from engine import ids
 from engine.control import configuration, rules, snap_start
 from engine.control.api import Caller, Registrar
-from engine.control.listing import next_marker, page_size, position
+from engine.control.listing import listing, next_marker, page_size, position
 from engine.control.plane import Plane, locate, locate_unqualified, not_found
 from engine.errors import InvalidParameterValue
 from engine.store.api import LATEST, Function, Position, Version
@@ -76,7 +76,7 @@ class VersionOperations:
         if self._plane.store.get(ref.account, ref.name) is None:
             raise not_found(ref)
         limit = page_size(params.get("MaxItems"))
-        after = position(params.get("Marker"))
+        after = position(listing(caller, ref.name), params.get("Marker"))
         found = self._plane.store.page(ref.account, name=ref.name, latest_only=False, after=after, limit=limit + 1)
         shown = found[:limit]
         answer: dict[str, Any] = {
@@ -88,5 +88,5 @@ class VersionOperations:
             ]
         }
         if len(found) > limit:
-            answer["NextMarker"] = next_marker(Position(ref.name, shown[-1].version.ordinal))
+            answer["NextMarker"] = next_marker(listing(caller, ref.name), Position(ref.name, shown[-1].version.ordinal))
         return answer

@@ -61,7 +61,12 @@ def test_pages_of_one_item_are_the_list(filled: ControlServer, operation: str, k
     assert (len(whole), [item for page in pages for item in page]) == (count, whole)
     assert {len(page) for page in pages} == {1}
     call = getattr(client, operation)
-    assert refused(call, Marker="gone", **wanted)[:2] == (400, "InvalidParameterValueException")
+    foreign = client.list_layers(MaxItems=1) if operation != "list_layers" else client.list_functions(MaxItems=1)
+    for marker in ("gone", foreign["NextMarker"]):
+        assert refused(call, Marker=marker, **wanted)[:2] == (400, "InvalidParameterValueException")
+    if "FunctionName" in wanted:
+        marker = call(MaxItems=1, **wanted)["NextMarker"]
+        assert refused(call, **{**wanted, "FunctionName": "paged-a"}, Marker=marker)[:2] == (400, "InvalidParameterValueException")
     status, code, message = refused(call, MaxItems=0, **wanted)
     assert (status, code) == (400, "ValidationException")
     assert message.startswith("1 validation error detected: Value '0' at 'maxItems' failed to satisfy constraint: Member must have value ")
