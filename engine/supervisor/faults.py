@@ -73,6 +73,8 @@ class Faults:
             self._sharing.worker_exited(instance, cause)
             return
         instance.drain()
+        # Nobody is there any more to be told of the end, or to wait for.
+        instance.detach_worker()
         if instance.state is State.INITIALISING:
             self.init_failed(instance, ("error", instance.init_fault(oom=cause.cause is Cause.OOM_KILLED)))
         elif instance.state is State.BUSY and instance.current is not None:

@@ -313,6 +313,23 @@ def test_a_crash_fails_only_its_invocation(play: Callable[..., None], cause: Cau
     play(scenario)
 
 
+def test_who_has_ended_with_extensions_within_is_not_waited_for(play: Callable[..., None]) -> None:
+    """The next invocation came two seconds later, which are the extensions' to end in."""
+
+    async def scenario(rig: Rig) -> None:
+        rig.put(runtime="provided.al2023", api="extends")
+        rig.sandbox.on_invoke = lambda w, e: w.die(Cause.EXITED, 3)
+        assert json.loads((await rig.finish(rig.invoke())).payload)["errorType"] == "Runtime.ExitError"
+        assert (len(rig.sandbox.resets), rig.invoker.farewell.pending) == (1, 0)
+        rig.sandbox.on_invoke = lambda w, e: w.respond(e, b"1")
+        assert (await rig.finish(rig.invoke())).payload == b"1"
+        for worker in list(rig.sandbox.workers.values()):
+            worker.die()
+        await rig.until(lambda: not rig.invoker.instances)
+
+    play(scenario)
+
+
 def test_a_reply_just_before_the_exit_is_kept(play: Callable[..., None]) -> None:
     async def scenario(rig: Rig) -> None:
         rig.put()
