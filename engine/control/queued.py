@@ -95,5 +95,5 @@ class EventRoutes:
             "bytes": len(event.payload),
         }
         if whole:
-            shown |= {"trace": event.trace_id, "payload": event.payload.decode("utf-8", "replace")}
+            shown |= {"trace": event.trace_id, "tenant": event.tenant, "payload": event.payload.decode("utf-8", "replace")}
         return shown

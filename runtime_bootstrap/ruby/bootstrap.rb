@@ -109,7 +109,7 @@ module LambdaRuntime
   # The handler's second argument.
   class Context
     attr_reader :aws_request_id, :invoked_function_arn, :deadline_ms, :identity, :client_context, :log_group_name, :log_stream_name,
-                :function_name, :function_version, :memory_limit_in_mb
+                :function_name, :function_version, :memory_limit_in_mb, :tenant_id
 
     def initialize(headers)
       @aws_request_id = headers['lambda-runtime-aws-request-id']
@@ -117,6 +117,7 @@ module LambdaRuntime
       @invoked_function_arn = headers['lambda-runtime-invoked-function-arn']
       @identity = parsed(headers['lambda-runtime-cognito-identity'])
       @client_context = parsed(headers['lambda-runtime-client-context'])
+      @tenant_id = headers['lambda-runtime-aws-tenant-id']
       @log_group_name = ENV.fetch('AWS_LAMBDA_LOG_GROUP_NAME', nil)
       @log_stream_name = ENV.fetch('AWS_LAMBDA_LOG_STREAM_NAME', nil)
       @function_name = ENV.fetch('AWS_LAMBDA_FUNCTION_NAME', nil)

@@ -129,6 +129,12 @@ def test_the_queue_can_be_looked_at_and_changed() -> None:
         assert command(running, "list", "other").count("\n") <= 1
         shown = json.loads(command(running, "show", first))
         assert (shown["id"], json.loads(shown["payload"]), shown["account"]) == (first, {"n": 1}, "000000000000")
+        running.deploy("apart", {"m.py": "def f(e, c): raise RuntimeError(c.tenant_id)\n"}, TenancyConfig={"TenantIsolationMode": "PER_TENANT"})
+        client = running.client()
+        third = client.invoke(FunctionName="apart", InvocationType="Event", TenantId="blue")["ResponseMetadata"]["RequestId"]
+        until(lambda: json.loads(command(running, "show", third))["failures"] == 1)
+        assert json.loads(command(running, "show", third))["tenant"] == "blue"
+        assert command(running, "purge", third) == "1 events are gone\n"
         assert command(running, "retry", first) == "1 events are due now\n"
         until(lambda: runs(running, "fails").count((1, first)) == 2)
         assert command(running, "purge", "--function", "fails") == "2 events are gone\n"

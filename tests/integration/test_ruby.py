@@ -118,6 +118,16 @@ def test_events_and_context(rubies: tuple[Engine, str]) -> None:
     assert invoke(running, "main", big)[0] == big
 
 
+def test_a_tenant_is_in_the_context_and_has_memory_of_its_own(rubies: tuple[Engine, str]) -> None:
+    running, runtime = rubies
+    code = "$seen = []\ndef handler(event:, context:)\n  $seen << context.tenant_id\nend\n"
+    running.deploy("tenants", zip_of({"main.rb": code}), "main.handler", Runtime=runtime, Timeout=20, TenancyConfig={"TenantIsolationMode": "PER_TENANT"})
+    for tenant in ("blue", "green"):
+        seen, error, log = invoke(running, "tenants", TenantId=tenant)
+        assert error is None, log
+        assert set(seen) == {tenant}
+
+
 def test_errors_of_a_handler(rubies: tuple[Engine, str]) -> None:
     running, _ = rubies
     payload, error, log = invoke(running, "main", {"op": "raise"})
