@@ -33,7 +33,7 @@ _IMPROVED = {
     "cloudformation": "engine.aws.stack_bridge",
     "elasticfilesystem": "engine.aws.access_points",
     "apigateway": "engine.aws.gateway",
-    "application-autoscaling": "engine.aws.resource_tags",
+    "application-autoscaling": "engine.aws.scaling_targets",
     "sqs": "engine.aws.queues",
     "kinesis": "engine.aws.streams",
     "dynamodb": "engine.aws.streams",

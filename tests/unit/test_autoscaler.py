@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, cast
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -163,6 +164,34 @@ def test_scheduled_actions_move_the_bounds_when_they_fall_due_and_not_before_or_
         assert await world.minutes(1) == 5
         assert world.targets == {"MinCapacity": 5, "MaxCapacity": 8}
         assert await world.minutes(3) == 5
+
+    play(scenario)
+
+
+def test_what_was_suspended_waits_and_so_does_a_cooldown() -> None:
+    async def scenario(world: World) -> None:
+        world.targets = {"MinCapacity": 1, "MaxCapacity": 9, "SuspendedState": {"DynamicScalingOutSuspended": True, "ScheduledScalingSuspended": True}}
+        world.actions = [{**DIMENSION, "ScheduledActionName": "up", "Schedule": "rate(1 minute)", "ScalableTargetAction": {"MinCapacity": 5}}]
+        world.policies = [tracking(0.5, ScaleOutCooldown=600)]
+        world.requested = world.in_use = 1
+        assert await world.minutes(9) == 1
+        del world.targets["SuspendedState"], world.actions[:]
+        assert await world.minutes(1) == 2
+        world.in_use = 2
+        assert await world.minutes(9) == 2, "three points say out, and the cooldown lasts ten minutes"
+        assert await world.minutes(1) == 4
+
+    play(scenario)
+
+
+def test_actions_at_local_times_and_of_targets_that_are_gone() -> None:
+    async def scenario(world: World) -> None:
+        here = datetime.fromtimestamp(world.clock.epoch_ms() / 1000 + 90, ZoneInfo("Asia/Tokyo"))
+        up = {**DIMENSION, "ScheduledActionName": "up", "Schedule": f"at({here:%Y-%m-%dT%H:%M:%S})", "ScalableTargetAction": {"MinCapacity": 3, "MaxCapacity": 3}}
+        world.targets = {"MinCapacity": 1, "MaxCapacity": 2}
+        world.actions = [{**up, "Timezone": "Asia/Tokyo"}, {**up, "ResourceId": "function:f:gone", "Schedule": "rate(1 minute)"}]
+        assert await world.minutes(1) == 1
+        assert await world.minutes(1) == 3
 
     play(scenario)
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from engine.core.autoscaling import clamp, due, track
+from engine.core.schedules import InvalidSchedule
 
 
 def epoch(text: str) -> float:
@@ -51,5 +52,12 @@ def test_schedules(schedule: str, after: str, until: str, expected: bool) -> Non
 
 @pytest.mark.parametrize("schedule", ["every day", "at(noon)", "rate(0 minutes)", "rate(5 fortnights)", "cron(* *)", "cron(61 * * * ? *)", "when(x)"])
 def test_what_is_no_schedule_is_refused(schedule: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(InvalidSchedule):
         due(schedule, 0.0, 60.0)
+
+
+def test_times_are_those_of_the_zone() -> None:
+    noon = epoch("2026-07-01T10:00:00")
+    assert due("cron(0 12 * * ? *)", noon - 30, noon + 30, zone="Europe/Berlin")
+    assert due("at(2026-07-01T12:00:00)", noon - 30, noon + 30, zone="Europe/Berlin")
+    assert not due("cron(0 12 * * ? *)", noon - 30, noon + 30)
