@@ -74,7 +74,14 @@ class Statement:
 
     def concerns(self, request: Request) -> bool:
         """Whether action, resource and conditions match; principals are not looked at."""
+        if self.allow and self.variables and self._unknown(request.context):
+            return False
         return self._action(request.action) and self._resource(request) and all(c.holds(request.context) for c in self.conditions)
+
+    def _unknown(self, context: Context) -> bool:
+        """Whether what it excludes depends on variables without a value: AWS takes such a statement for invalid, and it must not allow all the more."""
+        excluded = [*(self.not_resources or ()), *(v for c in self.conditions if c.negated for v in c.values)]
+        return any(expand(text, context) is None for text in excluded)
 
     def _action(self, action: str) -> bool:
         if self.actions is not None:

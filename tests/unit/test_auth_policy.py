@@ -277,6 +277,23 @@ def test_variables_belong_to_the_newer_version_of_the_language():
     assert not evaluate(request, user(policy(statement, version="2008-10-17"))).allowed
 
 
+@pytest.mark.parametrize(
+    "excluding",
+    [
+        {"NotResource": f"arn:aws:lambda:us-east-1:{ACCOUNT}:function:${{aws:PrincipalTag/team}}-*"},
+        {"Resource": "*", "Condition": {"StringNotEquals": {"aws:RequestTag/team": "${aws:PrincipalTag/team}"}}},
+        {"Resource": "*", "Condition": {"StringNotLikeIfExists": {"aws:RequestTag/team": ["x", "${aws:PrincipalTag/team}"]}}},
+    ],
+    ids=["resource", "condition", "one of several"],
+)
+def test_an_exclusion_that_nobody_knows_allows_nothing_and_still_denies(excluding):
+    everybody = {"Effect": "Allow", "Action": "*", **excluding}
+    known = {"aws:PrincipalTag/team": "blue"}
+    assert evaluate(ask(**known), user(policy(everybody))) == YES
+    assert evaluate(ask(), user(policy(everybody))) == NO_IDENTITY
+    assert evaluate(ask(), user(ALL, policy({**everybody, "Effect": "Deny"}))) == Decision(Reason.EXPLICIT, Source.IDENTITY)
+
+
 def test_explicit_deny_wins_wherever_it_stands():
     denying = policy(deny())
     for identity, source in (
