@@ -41,12 +41,15 @@ _REFUSED_NEW = {
 _CLONE3 = 435
 # mseal 462 is the newest call judged.
 _NEWEST = 462
-# clone, socket, ioctl, prlimit64, socketpair: refused by argument.
-_CHECKED = {_X86: (56, 41, 16, 302, 53), _ARM: (220, 198, 29, 261, 199)}
+# clone, socket, ioctl, prlimit64, socketpair, prctl, madvise: refused by argument.
+_CHECKED = {_X86: (56, 41, 16, 302, 53, 157, 28), _ARM: (220, 198, 29, 261, 199, 167, 233)}
 
 # Namespaces; and CLONE_PARENT, whose children are the zygote's: it would reap, outside every limit, as fast as a function makes them.
 _CLONE_REFUSED = 0x7E028000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+# A processor core for itself alone, whose other half then stands idle; and pages to be laid together with equal ones of anybody, which the kernel
+# looks for at its own expense and which tells what others hold in memory. Both as on a kernel that was built without.
+_PR_SCHED_CORE, _MADV_MERGEABLE = 62, 12
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 # Whatever the type says, ICMP, TCP, UDP, ICMPv6 and MPTCP, which Go asks for first. Any other (SCTP, DCCP, UDP-Lite, L2TP) may be a module that
 # the kernel would load for the asking.
@@ -54,6 +57,7 @@ _IP_PROTOCOLS = (0, 1, 6, 17, 58, 262)
 
 _LOAD, _JUMP_EQ, _JUMP_GE, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _KILL, _ALLOW = 0x80000000, 0x7FFF0000
+_EINVAL = 0x00050016
 _EPERM, _ENOSYS, _EPROTONOSUPPORT, _EAFNOSUPPORT = 0x00050001, 0x00050026, 0x0005005D, 0x00050061
 
 
@@ -67,7 +71,7 @@ def _returns(value: int) -> bytes:
 
 def _argument_checks(machine: str) -> list[tuple[int, bytes]]:
     """(number, program) for the calls judged by their arguments; each program returns."""
-    clone, socket, ioctl, prlimit, socketpair = _CHECKED[machine]
+    clone, socket, ioctl, prlimit, socketpair, prctl, madvise = _CHECKED[machine]
     low = [16 + 8 * n for n in range(6)]  # offsets of the low halves of the arguments
     on_clone = _op(_LOAD, low[0]) + _op(_JUMP_SET, _CLONE_REFUSED, 0, 1) + _returns(_EPERM) + _returns(_ALLOW)
     # The kernel makes both sockets before it asks the family whether it has pairs: any family's code would run.
@@ -81,7 +85,14 @@ def _argument_checks(machine: str) -> list[tuple[int, bytes]]:
     )
     # Limits of other processes: the sandbox's init may have the worker's user id.
     on_prlimit = _op(_LOAD, low[0]) + _op(_JUMP_EQ, 0, 0, 1) + _returns(_ALLOW) + _returns(_EPERM)
-    return [(clone, on_clone), (socket, _on_socket(low)), (ioctl, on_ioctl), (prlimit, on_prlimit), (socketpair, on_socketpair)]
+    on_prctl, on_madvise = (
+        _op(_LOAD, low[n]) + _op(_JUMP_EQ, refused, 0, 1) + _returns(_EINVAL) + _returns(_ALLOW)
+        for n, refused in ((0, _PR_SCHED_CORE), (2, _MADV_MERGEABLE))
+    )
+    return [
+        (clone, on_clone), (socket, _on_socket(low)), (ioctl, on_ioctl), (prlimit, on_prlimit), (socketpair, on_socketpair), (prctl, on_prctl),
+        (madvise, on_madvise),
+    ]  # fmt: skip
 
 
 def _on_socket(low: list[int]) -> bytes:

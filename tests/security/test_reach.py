@@ -253,6 +253,19 @@ result = [low, rt, attempt(resource.setrlimit, resource.RLIMIT_NOFILE, (4096, 40
     denied(siege, source, "EACCES", "EPERM", "ValueError")
 
 
+def test_a_core_for_itself_and_pages_shared_with_others(siege: Siege) -> None:
+    """As where the kernel has neither."""
+    prctl, madvise = (157, 28) if os.uname().machine == "x86_64" else (167, 233)
+    source = f"""
+m = mmap.mmap(-1, 8192)
+at = ctypes.addressof(ctypes.c_char.from_buffer(m))
+result = [sc({prctl}, 62, n, 0, 0, 0) for n in (0, 1, 2)] + [sc({madvise}, at, 8192, 12)]
+done = sc({madvise}, at, 8192, 4)
+assert done == 'DONE', done
+"""
+    denied(siege, source, "EINVAL")
+
+
 def test_identity_of_the_host_is_not_shown(siege: Siege) -> None:
     """What may be seen of the host: its kernel version and the paths of mounts (docs/security.md), not its name or its users."""
     done = siege.attack("result = [socket.gethostname(), [l.split(':')[0] for l in open('/etc/passwd')], os.environ.get('HOME'), os.path.exists('/etc/machine-id')]")

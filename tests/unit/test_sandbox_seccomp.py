@@ -33,7 +33,7 @@ def verdict(machine: str, number: int, *args: int, arch: int | None = None) -> i
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_number_gets_the_verdict_of_the_lists(machine):
     refused = set(seccomp.refused(machine))
-    checked = {"x86_64": {56, 41, 16, 302, 53}, "aarch64": {220, 198, 29, 261, 199}}[machine]
+    checked = {"x86_64": {56, 41, 16, 302, 53, 157, 28}, "aarch64": {220, 198, 29, 261, 199, 167, 233}}[machine]
     for number in range(600):
         if number in checked:
             continue
@@ -91,6 +91,15 @@ def test_terminal_injection_and_limits_of_others(machine):
     assert verdict(machine, ioctl, 1, 0x5401) == ALLOW
     assert verdict(machine, prlimit, 0, 7) == ALLOW
     assert verdict(machine, prlimit, 1, 7) == EPERM
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_no_core_for_oneself_and_no_pages_shared_with_strangers(machine):
+    prctl, madvise = {"x86_64": (157, 28), "aarch64": (167, 233)}[machine]
+    assert verdict(machine, prctl, 62, 1) == 0x00050016
+    assert verdict(machine, madvise, 0x7F0000000000, 4096, 12) == 0x00050016
+    assert {verdict(machine, prctl, option) for option in (1, 4, 15, 22, 38)} == {ALLOW}
+    assert {verdict(machine, madvise, 0, 4096, advice) for advice in (3, 4, 8, 14)} == {ALLOW}
 
 
 @pytest.mark.parametrize("machine", MACHINES)
