@@ -161,9 +161,11 @@ def _fail(control: int, step: str, reason: str) -> None:
 def _become_worker(plan: Plan, control: int, channel: int, output: int, listener: _socket.socket | None, hurried: bool) -> None:
     """From the sandbox's root to user code. Never returns."""
     try:
-        _arrange(control, channel, output, -1 if listener is None else listener.detach())
+        if listener is not None:
+            _hand_over(control, listener)
+        _arrange(control, channel, output)
         kernel.perform(plan.lock_down)
-        _say_ready(with_listener=listener is not None)
+        os.write(_CONTROL, _READY)
     except (OSError, ValueError) as e:
         _fail(_CONTROL, "lock down the worker", str(e))
         os._exit(1)
@@ -178,14 +180,13 @@ def _work(plan: Plan, hurried: bool) -> None:
 
 
 _CHANNEL, _CONTROL, _LISTENER = holder.CHANNEL, holder.GO, holder.GO + 1
-_READY = packets.encode(["worker"])
+_READY, _ENDPOINT = packets.encode(["worker"]), packets.encode(["endpoint"])
 
 
-def _arrange(control: int, channel: int, output: int, listener: int) -> None:
+def _arrange(control: int, channel: int, output: int) -> None:
     """Descriptors 0 to 2, the channel, and those that live until there is a function. The lock-down closes the rest."""
     # Out of the way first: any of them may sit on a number that is wanted below.
-    wanted = ((_CHANNEL, channel), (_CONTROL, control), (_LISTENER, listener))
-    moved = [(number, fcntl.fcntl(fd, fcntl.F_DUPFD, 64)) for number, fd in wanted if fd >= 0]
+    moved = [(number, fcntl.fcntl(fd, fcntl.F_DUPFD, 64)) for number, fd in ((_CHANNEL, channel), (_CONTROL, control))]
     out = fcntl.fcntl(output, fcntl.F_DUPFD, 64)
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
@@ -193,17 +194,15 @@ def _arrange(control: int, channel: int, output: int, listener: int) -> None:
     os.dup2(out, 2)
     for number, fd in moved:
         os.dup2(fd, number, False)
-    if listener < 0:
-        with contextlib.suppress(OSError):
-            os.close(_LISTENER)
-
-
-def _say_ready(*, with_listener: bool) -> None:
-    """Tell the broker, and hand the listener over."""
-    if with_listener:
-        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, _CONTROL)
-        sock.sendmsg((_READY,), ((_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", _LISTENER)),))
-        sock.detach()
+    with contextlib.suppress(OSError):
         os.close(_LISTENER)
-    else:
-        os.write(_CONTROL, _READY)
+
+
+def _hand_over(control: int, listener: _socket.socket) -> None:
+    """Give the broker the endpoint's listener. While this process may have as many descriptors as the zygote: how many of a user's are on their
+    way between processes is held against the sender's own limit, and at level user all functions are one user.
+    """
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, control)
+    sock.sendmsg((_ENDPOINT,), ((_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", listener.fileno())),))
+    sock.detach()
+    listener.close()

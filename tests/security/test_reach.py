@@ -103,6 +103,26 @@ def test_descriptors_of_others(siege: Siege) -> None:
     assert done.result == [0, 1, 2, 3, 4], "three standard ones, the channel, and the listing's own"
 
 
+def test_descriptors_on_their_way_keep_nobody_from_starting(siege: Siege) -> None:
+    """The kernel counts them by user, and at level user all functions are one: none of these may need to send any once it is locked down."""
+    source = """
+import array, builtins
+builtins.held = []
+try:
+    while len(held) < 400:
+        held.extend(socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+        held[-1].sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [0] * 250))])
+except OSError as e: result = e.errno == errno.ETOOMANYREFS
+"""
+    name = siege.attacker("on-their-way")
+    assert siege.attack(source, name).result is True
+    try:
+        for n in range(8):
+            assert siege.attack("result = 'started'", siege.attacker(f"on-their-way-{n}")).result == "started"
+    finally:
+        siege.attack("import builtins\nfor s in builtins.held: s.close()", name)
+
+
 def test_signals_to_parent_and_host(siege: Siege) -> None:
     host = [siege.engine.process.pid, *siege.engine.state()["processes"].values()]
     done = siege.attack(f"result = [attempt(os.kill, p, s) for p in (1, {', '.join(map(str, host))}) for s in (9, 15, 19)]")
