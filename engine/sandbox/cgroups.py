@@ -16,7 +16,7 @@ import signal
 import time
 from dataclasses import dataclass
 
-from engine.sandbox import kernel
+from engine.sandbox import kernel, unified
 from engine.sandbox.group import FREEZE_FILES, SOCKET_BYTES, SOCKET_FILE, Group, limits, quota, read
 from engine.sandbox.witness import Witness
 
@@ -77,7 +77,7 @@ def _mounts() -> dict[str, list[tuple[int, list[str]]]]:
         for name in names.split(","):
             own[name] = path
     found: dict[str, list[tuple[int, list[str]]]] = {}
-    unified: list[str] = []
+    on_v2: list[str] = []
     wanted = {name: name for name in _CONTROLLERS} | {v1: name for name, v1 in _FEATURES.items()}
     for line in read("/proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
@@ -86,13 +86,13 @@ def _mounts() -> dict[str, list[tuple[int, list[str]]]]:
         if fstype == "cgroup":
             for name in set(options.split(",")) & set(wanted):
                 found.setdefault(wanted[name], [(1, _candidates(mountpoint, root, own.get(name, "/")))])
-        elif fstype == "cgroup2" and not unified:
-            unified = _candidates(mountpoint, root, own.get("", "/"))
-    if unified:
+        elif fstype == "cgroup2" and not on_v2:
+            on_v2 = unified.ways(_candidates(mountpoint, root, own.get("", "/"))[0], mountpoint)
+    if on_v2:
         for name in _CONTROLLERS:
-            found.setdefault(name, [(2, unified)])
+            found.setdefault(name, [(2, on_v2)])
         for name in _FEATURES:
-            found[name] = [(2, unified), *found.get(name, [])]
+            found[name] = [(2, on_v2), *found.get(name, [])]
     return found
 
 
@@ -106,7 +106,9 @@ class Groups:
     """This engine's control groups. ``mechanisms`` says what each controller rests on, or why there is none."""
 
     def __init__(self, movable: frozenset[int] = frozenset()) -> None:
-        """``movable``: processes of the engine itself, which may be moved to a leaf where v2 demands empty inner groups."""
+        """``movable``: processes of the engine itself, which may be moved to a leaf, with all that they have started, where v2 demands empty
+        inner groups.
+        """
         self.mechanisms: dict[str, str] = {}
         self._places: list[Place] = []
         self._movable = movable
@@ -123,6 +125,7 @@ class Groups:
             reason = f"none: {e.strerror}"
         else:
             reason = "none: not mounted"
+        self._on_v2 = self._settle(mounts)
         for name in (*_CONTROLLERS, *_FEATURES):
             self.mechanisms[name] = self._try_all(name, mounts[name]) if name in mounts else reason
         self.mechanisms["cpu quota"] = self._try_quota()
@@ -143,11 +146,64 @@ class Groups:
         groups._name = ""
         return groups
 
+    def _settle(self, mounts: dict[str, list[tuple[int, list[str]]]]) -> dict[str, str]:
+        """Everything that v2 is wanted for, in the first directory that has all of it, else in the one that has most; what each rests on there."""
+        places = {name: ways for name, tried in mounts.items() for version, ways in tried if version == 2}
+        best: dict[str, str] = {}
+        chosen: list[Place] = []
+        for base in next(iter(places.values()), []):
+            found, usable = self._try_v2(base, list(places))
+            if not best or len(usable) > len(chosen):
+                _remove(chosen)
+                best, chosen = found, usable
+            else:
+                _remove(usable)
+            if len(chosen) == len(places):
+                break
+        self._places += chosen
+        self._trunks |= {place.parent for place in chosen}
+        return best
+
+    def _try_v2(self, base: str, names: list[str]) -> tuple[dict[str, str], list[Place]]:
+        """What each of ``names`` would rest on in ``base``, or why there is none; and the places of those that work."""
+        parent = os.path.join(base, self._name)
+        busy: OSError | None = None
+        try:
+            if not os.access(os.path.join(base, "cgroup.procs"), os.W_OK):
+                # Nothing could be cloned into groups below.
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), base)
+            os.makedirs(parent, exist_ok=True)
+        except OSError as e:
+            return dict.fromkeys(names, f"none: {_why(e, base)}"), []
+        try:
+            if set(names) & set(_CONTROLLERS):
+                unified.vacate(base, self._movable)
+        except OSError as e:
+            busy = e
+        found: dict[str, str] = {}
+        for name in names:
+            try:
+                if name in _CONTROLLERS:
+                    if busy is not None:
+                        raise busy
+                    unified.offer(base, name)
+                    unified.hand_down(base, name)
+                    unified.hand_down(parent, name)
+                self._prove(parent, name, 2)
+            except OSError as e:
+                found[name] = f"none: {_why(e, base)}"
+            else:
+                found[name] = "cgroup v2"
+        usable = [Place(name, 2, parent) for name, how in found.items() if how == "cgroup v2"]
+        if not usable:
+            _remove([Place("", 2, parent)])
+        return found, usable
+
     def _try_all(self, name: str, places: list[tuple[int, list[str]]]) -> str:
         """The first place that works; without one the reason of the first."""
         tried = []
         for version, candidates in places:
-            tried.append(self._try(name, version, candidates))
+            tried.append(self._on_v2[name] if version == 2 else self._try_v1(name, candidates))
             if not tried[-1].startswith("none"):
                 return tried[-1]
         return tried[0]
@@ -186,46 +242,20 @@ class Groups:
             return f"none: {os.strerror(e.errno or 0)} ({e.filename or place.parent})"
         return "cgroup v1"
 
-    def _try(self, controller: str, version: int, candidates: list[str]) -> str:
+    def _try_v1(self, controller: str, candidates: list[str]) -> str:
         reason = ""
         for base in candidates:
             parent = os.path.join(base, self._name)
             try:
                 os.makedirs(parent, exist_ok=True)
                 self._trunks.add(parent)
-                if version == 2 and controller in _CONTROLLERS:
-                    self._enable(base, parent, controller)
-                self._prove(parent, controller, version)
-                if controller == "cpu":
-                    name, weight = _TRUNK_WEIGHT[version]
-                    kernel.write_file(os.path.join(parent, name), weight)
+                self._prove(parent, controller, 1)
             except OSError as e:
-                reason = reason or f"{os.strerror(e.errno or 0)} ({e.filename or base})"
+                reason = reason or _why(e, base)
                 continue
-            self._places.append(Place(controller, version, parent))
-            return f"cgroup v{version}"
+            self._places.append(Place(controller, 1, parent))
+            return "cgroup v1"
         return f"none: {reason}"
-
-    def _enable(self, base: str, parent: str, controller: str) -> None:
-        """Hand a v2 controller down to the groups of the holders."""
-        try:
-            kernel.write_file(os.path.join(base, "cgroup.subtree_control"), f"+{controller}".encode())
-        except OSError as e:
-            if e.errno != errno.EBUSY or not self._vacate(base):
-                raise
-            kernel.write_file(os.path.join(base, "cgroup.subtree_control"), f"+{controller}".encode())
-        kernel.write_file(os.path.join(parent, "cgroup.subtree_control"), f"+{controller}".encode())
-
-    def _vacate(self, base: str) -> bool:
-        """Move the engine's processes out of ``base`` into a leaf; only when nobody else is in there."""
-        members = {int(p) for p in read(os.path.join(base, "cgroup.procs")).split()}
-        if not members <= self._movable:
-            return False
-        leaf = os.path.join(base, "lambda-engine-processes")
-        os.makedirs(leaf, exist_ok=True)
-        for pid in members:
-            kernel.write_file(os.path.join(leaf, "cgroup.procs"), b"%d" % pid)
-        return True
 
     def _prove(self, parent: str, controller: str, version: int) -> None:
         trial = os.path.join(parent, "trial")
@@ -242,6 +272,9 @@ class Groups:
                     f.read()
         finally:
             os.rmdir(trial)
+        if controller == "cpu":
+            name, weight = _TRUNK_WEIGHT[version]
+            kernel.write_file(os.path.join(parent, name), weight)
 
     def witness(self) -> Witness | None:
         """What sees every IP socket made in these groups; None where there is no v2 directory that every sandbox is in, or no such thing."""
@@ -303,6 +336,16 @@ class Groups:
                 os.rmdir(trunk)
         self._trunks.clear()
         self._kept.clear()
+
+
+def _why(e: OSError, base: str) -> str:
+    return f"{e.strerror or os.strerror(e.errno or 0)} ({e.filename or base})"
+
+
+def _remove(places: list[Place]) -> None:
+    for parent in {place.parent for place in places}:
+        with contextlib.suppress(OSError):
+            os.rmdir(parent)
 
 
 def sweep() -> list[str]:

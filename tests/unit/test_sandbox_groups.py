@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 
 import pytest
 
 from engine.sandbox import cgroups, kernel, layers
+from engine.sandbox import unified as v2
 from engine.sandbox.cgroups import Groups
 from engine.sandbox.freezer import GroupFreezer
 from engine.sandbox.group import Group, limits, quota
@@ -28,6 +30,7 @@ def unified(tmp_path, monkeypatch):
     """A directory in place of a v2 hierarchy."""
     (tmp_path / "cgroup.subtree_control").write_text("")
     (tmp_path / "cgroup.procs").write_text("")
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
     monkeypatch.setattr(cgroups, "_mounts", lambda: {c: [(2, [str(tmp_path)])] for c in ALL})
     real = os.makedirs
 
@@ -230,3 +233,81 @@ def test_layers_are_merged_once_and_later_ones_win(tmp_path):
     assert layers.opt_root(data, names[:1]) == names[0]
     assert not os.path.exists(layers.opt_root(data, []))
     assert layers.opt_root(data, names) != layers.opt_root(data, names[::-1])
+
+
+def test_a_group_with_strangers_in_it_is_not_emptied(tmp_path):
+    (tmp_path / "cgroup.type").write_text("domain\n")
+    (tmp_path / "cgroup.procs").write_text(f"{os.getpid()}\n1\n")
+    with pytest.raises(OSError, match=r"process 1 \(.+\), which is not the engine's, is in the same group") as refused:
+        v2.vacate(str(tmp_path), frozenset({os.getpid()}))
+    assert refused.value.errno == errno.EBUSY
+    assert not (tmp_path / v2.LEAF).exists()
+    (tmp_path / "cgroup.procs").write_text("0\n")
+    with pytest.raises(OSError, match="a process of another pid namespace"):
+        v2.vacate(str(tmp_path), frozenset({os.getpid()}))
+
+
+def test_what_the_engine_has_started_goes_into_the_leaf_with_it(tmp_path, monkeypatch):
+    """As the keeper, which is the broker's parent and the supervisor's child."""
+    members = tmp_path / "cgroup.procs"
+    (tmp_path / "cgroup.type").write_text("domain\n")
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        members.write_text(f"{os.getpid()}\n{child.pid}\n")
+        moved = []
+
+        def write_file(path, data):
+            assert path == str(tmp_path / v2.LEAF / "cgroup.procs")
+            moved.append(int(data))
+            members.write_text("".join(f"{pid}\n" for pid in (os.getpid(), child.pid) if pid not in moved))
+
+        monkeypatch.setattr(kernel, "write_file", write_file)
+        v2.vacate(str(tmp_path), frozenset({os.getpid()}))
+    assert moved == [os.getpid(), child.pid]
+
+
+def test_the_root_of_the_hierarchy_keeps_its_processes(tmp_path):
+    (tmp_path / "cgroup.procs").write_text("1\n")
+    v2.vacate(str(tmp_path), frozenset())
+    assert not (tmp_path / v2.LEAF).exists()
+
+
+def test_v2_has_everything_in_one_directory(unified, monkeypatch):
+    """A process is in one group of v2: freezing by one and limiting by another would do neither."""
+    busy = unified / "session.scope"
+    busy.mkdir()
+    for name, text in (("cgroup.type", "domain\n"), ("cgroup.procs", "1\n"), ("cgroup.controllers", "cpu memory pids\n"), ("cgroup.subtree_control", "")):
+        (busy / name).write_text(text)
+    monkeypatch.setattr(cgroups, "_mounts", lambda: {c: [(2, [str(busy), str(unified)])] for c in ALL})
+    groups = Groups()
+    assert groups.mechanisms == dict.fromkeys((*ALL, "cpu quota", "socket memory"), "cgroup v2")
+    assert [os.path.dirname(os.path.dirname(d)) for d in groups.create().directories()] == [str(unified)]
+    assert (busy / "cgroup.subtree_control").read_text() == "", "with processes in it, it would hand down groups that nothing can be cloned into"
+    # Without the other one it has at least what needs no controller, and says why it has no more.
+    monkeypatch.setattr(cgroups, "_mounts", lambda: {c: [(2, [str(busy)])] for c in ALL})
+    mechanisms = Groups().mechanisms
+    assert (mechanisms["freeze"], mechanisms["cpu time"]) == ("cgroup v2", "cgroup v2")
+    assert mechanisms["memory"].startswith("none: process 1 (")
+
+
+def test_directories_of_v2_are_tried_from_the_own_one(tmp_path):
+    own = tmp_path / "user.slice" / "app.slice" / "run.scope"
+    (own / v2.LEAF).mkdir(parents=True)
+    ways = [own, tmp_path, own.parent, own.parent.parent]
+    assert v2.ways(str(own), str(tmp_path)) == list(map(str, ways))
+    assert v2.ways(str(own / v2.LEAF), str(tmp_path)) == list(map(str, ways)), "whom an engine has moved already"
+    assert v2.ways(str(tmp_path), str(tmp_path)) == [str(tmp_path)]
+
+
+def test_controllers_are_handed_down_from_above(tmp_path):
+    folder = tmp_path / "user.service" / "app.slice"
+    folder.mkdir(parents=True)
+    for place, controllers in ((tmp_path, "cpu memory"), (folder.parent, "memory"), (folder, "memory")):
+        (place / "cgroup.controllers").write_text(controllers)
+        (place / "cgroup.subtree_control").write_text("")
+    v2.offer(str(folder), "memory")
+    assert (tmp_path / "cgroup.subtree_control").read_text() == ""
+    v2.offer(str(folder), "cpu")
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu"
+    assert (folder.parent / "cgroup.subtree_control").read_text() == "+cpu"
+    with pytest.raises(OSError, match="no controller io"):
+        v2.offer(str(folder), "io")
