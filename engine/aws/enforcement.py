@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlparse, urlsplit
 from xml.sax.saxutils import escape
 
 from engine.auth.authorization import context_of, denial, owner_of
@@ -28,6 +28,8 @@ from engine.aws.identities import PARTITION, SOURCE_FUNCTION, record_of, role_of
 LAMBDA = service("lambda.amazonaws.com")
 # Allowed whatever the policies say (docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html).
 _ALWAYS = frozenset({"sts:GetCallerIdentity"})
+# Their tokens are nobody's that could be asked: with any of them anybody would be any role, whomever that trusts.
+_NEVER = frozenset({"sts:AssumeRoleWithWebIdentity", "sts:AssumeRoleWithSAML"})
 # Batches have no action of their own: they need what one message needs.
 _ACTIONS = {f"sqs:{one}Batch": f"sqs:{one}" for one in ("SendMessage", "DeleteMessage", "ChangeMessageVisibility")}
 CALLER_HEADER = "X-Lambda-Engine-Caller"
@@ -75,6 +77,8 @@ def _check(response: Any, given: str) -> None:
     full = _ACTIONS.get(full, full)
     if full in _ALWAYS:
         return
+    if full in _NEVER:
+        raise _refusal(service_name, headers, f"Not authorized to perform {full}")
     path = urlsplit(str(response.uri)).path
     resource = given if service_name == "s3" else targets.resource(service_name, _members(response), account, region, path)
     engine_asks = headers.get(CALLER_HEADER) == ENGINE
@@ -92,8 +96,8 @@ def _check(response: Any, given: str) -> None:
     asked = [(full, resource)]
     source = headers.get("X-Amz-Copy-Source") if service_name == "s3" else None
     if source:
-        # Whoever copies reads.
-        asked.append(("s3:GetObject", "arn:aws:s3:::" + unquote(source.partition("?versionId=")[0]).lstrip("/")))
+        # Whoever copies reads. The source is taken apart as moto does it.
+        asked.append(("s3:GetObject", "arn:aws:s3:::" + unquote(urlparse(source).path).lstrip("/")))
     for one, of in asked:
         policy = trust if trust is not None else _policy(service_name, of, account, region)
         request = Request(one, of, owner_of(of or "", identity.account or account), context)

@@ -475,9 +475,19 @@ def test_however_a_signature_is_spelled_the_same_policies_decide(cloud: Cloud) -
         assert signed(cloud, keys, "sqs", path, send + query)[0] == expected, (path, query)
     copies = cloud.engine.client("s3", **keys)
     copies.copy_object(Bucket="shown", Key="again", CopySource={"Bucket": "shown", "Key": "k"})
-    code, why = refused(copies.copy_object, Bucket="shown", Key="stolen", CopySource={"Bucket": "kept", "Key": "k"})
-    assert code == "AccessDenied"
-    assert "s3:GetObject on resource: arn:aws:s3:::kept/k" in why
+    for source in ("kept/k", "/kept/k?versionId=null", "shown:/kept/k", "http://shown/kept/k", "kept%2Fk"):
+        code, why = refused(copies.copy_object, Bucket="shown", Key="stolen", CopySource=source)
+        assert (code, "s3:GetObject on resource: " in why) == ("AccessDenied", True), (source, why)
+
+
+def test_a_token_of_nobody_makes_nobody_a_role(cloud: Cloud) -> None:
+    role = cloud.role("trusting-lambda-only", allow("*"))
+    keys = cloud.user("token", allow("sts:*"))
+    sts = cloud.engine.client("sts", **keys)
+    assert refused(sts.assume_role, RoleArn=role, RoleSessionName="xx")[0] == "AccessDenied"
+    form = f"Action=AssumeRoleWithWebIdentity&Version=2011-06-15&RoleArn={role}&RoleSessionName=xx&WebIdentityToken=anything"
+    status, said = signed(cloud, keys, "sts", "/", form.encode())
+    assert (status, b"Not authorized to perform sts:AssumeRoleWithWebIdentity" in said) == (403, True), said
 
 
 def test_what_is_beside_the_services_is_the_operators(cloud: Cloud) -> None:
