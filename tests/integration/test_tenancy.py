@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from engine.client import Client
 from engine.client.errors import ApiError
 from tests.framework.apis import RestApi, call, let_in
 from tests.framework.control import refused
-from tests.framework.engine import OWN_RUNTIME, ROLE, Engine
+from tests.framework.engine import OWN_RUNTIME, ROLE, Engine, engine
 from tests.framework.wait import until
 
 APART: Any = {"TenancyConfig": {"TenantIsolationMode": "PER_TENANT"}}
@@ -178,3 +180,44 @@ def test_a_template_makes_one_and_another_mode_replaces_it(shared: Engine) -> No
     finally:
         cloudformation.delete_stack(StackName="tenants")
         cloudformation.get_waiter("stack_delete_complete").wait(StackName="tenants", WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+
+
+CROWDED = """
+import os, time
+seen = set()
+def f(event, context):
+    seen.add(context.tenant_id)
+    open("/tmp/of-" + context.tenant_id, "w").close()
+    if event == "die":
+        os._exit(3)
+    time.sleep(0.005)
+    return [sorted(seen), [name for name in os.listdir("/tmp") if name.startswith("of-")]]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("places", ["1", "3"])
+def test_no_crowd_crash_or_want_of_room_brings_two_tenants_together(places: str) -> None:
+    """More tenants than the host has instances for: they wait, make room for each other, and some crash."""
+    with engine(max_instances=6, pool_size=2) as running:
+        running.deploy("crowd", {"m.py": CROWDED}, Timeout=60, Tags={"lambda-engine:max-concurrency": places}, **APART)
+        client = running.client()
+
+        def one(number: int) -> list[Any] | None:
+            chance = random.Random(number)
+            tenant = f"t{chance.randrange(12)}"
+            event = "die" if chance.random() < 0.03 else "work"
+            try:
+                answer = client.invoke(FunctionName="crowd", TenantId=tenant, Payload=json.dumps(event))
+            except client.exceptions.TooManyRequestsException:
+                return None
+            payload = json.load(answer["Payload"])
+            if "FunctionError" in answer:
+                # It crashed, or whom it shared an instance with did.
+                return None
+            assert payload == [[tenant], [f"of-{tenant}"]]
+            return [tenant]
+
+        with ThreadPoolExecutor(16) as pool:
+            worked = [tenant for tenant in pool.map(one, range(400)) if tenant is not None]
+        assert len({tenant for (tenant,) in worked}) > 6, "there were more tenants than instances"
