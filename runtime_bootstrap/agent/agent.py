@@ -159,6 +159,7 @@ class Agent(Events, ext.Told):
                 self.extensions.invoke(invoke)
             self.runtime.begin(invoke, body)
         elif kind == SHUTDOWN:
+            self.link.release()
             if not self._ending and parts[1] != "spindown":
                 self._out_of_time(parts[1])
             self._shut_down(parts[1], parts[2])
@@ -263,6 +264,7 @@ class Agent(Events, ext.Told):
         self.loop.drain()
         if self._output is not None:
             self._output.settle()
+        self.link.release()
         if self._ending:
             return
         if not self.extensions.alive():

@@ -8,7 +8,7 @@ import time
 from typing import Any, Callable, Optional
 
 from runtime_bootstrap import packing
-from runtime_bootstrap.agent.loop import READ, WRITE, Loop
+from runtime_bootstrap.agent.loop import READ, WRITE, Loop, Timer
 
 VERSION = 1
 HELLO, INIT, NEXT, INVOKE, RESPONSE, ERROR, INIT_ERROR, LOG, SHUTDOWN = 1, 2, 3, 4, 5, 6, 7, 8, 9
@@ -17,6 +17,8 @@ STREAM_START, STREAM_CHUNK, STREAM_END, TOO_LARGE = 0x0D, 0x0E, 0x0F, 0x10
 MAX_PAYLOAD = 6 * 1024 * 1024 + 100
 # A read of more has the C library map memory for it and unmap it again, every time: only for what does not fit.
 _READ, _READ_BIG = 16 * 1024, 256 * 1024
+# AWS's client for Java, and others, report an error first and log it then: the log of an invocation ends with its answer here.
+_LOGGED_S = 0.25
 _NEXT_FRAME = b"\x00\x00\x00\x02\x91\x03"
 _JSON = ("", "application/json")
 
@@ -49,6 +51,8 @@ class Link:
         self._on_frame = on_frame
         self._in = b""
         self._out: "list[memoryview]" = []
+        # An answer that waits for what the runtime has yet to log, and until when.
+        self._late: "Optional[tuple[bytes, Timer]]" = None
         # Called when everything held has been sent.
         self.on_drained: "Optional[Callable[[], Any]]" = None
         sock.setblocking(False)
@@ -142,12 +146,20 @@ class Link:
 
     def settle(self) -> None:
         """Send what is held, whatever it takes: the process is about to end."""
+        self.release()
         self._sock.setblocking(True)
         try:
             while self._out:
                 self._sock.sendall(self._out.pop(0))
         except OSError:
             pass
+
+    def release(self) -> None:
+        """Nothing more is logged: send what waited for it. Idempotent."""
+        if self._late is not None:
+            (frame, timer), self._late = self._late, None
+            timer.cancel()
+            self.send(frame)
 
     def next(self) -> None:
         """Ready for an event."""
@@ -165,8 +177,13 @@ class Link:
         else:
             self.send(head, payload)
 
-    def error(self, request_id: str, error_type: str, document: bytes) -> None:
-        self.send(framed(b"\x95\x06" + str8(request_id) + b"\xc2" + str8(error_type) + bin32(document)))
+    def error(self, request_id: str, error_type: str, document: bytes, *, logged: bool = True) -> None:
+        """``logged``: nothing will be; else it goes with ``release``, or a moment later by itself."""
+        frame = framed(b"\x95\x06" + str8(request_id) + b"\xc2" + str8(error_type) + bin32(document))
+        if logged:
+            self.send(frame)
+        else:
+            self._late = frame, self._loop.later(_LOGGED_S, self.release)
 
     def too_large(self, request_id: str, size: int) -> None:
         self.send(framed(b"\x94\x10" + str8(request_id) + b"\xcf" + size.to_bytes(8, "big") + b"\xc2"))

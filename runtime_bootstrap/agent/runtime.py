@@ -104,6 +104,7 @@ class Runtime:
             done = self.invoke
             self.state = "Ready"
             self.invoke = None
+            self._link.release()
             self._wait(exchange)
             if done is not None:
                 self._events.runtime_done(done)
@@ -199,9 +200,9 @@ class Runtime:
             return None
         return invoke
 
-    def _fail(self, invoke: Invoke, error_type: str, document: bytes) -> None:
+    def _fail(self, invoke: Invoke, error_type: str, document: bytes, *, logged: bool = True) -> None:
         self._events.runtime_answered(invoke, len(document), error_type)
-        self._link.error(invoke.request_id, error_type, document)
+        self._link.error(invoke.request_id, error_type, document, logged=logged)
         self.state = "RuntimeResponseSentState"
 
     def answer(self, exchange: Exchange, invoke: Invoke, body: bytes) -> None:
@@ -231,7 +232,7 @@ class Runtime:
         invoke = self._answering(exchange, exchange.path[len(INVOCATION) : -len(b"/error")], "InvocationErrorResponse")
         if invoke is None:
             return
-        self._fail(invoke, error_type_of(exchange.header(_TYPE_HEADER)), _document(exchange, body))
+        self._fail(invoke, error_type_of(exchange.header(_TYPE_HEADER)), _document(exchange, body), logged=False)
         exchange.accept()
 
     def init_error(self, exchange: Exchange, body: bytes) -> None:
