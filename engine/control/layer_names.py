@@ -38,6 +38,14 @@ def parse(text: str, account: str, region: str) -> LayerRef:
     return LayerRef(account, region, text) if match is None else LayerRef(match["account"], match["region"], match["name"])
 
 
+def parse_here(text: str, account: str, region: str) -> LayerRef:
+    """As ``parse``. Raises ResourceNotFound for a layer of another region: none of it can be seen or changed here."""
+    ref = parse(text, account, region)
+    if ref.region != region:
+        raise ResourceNotFound(f"Layers from '{ref.region}' are not reachable in this region ('{region}')")
+    return ref
+
+
 def parse_version_arn(text: str) -> tuple[LayerRef, int]:
     """The ARN of a layer version. Raises InvalidParameterValue."""
     match = _ARN.fullmatch(text)

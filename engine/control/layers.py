@@ -37,7 +37,7 @@ class LayerOperations:
         registry.add("DeleteLayerVersion", self.delete)
 
     async def publish(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        ref = layer_names.parse(params["LayerName"], caller.account, caller.region)
+        ref = layer_names.parse_here(params["LayerName"], caller.account, caller.region)
         if ref.account != caller.account:
             raise AccessDenied(None)
         rules.refuse_unsupported("PublishLayerVersion", params)
@@ -96,7 +96,7 @@ class LayerOperations:
         return answer
 
     def list_versions(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        ref = layer_names.parse(params["LayerName"], caller.account, caller.region)
+        ref = layer_names.parse_here(params["LayerName"], caller.account, caller.region)
         rules.check_account(ref.account, caller.account, verified=caller.principal.verified and caller.principal.identity is None)
         after = position(listing(caller, f"{ref.account}:{ref.name}"), params.get("Marker"))
         every: Iterable[LayerVersion] = self._plane.layers.everything(ref.account, ref.name)
@@ -111,6 +111,9 @@ class LayerOperations:
         ref = layer_names.parse(params["LayerName"], caller.account, caller.region)
         rules.check_account(ref.account, caller.account, verified=caller.principal.verified and caller.principal.identity is None)
         layer_names.check_version(params["VersionNumber"])
+        if ref.region != caller.region:
+            # Like any other that is not there.
+            return
         await self._plane.layers.delete(ref.account, ref.name, params["VersionNumber"], self._plane.clock.epoch_ms())
 
     def _whole(self, caller: Caller, layer: LayerVersion) -> dict[str, Any]:

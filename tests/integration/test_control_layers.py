@@ -94,6 +94,18 @@ def test_numbers_go_on_after_deletions_and_deleting_twice_is_fine(control: Contr
     assert refused(client.get_layer_version_by_arn, Arn=f"{ARN}{name}:9")[0] == 404
 
 
+def test_a_layer_of_another_region_is_not_the_one_of_that_name_here(control: ControlServer, name: str) -> None:
+    client = control.client()
+    mine = client.publish_layer_version(LayerName=name, Content={"ZipFile": CONTENT})["LayerArn"]
+    theirs = mine.replace(":us-east-1:", ":eu-west-1:")
+    unreachable = (404, "ResourceNotFoundException", "Layers from 'eu-west-1' are not reachable in this region ('us-east-1')")
+    assert refused(client.publish_layer_version, LayerName=theirs, Content={"ZipFile": CONTENT}) == unreachable
+    assert refused(client.list_layer_versions, LayerName=theirs) == unreachable
+    assert refused(client.get_layer_version, LayerName=theirs, VersionNumber=1)[1] == "ResourceNotFoundException"
+    client.delete_layer_version(LayerName=theirs, VersionNumber=1)
+    assert [version["Version"] for version in client.list_layer_versions(LayerName=mine)["LayerVersions"]] == [1]
+
+
 def test_listings_are_paged_filtered_and_newest_first(tmp_path: Path) -> None:
     with ControlServer(tmp_path) as control:
         client = control.client()
