@@ -47,7 +47,7 @@ class EventInvokeOperations:
         ref = locate(caller, params["FunctionName"], params.get("Qualifier"))
         plane = self._plane
         given = {name: params[name] for name in (_RETRIES, _AGE, _DESTINATIONS) if params.get(name) is not None}
-        if not given and not merge:
+        if not given:
             raise InvalidParameterValue("You must specify at least one of error handling or destination setting.")
         await plane.link.ready()
         async with plane.changes.lock(ref.account, ref.name):

@@ -198,7 +198,8 @@ def test_what_is_refused(running: Engine) -> None:
     assert refused(put, FunctionName="gone", MaximumRetryAttempts=1) == (404, "ResourceNotFoundException", "The function doesn't exist.")
     assert refused(put, FunctionName="f", Qualifier="9", MaximumRetryAttempts=1)[2] == "The function doesn't exist."
     bad = (400, "InvalidParameterValueException")
-    assert refused(put, FunctionName="f") == (*bad, "You must specify at least one of error handling or destination setting.")
+    for write in (put, running.client().update_function_event_invoke_config):
+        assert refused(write, FunctionName="f") == (*bad, "You must specify at least one of error handling or destination setting.")
     own = ARN.format("lambda", "function:f")
     to = {"OnSuccess": {"Destination": own}}
     assert refused(put, FunctionName="f", DestinationConfig=to) == (*bad, "You can't specify the function as a destination for itself.")
