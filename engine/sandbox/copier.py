@@ -50,6 +50,10 @@ _ENDING_S = 0.5
 _copy_into = _load("copy_into")
 # What ``calls`` has its tables run by.
 perform = _load("perform")
+# What ``forge`` rests on.
+forge_run, forge_init_of, forge_memory = _load("forge_run"), _load("forge_init_of"), _load("forge_memory")
+if forge_memory is not None:
+    forge_memory.restype = ctypes.c_void_p
 
 
 class Copier:

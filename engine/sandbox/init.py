@@ -93,7 +93,14 @@ def _sharing(code: bytes) -> Spawn | None:
         return pid, pidfd.value
 
     spawn.memory = memory  # type: ignore[attr-defined]
+    spawn.place = (entry, stack)  # type: ignore[attr-defined]
     return spawn
+
+
+def made_in(spawn: Spawn, flags: int) -> tuple[int, int, int] | None:
+    """What clone is given for an init with so many namespaces of its own: flags, entry and stack. None where inits are copies."""
+    place = getattr(spawn, "place", None)
+    return None if place is None else (flags | _CLONE_VM | _CLONE_PIDFD | signal.SIGCHLD, *place)
 
 
 def _copying(flags: int) -> tuple[int, int]:

@@ -102,7 +102,7 @@ class _CloneArgs(C.Structure):
 
 
 @functools.lru_cache(maxsize=1)
-def _tid_address() -> int:
+def tid_address() -> int:
     """Where libc has the kernel clear its thread id: asked for once, before ``clear_at_end`` changes it for this process."""
     pointer = C.c_void_p()
     if _libc.prctl(_PR_GET_TID_ADDRESS, C.byref(pointer), 0, 0, 0) != 0:
@@ -126,7 +126,7 @@ def clone3(flags: int, cgroup_fd: int = -1, number: int = 0) -> tuple[int, int]:
     args = _CloneArgs(flags=flags | _CLONE_PIDFD, pidfd=C.addressof(pidfd), exit_signal=ends_with)
     if number:
         args.set_tid, args.set_tid_size = C.addressof(wanted), 1
-    tid = _tid_address()
+    tid = tid_address()
     if tid:
         # libc keeps its own copy of the thread id; the kernel writes the child's there.
         args.flags |= _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID
@@ -145,7 +145,7 @@ def clear_at_end(address: int) -> None:
 
     The word gets this process's number. libc's own word is not cleared then, which only matters to those who wait for a thread.
     """
-    _tid_address()
+    tid_address()
     C.c_int.from_address(address).value = os.getpid()
     _call("set_tid_address", _SET_TID_ADDRESS, C.c_void_p(address))
 

@@ -83,11 +83,16 @@ def receive(sock: socket.socket) -> Packet | None:
             fds.extend(numbers)
         elif level == _SOCKET and kind == _SENDER:
             pid = _CREDENTIALS.unpack(raw[: _CREDENTIALS.size])[0]
+    return unpacked(data, fds, pid, cut=bool(flags & _CUT))
+
+
+def unpacked(data: bytes, fds: list[int], pid: int = 0, *, cut: bool = False) -> Packet | None:
+    """The packet of what was received; None for nothing, the end of the stream. ``fds`` are closed for what is none. Raises PacketError."""
     if not data:
         Packet("", [], fds, pid).close()
         return None
     try:
-        if flags & _CUT:
+        if cut:
             raise PacketError("packet was cut")
         message = _decode(data.decode())
         if not isinstance(message, list) or not message or not isinstance(message[0], str):

@@ -24,7 +24,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from engine import turns
-from engine.sandbox import holder, immortal, init, kernel, lockdown, nest, packets, rootfs, seccomp, templates
+from engine.sandbox import forge, holder, immortal, init, kernel, lockdown, nest, packets, rootfs, seccomp, templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +58,8 @@ class Zygote:
         self._signals: dict[int, int] = {}
         self._own_pids = -1
         self._own_net = -1
+        self._children_fd = -1
+        self._forge: forge.Forge | None = None
         self._build: holder.Build | None = None
         self._nest: nest.Plan
         self._spawn_init: init.Spawn
@@ -126,8 +128,9 @@ class Zygote:
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(children, select.POLLIN)
+        self._children_fd = children
         packets.send(self._control, ["ready", os.getpid()])
-        while True:
+        while self._forge is None:
             ready = [fd for fd, _ in poll.poll()]
             if children in ready:
                 with contextlib.suppress(BlockingIOError):
@@ -137,13 +140,40 @@ class Zygote:
                 packet = packets.receive(self._control)
                 if packet is None:
                     return
-                try:
-                    self._obey(packet)
-                except OSError as e:
-                    kind = "make_failed" if packet.kind == "make" else "refused"
-                    packets.send(self._control, [kind, packet.args[0], "fork the sandbox", str(e)])
-                finally:
-                    packet.close()
+                self._take(packet)
+        self._serve_by(self._forge)
+
+    def _serve_by(self, helper: forge.Forge) -> None:
+        """``serve``, with what is ordinary done by the helper."""
+        while True:
+            what = helper.run()
+            if what == forge.WORKER:
+                one = helper.worker()
+                nest.enter(self._nest, one.init, one.control, one.channel, one.output, one.joins, False, one.hurried, False)
+            elif what == forge.REAPED:
+                self._tell_end(*helper.reaped())
+            else:
+                packet = helper.packet()
+                if packet is None:
+                    return
+                self._take(packet)
+
+    def _take(self, packet: packets.Packet) -> None:
+        try:
+            self._obey(packet)
+        except OSError as e:
+            kind = "make_failed" if packet.kind == "make" else "refused"
+            packets.send(self._control, [kind, packet.args[0], "fork the sandbox", str(e)])
+        finally:
+            packet.close()
+
+    def _begin_forge(self, joins: int, into_group: bool) -> None:
+        """From now on sandboxes like the one just made are the helper's to make, if there is one."""
+        flags = (self._nest.joined | kernel.CLONE_NEWPID) & ~kernel.CLONE_NEWNET
+        made_in = init.made_in(self._spawn_init, flags)
+        if made_in is not None and self._own_pids >= 0 and self._nest.build.fences.own_uid and self._nest.runs[joins] is not None:
+            home = forge.Home(self._control.fileno(), self._children_fd, self._own_pids, self._own_net, os.getpid())
+            self._forge = forge.begin(home, made_in, joins, into_group)
 
     def _obey(self, packet: packets.Packet) -> None:
         if packet.kind == "make":
@@ -213,6 +243,8 @@ class Zygote:
             raise
         finally:
             os.close(pidfd)
+        if netted and self._forge is None:
+            self._begin_forge(len(fds) - 3 - bool(into_cgroup), bool(into_cgroup))
 
     def _init_in(self, net: int) -> tuple[int, int]:
         """An init in a network namespace that is there already. Where there is no way back from it, SystemExit."""
@@ -237,8 +269,10 @@ class Zygote:
 
     def _pidfd_of(self, holder_id: int) -> int:
         """Of a sandbox's init; -1 when it has ended."""
-        pid = self._inits.get(holder_id)
-        return -1 if pid is None else os.pidfd_open(pid)
+        pid = self._inits.get(holder_id, -1)
+        if pid < 0 and self._forge is not None:
+            pid = self._forge.init_of(holder_id)
+        return -1 if pid < 0 else os.pidfd_open(pid)
 
     def _enter(
         self, holder_id: int, pidfd: int, number: int, fds: list[int], into_cgroup: bool, *, fresh: bool = False, hurried: bool = False,
@@ -355,21 +389,25 @@ class Zygote:
                 return
             if pid == 0:
                 return
-            if os.WIFSTOPPED(status):
-                if self._children.get(pid, ("", 0))[0] in (_SIGNALLED, _SWEPT):
-                    os.kill(pid, signal.SIGKILL)
-                continue
-            kind, holder_id = self._children.pop(pid, ("", 0))
-            if kind == "exited":
-                self._inits.pop(holder_id, None)
-            if status and kind in (_SIGNALLED, _SWEPT):
-                # Where all of a sandbox have one id on the host, what it should end may have been quicker.
-                self._signals.pop(holder_id, None)
-                packets.send(self._control, ["refused", holder_id, "signal the sandbox", f"who did it ended with wait status {status}"])
-            elif kind == _SIGNALLED:
-                self._signalled(holder_id)
-            elif kind:
-                packets.send(self._control, [kind, holder_id, status])
+            self._tell_end(pid, status)
+
+    def _tell_end(self, pid: int, status: int) -> None:
+        """A child has ended, or was stopped."""
+        if os.WIFSTOPPED(status):
+            if self._children.get(pid, ("", 0))[0] in (_SIGNALLED, _SWEPT):
+                os.kill(pid, signal.SIGKILL)
+            return
+        kind, holder_id = self._children.pop(pid, ("", 0))
+        if kind == "exited":
+            self._inits.pop(holder_id, None)
+        if status and kind in (_SIGNALLED, _SWEPT):
+            # Where all of a sandbox have one id on the host, what it should end may have been quicker.
+            self._signals.pop(holder_id, None)
+            packets.send(self._control, ["refused", holder_id, "signal the sandbox", f"who did it ended with wait status {status}"])
+        elif kind == _SIGNALLED:
+            self._signalled(holder_id)
+        elif kind:
+            packets.send(self._control, [kind, holder_id, status])
 
 
 def _way_back() -> int:

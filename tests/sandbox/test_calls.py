@@ -125,3 +125,24 @@ def test_whatever_else_is_left_to_python(monkeypatch):
         calls.translated([kernel.Step("odd", os.setpriority, ([],))])
     monkeypatch.setattr(copier, "perform", None)
     assert calls.table([]) is None
+
+
+def test_a_zygote_hardly_writes_to_its_memory_for_a_sandbox(full):
+    """What it wrote to between two forks would be copied after each: a hundred pages and more when Python makes the sandbox, a handful when
+    the helper does."""
+    require("not root")
+    require("no C compiler")
+    require("not x86-64")
+    # The first is made by Python, which learns from it what the others will bring.
+    full.end(full.instance())
+    zygote = full.link.zygote_pids[full.key]
+    before, lives = _faults(zygote), 10
+    for _ in range(lives):
+        box = full.instance()
+        assert box.run("result = 1") == 1
+        full.end(box)
+    assert _faults(zygote) - before < 40 * lives
+
+
+def _faults(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])

@@ -1,0 +1,105 @@
+"""A zygote's ordinary work made by the compiled helper: waiting for the broker, sandboxes as they nearly all are, reaping.
+
+Theory of operation. After each fork the zygote's own next write to any page copies that page, as it does in the worker; going through all this in
+Python wrote to 190 pages for every sandbox. ``forge_run`` in ``_copy.c`` does the same from a structure and its stack, and comes back with what it does not
+know: other packets than the making of a sandbox in a network that is there, the end of a process that Python has forked, and in the new worker.
+What it does is what ``zygote`` does step by step, which stays for whatever else is asked for, and where there is no helper. Which process is whose is
+kept in memory that forks do not have. Python 3.9, standard library.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+from typing import NamedTuple
+
+from engine.sandbox import copier, kernel, packets, rootfs
+
+PACKET, REAPED, WORKER, _BROKEN = 1, 2, 3, 4
+
+
+class _State(C.Structure):
+    """``struct forge``."""
+
+    _fields_ = (
+        *((name, C.c_int) for name in ("control", "children", "own_pids", "own_net", "zygote_pid", "worker_uid", "worker_gid", "joins", "into_group")),
+        *((name, C.c_int) for name in ("n_live", "reaping", "pid", "status", "problem", "length", "cut", "hurried", "pidfd", "n_fds")),
+        ("fds", C.c_int * packets.MAX_FDS),
+        ("init_flags", C.c_long),
+        ("tid_address", C.c_long),
+        ("init_entry", C.c_void_p),
+        ("init_stack", C.c_void_p),
+        ("live", C.c_void_p),
+        ("packet", C.c_void_p),
+        ("room", C.c_long),
+    )
+
+
+class Worker(NamedTuple):
+    """What a worker finds when it comes to itself: the init of its sandbox, its descriptors, the control groups to join."""
+
+    init: int
+    control: int
+    channel: int
+    output: int
+    joins: list[int]
+    hurried: bool
+
+
+class Home(NamedTuple):
+    """The zygote's own: the broker's socket, the descriptor that tells of children, and those of its namespaces."""
+
+    control: int
+    children: int
+    pids: int
+    net: int
+    pid: int
+
+
+class Forge:
+    """See ``begin``."""
+
+    def __init__(self, home: Home, made_in: tuple[int, int, int], joins: int, into_group: bool, memory: int) -> None:
+        self._packet = C.create_string_buffer(packets.MAX_PACKET + 1)
+        flags, entry, stack = made_in
+        self._state = _State(
+            control=home.control, children=home.children, own_pids=home.pids, own_net=home.net, zygote_pid=home.pid,
+            worker_uid=rootfs.WORKER_UID, worker_gid=rootfs.WORKER_GID, joins=joins, into_group=into_group,
+            init_flags=flags, tid_address=kernel.tid_address(), init_entry=entry, init_stack=stack, live=memory,
+            packet=C.addressof(self._packet), room=len(self._packet),
+        )  # fmt: skip
+        self._run = copier.forge_run
+        self._reference = C.byref(self._state)
+
+    def run(self) -> int:
+        """PACKET, REAPED, or, in a worker, WORKER. Raises OSError when the zygote cannot go on."""
+        what = int(self._run(self._reference))
+        if what == _BROKEN:
+            raise OSError(self._state.problem, "cannot talk to the broker, or not come back from a sandbox's namespaces")
+        return what
+
+    def packet(self) -> packets.Packet | None:
+        """What is for Python; None at the end of the stream. Raises PacketError."""
+        state = self._state
+        return packets.unpacked(self._packet.raw[: state.length], list(state.fds[: state.n_fds]), cut=bool(state.cut))
+
+    def reaped(self) -> tuple[int, int]:
+        """Number and status of a process that is not its own."""
+        return self._state.pid, self._state.status
+
+    def worker(self) -> Worker:
+        """For the worker."""
+        state = self._state
+        control, channel, output, *joins = state.fds[: 3 + state.joins]
+        return Worker(state.pidfd, control, channel, output, joins, bool(state.hurried))
+
+    def init_of(self, holder_id: int) -> int:
+        """The process number of a sandbox's init, -1 when it has ended or was not made here."""
+        return int(copier.forge_init_of(self._reference, C.c_long(holder_id)))
+
+
+def begin(home: Home, made_in: tuple[int, int, int], joins: int, into_group: bool) -> Forge | None:
+    """None where there is no helper. ``made_in``: flags, entry and stack of an init (``init.made_in``). ``joins``, ``into_group``: what every
+    packet brings in control groups.
+    """
+    memory = copier.forge_memory and copier.forge_memory()
+    return Forge(home, made_in, joins, into_group, memory) if memory else None
