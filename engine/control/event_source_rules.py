@@ -20,7 +20,10 @@ MAX_FIFO_BATCH = 10
 MIN_RECORD_AGE_S = 60
 RESULT, NO_RESULT = "LastProcessingResult", "No records processed"
 _EVERY = ("BatchSize", "MaximumBatchingWindowInSeconds", "FunctionResponseTypes", "FilterCriteria", "KMSKeyArn")
-_NOT_OBEYED = ("MetricsConfig", "LoggingConfig", "ProvisionedPollerConfig")
+_NOT_OBEYED = ("MetricsConfig", "LoggingConfig")
+_PROVISIONED = "ProvisionedPollerConfig"
+# Provisioned pollers of queues: the least of either, and what AWS takes where one is not given.
+MIN_POLLERS, MAX_POLLERS = 2, 200
 
 
 class Kind(NamedTuple):
@@ -49,7 +52,7 @@ class Kind(NamedTuple):
 
 SQS = Kind(
     "sqs",
-    (*_EVERY, "ScalingConfig"),
+    (*_EVERY, "ScalingConfig", _PROVISIONED),
     (),
     {"BatchSize": 10, "MaximumBatchingWindowInSeconds": 0, "FunctionResponseTypes": []},
     ordered=False,
@@ -70,7 +73,7 @@ KINESIS = Kind("kinesis", _EVERY + _STREAM, _POSITION, _STREAM_DEFAULTS, ordered
 DYNAMODB = KINESIS._replace(name="dynamodb")
 # What brokers of any kind may be told; there is no batching window until one was given, but half a second.
 _BROKER = ("BatchSize", "MaximumBatchingWindowInSeconds", "FilterCriteria", "KMSKeyArn", "SourceAccessConfigurations")
-_LATER = ("FunctionResponseTypes", "DestinationConfig", "MaximumRetryAttempts", "MaximumRecordAgeInSeconds", "BisectBatchOnFunctionError")
+_LATER = ("FunctionResponseTypes", "DestinationConfig", "MaximumRetryAttempts", "MaximumRecordAgeInSeconds", "BisectBatchOnFunctionError", _PROVISIONED)
 KAFKA = Kind(
     "self-managed kafka",
     _BROKER,
@@ -86,7 +89,7 @@ MQ = KAFKA._replace(name="mq", fixed=("Queues",), ordered=False, later=())
 _KINDS = {kind.name: kind for kind in (SQS, KINESIS, DYNAMODB, MSK, MQ)}
 # Every member that some kind of source has.
 _KNOWN = (
-    *_EVERY, "ScalingConfig", *_STREAM, *_POSITION, "Topics", "Queues", "SourceAccessConfigurations", "SelfManagedEventSource",
+    *_EVERY, "ScalingConfig", _PROVISIONED, *_STREAM, *_POSITION, "Topics", "Queues", "SourceAccessConfigurations", "SelfManagedEventSource",
     "AmazonManagedKafkaEventSourceConfig", "SelfManagedKafkaEventSourceConfig", "DocumentDBEventSourceConfig",
 )  # fmt: skip
 _NOT_POLLED = {"rds": "DocumentDB clusters"}
@@ -182,6 +185,9 @@ def settings(kind: Kind, former: Mapping[str, Any], params: Mapping[str, Any]) -
         merged.pop("KMSKeyArn", None)
     if merged.get("ScalingConfig", {}).get("MaximumConcurrency") is None:
         merged.pop("ScalingConfig", None)
+    if _PROVISIONED in merged:
+        provisioned = _provisioned(merged.pop(_PROVISIONED))
+        merged |= {_PROVISIONED: provisioned} if provisioned else {}
     if "DestinationConfig" in merged:
         merged["DestinationConfig"] = _destination(merged["DestinationConfig"])
     return merged
@@ -195,6 +201,8 @@ def check_settings(kind: Kind, merged: Mapping[str, Any], *, fifo: bool) -> None
             raise InvalidParameterValue("Batching window is not supported for FIFO queues")
         if fifo and size > MAX_FIFO_BATCH:
             raise InvalidParameterValue(f"Batch size must not exceed {MAX_FIFO_BATCH} for FIFO queues")
+        if "ScalingConfig" in merged and _PROVISIONED in merged:
+            raise InvalidParameterValue("ScalingConfig and ProvisionedPollerConfig cannot be used together.")
         if size > MAX_FIFO_BATCH and window_s == 0:
             raise InvalidParameterValue("Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10")
     age_s = merged.get("MaximumRecordAgeInSeconds", -1)
@@ -203,6 +211,22 @@ def check_settings(kind: Kind, merged: Mapping[str, Any], *, fifo: bool) -> None
             f"1 validation error detected: Value '{age_s}' at 'maximumRecordAgeInSeconds' failed to satisfy constraint: "
             f"Member must be -1 or have value greater than or equal to {MIN_RECORD_AGE_S}"
         )
+
+
+def _provisioned(given: Mapping[str, Any]) -> dict[str, int]:
+    """As it is kept; nothing where nothing was said. Raises InvalidParameterValue."""
+    if given.get("PollerGroupName"):
+        raise InvalidParameterValue("Unsupported PollerGroupName parameter for given event source mapping type.")
+    least, most = given.get("MinimumPollers"), given.get("MaximumPollers")
+    if least is None and most is None:
+        return {}
+    least = MIN_POLLERS if least is None else int(least)
+    most = max(MAX_POLLERS, least) if most is None else int(most)
+    if least < MIN_POLLERS or most < MIN_POLLERS:
+        raise InvalidParameterValue(f"MinimumPollers and MaximumPollers must be at least {MIN_POLLERS} for SQS event sources.")
+    if least > most:
+        raise InvalidParameterValue("MinimumPollers must be less than or equal to MaximumPollers.")
+    return {"MinimumPollers": least, "MaximumPollers": most}
 
 
 def _destination(given: Mapping[str, Any]) -> dict[str, Any]:

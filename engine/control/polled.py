@@ -31,6 +31,7 @@ async def source_of(mapping: EventSourceMapping, plane: Plane, settings: Setting
     aws = await plane.roles.clients(role, ref.account, ref.name)
     document = await sealed_filters.opened(plane, mapping.account, document)
     endpoint, credentials = aws.access()
+    provisioned = document.get("ProvisionedPollerConfig", {})
     return Source(
         mapping=mapping.mapping,
         revision=mapping.revision,
@@ -47,6 +48,8 @@ async def source_of(mapping: EventSourceMapping, plane: Plane, settings: Setting
         stream=_stream(document, role) if kind in (KINESIS, DYNAMODB) else None,
         direct=queue_lane(settings) if kind is SQS else None,
         broker=_broker(document, kind, settings) if kind.is_broker else None,
+        min_pollers=provisioned.get("MinimumPollers", 0),
+        max_pollers=provisioned.get("MaximumPollers", 0),
     )
 
 

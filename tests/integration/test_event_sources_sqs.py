@@ -290,6 +290,9 @@ def test_what_a_mapping_says_of_itself(running: Engine) -> None:
     assert (got["FilterCriteria"], got["ScalingConfig"], got["BatchSize"]) == (criteria, {"MaximumConcurrency": 3}, 5)
     cleared = client.update_event_source_mapping(UUID=uuid, FilterCriteria={}, ScalingConfig={})
     assert not {"FilterCriteria", "ScalingConfig"} & set(cleared)
+    for given, kept in (({"MinimumPollers": 4}, {"MinimumPollers": 4, "MaximumPollers": 200}), ({}, None)):
+        reach(running, uuid, "Disabled")
+        assert client.update_event_source_mapping(UUID=uuid, ProvisionedPollerConfig=given).get("ProvisionedPollerConfig") == kept
     assert [m["UUID"] for m in client.list_event_source_mappings(EventSourceArn=arn)["EventSourceMappings"]] == [uuid]
     assert [m["UUID"] for m in client.list_event_source_mappings(FunctionName="described:live")["EventSourceMappings"]] == [uuid]
     assert client.list_event_source_mappings(FunctionName="described")["EventSourceMappings"] == []
@@ -327,8 +330,17 @@ def test_what_is_refused(running: Engine) -> None:
     assert refused(create, EventSourceArn=stream, FunctionName="refused", StartingPosition="LATEST") == (
         501, "NotImplementedException", "Lambda Engine does not poll DocumentDB clusters yet. Nothing was created.",
     )  # fmt: skip
-    poller = {"MinimumPollers": 2, "MaximumPollers": 2}
-    assert refused(create, EventSourceArn=arn, FunctionName="refused", ProvisionedPollerConfig=poller)[0] == 501
+    provisioned: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"ProvisionedPollerConfig": {"MinimumPollers": 1}}, "must be at least 2"),
+        ({"ProvisionedPollerConfig": {"MinimumPollers": 5, "MaximumPollers": 4}}, "must be less than or equal to MaximumPollers"),
+        ({"ProvisionedPollerConfig": {"PollerGroupName": "g"}}, "Unsupported PollerGroupName parameter"),
+        ({"ProvisionedPollerConfig": {"MinimumPollers": 2}, "ScalingConfig": {"MaximumConcurrency": 2}}, "cannot be used together"),
+    )
+    for given, words in provisioned:
+        status, kind, text = refused(create, EventSourceArn=arn, FunctionName="refused", **given)
+        assert (status, kind) == (400, "InvalidParameterValueException")
+        assert words in text
+    assert refused(create, EventSourceArn=arn, FunctionName="refused", MetricsConfig={"Metrics": ["EventCount"]})[0] == 501
     assert client.list_event_source_mappings(EventSourceArn=arn)["EventSourceMappings"] == []
     # Members that tools send with nothing in them ask for nothing.
     hollow: Any = {"DestinationConfig": {"OnFailure": {}}, "MetricsConfig": {"Metrics": []}, "ScalingConfig": {}, "SourceAccessConfigurations": []}

@@ -251,6 +251,25 @@ def test_batches_in_flight_grow_by_five_each_second(monkeypatch: pytest.MonkeyPa
     ended(poller)
 
 
+def test_provisioned_pollers_are_there_before_the_messages_and_bound_the_batches() -> None:
+    queue, function = Queue(), Function()
+    function.open.clear()
+    poller = QueuePoller(source(min_pollers=3, max_pollers=3), 1, function, lambda _: queue)
+    poller.start()
+    wait.until(lambda: poller._polling == 3 and poller.revision == 1, "three poll")
+    queue.waiting = [raw(str(n), str(n)) for n in range(400)]
+    wait.until(lambda: function.running == 30, "thirty batches")
+    function.open.set()
+    wait.until(lambda: len(queue.deleted) == 400, "all are deleted")
+    wait.until(lambda: len(poller._at_work) == 3, "the others leave")
+    poller.update(source(revision=2, min_pollers=5, max_pollers=9))
+    wait.until(lambda: len(poller._at_work) == 5 and poller.revision == 2, "five poll")
+    poller.update(source(revision=3))
+    wait.until(lambda: len(poller._at_work) == 1 and poller.revision == 3, "one polls")
+    ended(poller)
+    assert function.most == 30
+
+
 def test_a_pace_lets_a_handful_through_and_then_so_many_a_second() -> None:
     now = [50.0]
     pace = Pace(lambda: now[0])

@@ -63,6 +63,7 @@ class Source(msgspec.Struct, frozen=True):
 
     ``function`` is the unqualified ARN; ``arn`` that of what is polled, if it has one; ``filters`` are patterns; ``endpoint`` None means the real AWS;
     ``credentials`` (key, secret, token) None the ambient ones. ``direct``: the socket of the embedded SQS, where it may be used.
+    ``min_pollers`` and ``max_pollers`` of provisioned mode; 0 without it.
     """
 
     mapping: str
@@ -80,6 +81,8 @@ class Source(msgspec.Struct, frozen=True):
     stream: Stream | None = None
     direct: str | None = None
     broker: Broker | None = None
+    min_pollers: int = 0
+    max_pollers: int = 0
 
     @property
     def service(self) -> str:

@@ -29,6 +29,8 @@ from engine.wire.messages import Result
 CONCURRENCY, MAX_CONCURRENCY = 16, 128
 # Batches in flight when a queue begins to be busy, and by how many they may grow each second.
 FIRST_CONCURRENCY, GROWTH_PER_S = 5, 5
+# Batches in flight of one provisioned poller.
+BATCHES_OF_POLLER = 10
 MAX_RECEIVE = 10
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
 THROTTLED = 429
@@ -65,7 +67,7 @@ class QueuePoller:
         self._invoker = invoker
         self._connect = connect
         self._pace = pace
-        self._least = FIRST_CONCURRENCY if over_pull else 1
+        self._over_pull = over_pull
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._at_work: dict[int, int] = {}
@@ -77,7 +79,7 @@ class QueuePoller:
 
     def start(self) -> None:
         """Begin to poll."""
-        for _ in range(self._least):
+        for _ in range(self._least()):
             self._add()
 
     def update(self, source: Source) -> None:
@@ -85,6 +87,9 @@ class QueuePoller:
         with self._lock:
             self._filters = [patterns.parse(text) for text in source.filters]
             self._source = source
+            more = self._least() - self._polling
+        for _ in range(more):
+            self._add(soon=True)
 
     def stop(self) -> None:
         """Finish what was received, poll no more. Idempotent."""
@@ -135,7 +140,8 @@ class QueuePoller:
         now_s = time.monotonic()
         if len(self._at_work) <= 1:
             self._busy_since_s = now_s
-        return FIRST_CONCURRENCY + int((now_s - self._busy_since_s) * GROWTH_PER_S)
+        first = max(FIRST_CONCURRENCY, self._source.min_pollers * BATCHES_OF_POLLER)
+        return first + int((now_s - self._busy_since_s) * GROWTH_PER_S)
 
     def _early(self) -> bool:
         """Whether there is a thread more than there may be by now: the newest waits."""
@@ -143,7 +149,13 @@ class QueuePoller:
             return not self._stopped.is_set() and len(self._at_work) > self._ramp()
 
     def _limit(self) -> int:
-        return min(self._source.max_concurrency or CONCURRENCY, MAX_CONCURRENCY)
+        wanted = self._source.max_concurrency or self._source.max_pollers * BATCHES_OF_POLLER or CONCURRENCY
+        return min(wanted, MAX_CONCURRENCY)
+
+    def _least(self) -> int:
+        """How many threads poll, whatever comes."""
+        least = max(FIRST_CONCURRENCY if self._over_pull else 1, self._source.min_pollers)
+        return min(least, self._limit())
 
     def _run(self, number: int) -> None:
         pause_s = FIRST_PAUSE_S
@@ -151,7 +163,7 @@ class QueuePoller:
             while self._early():
                 self._stopped.wait(1 / GROWTH_PER_S)
             while (work := self._begin(number)) is not None:
-                steady = self._least > 1
+                steady = self._over_pull
                 try:
                     got, healthy = self._round(*work)
                 except Exception as e:  # noqa: BLE001 - boto3 raises a class per error and service; none of them ends a mapping
@@ -187,7 +199,7 @@ class QueuePoller:
     def _stays(self, number: int) -> bool:
         """Whether a thread without work is the one that goes on polling; it leaves at once if not."""
         with self._lock:
-            if self._polling <= self._least:
+            if self._polling <= self._least():
                 return True
             self._leave(number)
             return False
@@ -208,7 +220,7 @@ class QueuePoller:
         """While a thread has a batch, another polls."""
         with self._lock:
             self._polling -= 1
-            alone = self._polling < self._least
+            alone = self._polling < self._least()
         if alone:
             self._add(soon=True)
         try:
