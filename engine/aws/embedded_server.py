@@ -38,6 +38,7 @@ _IMPROVED = {
     "kinesis": "engine.aws.streams",
     "dynamodb": "engine.aws.streams",
     "pipes": "engine.aws.not_run",
+    "states": "engine.aws.state_machines",
     "firehose": "engine.aws.not_run",
 }
 # In a request's environment: its token was right.

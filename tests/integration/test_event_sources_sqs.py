@@ -336,8 +336,8 @@ def test_what_is_refused(running: Engine) -> None:
         ({"ProvisionedPollerConfig": {"PollerGroupName": "g"}}, "Unsupported PollerGroupName parameter"),
         ({"ProvisionedPollerConfig": {"MinimumPollers": 2}, "ScalingConfig": {"MaximumConcurrency": 2}}, "cannot be used together"),
     )
-    for given, words in provisioned:
-        status, kind, text = refused(create, EventSourceArn=arn, FunctionName="refused", **given)
+    for settings, words in provisioned:
+        status, kind, text = refused(create, EventSourceArn=arn, FunctionName="refused", **settings)
         assert (status, kind) == (400, "InvalidParameterValueException")
         assert words in text
     assert refused(create, EventSourceArn=arn, FunctionName="refused", MetricsConfig={"Metrics": ["EventCount"]})[0] == 501

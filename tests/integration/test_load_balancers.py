@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.framework import stacks, wait
 from tests.framework.apis import Answer, call, function_arn, let_in
 from tests.framework.engine import Engine, zip_of
 
@@ -141,3 +142,37 @@ def test_failures_have_the_load_balancers_pages(gate: Engine) -> None:
     assert balancer.call("/").status == 502
     nowhere = call(gate, "", "/_alb/nobody/")
     assert (nowhere.status, b"nobody" in nowhere.body) == (404, True)
+
+
+def test_a_stacks_target_group_has_its_targets(gate: Engine) -> None:
+    formation, name = gate.client("cloudformation"), "balanced"
+    subnets = [s["SubnetId"] for s in gate.client("ec2").describe_subnets()["Subnets"][:2]]
+    gate.client().add_permission(
+        FunctionName="alb-echo", StatementId=name, Action="lambda:InvokeFunction", Principal="elasticloadbalancing.amazonaws.com"
+    )
+
+    def template(many: str) -> str:
+        kind = "AWS::ElasticLoadBalancingV2::"
+        attributes = [{"Key": "lambda.multi_value_headers.enabled", "Value": many}]
+        group = {"TargetType": "lambda", "Targets": [{"Id": function_arn("alb-echo")}], "TargetGroupAttributes": attributes}
+        action = {"Type": "forward", "TargetGroupArn": {"Ref": "Group"}}
+        listener = {"LoadBalancerArn": {"Ref": "Balancer"}, "Protocol": "HTTP", "Port": 80, "DefaultActions": [action]}
+        resources = {
+            "Balancer": {"Type": f"{kind}LoadBalancer", "Properties": {"Subnets": subnets}},
+            "Group": {"Type": f"{kind}TargetGroup", "Properties": group},
+            "Listener": {"Type": f"{kind}Listener", "Properties": listener},
+        }
+        return json.dumps({"Resources": resources, "Outputs": {"Name": {"Value": {"Fn::GetAtt": ["Balancer", "DNSName"]}}}})
+
+    try:
+        formation.create_stack(StackName=name, TemplateBody=template("false"))
+        stacks.finished(formation, name, "create")
+        host = f"{stacks.outputs(formation, name)['Name'].partition('.')[0]}.us-east-1.elb.localhost"
+        assert "headers" in call(gate, host, "/x").json()
+        formation.update_stack(StackName=name, TemplateBody=template("true"))
+        stacks.finished(formation, name, "update")
+        wait.until(lambda: "multiValueHeaders" in call(gate, host, "/x").json(), "the attribute is another", 60)
+    finally:
+        formation.delete_stack(StackName=name)
+        stacks.finished(formation, name, "delete")
+        gate.client().remove_permission(FunctionName="alb-echo", StatementId=name)

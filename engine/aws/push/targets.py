@@ -36,9 +36,9 @@ def deliver(courier: Courier, target: Mapping[str, Any], payload: str, *, princi
 
         sns_backends[owner][region].publish(message=payload, arn=arn)
     elif service == "states":
-        from moto.stepfunctions.models import stepfunctions_backends  # noqa: PLC0415 - moto is an extra
+        from moto.stepfunctions.responses import get_backend  # noqa: PLC0415 - moto is an extra
 
-        stepfunctions_backends[owner][region].start_execution(arn, ids.request_id(), payload)
+        get_backend(owner, region).start_execution(arn, ids.request_id(), payload)
     else:
         raise UnknownTarget(f"{service} is no target here")
 
