@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import os
 import signal
@@ -72,6 +71,7 @@ from engine.http import vpcs
 from engine.http.app import build_app
 from engine.http.joined import JoiningProtocol
 from engine.http.operations import Registry
+from engine.parent import end_with
 from engine.protocol.model import load as load_model
 from engine.store.code import DiskCodeStore
 from engine.store.database import Database
@@ -91,14 +91,14 @@ BACKLOG = 1024
 # Behind the supervisor (335 parts of the processor to its 1,024), and further behind functions, whose group weighs four times as much. Further
 # back (ADR 14) asynchronous invocations, which go through here, ran at two thirds of the rate.
 NICE = 5
-PR_SET_PDEATHSIG = 1
 log = structlog.get_logger("control")
 
 
 def main() -> int:
     """Run until SIGTERM or until the parent, whose number may be the argument, is gone; the exit status."""
     parent = int(sys.argv[1]) if len(sys.argv) > 1 else os.getppid()
-    _end_with_parent(parent)
+    if not end_with(parent):
+        return 0
     setproctitle.setproctitle("lambda-engine: control plane")
     turns.long()
     try:
@@ -422,15 +422,6 @@ async def _watch(parent: int) -> None:
     while os.getppid() == parent:
         await asyncio.sleep(PARENT_CHECK_S)
     signal.raise_signal(signal.SIGTERM)
-
-
-def _end_with_parent(parent: int) -> None:
-    """Have the kernel send SIGTERM when the parent dies; it may have died before the kernel was told."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "prctl"):
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit(0)
 
 
 if __name__ == "__main__":

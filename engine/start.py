@@ -31,7 +31,11 @@ from engine.sandbox.keeper import Keeper
 from engine.sandbox.renounce import renounce
 
 # The engine waits for its imports, a tenth of which would go into looking for garbage among them; it turns that on again when it has loaded.
-_CONTROL = "import gc; gc.disable(); from engine import control_app; raise SystemExit(control_app.main())"
+# On a busy machine they take many seconds: whose child it is it asks before, or it would outlive an engine that was killed by as much.
+_CONTROL = (
+    "import gc, sys; gc.disable(); from engine import parent; parent.end_with(int(sys.argv[1])) or sys.exit(0); "
+    "from engine import control_app; raise SystemExit(control_app.main())"
+)
 INTERPRETERS = "interpreters.json"
 
 

@@ -6,7 +6,6 @@ knows of an access key. ``POST /_lambda-engine/time/SECONDS`` turns the hands of
 
 from __future__ import annotations
 
-import ctypes
 import hmac
 import importlib
 import json
@@ -24,8 +23,8 @@ from engine import turns
 from engine.aws import entrance, not_there, targets
 from engine.aws.embedded import ENFORCE_VARIABLE, IDENTITY_PATH, LANE_VARIABLE, TIME_PATH, TOKEN_VARIABLE
 from engine.aws.push.installation import Sources, sources
+from engine.parent import end_with
 
-PR_SET_PDEATHSIG = 1
 HOST = "127.0.0.1"
 NICE = 5
 # What makes moto's service fit for the engine, installed before its first request.
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write("usage: python -m engine.aws.embedded_server PORT PARENT_PID\n")
         return 2
     port, parent = map(int, argv)
-    if not _end_with(parent):
+    if not end_with(parent, signal.SIGKILL):
         return 0
     signal.signal(signal.SIGTERM, _terminate)
     # Ctrl-C reaches the whole foreground group; functions in flight may need this server until the supervisor stops it.
@@ -167,14 +166,6 @@ class Guarded:
             return _answered(start_response, record_of(path.removeprefix(IDENTITY_PATH)))
         answer: Iterable[bytes] = self._application(environ, start_response)
         return answer
-
-
-def _end_with(parent: int) -> bool:
-    """Ask the kernel for SIGKILL when the parent ends; False when it has already ended."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "prctl"):
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    return os.getppid() == parent
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

@@ -131,7 +131,7 @@ def test_nothing_survives_an_engine_that_ends_while_it_starts(tmp_path: Path, nu
                 return any("control" in " ".join(child.cmdline()) for child in psutil.Process(starting.pid).children())
             return False
 
-        # It is there, and still far from asking whose child it is.
+        # It is there, and still far from having loaded what it needs.
         until(has_control_plane, "a control plane has been started", 60)
         starting.send_signal(number)
         starting.wait(60)
