@@ -65,12 +65,24 @@ class Report:
         if not self.shared:
             self._add_environment(metrics)
         record: dict[str, object] = {"requestId": self.request_id, "metrics": metrics}
-        record["status"] = self.outcome.status.value if self.outcome.platform else "success"
+        return event(at_ms, "platform.report", {**record, **self._result()})
+
+    def done(self, at_ms: int, produced: int) -> str:
+        """The ``platform.runtimeDone`` event, which comes before; ``produced``: bytes of the answer."""
+        latency = {"name": "responseLatency", "start": iso_ms(at_ms - int(self.duration_ms)), "durationMs": round(self.duration_ms, 3)}
+        spans = [latency, {"name": "responseDuration", "start": iso_ms(at_ms), "durationMs": 0.0}]
+        metrics = {"durationMs": round(self.duration_ms, 3), "producedBytes": 0 if self.outcome.platform else produced}
+        record: dict[str, object] = {"requestId": self.request_id, "spans": spans, "metrics": metrics}
+        return event(at_ms, "platform.runtimeDone", {**record, **self._result()})
+
+    def _result(self) -> dict[str, object]:
+        """How it ended, and whom it was for."""
+        found: dict[str, object] = {"status": self.outcome.status.value if self.outcome.platform else "success"}
         if self.outcome.platform and self.outcome.status is not Status.TIMEOUT:
-            record["errorType"] = self.outcome.error_type
+            found["errorType"] = self.outcome.error_type
         if self.tenant is not None:
-            record["tenantId"] = self.tenant
-        return event(at_ms, "platform.report", record)
+            found["tenantId"] = self.tenant
+        return found
 
     def _add_environment(self, metrics: dict[str, float | int]) -> None:
         """What the environment had and was billed."""
@@ -151,15 +163,18 @@ def init_report_text(duration_ms: float, phase: str, status: str, error_type: st
 def init_report_json(
     at_ms: int, duration_ms: float, phase: str, status: str, error_type: str | None, kind: str = "on-demand"
 ) -> str:
-    record: dict[str, object] = {
-        "initializationType": kind,
-        "phase": phase,
-        "status": status,
-        "metrics": {"durationMs": round(duration_ms, 3)},
-    }
-    if error_type:
-        record["errorType"] = error_type
+    record = {**_init_result(phase, status, error_type, kind), "metrics": {"durationMs": round(duration_ms, 3)}}
     return event(at_ms, "platform.initReport", record)
+
+
+def init_done_json(at_ms: int, phase: str, status: str, error_type: str | None, kind: str) -> str:
+    """The ``platform.initRuntimeDone`` event, which comes before ``platform.initReport``."""
+    return event(at_ms, "platform.initRuntimeDone", _init_result(phase, status, error_type, kind))
+
+
+def _init_result(phase: str, status: str, error_type: str | None, kind: str) -> dict[str, object]:
+    found: dict[str, object] = {"initializationType": kind, "phase": phase, "status": status}
+    return {**found, "errorType": error_type} if error_type else found
 
 
 def restore_report_text(duration_ms: float, status: str, error_type: str | None) -> str:

@@ -361,6 +361,8 @@ class Invoker:
         if instance.state is State.BUSY and instance.needs_init and instance.current is not None:
             instance.needs_init = False
             request = instance.current
+            if instance.version.config.system_log_level == "DEBUG":
+                self._stories.init_over(instance, "invoke", "success", None, self.faults.since_init_ms(instance))
             deadline_ms = request.started_ms + instance.version.config.timeout_s * 1000
             instance.send(messages.encode_invoke(request.request_id, deadline_ms, request.middle, request.payload))
             return
@@ -384,6 +386,8 @@ class Invoker:
             self._ready(instance, now_s)
         else:
             instance.init_ms = took_s * 1000
+            if instance.version.config.system_log_level == "DEBUG":
+                self._stories.init_over(instance, "init", "success", None, took_s * 1000)
             self._ready(instance, now_s)
             if instance.version.template is not None:
                 self.standing.warmed(instance, took_s)

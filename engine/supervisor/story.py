@@ -65,7 +65,7 @@ class Ended:
         self._at_ms = at_ms
 
     def lines(self) -> list[str]:
-        """END and REPORT; none when the function's log level hides them."""
+        """END and REPORT, in JSON runtimeDone and report; without what the function's log level hides."""
         instance, outcome = self._instance, self._outcome
         config = instance.version.config
         request_id = self._request[0]
@@ -76,9 +76,12 @@ class Ended:
         )  # fmt: skip
         if config.log_format != "JSON":
             return [report.end_text(request_id), told.text()]
-        if not report.shown(config.system_log_level, "WARN" if outcome.platform else "INFO"):
-            return []
-        return [told.json(self._at_ms)]
+        shown = []
+        if not told.shared and report.shown(config.system_log_level, "WARN" if outcome.platform else "DEBUG"):
+            shown.append(told.done(self._at_ms, len(outcome.payload)))
+        if report.shown(config.system_log_level, "WARN" if outcome.platform else "INFO"):
+            shown.append(told.json(self._at_ms))
+        return shown
 
     def render(self) -> str | None:
         instance = self._instance
@@ -152,13 +155,16 @@ class Story:
             request.tail.extend(ended.lines())
 
     def init_over(self, instance: Instance, phase: str, status: str, error_type: str | None, took_ms: float) -> None:
-        """INIT_REPORT, which on-demand environments write only for failures."""
+        """INIT_REPORT, which on-demand environments write only for failures, but for JSON at the level DEBUG."""
         if instance.current is not None and not instance.current.start_logged:
             self.started(instance.current, instance)
         at_ms = instance.printed_ms = _not_before(instance, self._clock.epoch_ms())
         config = instance.version.config
         json = config.log_format == "JSON"
-        if json and not report.shown(config.system_log_level, "INFO" if status == "success" else "WARN"):
+        level = "WARN" if status != "success" else "DEBUG" if instance.kind == "on-demand" and not instance.restored else "INFO"
+        if json and not instance.restored and report.shown(config.system_log_level, "DEBUG" if status == "success" else "WARN"):
+            self._emit(instance, instance.current, at_ms, report.init_done_json(at_ms, phase, status, error_type, instance.kind))
+        if json and not report.shown(config.system_log_level, level):
             return
         if instance.restored:
             made = (took_ms, status, error_type)

@@ -289,8 +289,11 @@ def test_failures_in_json_logs(shared: Engine) -> None:
     assert records[1]["requestId"] == failure.id
     assert list(records[2]) == ["timestamp", "log_level", "errorMessage", "errorType", "requestId", "stackTrace"]
     late = Failure(shared, name, 1)
-    (told,) = [r for r in map(json.loads, late.tail.splitlines()) if r.get("type") == "platform.report"]
-    assert told["record"]["status"] == "timeout"
+    records = [json.loads(line) for line in late.tail.splitlines()]
+    assert [r.get("type") or r.get("level") for r in records] == ["platform.start", "ERROR", "platform.runtimeDone", "platform.report"]
+    done, told = records[2:]
+    assert done["record"]["status"] == told["record"]["status"] == "timeout"
+    assert done["record"]["metrics"]["producedBytes"] == 0
     assert told["record"]["metrics"]["durationMs"] == 1000.0
 
 

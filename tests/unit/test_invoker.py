@@ -819,6 +819,15 @@ def test_json_system_logs(play: Callable[..., None]) -> None:
         rig.put(log_format="JSON")
         await rig.finish(rig.invoke())
         assert [json.loads(line)["type"] for line in rig.lines()] == ["platform.start", "platform.report"]
+        rig.put("loud", log_format="JSON", system_log_level="DEBUG")
+        await rig.finish(rig.invoke("loud", b'"12345"'))
+        told = [json.loads(line) for line in rig.lines("loud")]
+        assert [event["type"].removeprefix("platform.") for event in told] == ["initRuntimeDone", "initReport", "start", "runtimeDone", "report"]
+        assert told[0]["record"] == {"initializationType": "on-demand", "phase": "init", "status": "success"}
+        done = told[3]["record"]
+        assert (done["status"], done["metrics"]["producedBytes"], [span["name"] for span in done["spans"]]) == (
+            "success", len(b'"12345"'), ["responseLatency", "responseDuration"],
+        )  # fmt: skip
         rig.put("quiet", log_format="JSON", system_log_level="WARN")
         await rig.finish(rig.invoke("quiet"))
         rig.logs.flush()
