@@ -10,8 +10,8 @@ from botocore.config import Config
 
 from engine.config import Settings
 
-# Of a request to the embedded STS: the function that a session is for.
-SOURCE_HEADER = "X-Source-Function-Arn"
+# Of a request to the embedded STS: the function that a session is for, and whether its environments get it.
+SOURCE_HEADER, INSIDE_HEADER = "X-Source-Function-Arn", "X-Source-Function-Inside"
 _DUMMY_SECRET = "engine"  # noqa: S105 - the engine accepts any secret while auth is off
 
 

@@ -22,7 +22,7 @@ from engine.auth.identity import identity_of, root_of, service
 from engine.auth.policy import Decision, Identity, MalformedPolicy, Policy, Reason, Request, Source, evaluate, parse
 from engine.auth.sigv4 import claimed_access_key
 from engine.aws import targets
-from engine.aws.clients import SOURCE_HEADER
+from engine.aws.clients import INSIDE_HEADER, SOURCE_HEADER
 from engine.aws.identities import PARTITION, SOURCE_FUNCTION, record_of, role_of
 
 LAMBDA = service("lambda.amazonaws.com")
@@ -83,7 +83,8 @@ def _check(response: Any, given: str) -> None:
     resource = given if service_name == "s3" else targets.resource(service_name, _members(response), account, region, path)
     engine_asks = headers.get(CALLER_HEADER) == ENGINE
     # Of nobody else is it believed. The operation follows in this thread.
-    _asked.source = headers.get(SOURCE_HEADER) if engine_asks and full == "sts:AssumeRole" else None
+    source = headers.get(SOURCE_HEADER) if engine_asks and full == "sts:AssumeRole" else None
+    _asked.source = source if headers.get(INSIDE_HEADER) else None
     trust = _trust(resource) if full == "sts:AssumeRole" else None
     if engine_asks and trust is None:
         return
@@ -93,6 +94,9 @@ def _check(response: Any, given: str) -> None:
     context = context_of(identity, now_epoch_s=time.time(), region=region, user_agent=headers.get("User-Agent", ""))
     # What does not come by TLS comes over loopback; tools' own buckets have policies that refuse anything less.
     context["aws:securetransport"] = "true"
+    if engine_asks:
+        # What Lambda says when it assumes a role.
+        context |= {"aws:sourceaccount": account, **({"aws:sourcearn": source} if source else {})}
     asked = [(full, resource)]
     source = headers.get("X-Amz-Copy-Source") if service_name == "s3" else None
     if source:

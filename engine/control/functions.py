@@ -60,7 +60,7 @@ class FunctionOperations:
         image = configuration.is_image(params)
         if not image:
             rules.check_runtime(params["Runtime"], hello.runtimes)
-        await plane.roles.check(params["Role"], ref.account)
+        await plane.roles.check(params["Role"], ref.account, ref.name)
         async with plane.changes.lock(ref.account, ref.name):
             await self._check_free(ref)
             params = await plane.vpcs.placed(params, ref.account, hello)

@@ -47,14 +47,14 @@ class Roles:
         self._clients: dict[tuple[str, str], AwsClients] = {}
         self._assumed: dict[tuple[str, str, str], tuple[AwsClients, float]] = {}
 
-    async def check(self, role_arn: str, account: str) -> None:
-        """Raises InvalidParameterValue unless Lambda may assume the role, AccessDenied for one of another account."""
+    async def check(self, role_arn: str, account: str, function: str) -> None:
+        """Raises InvalidParameterValue unless Lambda may assume the role for this function, AccessDenied for one of another account."""
         if not self._settings.assumes_roles():
             return
         if role_arn.split(":")[4] != account:
             raise AccessDenied(CROSS_ACCOUNT)
         hello = await self._hello()
-        if not await asyncio.to_thread(self._trusts, role_arn, account, hello):
+        if not await asyncio.to_thread(self._trusts, role_arn, account, function, hello):
             raise InvalidParameterValue(CANNOT_ASSUME)
 
     async def assume(self, role_arn: str, account: str, function: str, *, inside: bool) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Roles:
             self._assumed[key] = (clients, float(given["expires"]))
         return clients
 
-    def _trusts(self, role_arn: str, account: str, hello: Hello) -> bool:
+    def _trusts(self, role_arn: str, account: str, function: str, hello: Hello) -> bool:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - a third of a second that few starts need
 
         try:
@@ -105,13 +105,13 @@ class Roles:
         except MalformedPolicy:
             return False
         context = context_of(LAMBDA, now_epoch_s=self._clock.epoch_ms() / 1000, region=hello.region)
-        context["aws:sourceaccount"] = account
+        context |= {"aws:sourceaccount": account, "aws:sourcearn": function_arn(hello.region, account, function)}
         return evaluate(Request("sts:AssumeRole", role_arn, account, context), LAMBDA, trust).allowed
 
     def _assume(self, role_arn: str, account: str, function: str, hello: Hello, *, inside: bool) -> dict[str, Any]:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as in _trusts
 
-        if not self._trusts(role_arn, account, hello):
+        if not self._trusts(role_arn, account, function, hello):
             raise AccessDenied(CANNOT_ASSUME)
         try:
             given = self._sts(account, function, hello, inside=inside).assume_role(
@@ -132,13 +132,12 @@ class Roles:
         """A client of STS; the embedded one is told whose environments the session is for. Others know the real AWS's Lambda at best."""
         client = self._aws(account, hello).client("sts")
         if self._settings.aws_endpoint == "embedded":
-            from engine.aws.clients import SOURCE_HEADER  # noqa: PLC0415 - imports boto3
+            from engine.aws.clients import INSIDE_HEADER, SOURCE_HEADER  # noqa: PLC0415 - imports boto3
 
             def tell(params: dict[str, Any], **_: Any) -> None:
-                if _source.arn:
-                    params["headers"][SOURCE_HEADER] = _source.arn
+                params["headers"].update(_source.headers)
 
-            _source.arn = function_arn(hello.region, account, function) if inside else ""
+            _source.headers = {SOURCE_HEADER: function_arn(hello.region, account, function), **({INSIDE_HEADER: "true"} if inside else {})}
             client.meta.events.register("before-call.sts.AssumeRole", tell, unique_id="engine-source-function")
         return client
 

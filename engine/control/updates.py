@@ -127,7 +127,7 @@ class UpdateOperations:
             rules.check_environment((params.get("Environment") or {}).get("Variables") or {})
             hello = await plane.link.ready()
             if params.get("Role"):
-                await plane.roles.check(params["Role"], ref.account)
+                await plane.roles.check(params["Role"], ref.account, ref.name)
             params = await plane.vpcs.placed(params, ref.account, hello)
             config = configuration.merged(await plane.environments.unsealed(latest.config, params, ref), params)
             await plane.file_systems.settle(latest.config, config, ref.account, hello)

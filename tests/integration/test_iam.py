@@ -407,6 +407,17 @@ def test_roles_are_checked_when_a_function_gets_them(cloud: Cloud) -> None:
     )
 
 
+def test_a_role_may_be_for_one_function_only(cloud: Cloud) -> None:
+    conditions = {"StringEquals": {"aws:SourceAccount": ACCOUNT}, "ArnLike": {"aws:SourceArn": f"{ARN}:sourced"}}
+    statement: Any = TRUST["Statement"][0]
+    trust = dict(TRUST, Statement=[{**statement, "Condition": conditions}])
+    role = cloud.role("for-sourced", trust=trust)
+    code = "import boto3\ndef f(event, context): return boto3.client('sts').get_caller_identity()['Arn']\n"
+    cloud.function("sourced", code, role, Timeout=60)
+    assert json.load(cloud.admin.invoke(FunctionName="sourced")["Payload"]) == f"arn:aws:sts::{ACCOUNT}:assumed-role/for-sourced/sourced"
+    assert refused(cloud.admin.update_function_configuration, FunctionName="echo", Role=role)[0] == "InvalidParameterValueException"
+
+
 def test_a_role_that_can_no_longer_be_assumed_stops_new_instances(cloud: Cloud) -> None:
     # A name of one letter is shorter than a session's may be.
     role = cloud.role("gone")
