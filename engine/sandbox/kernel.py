@@ -218,7 +218,7 @@ def move_mount(fd: int, target: str) -> None:
 
 
 def overlay(layers: Sequence[int]) -> int:
-    """A detached overlay of open directories, the later ones covering the earlier ones."""
+    """A detached overlay of open directories, no detached mounts themselves, the later ones covering the earlier ones."""
     context = _call("fsopen overlay", _FSOPEN, b"overlay", 1)
     try:
         lower = ":".join(f"/proc/self/fd/{fd}" for fd in reversed(layers)).encode()

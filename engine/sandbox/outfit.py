@@ -99,17 +99,17 @@ class Outfitter:
         hostname, tmp_mib = str(spec["hostname"])[:64], int(spec["tmp_mib"])
         try:
             if self._level.namespaces:
-                for path in (spec["code_dir"], *spec["layers"]):
-                    mounts.append(self._open_code(str(path)))
+                mounts.append(self._open_code(str(spec["code_dir"])))
+                if self._visitor is not None and holder.visited and len(spec["layers"]) > 1:
+                    mounts.append(self._merge([str(path) for path in spec["layers"]]))
+                else:
+                    mounts += [self._open_code(str(path)) for path in spec["layers"]]
             if self._visitor is not None and holder.visited:
                 if len(mounts) > 1 and holder.zygote.opt_taken:
                     raise FurnishError(
                         "mount the layers",
                         "the interpreter itself is installed under /opt, where layers belong; use one installed elsewhere",
                     )
-                if len(mounts) > 2:
-                    mounts.insert(1, kernel.overlay(mounts[1:]))
-                    kernel.set_mount(mounts[1], _ATTRIBUTES, recursive=False)
                 self._visitor.furnish(holder.pidfd, mounts, tmp_mib, hostname, image=image, share=share)
                 holder.task_root = b"/\n" if image else b"/var/task\n"
                 self.release(holder)
@@ -212,13 +212,35 @@ class Outfitter:
 
     def _open_code(self, path: str) -> int:
         """A detached, read-only mount of a directory that must lie under the data directory."""
-        if not path.startswith(self._data_dir + "/"):
-            raise ValueError(f"{path} is not under {self._data_dir}")
-        fd = kernel.open_beneath(self._data_fd, path[len(self._data_dir) + 1 :], os.O_PATH | os.O_DIRECTORY)
+        fd = self._open_directory(path)
         try:
             mount = kernel.open_tree("", recursive=False, at=fd)
         finally:
             os.close(fd)
+        return self._protected(mount)
+
+    def _merge(self, paths: list[str]) -> int:
+        """The same of several, the later ones covering the earlier ones.
+
+        Of the directories where they are: older kernels, 6.1 among them, make no overlay of detached mounts.
+        """
+        directories: list[int] = []
+        try:
+            for path in paths:
+                directories.append(self._open_directory(path))
+            mount = kernel.overlay(directories)
+        finally:
+            for fd in directories:
+                os.close(fd)
+        return self._protected(mount)
+
+    def _open_directory(self, path: str) -> int:
+        if not path.startswith(self._data_dir + "/"):
+            raise ValueError(f"{path} is not under {self._data_dir}")
+        return kernel.open_beneath(self._data_fd, path[len(self._data_dir) + 1 :], os.O_PATH | os.O_DIRECTORY)
+
+    @staticmethod
+    def _protected(mount: int) -> int:
         try:
             kernel.set_mount(mount, _ATTRIBUTES, recursive=False)
         except OSError:

@@ -95,8 +95,8 @@ def quota_us(groups: list[Path]) -> float:
     """Microseconds of CPU per PERIOD_US that the group was told to give."""
     for directory in groups:
         if (directory / "cpu.max").exists():
-            quota, period = map(int, (directory / "cpu.max").read_text().split())
-            return quota * PERIOD_US / period
+            quota, period = (directory / "cpu.max").read_text().split()
+            return float("inf") if quota == "max" else int(quota) * PERIOD_US / int(period)
         if (directory / "cpu.cfs_quota_us").exists():
             return int((directory / "cpu.cfs_quota_us").read_text()) * PERIOD_US / int((directory / "cpu.cfs_period_us").read_text())
     raise AssertionError(f"no quota in {groups}")
