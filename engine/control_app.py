@@ -198,7 +198,7 @@ async def serve(settings: Settings, database: Database, parent: int) -> None:
     link.on_events = intake.take
     verifier = Verifier(keys) if settings.auth is not AuthMode.OFF else None
     pollers = Pollers(plane, settings)
-    figures = Figures(settings, link, queue, event_clock, dispatcher, delivery, pollers)
+    figures = Figures(settings, link, queue, intake, event_clock, dispatcher, delivery, pollers)
     app = build_app(
         registry,
         settings,
@@ -298,6 +298,7 @@ class Figures:
         settings: Settings,
         link: ControlLink,
         queue: SqlEventQueue,
+        intake: Intake,
         clock: SystemClock,
         dispatcher: Dispatcher,
         delivery: Delivery,
@@ -309,6 +310,7 @@ class Figures:
         self._settings = settings
         self._link = link
         self._queue = queue
+        self._intake = intake
         self._clock = clock
 
     async def render(self, accept: str) -> tuple[bytes, str]:
@@ -326,6 +328,7 @@ class Figures:
             "depth": backlog.depth,
             "oldest_age_s": max(0.0, (self._clock.epoch_ms() - oldest_ms) / 1000),
             "dropped": self._dispatcher.dropped,
+            "received": dict(self._intake.received),
             "undelivered": dict(self._delivery.failures),
         }
         stats["event_sources"] = self._pollers.counts()

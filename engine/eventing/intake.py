@@ -7,6 +7,7 @@ docs.aws.amazon.com/lambda/latest/api/API_Invoke.html and API_InvokeAsync.html
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -79,6 +80,8 @@ class Intake:
         self._clock = clock
         self._ready = ready
         self._wake = wake
+        # Events taken since the start, by account and function.
+        self.received: Counter[tuple[str, str]] = Counter()
 
     def register(self, registry: Registrar) -> None:
         """Offer both operations."""
@@ -137,6 +140,7 @@ class Intake:
                 tenant=tenant,
             )
         )
+        self.received[ref.account, ref.name] += 1
         self._wake()
 
     def take(self, rows: list[Any]) -> asyncio.Future[None]:
@@ -150,6 +154,7 @@ class Intake:
             events = [Event(i, account, name, qualifier, payload, now_ms, now_ms, 0, 0, trace, tenant) for i, account, name, qualifier, trace, payload, tenant in rows]
         except (TypeError, ValueError) as e:
             raise WireError(f"EVENTS: {e}") from e
+        self.received.update((event.account, event.function) for event in events)
         kept: asyncio.Future[None] = self._queue.enqueue_all(events)
         kept.add_done_callback(lambda _: self._wake())
         return kept

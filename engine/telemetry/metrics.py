@@ -46,7 +46,7 @@ def render(
     """(body, content type) of a scrape: OpenMetrics when ``accept`` asks for it, else the text format.
 
     ``stats`` is the supervisor's stats map; the control plane may add ``"async": {"depth": int, "oldest_age_s": float, "dropped":
-    int, "undelivered": {"destination": int, "dead_letter": int}}`` about its queue. ``processes`` come from ``engine.telemetry.processes.sample``. A function of another account than
+    int, "received": {(account, function): int}, "undelivered": {"destination": int, "dead_letter": int}}`` about its queue. ``processes`` come from ``engine.telemetry.processes.sample``. A function of another account than
     ``default_account`` is labelled ``<account>:<name>``.
     """
     registry = CollectorRegistry(auto_describe=False)
@@ -174,6 +174,9 @@ class _Snapshot(Collector):
                 memory.add_metric((function, OTHER), sum(size for _, size in rest))
         yield from (states, running, memory)
 
+    def _label(self, account: str, name: str) -> str:
+        return name if account == self._default_account else f"{account}:{name}"
+
     def _provisioned(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
             f"{PREFIX}_provisioned_concurrency",
@@ -187,7 +190,7 @@ class _Snapshot(Collector):
         )
         for given in list(self._stats.get("provisioned", ()))[:MAX_FUNCTIONS]:
             account, name = str(given["account"]), str(given["name"])
-            label = name if account == self._default_account else f"{account}:{name}"
+            label = self._label(account, name)
             for state in ("requested", "allocated", "available"):
                 family.add_metric((label, str(given["qualifier"]), state), given[state])
             used = given["in_use"] / given["available"] if given["available"] else 0.0
@@ -221,6 +224,16 @@ class _Snapshot(Collector):
             "Age of the oldest asynchronous event waiting (AsyncEventAge).",
             queue.get("oldest_age_s", 0.0),
         )
+        received = CounterMetricFamily(
+            f"{PREFIX}_async_events_received", "Asynchronous events taken to be run later (AsyncEventsReceived).", labels=("function",)
+        )
+        counts: dict[str, int] = {}
+        for (account, name), count in queue.get("received", {}).items():
+            label = self._label(account, name) if len(counts) < MAX_FUNCTIONS else OTHER
+            counts[label] = counts.get(label, 0) + count
+        for label, count in counts.items():
+            received.add_metric((label,), count)
+        yield received
         dropped = CounterMetricFamily(f"{PREFIX}_async_events_dropped", "Asynchronous events given up (AsyncEventsDropped).")
         dropped.add_metric((), queue.get("dropped", 0))
         yield dropped

@@ -145,9 +145,11 @@ def test_names_need_escaping() -> None:
 
 def test_the_asynchronous_queue_shows_when_known() -> None:
     assert not any("async" in name for name, _ in scrape(snapshot()))
-    found = scrape({**snapshot(), "async": {"depth": 3, "oldest_age_s": 1.5}})
+    found = scrape({**snapshot(), "async": {"depth": 3, "oldest_age_s": 1.5, "received": {("000000000000", "f"): 4, ("111111111111", "f"): 5}}})
     assert value(found, "async_queue_depth") == 3
     assert value(found, "async_queue_age_seconds") == 1.5
+    assert value(found, "async_events_received_total", function="f") == 4
+    assert value(found, "async_events_received_total", function="111111111111:f") == 5
 
 
 def test_provisioned_concurrency_by_configuration() -> None:
