@@ -23,10 +23,13 @@ _READING = {
 
 
 async def check_source(plane: Plane, kind: Kind, arn: str, ref: FunctionRef, version: Version) -> None:
-    """Raises InvalidParameterValue for a source that is not there, is closed to the function's role, or gives too little time.
+    """Raises InvalidParameterValue for a source that is not there, is in another region (what has its name in this one would be polled), is
+    closed to the function's role, or gives too little time.
 
     Whether a broker can be reached is for LastProcessingResult to say.
     """
+    if arn and arn.split(":")[3] != ref.region:
+        raise InvalidParameterValue(f"The event source {arn} is not in the region of the function, {ref.region}.")
     if kind not in (SQS, KINESIS, DYNAMODB):
         return
     aws = await plane.roles.clients(str(version.config.get("Role") or ""), ref.account, ref.name)
