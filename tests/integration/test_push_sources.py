@@ -214,6 +214,7 @@ def test_a_topic_filters_by_bodies_and_orders_only_queues(running: Engine) -> No
     ):
         with pytest.raises(ClientError, match=f"Invalid parameter: .*{words}"):
             sns.subscribe(TopicArn=topic, Protocol="lambda", Endpoint=f"{arn}:{name}", Attributes={name: value})
+    assert [one["Endpoint"] for one in sns.list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]] == [arn]
     with pytest.raises(ClientError, match="Invalid parameter: Lambda endpoint ARN"):
         sns.subscribe(TopicArn=topic, Protocol="lambda", Endpoint="on-bodies")
     with pytest.raises(ClientError, match="FIFO topics deliver to Amazon SQS queues only"):

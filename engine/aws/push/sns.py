@@ -65,6 +65,7 @@ def _filter() -> None:
     """Have filter policies read by the whole language: moto fails at ``$or`` in bodies and at null, and knows neither addresses nor all negations."""
     from moto.sns.exceptions import SNSInvalidParameter  # noqa: PLC0415 - moto is an extra
     from moto.sns.models import SNSBackend  # noqa: PLC0415
+    from moto.sns.responses import SNSResponse  # noqa: PLC0415
     from moto.sns.utils import FilterPolicyMatcher  # noqa: PLC0415
 
     begin, validate = FilterPolicyMatcher.__init__, SNSBackend._validate_filter_policy  # noqa: SLF001 - moto has no other name for it
@@ -95,6 +96,7 @@ def _filter() -> None:
 
     SNSBackend.subscribe = to_queues_only
     SNSBackend.set_subscription_attributes = _checked(SNSBackend.set_subscription_attributes)
+    SNSResponse.subscribe = _whole(SNSResponse.subscribe)
     FilterPolicyMatcher.__init__ = made
     FilterPolicyMatcher.matches = matches
     SNSBackend._validate_filter_policy = valid  # noqa: SLF001
@@ -118,6 +120,23 @@ def _checked(call: Callable[..., None]) -> Callable[..., None]:
         call(backend, arn, name, value)
 
     return set_subscription_attributes
+
+
+def _whole(call: Callable[..., Any]) -> Callable[..., Any]:
+    """No subscription is left of a request whose attributes are refused: without its filter it would get everything."""
+
+    def subscribe(response: Any) -> Any:
+        before = set(response.backend.subscriptions)
+        try:
+            return call(response)
+        except Exception:
+            topic, endpoint = response._get_param("TopicArn"), response._get_param("Endpoint")  # noqa: SLF001 - moto has no other name for it
+            for arn, made in list(response.backend.subscriptions.items()):
+                if arn not in before and (made.topic.arn, made.endpoint) == (topic, endpoint):
+                    response.backend.unsubscribe(arn)
+            raise
+
+    return subscribe
 
 
 def _without_addresses(policy: Any) -> Any:
