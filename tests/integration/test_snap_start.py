@@ -20,7 +20,16 @@ from tests.framework.frame_server import until
 RUNTIME = next((r for r in ("python3.12", "python3.13", "python3.14") if r in discover()), None)
 pytestmark = pytest.mark.skipif(RUNTIME is None, reason="SnapStart needs an interpreter of Python 3.12 or later")
 
-SOURCE = """
+# Runs until its function has the tag "go": held without guessing how long anything takes.
+HOLD = """
+import json, os, time, urllib.request
+def hold(context):
+    arn = ":".join(context.invoked_function_arn.split(":")[:7])
+    url = os.environ["AWS_ENDPOINT_URL"] + "/2017-03-31/tags/" + arn.replace(":", "%3A")
+    while "go" not in json.load(urllib.request.urlopen(url))["Tags"]:
+        time.sleep(0.05)
+"""
+SOURCE = HOLD + """
 import os, random, secrets, ssl, tempfile, time, uuid
 from snapshot_restore_py import register_after_restore, register_before_snapshot
 INIT = uuid.uuid4().hex
@@ -33,6 +42,7 @@ except ImportError:
     numpy = None
 def f(event, context):
     time.sleep(event.get("s", 0))
+    if event.get("hold"): hold(context)
     unique = [random.random(), secrets.token_hex(8), str(uuid.uuid4()), tempfile.mktemp(), ssl.RAND_bytes(8).hex()]
     if numpy is not None:
         unique.append(float(numpy.random.rand()))
@@ -60,14 +70,24 @@ def call(client: Any, name: str, qualifier: str = "1", **event: Any) -> Any:
     return json.loads(answer["Payload"].read())
 
 
+def together(engine: Engine, client: Any, name: str, events: list[dict[str, Any]]) -> list[Any]:
+    """The answers of as many instances, each of which holds its event until all of them do."""
+    with ThreadPoolExecutor(len(events)) as pool:
+        answers = [pool.submit(call, client, name, **event) for event in events]
+        try:
+            wait.until(lambda: [i["state"] for i in engine.state()["instances"] if i["function"] == name].count("busy") == len(events), "all at work", 60)
+        finally:
+            client.tag_resource(Resource=client.get_function(FunctionName=name)["Configuration"]["FunctionArn"], Tags={"go": ""})
+        return [answer.result() for answer in answers]
+
+
 def test_versions_are_restored_and_differ_in_what_must_differ(shared: Engine) -> None:
-    client = publish(shared, "snap", SOURCE)
+    client = publish(shared, "snap", SOURCE, Timeout=60)
     assert state(client, "snap") == "Active"
     shown = client.get_function_configuration(FunctionName="snap", Qualifier="1")["SnapStart"]
     assert shown == {"ApplyOn": "PublishedVersions", "OptimizationStatus": "On"}
     assert client.get_function_configuration(FunctionName="snap")["SnapStart"]["OptimizationStatus"] == "Off"
-    with ThreadPoolExecutor(4) as pool:
-        seen = list(pool.map(lambda _: call(client, "snap", s=1.0), range(4)))
+    seen = together(shared, client, "snap", [{"hold": True}] * 4)
     assert {s["kind"] for s in seen} == {"snap-start"}
     assert {s["group"] for s in seen} == {None}, "there is no such variable under SnapStart"
     assert {s["init"] for s in seen} == {seen[0]["init"]}, "init ran once"
@@ -129,7 +149,7 @@ def test_sockets_are_a_warning_and_dead_in_copies(shared: Engine) -> None:
 
 
 # Each of these is shared by a process and its forks: what one of them does to it, the others find.
-OPEN = """
+OPEN = HOLD + """
 import asyncio, mmap, os, socket, tempfile, time
 with open("/tmp/kept", "w") as kept: kept.writelines("%07d\\n" % n for n in range(5000))
 os.makedirs("/tmp/deep/er"); os.symlink("../../kept", "/tmp/deep/er/link")
@@ -146,12 +166,13 @@ def f(event, context):
     n = event["n"]
     os.write(WRITE, b"%d" % n); ONE.send(b"%d" % n); os.eventfd_write(COUNTER, n); GONE.seek(4); GONE.write(b"%d" % n); GONE.flush()
     MEMORY[50_000_000] += n
+    with open("/tmp/deep/er/link", "a") as kept: kept.write("%d" % n)
+    hold(context)
     wrong = offset = 0
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
         at = offset = (offset + 7919 * (n + 1)) % 5000
         FILE.seek(at * 8); wrong += int(FILE.read(8)) != at
-    with open("/tmp/deep/er/link", "a") as kept: kept.write("%d" % n)
     GONE.seek(0)
     same = asyncio.get_event_loop_policy().get_event_loop() is LOOP
     return {"pipe": os.read(READ, 99).decode(), "pair": OTHER.recv(99).decode(), "counter": os.eventfd_read(COUNTER), "gone": GONE.read().decode(),
@@ -164,12 +185,11 @@ def test_copies_share_nothing_that_was_open(shared: Engine) -> None:
     client = publish(shared, "snap-open", OPEN, Timeout=60, MemorySize=512)
     shown = client.get_function_configuration(FunctionName="snap-open", Qualifier="1")
     assert shown.get("StateReason") is None, "nothing of it is a connection"
-    with ThreadPoolExecutor(3) as pool:
-        for n, answer in enumerate(pool.map(lambda n: call(client, "snap-open", n=n), range(3))):
-            assert answer == {
-                "pipe": f"init {n}", "pair": f"init {n}", "counter": 5 + n, "gone": f"gone{n}", "memory": 7 + n,
-                "wrong": 0, "size": 40_001, "code": 1, "loop": True, "thread": n,
-            }  # fmt: skip
+    for n, answer in enumerate(together(shared, client, "snap-open", [{"n": n} for n in range(3)])):
+        assert answer == {
+            "pipe": f"init {n}", "pair": f"init {n}", "counter": 5 + n, "gone": f"gone{n}", "memory": 7 + n,
+            "wrong": 0, "size": 40_001, "code": 1, "loop": True, "thread": n,
+        }  # fmt: skip
 
 
 def test_children_leave_the_version_without_a_template(shared: Engine) -> None:
