@@ -298,10 +298,11 @@ class InvokeApi:
             trace = b"%b;Parent=%016x;Sampled=0" % (trace[:MAX_ROOT], _bits(64))
         elif trace is None:
             trace = new_trace_id(now_ms // 1000)
-        middle = b"%b\xd9%c%b%b\xc0%b" % (
+        middle = b"%b\xd9%c%b%b\xc0\xc0" % (
             route.arn, len(trace), trace, b"\xc0" if client_context is None else messages.str16(client_context),
-            b"\xc0" if tenant is None else messages.str16(tenant),
         )  # fmt: skip
+        if tenant is not None:
+            middle = middle[:-1] + messages.str16(tenant)
         request = Request(wanted_id or request_id(), body, now_s, now_ms, version, middle, trace, reply_to, want_tail=want_tail)
         if event:
             self._invoker.submit(request, rated=False)
