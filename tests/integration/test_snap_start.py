@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -30,7 +31,8 @@ def hold(context):
         time.sleep(0.05)
 """
 SOURCE = HOLD + """
-import os, random, secrets, ssl, tempfile, time, uuid
+import importlib.util, os, random, secrets, ssl, tempfile, time, uuid
+assert importlib.util.find_spec("snapshot_restore_py"), "how code that also runs elsewhere asks for it"
 from snapshot_restore_py import register_after_restore, register_before_snapshot
 INIT = uuid.uuid4().hex
 SEEN = []
@@ -203,8 +205,10 @@ def test_children_leave_the_version_without_a_template(shared: Engine) -> None:
 def test_a_hook_that_fails_after_the_restore_is_told_to_the_caller(shared: Engine) -> None:
     source = "from snapshot_restore_py import register_after_restore\n@register_after_restore\ndef h(): raise OSError('no')\ndef f(e, c): pass\n"
     client = publish(shared, "snap-hook", source)
-    answer = client.invoke(FunctionName="snap-hook", Qualifier="1")
+    answer = client.invoke(FunctionName="snap-hook", Qualifier="1", LogType="Tail")
     assert answer["FunctionError"] == "Unhandled"
+    lines = [line.split(" ")[0] for line in base64.b64decode(answer["LogResult"]).decode().splitlines() if " RequestId: " in line]
+    assert lines == ["START", "END", "REPORT"]
     assert json.loads(answer["Payload"].read())["errorMessage"] == "no"
 
 
