@@ -29,7 +29,7 @@ from engine.sandbox.peers import Loop
 
 _MARKS = 64
 _STEP = 4 << 20
-_LOWER_AFTER_S = 1.0
+_LOWER_AFTER_S = 0.25
 # Pages in the lists of file pages; pages of files, of which pages in memory only; and the kernel's own that it may give up.
 _LISTED = {1: (b"total_inactive_file", b"total_active_file"), 2: (b"inactive_file", b"active_file")}
 _FILES = {1: (b"total_cache", b"total_shmem"), 2: (b"file", b"shmem")}
@@ -83,6 +83,8 @@ class MemoryWatch:
         self._mark = limit
         # v1: the kernel has taken the mark.
         self._stands = False
+        # v2: a raised mark is being looked after.
+        self._lowering = False
         # How often the kernel has been asked in a row, and whether it is at it, or is left alone for a while.
         self._asked = 0
         self._asking = self._resting = False
@@ -151,7 +153,8 @@ class MemoryWatch:
             if self._fd >= 0 and use.charged >= self._mark:
                 self._mark = max(self._limit + use.charged - use.least, use.charged + self._step)
                 self._set_mark()
-                if self._version == 2:
+                if self._version == 2 and not self._lowering:
+                    self._lowering = True
                     self._loop.later(_LOWER_AFTER_S, self._lower)
         except OSError:
             # The sandbox is going away; the hard limit stands in any case.
@@ -204,15 +207,21 @@ class MemoryWatch:
         self.check()
 
     def _lower(self) -> None:
-        """v2: bring a raised mark down again when files have been deleted (v1 keeps every mark it ever set)."""
+        """v2: bring a raised mark down again when files have been deleted (v1 keeps every mark it ever set). The kernel says nothing of what is
+        used below the mark meanwhile: so that is judged here too.
+        """
+        self._lowering = False
         if self._fd < 0 or self._mark == self._limit:
             return
         with contextlib.suppress(OSError):
-            use = self._measure()
+            use = self._weigh()
+            if self._fd < 0:
+                return
             wanted = self._limit + use.charged - use.least
             if wanted < self._mark - self._step and use.charged < wanted:
                 self._mark = wanted
                 self._set_mark()
+            self._lowering = True
             self._loop.later(_LOWER_AFTER_S, self._lower)
 
     def _measure(self) -> Use:

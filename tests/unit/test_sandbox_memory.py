@@ -1,110 +1,104 @@
-"""The watch over MemorySize where the kernel says nothing."""
+"""MemorySize on v2, whose files are laid out in a directory: what the kernel says nothing of."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import SimpleNamespace
+import os
 from typing import Any
 
 import pytest
 
-from engine.sandbox import queues
 from engine.sandbox.group import Group
 from engine.sandbox.memory import MemoryWatch
 
-MIB = 1 << 20
+LIMIT = 64 << 20
 
 
 class Loop:
-    """Never tells anything."""
+    """Does nothing by itself."""
 
-    def __init__(self) -> None:
-        self.timers: list[Any] = []
+    def __init__(self):
+        self.watched, self.timers = {}, []
 
-    def watch(self, *_what: Any) -> None: ...
+    def watch(self, fd, on_ready, events=0):
+        self.watched[fd] = on_ready
 
-    def forget(self, _fd: int) -> None: ...
+    def forget(self, fd):
+        self.watched.pop(fd, None)
 
-    def later(self, _delay_s: float, callback: Any) -> None:
-        self.timers.append(callback)
+    def later(self, _seconds, call):
+        self.timers.append(call)
+
+    def elapse(self):
+        due, self.timers = self.timers, []
+        for call in due:
+            call()
 
 
-def stat(directory: Path, **mib: int) -> None:
-    (directory / "memory.stat").write_text("".join(f"{name} {amount * MIB}\n" for name, amount in mib.items()))
+class Watched:
+    """A group of v2 and the watch over it."""
+
+    def __init__(self, directory, monkeypatch):
+        loop: Any = Loop()
+        self.directory, self.loop, self.exceeded, self.files = directory, loop, 0, 0
+        for name in ("memory.events", "memory.high"):
+            (directory / name).write_text("")
+        self.use(0)
+        # Pages in /tmp, whose size is no matter.
+        monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result((4096, 4096, self.files >> 12, 0, 0, 0, 0, 0, 0, 255)))
+        self.watch = MemoryWatch(self.loop, Group({"memory": (2, str(directory))}), (LIMIT, LIMIT * 9), "/tmp", lambda *_: None, self.exceed)
+
+    def exceed(self):
+        self.exceeded += 1
+
+    def use(self, usage, files=0):
+        self.files = files
+        (self.directory / "memory.current").write_text(f"{usage}\n")
+        (self.directory / "memory.stat").write_text("anon 1\nfile 0\nshmem 0\ninactive_file 0\nactive_file 0\nslab_reclaimable 0\n")
+
+    def tell(self):
+        (passed,) = self.loop.watched.values()
+        passed(0)
+
+    @property
+    def mark(self):
+        return int((self.directory / "memory.high").read_text())
 
 
 @pytest.fixture
-def group(tmp_path: Path) -> Group:
-    for name, text in (("memory.current", "0"), ("memory.high", ""), ("memory.events", ""), ("memory.reclaim", "")):
-        (tmp_path / name).write_text(text)
-    stat(tmp_path, file=12, shmem=2, inactive_file=10)
-    return Group({"memory": (2, str(tmp_path))})
+def watched(tmp_path, monkeypatch):
+    made = Watched(tmp_path, monkeypatch)
+    yield made
+    made.watch.close()
 
 
-def test_a_function_over_its_memory_is_found_though_nobody_told(group: Group, tmp_path: Path) -> None:
-    loop, exceeded = Loop(), []
-    # A file system without blocks stands for an empty /tmp.
-    watch = MemoryWatch(loop, group, (128 * MIB, 640 * MIB), "/proc", lambda *_: None, lambda: exceeded.append(1))  # type: ignore[arg-type]
-    holder = SimpleNamespace(id=3, memory=(128 * MIB, 640 * MIB), init_pid=1 << 30, dying=False, watch=watch, sockets=-1)
-    look = queues.QueueWatch(loop, {3: holder}, lambda _: None)  # type: ignore[arg-type, dict-item]
-    look.begin()
-
-    def turn() -> None:
-        (callback,) = loop.timers
-        loop.timers.clear()
-        callback()
-
-    for used, found in ((100, 0), (137, 0), (139, 1)):
-        (tmp_path / "memory.current").write_text(str(used * MIB))
-        for _ in range(5):
-            turn()
-        assert len(exceeded) == found, used
-    holder.dying = True
-    turn()
-    assert loop.timers == [], "nobody is left to look after"
+def test_memory_taken_where_files_were_is_noticed_below_the_raised_mark(watched):
+    watched.use(200 << 20, files=195 << 20)
+    watched.tell()
+    assert watched.mark > 200 << 20
+    assert watched.exceeded == 0
+    # The files are gone, and as much memory is in use: below the mark, so nobody tells.
+    watched.use(150 << 20)
+    watched.loop.elapse()
+    assert watched.exceeded == 1
+    assert (watched.loop.timers, watched.loop.watched) == ([], {})
 
 
-GIVEN_UP = {"file": 12, "shmem": 2, "inactive_file": 60}
-NAMES = {"file": 12, "shmem": 2, "inactive_file": 10, "slab_reclaimable": 90}
+def test_however_often_a_mark_is_raised_one_timer_looks_after_it(watched):
+    for size in (100, 200, 300, 400):
+        watched.use(size << 20, files=(size - 5) << 20)
+        watched.tell()
+    assert len(watched.loop.timers) == 1
+    watched.loop.elapse()
+    assert len(watched.loop.timers) == 1
 
 
-@pytest.mark.parametrize(("what", "left"), [(GIVEN_UP, {}), (NAMES, {"slab_reclaimable": 30})], ids=["pages given up", "names and inodes"])
-def test_what_may_be_reclaimable_is_asked_for_before_anybody_is_killed(
-    what: dict[str, int], left: dict[str, int], group: Group, tmp_path: Path
-) -> None:
-    loop, exceeded, lent = Loop(), [], []
-    watch = MemoryWatch(loop, group, (128 * MIB, 640 * MIB), "/proc", lambda *order: lent.append(order[0]), lambda: exceeded.append(1))  # type: ignore[arg-type]
-    (tmp_path / "memory.current").write_text(str(185 * MIB))
-    stat(tmp_path, **what)
-    watch.check()
-    watch.check()
-    assert len(lent) == 1, "once at a time"
-    (tmp_path / "memory.current").write_text(str(128 * MIB))
-    stat(tmp_path, **left)
-    watch.taken_back()
-    assert (len(lent), exceeded) == (1, []), "it was reclaimable"
-    (tmp_path / "memory.current").write_text(str(185 * MIB))
-    stat(tmp_path, **what)
-    watch.check()
-    assert len(lent) == 1, "not again at once"
-    for callback in loop.timers:
-        callback()
-    assert len(lent) == 2
-    for n in (3, 4):
-        watch.taken_back()
-        assert (len(lent), exceeded) == (n, [])
-    watch.taken_back()
-    assert (len(lent), exceeded) == (4, [1]), "it was the function's"
-
-
-@pytest.mark.parametrize("networks", [True, False])
-def test_sockets_are_held_against_a_sandbox_in_its_own_network_only(networks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = Loop()
-    over: list[object] = []
-    holder = SimpleNamespace(id=1, memory=(1, 2), init_pid=1 << 30, dying=False, watch=None, sockets=-1)
-    monkeypatch.setattr(queues, "_sockets", lambda _holder: queues.MANY + 1)
-    monkeypatch.setattr(queues, "waiting", lambda _pid: queues.LIMIT + 1)
-    queues.QueueWatch(loop, {1: holder}, over.append, networks=networks).begin()  # type: ignore[arg-type, dict-item]
-    loop.timers.pop()()
-    assert over == [holder] * networks
-    assert len(loop.timers) == 1, "it looks again"
+def test_a_mark_comes_down_with_the_files(watched):
+    watched.use(200 << 20, files=195 << 20)
+    watched.tell()
+    watched.use(5 << 20)
+    # What is written to the kernel's file takes the place of what was there.
+    (watched.directory / "memory.high").write_text("")
+    watched.loop.elapse()
+    assert watched.mark == LIMIT
+    watched.loop.elapse()
+    assert (watched.loop.timers, watched.exceeded) == ([], 0)
