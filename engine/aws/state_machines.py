@@ -1,7 +1,8 @@
 """State machines of the embedded Step Functions, which are run: their tasks are asked of the engine. Runs in the embedded AWS's process.
 
 moto keeps executions RUNNING for ever unless it is told to interpret them, and would ask its own services for what tasks want, among which there
-are no functions. Tasks act with the engine's own rights: a state machine's role is not looked at.
+are no functions. Tasks act with the engine's own rights: a state machine's role is not looked at. Where policies decide, executions are refused,
+since whoever may start one could do with it whatever the engine may.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.aws.clients import AwsClients
-from engine.aws.embedded import KEY_VARIABLE, URL_VARIABLE
+from engine.aws.embedded import ENFORCE_VARIABLE, KEY_VARIABLE, URL_VARIABLE
 
 
 def install() -> None:
@@ -23,10 +24,17 @@ def install() -> None:
     from moto.stepfunctions.parser.models import StepFunctionsParserBackend  # noqa: PLC0415
 
     default_user_config["stepfunctions"] = {"execute_state_machine": True}
+    if os.environ.get(ENFORCE_VARIABLE):
+        StepFunctionsParserBackend.start_execution = StepFunctionsParserBackend.start_sync_execution = _refused
+        return
     StepFunctionsParserBackend.start_execution = _named(StepFunctionsParserBackend.start_execution)
     url = os.environ.get(URL_VARIABLE)
     if url:
         boto_client.boto3 = _Engine(url)
+
+
+def _refused(_backend: Any, *_arguments: Any, **_members: Any) -> Any:
+    raise NotImplementedError("with auth=iam no state machine is run: its tasks would act with the engine's rights, not with those of its role")
 
 
 def _named(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -641,3 +641,13 @@ def test_a_queue_is_polled_with_the_rights_of_the_functions_role(cloud: Cloud) -
     uuid = create(EventSourceArn=queue, FunctionName="open")["UUID"]
     counted = f'lambda_engine_event_source_events_total{{kind="DeletedEventCount",mapping="{uuid}"}} 1.0'
     wait.until(lambda: counted in cloud.engine.get("/metrics")[1].decode(), "the message is processed", 60)
+
+
+def test_no_state_machine_acts_with_rights_that_its_role_does_not_have(cloud: Cloud) -> None:
+    machines = cloud.engine.client("stepfunctions", **ROOT)
+    definition = json.dumps({"StartAt": "A", "States": {"A": {"Type": "Pass", "End": True}}})
+    arn = machines.create_state_machine(name="unrun", definition=definition, roleArn="arn:aws:iam::000000000000:role/any")["stateMachineArn"]
+    code, message = refused(machines.start_execution, stateMachineArn=arn)
+    assert code == "NotImplemented"
+    assert "no state machine is run" in message
+    machines.delete_state_machine(stateMachineArn=arn)
