@@ -24,6 +24,8 @@ from engine.errors import InvalidParameterValue
 MAX_UNZIPPED = 262_144_000
 MAX_ENTRIES = 100_000
 MAX_LINK = 4096
+# Far deeper than anybody packs, and far from where walking or removing a tree ends for want of stack.
+MAX_DEPTH = 256
 _UNIX = 3
 _CENTRAL_ENTRY = b"PK\x01\x02"
 NOT_A_ZIP = "Could not unzip uploaded file. Please check your file, then try to upload again."
@@ -106,11 +108,15 @@ def _entries(archive: zipfile.ZipFile) -> list[_Entry]:
 
 def _entry(info: zipfile.ZipInfo) -> _Entry:
     name = info.filename
+    if not name:
+        raise InvalidParameterValue(NOT_A_ZIP)
     if name.startswith("/"):
         raise _unsafe(name, "its path is absolute")
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if ".." in parts:
         raise _unsafe(name, "its path leads out of the package")
+    if len(parts) > MAX_DEPTH:
+        raise _unsafe(name, f"it lies more than {MAX_DEPTH} directories deep")
     kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == _UNIX else 0
     if info.is_dir():
         kind = stat.S_IFDIR
@@ -134,6 +140,9 @@ def _unpack(archive: zipfile.ZipFile, entries: list[_Entry], into: Path) -> None
     for info, parts, kind in entries:
         path = os.path.join(into, *parts)
         _directories(path if kind == stat.S_IFDIR else os.path.dirname(path), made)
+        # An entry of a few kilobytes names hundreds of directories that no entry counts.
+        if len(made) > MAX_ENTRIES:
+            raise InvalidParameterValue(f"The package has more than {MAX_ENTRIES} directories.")
         if kind == stat.S_IFREG:
             if not parts:
                 raise InvalidParameterValue(NOT_A_ZIP)

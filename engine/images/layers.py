@@ -26,6 +26,8 @@ from engine.images.refused import ImageRefused
 MAX_BYTES = 10 << 30
 MAX_ENTRIES = 2_000_000
 _MAX_LINKS = 40
+# Far from where walking or removing a tree ends for want of stack.
+_MAX_DEPTH = 256
 _CHUNK = 1 << 20
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
@@ -102,7 +104,7 @@ def unpack(file: IO[bytes], into: str, digest: str, diff_id: str, budget: Budget
             found = _Unpacking(into, budget).all(tar)
         if plain.finish() != diff_id:
             raise ImageRefused(f"layer {diff_id[:12]} is damaged: its content has another digest")
-    except (tarfile.TarError, zlib.error, EOFError, UnicodeError, ValueError, MemoryError) as e:
+    except (tarfile.TarError, zlib.error, EOFError, UnicodeError, ValueError, OverflowError, MemoryError) as e:
         raise ImageRefused(f"layer {diff_id[:12]} cannot be read: {e or type(e).__name__}") from e
     except OSError as e:
         # gzip's own, which has no number; a full disk has one.
@@ -198,6 +200,10 @@ class _Unpacking:
             try:
                 mode = os.lstat(path).st_mode
             except FileNotFoundError:
+                if at.count("/") + 2 > _MAX_DEPTH:
+                    raise ImageRefused(f"{'/'.join(parts)[:200]!r} lies more than {_MAX_DEPTH} directories deep") from None
+                # One entry may name hundreds of them.
+                self._budget.spend(0, 1)
                 os.mkdir(path, 0o755)
                 mode = stat.S_IFDIR
             if stat.S_ISLNK(mode):

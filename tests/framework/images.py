@@ -34,11 +34,20 @@ class Layer:
         self._out = io.BytesIO()
         self._tar = tarfile.open(fileobj=self._out, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed by ``bytes``
 
-    def add(self, name: str, content: bytes | str = b"", *, mode: int = 0o644, kind: bytes = tarfile.REGTYPE, link: str = "") -> Layer:
+    def add(
+        self,
+        name: str,
+        content: bytes | str = b"",
+        *,
+        mode: int = 0o644,
+        kind: bytes = tarfile.REGTYPE,
+        link: str = "",
+        modified_s: float = 1_700_000_000,
+    ) -> Layer:
         """An entry. ``link``: where a link leads."""
         data = content.encode() if isinstance(content, str) else content
         info = tarfile.TarInfo(name)
-        info.mode, info.type, info.linkname, info.mtime = mode, kind, link, 1_700_000_000
+        info.mode, info.type, info.linkname, info.mtime = mode, kind, link, modified_s
         info.size = len(data) if kind == tarfile.REGTYPE else 0
         self._tar.addfile(info, io.BytesIO(data))
         return self

@@ -147,6 +147,9 @@ def test_what_is_mounted_upon_is_never_a_link(tmp_path: Path) -> None:
         (lambda: Layer().link("a", "b").link("b", "a").add("a/x", "1"), "too many links"),
         (lambda: Layer().add("f", "1").add("f/x", "1"), "leads through a file"),
         (lambda: Layer().add("x" * 300, "1"), "cannot be unpacked"),
+        (lambda: Layer().add("d/" * 257 + "x", "1"), "more than 256 directories deep"),
+        (lambda: Layer().link("a", "d/" * 200 + "b").add("a/" + "d/" * 200 + "x", "1"), "more than 256 directories deep"),
+        (lambda: Layer().add("never", "1", modified_s=1e30), "cannot be read"),
     ],
 )
 def test_impossible_entries_are_refused(tmp_path: Path, layer: Any, reason: str) -> None:
@@ -161,10 +164,15 @@ def test_devices_are_left_out_and_counted(tmp_path: Path) -> None:
 
 
 def test_sizes_are_bounded(tmp_path: Path) -> None:
-    data = Layer().add("big", b"\0" * 5_000_000).add("more", "x").bytes()
+    data = Layer().add("big", b"\0" * 5_000_000).add("d/" * 200 + "more", "x").bytes()
     digest = images._digest(data)[7:]
-    for budget, reason in ((unpacking.Budget(bytes_left=4_000_000), "is bigger than"), (unpacking.Budget(entries_left=1), "more than")):
-        into = tmp_path / reason.replace(" ", "-")
+    bounds = (
+        (unpacking.Budget(bytes_left=4_000_000), "is bigger than"),
+        (unpacking.Budget(entries_left=1), "more than"),
+        (unpacking.Budget(entries_left=150), "more than"),
+    )
+    for n, (budget, reason) in enumerate(bounds):
+        into = tmp_path / str(n)
         into.mkdir()
         with pytest.raises(ImageRefused, match=reason):
             unpacking.unpack(io.BytesIO(data), str(into), "", digest, budget)

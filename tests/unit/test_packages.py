@@ -165,6 +165,7 @@ UNSAFE: dict[str, tuple[dict[str, Content], str]] = {
     "parent link": ({"a/l": link("../../x")}, "link leads out"),
     "link through a link": ({"a/b/d": link("../.."), "a/b/x": link("d/../..")}, "link leads out"),
     "long link": ({"l": (stat.S_IFLNK | 0o777, b"a" * 5000)}, "too long"),
+    "deep": ({"d/" * 257: b""}, "more than 256 directories deep"),
 }
 
 
@@ -173,7 +174,7 @@ def test_entries_that_would_leave_the_package_are_refused_by_name(installed: Pac
     entries, words = UNSAFE[name]
     with pytest.raises(InvalidParameterValue, match=words) as caught:
         install(installed, entries)
-    assert any(f"'{entry}'" in str(caught.value) for entry in entries)
+    assert any(f"'{entry[:200]}'" in str(caught.value) for entry in entries)
     assert list((tmp_path / "code").iterdir()) == []
     assert list((tmp_path / "blobs").iterdir()) == []
 
@@ -195,6 +196,7 @@ BROKEN: dict[str, bytes] = {
     "directory as file": archive_of({"a/b": b"", "a": b""}),
     "write through a link": archive_of({"a": link("b"), "a/x": b""}),
     "nameless": archive_of({".": b"x"}),
+    "no name": archive_of({"": b"x"}),
     "empty link": archive_of({"l": link("")}),
     "null in a link": archive_of({"l": link("a\0b")}),
     "long name": archive_of({"n" * 300: b""}),
@@ -237,6 +239,14 @@ def test_sizes_are_limited_before_anything_is_written(
         installed.check(archive_of({f"f{n}": b"" for n in range(4)}))
     installed.check(archive_of({f"f{n}": b"" for n in range(3)}))
     assert list((tmp_path / "code").iterdir()) == []
+
+
+def test_directories_that_no_entry_counts_are_limited_too(installed: Packages, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(archive, "MAX_ENTRIES", 1000)
+    with pytest.raises(InvalidParameterValue, match="more than 1000 directories"):
+        install(installed, {f"{n}/" + "d/" * 200 + "x": b"" for n in range(6)})
+    assert list((tmp_path / "code").iterdir()) == []
+    install(installed, {f"{n}/" + "d/" * 200 + "x": b"" for n in range(4)})
 
 
 def test_more_bytes_than_announced_are_not_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
