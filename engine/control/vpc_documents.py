@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.config import GroupRule, VpcSettings
 
-PROTOCOLS = {"all": -1, "-1": -1, "tcp": 6, "udp": 17, "icmp": 1}
+PROTOCOLS = {"all": -1, "-1": -1, "tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 # The network, its router, its name server, one for later; and the last one.
 RESERVED_FIRST = 4
 
@@ -55,8 +55,8 @@ def from_ec2(
         "subnets": {s["SubnetId"]: s["CidrBlock"] for s in subnets},
         "groups": {
             g["GroupId"]: {
-                "in": [_permission(p) for p in g.get("IpPermissions") or ()],
-                "out": [_permission(p) for p in g.get("IpPermissionsEgress") or ()],
+                "in": _permissions(g.get("IpPermissions") or ()),
+                "out": _permissions(g.get("IpPermissionsEgress") or ()),
             }
             for g in groups
         },
@@ -68,10 +68,16 @@ def _associated(block: Mapping[str, Any]) -> bool:
     return bool((block.get("CidrBlockState") or {}).get("State", "associated") == "associated")
 
 
-def _permission(permission: Mapping[str, Any]) -> dict[str, Any]:
-    protocol = str(permission.get("IpProtocol", "-1"))
+def _permissions(permissions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A group's rules. One whose protocol nobody knows allows nothing, and must not keep the others from being obeyed."""
+    named = ((str(p.get("IpProtocol", "-1")).lower(), p) for p in permissions)
+    numbered = ((PROTOCOLS.get(name, int(name) if name.isdecimal() else None), p) for name, p in named)
+    return [_permission(number, p) for number, p in numbered if number is not None and number < 256]
+
+
+def _permission(protocol: int, permission: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "protocol": PROTOCOLS[protocol] if protocol in PROTOCOLS else int(protocol),
+        "protocol": protocol,
         "from": int(permission.get("FromPort", -1)),
         "to": int(permission.get("ToPort", -1)),
         "cidrs": [r["CidrIp"] for r in permission.get("IpRanges") or ()],

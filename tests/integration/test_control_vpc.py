@@ -170,7 +170,7 @@ def test_what_ec2_describes_becomes_rules() -> None:
         "Ipv6Ranges": [{"CidrIpv6": "::/0"}],
         "UserIdGroupPairs": [{"GroupId": "sg-b"}],
     }
-    group = {"GroupId": "sg-a", "IpPermissions": [permission], "IpPermissionsEgress": [{"IpProtocol": "-1"}, {"IpProtocol": "50"}]}
+    group = {"GroupId": "sg-a", "IpPermissions": [permission], "IpPermissionsEgress": [{"IpProtocol": p} for p in ("-1", "50", "icmpv6", "none", "²")]}
     document = vpc_documents.from_ec2("1", vpc, [{"SubnetId": "subnet-a", "CidrBlock": "10.0.1.0/24"}], [group])
     assert document["cidrs"] == ["10.0.0.0/16", "10.1.0.0/16"]
     assert document["groups"]["sg-a"] == {
@@ -178,5 +178,6 @@ def test_what_ec2_describes_becomes_rules() -> None:
         "out": [
             {"protocol": -1, "from": -1, "to": -1, "cidrs": [], "groups": []},
             {"protocol": 50, "from": -1, "to": -1, "cidrs": [], "groups": []},
+            {"protocol": 58, "from": -1, "to": -1, "cidrs": [], "groups": []},
         ],
     }
