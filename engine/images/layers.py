@@ -154,8 +154,11 @@ class _Unpacking:
                 raise ImageRefused(f"{member.name!r} cannot be unpacked: {e.strerror}") from e
             # The reader keeps every member it has seen.
             tar.members.clear()  # type: ignore[attr-defined, unused-ignore]
+        real = os.path.realpath(self._root)
         for path, modified_s in reversed(self._times):
-            os.utime(path, (modified_s, modified_s))
+            # A later entry may have put a link where the directory, or one above it, was: it leads anywhere on the host.
+            if os.path.isdir(path) and os.path.realpath(path) == real + path[len(self._root) :]:
+                os.utime(path, (modified_s, modified_s), follow_symlinks=False)
         return self._found
 
     def _take(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:

@@ -126,6 +126,20 @@ def test_links_are_followed_inside_only(tmp_path: Path) -> None:
     assert os.readlink(tree / "stolen") == str(outside / "secret")
 
 
+def test_a_link_in_a_directorys_place_is_not_followed_for_its_time(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "below").mkdir(parents=True)
+    before = [path.stat().st_mtime_ns for path in (outside, outside / "below")]
+    layer = (
+        Layer().folder("d").folder("e").folder("e/below").folder("gone").folder("kept")
+        .link("d", str(outside)).link("e", str(outside)).link("gone", "nowhere")
+    )  # fmt: skip
+    tree, _ = taken(tmp_path, layer)
+    assert [path.stat().st_mtime_ns for path in (outside, outside / "below")] == before
+    assert os.readlink(tree / "e") == str(outside)
+    assert (tree / "kept").stat().st_mtime == 1_700_000_000
+
+
 def test_what_is_mounted_upon_is_never_a_link(tmp_path: Path) -> None:
     """The broker mounts there, as root: nothing in an image may send it elsewhere."""
     outside = tmp_path / "outside"
