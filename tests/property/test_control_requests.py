@@ -184,6 +184,7 @@ ABSENT: dict[str, tuple[int, str]] = {
     # Of two things that are not there, the one that is looked for first.
     "PutFunctionCodeSigningConfig": (404, "CodeSigningConfigNotFoundException"),
     "PutFunctionEventInvokeConfig": (400, "InvalidParameterValueException"),
+    "UpdateFunctionEventInvokeConfig": (400, "InvalidParameterValueException"),
     "PublishLayerVersion": (400, "InvalidParameterValueException"),
     "PutResourcePolicy": (400, "InvalidParameterValueException"),
     "TagResource": (400, "InvalidParameterValueException"),
