@@ -14,6 +14,10 @@ from typing import Any
 from engine.config import GroupRule, VpcSettings
 
 PROTOCOLS = {"all": -1, "-1": -1, "tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
+_MOST_PROTOCOLS = 256
+_WITH_PORTS = (PROTOCOLS["tcp"], PROTOCOLS["udp"])
+# What stands for a port in rules of ICMP is one byte.
+_MOST = {PROTOCOLS["icmp"]: 255, PROTOCOLS["icmpv6"]: 255}
 # The network, its router, its name server, one for later; and the last one.
 RESERVED_FIRST = 4
 
@@ -69,20 +73,35 @@ def _associated(block: Mapping[str, Any]) -> bool:
 
 
 def _permissions(permissions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A group's rules. One whose protocol nobody knows allows nothing, and must not keep the others from being obeyed."""
-    named = ((str(p.get("IpProtocol", "-1")).lower(), p) for p in permissions)
-    numbered = ((PROTOCOLS.get(name, int(name) if name.isdecimal() else None), p) for name, p in named)
-    return [_permission(number, p) for number, p in numbered if number is not None and number < 256]
+    """A group's rules. Not every EC2 refuses what AWS's does: a rule that cannot be allows nothing, and must not keep the others from being
+    obeyed.
+    """
+    return [rule for rule in map(_permission, permissions) if rule is not None]
 
 
-def _permission(protocol: int, permission: Mapping[str, Any]) -> dict[str, Any]:
+def _permission(permission: Mapping[str, Any]) -> dict[str, Any] | None:
+    name = str(permission.get("IpProtocol", "-1")).lower()
+    protocol = PROTOCOLS.get(name, int(name) if name.isdecimal() else _MOST_PROTOCOLS)
+    low, high = int(permission.get("FromPort", -1)), int(permission.get("ToPort", -1))
+    if protocol >= _MOST_PROTOCOLS or not -1 <= min(low, high) <= max(low, high) <= _MOST.get(protocol, 65_535):
+        return None
+    if protocol in _WITH_PORTS and (low < 0) != (high < 0):
+        return None
     return {
         "protocol": protocol,
-        "from": int(permission.get("FromPort", -1)),
-        "to": int(permission.get("ToPort", -1)),
-        "cidrs": [r["CidrIp"] for r in permission.get("IpRanges") or ()],
+        "from": low,
+        "to": high,
+        "cidrs": [r["CidrIp"] for r in permission.get("IpRanges") or () if _is_block(r["CidrIp"])],
         "groups": [p["GroupId"] for p in permission.get("UserIdGroupPairs") or () if p.get("GroupId")],
     }
+
+
+def _is_block(cidr: str) -> bool:
+    try:
+        ipaddress.IPv4Network(cidr)
+    except ValueError:
+        return False
+    return True
 
 
 def network(vpc_config: Mapping[str, Any] | None) -> str:

@@ -162,7 +162,7 @@ def test_what_ec2_describes_becomes_rules() -> None:
             {"CidrBlock": "10.2.0.0/16", "CidrBlockState": {"State": "disassociated"}},
         ],
     }
-    permission = {
+    permission: dict[str, Any] = {
         "IpProtocol": "tcp",
         "FromPort": 80,
         "ToPort": 90,
@@ -170,7 +170,10 @@ def test_what_ec2_describes_becomes_rules() -> None:
         "Ipv6Ranges": [{"CidrIpv6": "::/0"}],
         "UserIdGroupPairs": [{"GroupId": "sg-b"}],
     }
-    group = {"GroupId": "sg-a", "IpPermissions": [permission], "IpPermissionsEgress": [{"IpProtocol": p} for p in ("-1", "50", "icmpv6", "none", "²")]}
+    group: dict[str, Any] = {"GroupId": "sg-a", "IpPermissions": [permission], "IpPermissionsEgress": [{"IpProtocol": p} for p in ("-1", "50", "icmpv6", "none", "²")]}
+    impossible = [("tcp", 70_000, 70_001), ("udp", -1, 80), ("tcp", -2, 80), ("icmp", 256, -1), ("icmp", 8, 256), ("300", -1, -1)]
+    group["IpPermissions"] += [{**permission, "IpProtocol": name, "FromPort": low, "ToPort": high} for name, low, high in impossible]
+    permission["IpRanges"] += [{"CidrIp": cidr} for cidr in ("10.0.0.1/16", "10.0.0.0/33", "x")]
     document = vpc_documents.from_ec2("1", vpc, [{"SubnetId": "subnet-a", "CidrBlock": "10.0.1.0/24"}], [group])
     assert document["cidrs"] == ["10.0.0.0/16", "10.1.0.0/16"]
     assert document["groups"]["sg-a"] == {
