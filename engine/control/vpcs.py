@@ -221,6 +221,8 @@ class Vpcs:
                 await self.refresh()
             except ServiceError as e:
                 _log.warning("VPCs were not refreshed: %s", e)
+            except Exception:  # noqa: BLE001 - an answer that nothing can be made of must not keep every later change from all VPCs
+                _log.exception("VPCs were not refreshed")
 
     async def refresh(self) -> None:
         """Once. Raises ServiceError when the supervisor or EC2 cannot be reached."""

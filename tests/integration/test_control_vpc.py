@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -70,6 +71,26 @@ def test_a_vpc_that_nobody_uses_is_forgotten(control: ControlServer) -> None:
     run(control, control.vpcs.refresh())
     assert control.peer.vpcs["vpc-own"] is None
     assert control.vpcs.entries() == []
+
+
+def test_what_nothing_can_be_made_of_does_not_end_the_following(
+    control: ControlServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcomes = iter([KeyError("CidrBlock"), None])
+    again = threading.Event()
+
+    async def refresh() -> None:
+        outcome = next(outcomes, None)
+        if outcome is not None:
+            raise outcome
+        again.set()
+
+    monkeypatch.setattr(control.vpcs, "refresh", refresh)
+    monkeypatch.setattr(control.vpcs, "_settings", control.settings.model_copy(update={"vpc_refresh_s": 0.01}))
+    following = asyncio.run_coroutine_threadsafe(control.vpcs.run(), control._loop)
+    assert again.wait(20)
+    following.cancel()
+    assert "CidrBlock" in caplog.text
 
 
 def test_an_attached_server_keeps_its_vpc(control: ControlServer) -> None:
