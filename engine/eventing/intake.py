@@ -136,7 +136,7 @@ class Intake:
                 payload=payload or b"{}",
                 first_ms=now_ms,
                 due_ms=now_ms,
-                trace_id=trace_id[:MAX_TRACE_ID] if trace_id else None,
+                trace_id=trace_id[:MAX_TRACE_ID].encode("ascii", "replace").decode() if trace_id else None,
                 tenant=tenant,
             )
         )

@@ -46,6 +46,8 @@ MAX_CLIENT_CONTEXT = 3583
 MAX_ROUTES = 4096
 MAX_EVENT = 1_048_576
 MAX_TRACE = 255
+# A trace goes into answers, queues and messages as text: what is not printable ASCII is no trace anyway.
+_PRINTABLE = bytes(c if 0x20 <= c < 0x7F else 0x3F for c in range(256))
 # So that a parent finds room behind it.
 MAX_ROOT = 200
 # Invocation type, log type, client context, trace id and tenant of a request that may take the compiled lane.
@@ -204,8 +206,8 @@ class InvokeApi:
         if body:
             check_json(body)
         # Whoever has no trace gets the root of one, which the invocations will have too: whether they are sampled is theirs to decide.
-        root = trace[:MAX_TRACE] if trace else new_trace_id(self._epoch_ms() // 1000).partition(b";")[0]
-        self.events.put(ref, body or b"{}", root.decode("latin-1"), tenant, sender)
+        root = trace[:MAX_TRACE].translate(_PRINTABLE) if trace else new_trace_id(self._epoch_ms() // 1000).partition(b";")[0]
+        self.events.put(ref, body or b"{}", root.decode("ascii"), tenant, sender)
 
     def _admit(self, caller: Principal, route: Route, peer: str) -> None:
         """Raises AccessDenied unless the caller may invoke; whether there is such a function is none of its business before."""

@@ -6,9 +6,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,29 @@ def test_a_failing_event_runs_three_times_under_the_id_of_its_202() -> None:
         log = (Path(running.data_dir) / "logs" / "000000000000" / "fails.log").read_text()
         assert len(re.findall(rf"ran 1 {request_id} {trace};Parent=[0-9a-f]{{16}};Sampled=0\n", log)) == 3
         assert "RetriesExhausted" in running.log.read_text()
+
+
+def test_a_trace_that_is_no_text_comes_back_in_one_line_and_keeps_no_event_from_running(shared: Engine) -> None:
+    """A line feed in it began another header of the answer; too many letters beyond ASCII were more than a message has room for, at every attempt."""
+    name = f"untraceable-{uuid.uuid4().hex}"
+    shared.deploy(name, MARK)
+    host, port = shared.url.removeprefix("http://").split(":")
+    ids = []
+    for n, trace in enumerate((b"Root=1\nSet-Cookie: a=b", b"a" + b"\xff" * 254)):
+        body = b'{"n": %d}' % n
+        about = b"Host: x\r\nX-Amz-Invocation-Type: Event\r\nX-Amzn-Trace-Id: %b\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n" % (trace, len(body))
+        with socket.create_connection((host, int(port)), 30) as asking:
+            asking.sendall(b"POST /2015-03-31/functions/%b/invocations HTTP/1.1\r\n%b%b" % (name.encode(), about, body))
+            answer = b""
+            while not answer.endswith(b"\r\n\r\n"):
+                received = asking.recv(65536)
+                assert received
+                answer += received
+        assert answer.startswith(b"HTTP/1.1 202 ")
+        assert answer.isascii()
+        assert answer.count(b"\n") == answer.count(b"\r\n")
+        ids.append(re.findall(rb"x-amzn-RequestId: (\S+)", answer)[0].decode())
+    until(lambda: sorted(runs(shared, name)) == [(0, ids[0]), (1, ids[1])], 120)
 
 
 @pytest.mark.slow
