@@ -49,7 +49,7 @@ _CLONE_REFUSED = 0x7E028000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 # A processor core for itself alone, whose other half then stands idle; and pages to be laid together with equal ones of anybody, which the kernel
 # looks for at its own expense and which tells what others hold in memory. Both as on a kernel that was built without.
-_PR_SCHED_CORE, _MADV_MERGEABLE = 62, 12
+_PR_SCHED_CORE, _PR_SET_MEMORY_MERGE, _MADV_MERGEABLE = 62, 67, 12
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 # Whatever the type says, ICMP, TCP, UDP, ICMPv6 and MPTCP, which Go asks for first. Any other (SCTP, DCCP, UDP-Lite, L2TP) may be a module that
 # the kernel would load for the asking.
@@ -85,10 +85,10 @@ def _argument_checks(machine: str) -> list[tuple[int, bytes]]:
     )
     # Limits of other processes: the sandbox's init may have the worker's user id.
     on_prlimit = _op(_LOAD, low[0]) + _op(_JUMP_EQ, 0, 0, 1) + _returns(_ALLOW) + _returns(_EPERM)
-    on_prctl, on_madvise = (
-        _op(_LOAD, low[n]) + _op(_JUMP_EQ, refused, 0, 1) + _returns(_EINVAL) + _returns(_ALLOW)
-        for n, refused in ((0, _PR_SCHED_CORE), (2, _MADV_MERGEABLE))
+    on_prctl = (
+        _op(_LOAD, low[0]) + _op(_JUMP_EQ, _PR_SCHED_CORE, 1, 0) + _op(_JUMP_EQ, _PR_SET_MEMORY_MERGE, 0, 1) + _returns(_EINVAL) + _returns(_ALLOW)
     )
+    on_madvise = _op(_LOAD, low[2]) + _op(_JUMP_EQ, _MADV_MERGEABLE, 0, 1) + _returns(_EINVAL) + _returns(_ALLOW)
     return [
         (clone, on_clone), (socket, _on_socket(low)), (ioctl, on_ioctl), (prlimit, on_prlimit), (socketpair, on_socketpair), (prctl, on_prctl),
         (madvise, on_madvise),
