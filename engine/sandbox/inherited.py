@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -29,6 +30,8 @@ _EVENT = struct.Struct("<IQ" if os.uname().machine == "x86_64" else "@IQ")
 _FIONREAD, _EPOLL_CTL_ADD, _SPLICE_F_NONBLOCK, _EFD_SEMAPHORE = 0x541B, 1, 2, 1
 # PROT_READ | PROT_WRITE; MAP_SHARED | MAP_FIXED | MAP_ANONYMOUS
 _READ_WRITE, _SHARED_HERE = 3, 0x31
+# What a memfd may not be done to any more. Not all builds of Python name them.
+_F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _PIPE_BYTES, _PAIR_BYTES, _PIECE = 1 << 20, 1 << 18, 1 << 20
 # What mappings without a file of anybody's are called in /proc/self/maps.
 _UNNAMED = ("/dev/zero", "/memfd:", "/SYSV", f"{_TMP}/", "[anon_shmem:")
@@ -83,11 +86,16 @@ class Belongings:
         if flags & getattr(os, "O_PATH", 0):
             return
         place = os.readlink(f"/proc/self/fd/{fd}")
-        if found.st_dev != self._tmp:
+        if place.startswith("/memfd:"):
+            fresh = os.memfd_create(place[len("/memfd:") :].partition(" (deleted)")[0], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            _copy_open(fd, fresh)
+            fcntl.fcntl(fresh, _F_ADD_SEALS, fcntl.fcntl(fd, _F_GET_SEALS))
+            fcntl.fcntl(fresh, fcntl.F_SETFL, flags)
+        elif found.st_dev != self._tmp:
             fresh = os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC)
         elif place.endswith(" (deleted)"):
             fresh = os.open(_TMP, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, found.st_mode & 0o777)
-            _copy_bytes(fd, fresh)
+            _copy_open(fd, fresh)
             fcntl.fcntl(fresh, fcntl.F_SETFL, flags)
         else:
             fresh = os.open(place, flags | os.O_CLOEXEC)
@@ -273,9 +281,29 @@ def _renew_memory(address: int, size: int) -> None:
 
 
 def _copy_bytes(source: int, target: int) -> None:
-    at = 0
-    while moved := os.sendfile(target, source, at, _PIECE):
-        at += moved
+    """A whole file into an empty one. Holes, which may be bigger than there is room, stay holes."""
+    size, at = os.fstat(source).st_size, 0
+    os.ftruncate(target, size)
+    while at < size:
+        try:
+            at = os.lseek(source, at, os.SEEK_DATA)
+        except OSError as e:
+            if e.errno == errno.ENXIO:  # nothing but a hole from here on
+                return
+            raise
+        end = os.lseek(source, at, os.SEEK_HOLE)
+        os.lseek(target, at, os.SEEK_SET)
+        while at < end:
+            moved = os.sendfile(target, source, at, min(_PIECE, end - at))
+            if not moved:
+                return
+            at += moved
+
+
+def _copy_open(fd: int, target: int) -> None:
+    """The same of an open file, which may be open for writing only, and whose offset is the template's too."""
+    with _opened(f"/proc/self/fd/{fd}", flags=0) as source:
+        _copy_bytes(source, target)
 
 
 def copy_tree(source: int, target: str) -> None:
@@ -289,7 +317,7 @@ def copy_tree(source: int, target: str) -> None:
                 continue
             if stat.S_ISDIR(info.st_mode):
                 os.mkdir(place, 0o700)
-                with _opened(entry.name, source, os.O_DIRECTORY) as inner:
+                with _opened(entry.name, source, os.O_NOFOLLOW | os.O_DIRECTORY) as inner:
                     copy_tree(inner, place)
             elif stat.S_ISREG(info.st_mode):
                 with _opened(entry.name, source) as inner:
@@ -307,8 +335,8 @@ def copy_tree(source: int, target: str) -> None:
 
 
 @contextlib.contextmanager
-def _opened(name: str, directory: int, flags: int = 0) -> Iterator[int]:
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, dir_fd=directory)
+def _opened(name: str, directory: int | None = None, flags: int = os.O_NOFOLLOW) -> Iterator[int]:
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=directory)
     try:
         yield fd
     finally:
