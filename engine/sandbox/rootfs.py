@@ -66,9 +66,7 @@ def enter(
     _show(runtime_dir, os.path.join(mountpoint, "var/runtime"))
     _show_sdk(runtime_dir, os.path.join(mountpoint, "var/runtime"))
     if language:
-        os.makedirs(os.path.join(mountpoint, "var/lang/bin"))
-        for name in names_of(language):
-            os.symlink(language, os.path.join(mountpoint, "var/lang/bin", name))
+        _name_language(language, os.path.join(mountpoint, "var/lang/bin"))
     _make_etc(os.path.join(mountpoint, "etc"), share_network, resolver)
     _make_dev(os.path.join(mountpoint, "dev"))
     proc = os.path.join(mountpoint, "proc")
@@ -79,6 +77,15 @@ def enter(
     os.chdir(mountpoint)
     kernel.pivot_here()
     kernel.set_mount("/", kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID, recursive=False)
+
+
+def _name_language(language: str, folder: str) -> None:
+    """Have the runtime's program in ``folder``, unless an interpreter that is installed there, as in AWS's images, is shown with its own names."""
+    if os.path.isdir(folder):
+        return
+    os.makedirs(folder)
+    for name in names_of(language):
+        os.symlink(language, os.path.join(folder, name))
 
 
 def names_of(program: str) -> list[str]:

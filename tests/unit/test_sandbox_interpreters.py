@@ -158,3 +158,14 @@ def test_an_interpreter_reached_through_bin_knows_its_prefix():
         found = inspect(program)
         if found is not None:
             assert "/" not in found.prefixes
+
+
+def test_an_interpreter_that_is_installed_where_its_names_belong_keeps_its_own(tmp_path):
+    folder = tmp_path / "var/lang/bin"
+    folder.mkdir(parents=True)
+    (folder / "python3.12").write_text("")
+    rootfs._name_language("/var/lang/bin/python3.12", str(folder))
+    assert [path.name for path in folder.iterdir()] == ["python3.12"]
+    other = tmp_path / "other/bin"
+    rootfs._name_language("/opt/python3.12", str(other))
+    assert {path.name: str(path.readlink()) for path in other.iterdir()} == dict.fromkeys(("python3.12", "python3", "python"), "/opt/python3.12")
