@@ -60,7 +60,7 @@ class Packages:
         """
         found = self._preloads.get((sha256, runtime))
         tree = self._code.tree(sha256)
-        if found is None or not tree.is_dir() or not self._code.blob(sha256).exists():
+        if found is None or not all(path.exists() for path in (tree, self._code.blob(sha256), self._code.compiled(sha256, runtime))):
             return None
         return Package(sha256, size, tree, found)
 

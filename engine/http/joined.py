@@ -41,7 +41,8 @@ class JoinedWrites:
 
     def _flush(self) -> None:
         head, self._head = self._head, b""
-        if head:
+        # The other side may have gone meanwhile: uvloop raises for a connection that is closed.
+        if head and not self._transport.is_closing():
             self._transport.write(head)
 
 

@@ -179,9 +179,9 @@ class MemoryWatch:
             fd = os.open(f"{self._directory}/{_TAKE_BACK[self._version]}", os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
             return  # v2 before Linux 5.19, where the kernel looks by itself when the mark is passed
-        self._asking = True
         try:
             self._lend(use.most - use.least, [fd])
+            self._asking = True
         finally:
             os.close(fd)
 

@@ -420,5 +420,11 @@ def test_head_and_body_are_one_write_and_a_head_alone_waits_for_nobody() -> None
         await asyncio.sleep(0)
         assert below.seen == [head, b"closed"]
         assert transport.is_closing()
+        # The other side may go before the loop's next turn.
+        below.seen.clear()
+        transport.write(head)
+        below.close()
+        await asyncio.sleep(0)
+        assert below.seen == [b"closed"]
 
     asyncio.run(scenario())

@@ -83,6 +83,10 @@ def test_a_package_is_named_by_its_bytes_and_readable_by_everybody(installed: Pa
     assert installed.install(data, RUNTIME, sys.executable) == package
     assert installed.known(package.sha256, RUNTIME, len(data)) == package
     assert installed.known(package.sha256, "python3.99", len(data)) is None
+    # Collected, and brought again by a function of another runtime: what was compiled for this one is gone.
+    code.compiled(package.sha256, RUNTIME).unlink()
+    assert installed.known(package.sha256, RUNTIME, len(data)) is None
+    assert installed.install(data, RUNTIME, sys.executable) == package
     code.blob(package.sha256).unlink()
     assert installed.known(package.sha256, RUNTIME, len(data)) is None
     assert not [p for p in (tmp_path / "code").iterdir() if p.name.startswith(".")]

@@ -102,3 +102,22 @@ def test_a_mark_comes_down_with_the_files(watched):
     assert watched.mark == LIMIT
     watched.loop.elapse()
     assert (watched.loop.timers, watched.exceeded) == ([], 0)
+
+
+def test_who_could_not_be_asked_to_take_memory_back_is_asked_again(watched):
+    lent = []
+
+    def lend(*what):
+        lent.append(what)
+        if len(lent) == 1:
+            raise OSError("nobody there")
+
+    watched.watch._lend = lend
+    (watched.directory / "memory.reclaim").write_text("")
+    watched.use(LIMIT * 2)
+    # Twice as much as it may have, of which the kernel may have half back.
+    (watched.directory / "memory.stat").write_text(f"anon 1\nfile 0\nshmem 0\ninactive_file {LIMIT * 2}\nactive_file 0\nslab_reclaimable 0\n")
+    watched.watch.check()
+    watched.watch.check()
+    watched.watch.check()
+    assert len(lent) == 2
