@@ -120,9 +120,9 @@ def test_events_outlive_the_control_plane_and_the_engine() -> None:
 
 def test_an_event_of_a_deleted_function_is_given_up() -> None:
     with engine(account_concurrency=1) as running:
-        running.deploy("busy", MARK)
+        running.deploy("busy", MARK, Timeout=30)
         running.deploy("gone", MARK)
-        send(running, "busy", {"n": 1, "sleep": 2})
+        send(running, "busy", {"n": 1, "sleep": 6})
         until(lambda: len(runs(running, "busy")) == 1)
         send(running, "gone", {"n": 2})
         running.client().delete_function(FunctionName="gone")

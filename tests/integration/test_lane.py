@@ -32,7 +32,7 @@ def f(event, context):
     if what == "exit": os._exit(7)
     if what == "sleep": time.sleep(event["s"])
     if what == "big": return "x" * event["n"]
-    if what == "context": return [context.invoked_function_arn, context.get_remaining_time_in_millis() > 2000, os.environ["_X_AMZN_TRACE_ID"]]
+    if what == "context": return [context.invoked_function_arn, 0 < context.get_remaining_time_in_millis() <= 3000, os.environ["_X_AMZN_TRACE_ID"]]
     return event
 """
 PATH = "/2015-03-31/functions/lane/invocations"

@@ -122,7 +122,7 @@ def test_init_that_fails_fails_the_version(shared: Engine) -> None:
 
 def test_a_version_is_pending_while_its_snapshot_is_made(shared: Engine) -> None:
     client = shared.client()
-    shared.deploy("snap-slow", {"m.py": "import time\ntime.sleep(2)\ndef f(e, c): return 1\n"}, Runtime=RUNTIME, SnapStart={"ApplyOn": "PublishedVersions"})
+    shared.deploy("snap-slow", {"m.py": "import time\ntime.sleep(5)\ndef f(e, c): return 1\n"}, Runtime=RUNTIME, SnapStart={"ApplyOn": "PublishedVersions"})
     assert client.publish_version(FunctionName="snap-slow")["State"] == "Pending"
     assert refused(client.invoke, FunctionName="snap-slow", Qualifier="1") == (
         409,
@@ -213,10 +213,10 @@ def test_a_hook_that_fails_after_the_restore_is_told_to_the_caller(shared: Engin
 
 
 def test_crashes_and_timeouts_of_copies_are_replaced_by_fresh_copies(shared: Engine) -> None:
-    client = publish(shared, "snap-crash", "import os, time\ndef f(e, c):\n    if e.get('s'): time.sleep(9)\n    if e.get('x'): os._exit(3)\n    return 1\n", Timeout=1)
+    client = publish(shared, "snap-crash", "import os, time\ndef f(e, c):\n    if e.get('s'): time.sleep(60)\n    if e.get('x'): os._exit(3)\n    return 1\n", Timeout=4)
     assert "exit status 3" in str(call(client, "snap-crash", x=1))
     assert call(client, "snap-crash") == 1
-    assert "Task timed out after 1.00 seconds" in str(call(client, "snap-crash", s=1))
+    assert "Task timed out after 4.00 seconds" in str(call(client, "snap-crash", s=1))
     assert call(client, "snap-crash") == 1
 
 

@@ -90,13 +90,13 @@ def test_pieces_and_the_end(shared: Engine, streamer: str) -> None:
 
 def test_the_first_piece_is_there_before_the_function_has_finished(shared: Engine, streamer: str) -> None:
     """The function's end would need a file that nobody makes."""
-    shared.deploy("gated", {"bootstrap": BOOTSTRAP.format(python=os.path.realpath(sys.executable))}, Runtime="provided.al2023", Timeout=2)
+    shared.deploy("gated", {"bootstrap": BOOTSTRAP.format(python=os.path.realpath(sys.executable))}, Runtime="provided.al2023", Timeout=4)
     answer = stream(shared, "gated", {"pieces": ["first"], "gate": True})
     events = iter(answer["EventStream"])
     assert next(events) == {"PayloadChunk": {"Payload": b"first"}}
     complete = next(events)["InvokeComplete"]
     assert complete["ErrorCode"] == "Sandbox.Timedout"
-    assert json.loads(complete["ErrorDetails"])["errorMessage"].endswith("Task timed out after 2.00 seconds")
+    assert json.loads(complete["ErrorDetails"])["errorMessage"].endswith("Task timed out after 4.00 seconds")
     answer["EventStream"].close()
 
 
@@ -194,7 +194,7 @@ def test_python_functions_stream_too(shared: Engine) -> None:
 
 
 def test_the_first_piece_of_a_python_function_does_not_wait_for_the_last(shared: Engine) -> None:
-    shared.deploy("python-gate", {"m.py": PYTHON}, Timeout=2)
+    shared.deploy("python-gate", {"m.py": PYTHON}, Timeout=4)
     answer = stream(shared, "python-gate", {"pieces": ["first"], "gate": 1})
     with contextlib.closing(answer["EventStream"]) as opened:
         events = iter(opened)

@@ -102,7 +102,7 @@ def test_a_prelude_describes_the_response(shared: Engine, streamer: str) -> None
 
 def test_the_first_bytes_come_before_the_function_is_done(shared: Engine) -> None:
     """The function only ends by its timeout, after which nothing whole can come any more."""
-    shared.deploy("url-waiter", {"bootstrap": BOOTSTRAP.format(python=os.path.realpath(sys.executable))}, Runtime="provided.al2023", Timeout=2)
+    shared.deploy("url-waiter", {"bootstrap": BOOTSTRAP.format(python=os.path.realpath(sys.executable))}, Runtime="provided.al2023", Timeout=4)
     connection, answer = opened(shared, url_of(shared, "url-waiter", InvokeMode="RESPONSE_STREAM"), "/wait")
     assert (answer.status, answer.read(5)) == (207, b"head ")
     with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):

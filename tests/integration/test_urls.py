@@ -90,7 +90,7 @@ def test_what_a_function_returns_and_what_becomes_of_failures(shared: Engine) ->
         "            '/bytes': {'statusCode': 418, 'headers': {'content-type': 'image/x'}, 'cookies': ['a=1', 'b=2'], 'isBase64Encoded': True,\n"
         "                       'body': base64.b64encode(bytes(range(256))).decode()}}[kind]\n"
     )
-    shared.deploy("url-kinds", {"m.py": code}, Timeout=1)
+    shared.deploy("url-kinds", {"m.py": code}, Timeout=3)
     host = url_of(shared, "url-kinds")
     text = ask(shared, host, path="/text")
     assert (text.status, text.body, text.headers["content-type"]) == (200, b"hello", "application/json")

@@ -74,8 +74,8 @@ time.sleep(30)
 
 
 def test_a_reply_after_the_deadline_reaches_nobody(siege: Siege) -> None:
-    name = siege.attacker("late", Timeout=1)
-    done = siege.attack("signal.alarm(0)\ntime.sleep(1.5)\nresult = 'late'", name)
+    name = siege.attacker("late", Timeout=4)
+    done = siege.attack("signal.alarm(0)\ntime.sleep(4.5)\nresult = 'late'", name)
     assert done.error is not None
     assert done.error["errorType"] == "Sandbox.Timedout"
     assert siege.attack("result = 'in time'", name).result == "in time"
@@ -109,7 +109,7 @@ def test_an_endless_frame_ends_with_the_deadline(siege: Siege) -> None:
 
 def test_a_channel_that_is_closed_is_a_crash_or_a_timeout(siege: Siege) -> None:
     for n, source in enumerate(("os.close(3)", "socket.socket(fileno=os.dup(3)).shutdown(2)")):
-        name = siege.attacker(f"closer-{n}", Timeout=2)
+        name = siege.attacker(f"closer-{n}", Timeout=5)
         done = siege.attack(source, name)
         assert done.error is not None
         assert done.error["errorType"] in ("Runtime.ExitError", "Sandbox.Timedout")

@@ -305,7 +305,7 @@ if os.fork() == 0:
             with open('/tmp/beat', 'w') as f: f.write(str(n))
             time.sleep(0.005)
     os._exit(0)
-time.sleep(0.1)
+while not os.path.exists('/tmp/beat'): time.sleep(0.01)
 """
     siege.attack(source, name)
     end = time.monotonic() + 20
