@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -55,11 +56,14 @@ class _Engine:
         key = os.environ.get(KEY_VARIABLE, "").split(" ")
         self._credentials = (key[0], key[1], key[2] or None) if len(key) == 3 else None
         self._regions: dict[str, AwsClients] = {}
+        self._lock = threading.Lock()
 
     def client(self, *, service_name: str, region_name: str, **_: Any) -> Any:
-        if region_name not in self._regions:
-            self._regions[region_name] = AwsClients(self._url, region_name, self._credentials)
-        # A task's time is its own matter, and what failed is for its Retry to run again.
-        return self._regions[region_name].client(
-            service_name, parameter_validation=False, retries={"total_max_attempts": 1}, read_timeout=900, connect_timeout=10
-        )
+        # Branches run at once, and boto3 makes one client of a session at a time.
+        with self._lock:
+            if region_name not in self._regions:
+                self._regions[region_name] = AwsClients(self._url, region_name, self._credentials)
+            # A task's time is its own matter, and what failed is for its Retry to run again.
+            return self._regions[region_name].client(
+                service_name, parameter_validation=False, retries={"total_max_attempts": 1}, read_timeout=900, connect_timeout=10
+            )
