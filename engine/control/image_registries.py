@@ -80,8 +80,11 @@ class ImageRegistries:
         return COMING if digest in self._coming else self._failed.get(digest)
 
     def telling(self, digest: str) -> bool:
-        """Whether it has come or failed just now, and those who run it are still being told."""
-        return digest in self._told
+        """Whether it is coming, or has come or failed just now and those who run it are still being told.
+
+        Coming until all of that is done: the store has it a moment before whoever fetched it goes on.
+        """
+        return digest in self._coming or digest in self._told
 
     def fetch(self, uri: str, url: str, digest: str, arrived: Arrived) -> asyncio.Task[None]:
         """Have it come, if it is not coming already; ``arrived`` is called when it is here or will not be."""
