@@ -15,7 +15,7 @@ DIGEST = "d" * 64
 
 
 def test_an_image_is_on_its_way_until_those_who_run_it_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def pulled(*_words: str, failing: str) -> dict[str, Any]:  # noqa: ARG001 - as the real one
+    async def pulled(*_words: str, failing: str) -> dict[str, Any]:
         return {}
 
     monkeypatch.setattr(image_registries, "work_apart", pulled)
