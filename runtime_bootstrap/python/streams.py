@@ -58,6 +58,9 @@ class Lines(io.BufferedIOBase):
         if self.closed:
             raise ValueError("write to closed file")
         raw = bytes(data)
+        if not raw:
+            # What print(..., end="") ends with, from Python 3.13 on also in tracebacks, is no line of its own.
+            return 0
         if self._channel.foreign:
             self._write_through(raw)
             return len(raw)

@@ -57,10 +57,18 @@ class RawClient:
         method, path, query, headers, body = send(name, params)
         target = f"{path}?{query}" if query else path
         sent = {k: v for k, v in headers.items() if k != "content-length"} | self._headers
-        self._connection.request(method, target, body, sent)
-        answer = self._connection.getresponse()
+        try:
+            answer = self._ask(method, target, body, sent)
+        except (BrokenPipeError, ConnectionResetError):
+            # Idle for longer than the server keeps connections: on a busy machine making a request can take that long.
+            self._connection.close()
+            answer = self._ask(method, target, body, sent)
         received = answer.read()
         return Answer(SERVICE.operation_model(name), answer.status, {k.lower(): v for k, v in answer.getheaders()}, received)
+
+    def _ask(self, method: str, target: str, body: bytes, headers: dict[str, str]) -> http.client.HTTPResponse:
+        self._connection.request(method, target, body, headers)
+        return self._connection.getresponse()
 
     def close(self) -> None:
         self._connection.close()

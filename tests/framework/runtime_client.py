@@ -187,7 +187,8 @@ def _events(data: bytes) -> list[tuple[int, str]]:
 
 
 def plain(text: str) -> str:
-    """``text`` without what differs between any two runs: times, depths, and the name and lines of the runtime's own files."""
+    """``text`` without what differs between any two runs: times, depths and what was done there, and the name and lines of the runtime's own files."""
     text = re.sub(r"repeated \d+ more times", "repeated", text)
+    text = re.sub(r"(recursion depth exceeded) while \w+ing an? \w+ object", r"\1", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z", "TIME", text)
     return re.sub(r'File (\\?")[^"]*/(bootstrap|worker|handler)\.py\1, line \d+, in \w+(\\n|\n)[^\n"]*', "File RUNTIME", text)

@@ -211,7 +211,7 @@ def test_notes_of_networks_that_are_gone_are_not_kept(tmp_path):
     with Host() as host, host.inside():
         last = Forwarding(tmp_path)
         # The namespace itself goes in the kernel's own time.
-        settled(lambda: (last.enter(), last.leave(), not left.exists())[2], "its note is gone")
+        settled(lambda: (last.enter(), last.leave(), not left.exists())[2], "its note is gone", 90)
     assert not list(tmp_path.iterdir())
 
 

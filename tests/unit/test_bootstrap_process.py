@@ -66,6 +66,11 @@ def test_exit_runs_exit_functions_and_sends_what_is_unfinished(make: Make) -> No
     assert worker.ended() == 4
 
 
+def test_nothing_written_is_no_line(make: Make) -> None:
+    worker = started(make, "print('a')\nsys.stdout.write('')\nsys.stdout.buffer.write(b'')\nsys.exit(0)")
+    assert last_words(worker) == ["a"]
+
+
 def test_exit_waits_for_threads(make: Make) -> None:
     worker = started(
         make,
