@@ -327,6 +327,13 @@ class KmsRefused(AwsError):
         self.kms_message = kms_message
 
 
+class InvalidRuntime(AwsError):
+    """InvalidRuntimeException 502: the version of the runtime that the function is held to is not there."""
+
+    code = "InvalidRuntimeException"
+    status = 502
+
+
 class ResourceNotReady(AwsError):
     """ResourceNotReadyException 502: the function cannot run now."""
 

@@ -125,12 +125,17 @@ class FunctionHandler(Handler):
         arn = self.client.create_function(FunctionName=name, Code=code, **arguments)["FunctionArn"]
         self.client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig=WAIT)
         self._settings(name, {}, properties)
+        self._manage(name, {}, properties)
         return Made(name, name, {"Arn": arn})
 
     def update(self, made: Made, old: Properties, new: Properties) -> Made:
         if any(old.get(k) != new.get(k) for k in _FIXED):
             raise Replace
         name = made.physical
+        held = (new.get("RuntimeManagementConfig") or {}).get("UpdateRuntimeOn") == "Manual"
+        if not held:
+            # What is held by hand cannot have another runtime.
+            self._manage(name, old, new)
         changes = {k: new.get(k, _cleared(old.get(k))) for k in {*old, *new} - set(_APART) if old.get(k) != new.get(k)}
         if changes:
             self.client.update_function_configuration(FunctionName=name, **members(changes))
@@ -142,6 +147,8 @@ class FunctionHandler(Handler):
             self.client.update_function_code(FunctionName=name, **code)
             self._updated(name)
         self._settings(name, old, new)
+        if held:
+            self._manage(name, old, new)
         before, after = tags_of(old), tags_of(new)
         if before.keys() - after.keys():
             self.client.untag_resource(Resource=made.attributes["Arn"], TagKeys=sorted(before.keys() - after.keys()))
@@ -165,6 +172,9 @@ class FunctionHandler(Handler):
                 self.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=int(reserved))
         if new.get("RecursiveLoop") != old.get("RecursiveLoop"):
             self.client.put_function_recursion_config(FunctionName=name, RecursiveLoop=new.get("RecursiveLoop") or "Terminate")
+
+    def _manage(self, name: str, old: Properties, new: Properties) -> None:
+        """What version of its runtime the function is held to."""
         if new.get("RuntimeManagementConfig") != old.get("RuntimeManagementConfig"):
             self.client.put_runtime_management_config(FunctionName=name, **(new.get("RuntimeManagementConfig") or {"UpdateRuntimeOn": "Auto"}))
 
@@ -188,6 +198,8 @@ class VersionHandler(Handler):
         made = self.client.publish_version(**arguments)
         arn = made["FunctionArn"]
         self.client.get_waiter("published_version_active").wait(FunctionName=arn, Qualifier=made["Version"], WaiterConfig=WAIT)
+        if properties.get("RuntimePolicy"):
+            self.client.put_runtime_management_config(FunctionName=arn, **properties["RuntimePolicy"])
         self._provision(arn, properties)
         return Made(arn, arn, {"Version": made["Version"], "FunctionArn": arn})
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from engine.control import file_systems, instance_policy, snap_start, tenancy
+from engine.control import file_systems, instance_policy, runtime_management, snap_start, tenancy
 from engine.control.configuration import SEALED, is_image
 from engine.control.images import Images
 from engine.control.kinds import POLICY, URL, may_loop, provisioned_concurrency, reserved_concurrency, resource_policies
@@ -30,6 +30,8 @@ class Catalogue:
         self._there: Callable[[str], bool] = os.path.exists
         self._entries: dict[tuple[str, str], dict[str, Any]] = {}
         self.loaded = False
+        # What the host has, once the supervisor has said so.
+        self.runtimes: runtime_management.Runtimes | None = None
 
     def load(self, functions: Iterable[Function]) -> None:
         """Start over with these. ``loaded`` is for whoever has seen to it that their code is there."""
@@ -77,10 +79,16 @@ class Catalogue:
             "max_age_s": policy["max_age_s"],
             "aliases": {key: {"version": a.version, "weights": dict(a.weights)} for key, a in function.aliases.items()},
             "versions": {
-                key: self._version(v, places if places > 1 and instance_policy.shareable(v.config) else 1) for key, v in function.versions.items()
+                key: self._version(v, places if places > 1 and instance_policy.shareable(v.config) else 1) | self._refused(function, v)
+                for key, v in function.versions.items()
             },
             **(self._attached(function) if function.attached else {}),
         }
+
+    def _refused(self, function: Function, version: Version) -> dict[str, Any]:
+        """What is other of a version that is held to another runtime version than the host's."""
+        reason = runtime_management.refusal(function, version, self.runtimes) if function.attached and self.runtimes is not None else ""
+        return {"state": "Failed", "refusal": reason} if reason else {}
 
     def _attached(self, function: Function) -> dict[str, Any]:
         """What most functions do not have."""

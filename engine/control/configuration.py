@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.arn import function_arn
 from engine.control import file_systems, snap_start, tenancy
+from engine.control.kinds import held_runtime
 from engine.errors import InvalidParameterValue
 from engine.store.api import Function, Version
 
@@ -157,11 +158,16 @@ def listed(name: str, version: Version, account: str, region: str, qualifier: st
 
 
 def shown(function: Function, version: Version, region: str, qualifier: str | None) -> dict[str, Any]:
-    """A FunctionConfiguration of a function at rest: Active, its last update Successful."""
-    config = version.config
+    """A FunctionConfiguration of a function at rest: Active, its last update Successful, its runtime the one it was last seen with or is
+    held to.
+    """
+    runtime = version.config.get("RuntimeVersionConfig")
+    held = held_runtime(function, version.version)
+    if held is not None:
+        runtime = {"RuntimeVersionArn": held["RuntimeVersionArn"]}
     return {
         **listed(function.name, version, function.account, region, qualifier),
-        **({"RuntimeVersionConfig": config["RuntimeVersionConfig"]} if "RuntimeVersionConfig" in config else {}),
+        **({} if runtime is None else {"RuntimeVersionConfig": runtime}),
         "State": "Active",
         "LastUpdateStatus": "Successful",
     }

@@ -1,7 +1,6 @@
 """Recursion and runtime management configs.
 
-A recursive loop is ended by the supervisor unless the function allows it. Runtimes are the host's interpreters: a function always runs on
-the one installed, which is what ``Auto`` says; holding one back (``FunctionUpdate``, ``Manual``) is refused because it could not be obeyed.
+A recursive loop is ended by the supervisor unless the function allows it. What holding a runtime means is in ``runtime_management``.
 Sources: docs.aws.amazon.com/lambda/latest/dg/invocation-recursion.html and runtimes-update.html, and recorded replies.
 """
 
@@ -10,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from engine.arn import FunctionRef
+from engine.control import runtime_management
 from engine.control.api import Caller, Registrar
-from engine.control.kinds import RECURSION, may_loop
+from engine.control.kinds import RECURSION, RUNTIME_MANAGEMENT, held_runtime, may_loop
 from engine.control.plane import Plane, locate, not_found
-from engine.errors import InvalidParameterValue, NotImplementedHere
-from engine.store.api import LATEST
+from engine.store.api import LATEST, Function
 
 
 class FunctionSettingOperations:
@@ -47,26 +46,25 @@ class FunctionSettingOperations:
         return {"RecursiveLoop": "Allow" if may_loop(function) else "Terminate"}
 
     async def put_runtime_management(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        ref = self._version(caller, params)
-        wanted = params["UpdateRuntimeOn"]
-        if wanted == "Manual" and not params.get("RuntimeVersionArn"):
-            raise InvalidParameterValue("RuntimeVersionArn is required when UpdateRuntimeOn is Manual.")
-        if wanted != "Auto":
-            raise NotImplementedHere(
-                f"Lambda Engine does not support UpdateRuntimeOn {wanted}: functions run on the interpreters installed on the host, and an "
-                "older one cannot be kept for them. Nothing was changed."
-            )
-        if params.get("RuntimeVersionArn"):
-            raise InvalidParameterValue("RuntimeVersionArn can be given only when UpdateRuntimeOn is Manual.")
-        return {"UpdateRuntimeOn": "Auto", "FunctionArn": ref.arn()}
+        plane = self._plane
+        ref, _ = self._version(caller, params)
+        hello = await plane.link.ready()
+        async with plane.changes.lock(ref.account, ref.name):
+            ref, function = self._version(caller, params)
+            key = ref.qualifier or LATEST
+            document = runtime_management.chosen(function, function.versions[key], params, hello.runtimes, ref.region)
+            if held_runtime(function, key) != document:
+                await plane.changes.apply(function, function.attach(RUNTIME_MANAGEMENT, key, document))
+        return runtime_management.answer(document, ref.arn())
 
     async def get_runtime_management(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        return {"UpdateRuntimeOn": "Auto", "FunctionArn": self._version(caller, params).arn()}
+        ref, function = self._version(caller, params)
+        return runtime_management.answer(held_runtime(function, ref.qualifier or LATEST), ref.arn())
 
-    def _version(self, caller: Caller, params: dict[str, Any]) -> FunctionRef:
+    def _version(self, caller: Caller, params: dict[str, Any]) -> tuple[FunctionRef, Function]:
         """The version a request names. Raises ResourceNotFound, also for aliases: these run what their versions run."""
         ref = locate(caller, params["FunctionName"], params.get("Qualifier"))
         function = self._plane.store.get(ref.account, ref.name)
         if function is None or (ref.qualifier or LATEST) not in function.versions:
             raise not_found(ref)
-        return ref
+        return ref, function

@@ -15,7 +15,17 @@ from msgspec import Raw
 
 from engine import ids
 from engine.arn import FunctionRef, check_new_name, runtime_version_arn
-from engine.control import configuration, function_layers, images, instance_policy, rules, sealed_packages, snap_start, trust
+from engine.control import (
+    configuration,
+    function_layers,
+    images,
+    instance_policy,
+    rules,
+    runtime_management,
+    sealed_packages,
+    snap_start,
+    trust,
+)
 from engine.control.api import Caller, Registrar
 from engine.control.kinds import CODE_SIGNING, CONCURRENCY
 from engine.control.link import Hello
@@ -194,6 +204,11 @@ class FunctionOperations:
             there = all(code.tree(sha256).is_dir() for sha256 in (version.code_sha256, *version.layers))
         if not there:
             return configuration.lost(shown)
+        hello = self._plane.link.hello
+        if hello is not None and "RuntimeVersionConfig" in shown:
+            shown = runtime_management.in_state(shown, function, version, hello.runtimes, ref.region)
+            if shown["State"] == "Failed":
+                return shown
         return await snap_start.with_state(self._plane.link, function, version, shown)
 
     async def delete(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:

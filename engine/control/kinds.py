@@ -25,6 +25,8 @@ URL = "url"
 EVENT_INVOKE = "event-invoke"
 # {"CodeSigningConfigArn": arn}, of the function.
 CODE_SIGNING = "code-signing"
+# {"UpdateRuntimeOn": "Manual" or "FunctionUpdate", "RuntimeVersionArn": arn, "Version": text}, by version; absent means Auto.
+RUNTIME_MANAGEMENT = "runtime-management"
 
 
 def reserved_concurrency(function: Function) -> int | None:
@@ -47,6 +49,11 @@ def may_loop(function: Function) -> bool:
     """Whether recursive invocations are let go on."""
     found = function.document(RECURSION)
     return found is not None and found["RecursiveLoop"] == "Allow"
+
+
+def held_runtime(function: Function, version: str) -> Mapping[str, Any] | None:
+    """The version of its runtime that a version is held to; None when it runs on what the host has."""
+    return function.document(RUNTIME_MANAGEMENT, version)
 
 
 def resource_policies(function: Function) -> dict[str, str]:

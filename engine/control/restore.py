@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 
 from engine.control.catalogue import Catalogue
+from engine.control.kinds import RUNTIME_MANAGEMENT
 from engine.control.link import Hello
 from engine.control.packages import OPT_ROOT, TASK_ROOT, Packages
 from engine.errors import AwsError
@@ -21,6 +22,7 @@ def restore(store: FunctionStore, packages: Packages, catalogue: Catalogue, hell
 
     A package that cannot be had any more is logged and its versions are Failed; nothing else suffers.
     """
+    catalogue.runtimes = hello.runtimes
     for function in _amended(store, packages, hello):
         catalogue.put(function)
     catalogue.loaded = True
@@ -31,7 +33,8 @@ def _amended(store: FunctionStore, packages: Packages, hello: Hello) -> Iterator
     seen: dict[tuple[str, str], bool] = {}
     present = packages.present()
     for function in store.everything():
-        amended = False
+        # Only now is known whether what it is held to is there.
+        amended = any(key.kind == RUNTIME_MANAGEMENT for key in function.attached)
         for version in function.versions.values():
             # A container image has none, and nothing to be made ready.
             runtime = version.config.get("Runtime", "")

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from engine import ids
-from engine.arn import FunctionRef, runtime_version_arn
-from engine.control import configuration, function_layers, images, instance_policy, rules, sealed_packages, trust
+from engine.arn import FunctionRef
+from engine.control import configuration, function_layers, images, instance_policy, rules, runtime_management, sealed_packages, trust
 from engine.control.api import Caller, Registrar
 from engine.control.link import Hello
 from engine.control.plane import Plane, locate_unqualified
@@ -44,6 +44,7 @@ class UpdateOperations:
             function = await plane.read(ref)
             rules.check_revision(params.get("RevisionId"), function.latest.revision_id)
             rules.refuse_unsupported("UpdateFunctionCode", params)
+            runtime_management.check_update(function, params)
             former = function.latest.config["Architectures"] if plane.ignore_architecture else None
             wanted = params.get("Architectures") or former
             architectures = rules.check_architectures(wanted, self._host, ignored=plane.ignore_architecture)
@@ -67,7 +68,7 @@ class UpdateOperations:
             async with plane.installed(data, runtime, hello, kept.file) as package:
                 await function_layers.ready(plane, package.sha256, function.latest.layers, runtime, hello)
                 code = replace(function.latest, code_sha256=package.sha256, code_size=kept.stored(len(data)), preload=package.preload)
-                after = self._updated(function, code, config)
+                after = self._updated(ref, function, code, config, hello)
                 return await self._apply(ref, function, after, publishing=bool(params.get("Publish")))
 
     async def _update_image(
@@ -80,7 +81,7 @@ class UpdateOperations:
         source = await self._plane.images.find(params["ImageUri"], hello)
         await self._plane.images.fetched(source)
         config = {**function.latest.config, configuration.IMAGE_URI: source.uri}
-        after = self._updated(function, replace(function.latest, code_sha256=source.digest), config)
+        after = self._updated(ref, function, replace(function.latest, code_sha256=source.digest), config, hello)
         if params.get("DryRun"):
             shown = configuration.shown(function, after.latest, ref.region, None)
             return await self._plane.environments.reveal(shown, after.latest.config, ref)
@@ -118,6 +119,7 @@ class UpdateOperations:
             latest = function.latest
             rules.check_revision(params.get("RevisionId"), latest.revision_id)
             rules.refuse_unsupported("UpdateFunctionConfiguration", params)
+            runtime_management.check_update(function, params)
             image = configuration.is_image(latest.config)
             if image:
                 images.check_members(params)
@@ -134,23 +136,19 @@ class UpdateOperations:
             config = await plane.environments.sealed(config, ref)
             instance_policy.check(function.tags, config)
             if image:
-                return await self._apply(ref, function, self._updated(function, latest, config), publishing=False)
-            await self._prepare_runtime(ref, latest, config, hello, chosen=bool(params.get("Runtime")))
+                return await self._apply(ref, function, self._updated(ref, function, latest, config, hello), publishing=False)
+            await self._prepare_runtime(latest, config, hello, chosen=bool(params.get("Runtime")))
             async with function_layers.resolved(plane, ref.account, ref.region, params.get("Layers") or []) as layers:
                 if params.get("Layers") is not None:
                     function_layers.attach(config, layers, ref.region)
                     latest = replace(latest, layers=tuple(layer.code_sha256 for layer in layers))
                     await trust.check_layers(plane, ref.account, ref.name, trust.demanded(function), latest.layers)
                 await function_layers.ready(plane, latest.code_sha256, latest.layers, config["Runtime"], hello)
-                after = self._updated(function, latest, config)
+                after = self._updated(ref, function, latest, config, hello)
                 return await self._apply(ref, function, after, publishing=False)
 
-    async def _prepare_runtime(
-        self, ref: FunctionRef, latest: Version, config: dict[str, Any], hello: Hello, *, chosen: bool
-    ) -> None:
-        """Compile for the runtime and name its interpreter in ``config``. A function whose runtime has since been removed from the host
-        may still be given other settings.
-        """
+    async def _prepare_runtime(self, latest: Version, config: Mapping[str, Any], hello: Hello, *, chosen: bool) -> None:
+        """Compile for the runtime. A function whose runtime has since been removed from the host may still be given other settings."""
         runtime = config["Runtime"]
         if chosen:
             rules.check_runtime(runtime, hello.runtimes)
@@ -161,11 +159,10 @@ class UpdateOperations:
             await asyncio.to_thread(self._plane.packages.ensure, latest.code_sha256, runtime, installed.interpreter)
         except FileNotFoundError as e:
             raise ServiceError("The function's code is lost: upload it again with UpdateFunctionCode first.") from e
-        arn = runtime_version_arn(ref.region, runtime, installed.version)
-        config["RuntimeVersionConfig"] = {"RuntimeVersionArn": arn}
 
-    def _updated(self, function: Function, latest: Version, config: Mapping[str, Any]) -> Function:
+    def _updated(self, ref: FunctionRef, function: Function, latest: Version, config: Mapping[str, Any], hello: Hello) -> Function:
         """The function with ``latest``, whose code and layers are right already, as configured and new."""
+        config = runtime_management.named(config, hello.runtimes, ref.region)
         made = replace(
             latest,
             config=config,
@@ -174,4 +171,4 @@ class UpdateOperations:
             generation=ids.revision_id(),
             fingerprint=configuration.fingerprint(config, latest.code_sha256),
         )
-        return replace(function, versions={**function.versions, LATEST: made})
+        return runtime_management.updated(replace(function, versions={**function.versions, LATEST: made}), hello.runtimes, ref.region)

@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from engine import ids
-from engine.control import configuration, rules, snap_start
+from engine.control import configuration, rules, runtime_management, snap_start
 from engine.control.api import Caller, Registrar
+from engine.control.kinds import RUNTIME_MANAGEMENT, held_runtime
 from engine.control.listing import listing, next_marker, page_size, position
 from engine.control.plane import Plane, locate, locate_unqualified, not_found
 from engine.errors import InvalidParameterValue
@@ -36,7 +37,9 @@ def publish(function: Function, description: str | None) -> tuple[Function, Vers
         generation=ids.revision_id(),
     )
     versions = {**function.versions, LATEST: replace(latest, revision_id=ids.revision_id()), made.version: made}
-    return replace(function, next_version=function.next_version + 1, versions=versions), made
+    after = replace(function, next_version=function.next_version + 1, versions=versions)
+    held = held_runtime(function, LATEST)
+    return after if held is None else after.attach(RUNTIME_MANAGEMENT, made.version, held), made
 
 
 class VersionOperations:
@@ -52,7 +55,7 @@ class VersionOperations:
     async def publish_version(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = locate_unqualified(caller, params["FunctionName"])
         rules.refuse_unsupported("PublishVersion", params)
-        await self._plane.link.ready()
+        hello = await self._plane.link.ready()
         async with self._plane.changes.lock(ref.account, ref.name):
             function = await self._plane.read(ref)
             latest = function.latest
@@ -69,7 +72,8 @@ class VersionOperations:
                 await self._plane.changes.apply(function, after)
         shown = configuration.shown(after, version, ref.region, version.version)
         await self._plane.environments.reveal(shown, version.config, ref)
-        return await snap_start.with_state(self._plane.link, after, version, shown)
+        shown = runtime_management.in_state(shown, after, version, hello.runtimes, ref.region)
+        return shown if shown["State"] == "Failed" else await snap_start.with_state(self._plane.link, after, version, shown)
 
     async def list_versions(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = locate(caller, params["FunctionName"])

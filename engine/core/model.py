@@ -26,7 +26,7 @@ class VersionConfig:
     """One invocable configuration: ``$LATEST`` or a published version.
 
     ``generation`` changes whenever anything an instance was started with changes; instances of another generation are
-    drained. ``max_concurrency``: invocations that an instance may run at once. ``image``: what a container image starts (``entrypoint``, ``cmd``, ``workdir``, ``env``), None for a package. ``network``: ``vpc/subnet,subnet/group,group`` of a function in a VPC, else empty. ``sealed``: the values of ``env`` are behind a KMS key, and so are most names. ``api``: what the code wants of Lambda's HTTP APIs, ``extends`` (it registers extensions), ``asks`` or nothing. ``file_system``: ARN of its access point, LocalMountPath, and what EFS says of it if it is the embedded one's. ``tenants_apart``: an instance serves one tenant only. Times in seconds, sizes in MiB.
+    drained. ``max_concurrency``: invocations that an instance may run at once. ``image``: what a container image starts (``entrypoint``, ``cmd``, ``workdir``, ``env``), None for a package. ``network``: ``vpc/subnet,subnet/group,group`` of a function in a VPC, else empty. ``sealed``: the values of ``env`` are behind a KMS key, and so are most names. ``api``: what the code wants of Lambda's HTTP APIs, ``extends`` (it registers extensions), ``asks`` or nothing. ``file_system``: ARN of its access point, LocalMountPath, and what EFS says of it if it is the embedded one's. ``tenants_apart``: an instance serves one tenant only. ``refusal``: why it is Failed, where that is its runtime. Times in seconds, sizes in MiB.
     """
 
     account: str
@@ -57,6 +57,7 @@ class VersionConfig:
     api: str = ""
     file_system: tuple[str, str, EfsPlace | None] | None = None
     tenants_apart: bool = False
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)

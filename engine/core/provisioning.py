@@ -18,6 +18,8 @@ from enum import StrEnum
 INIT_TIMEOUT_S = 130.0
 RAMP_PER_MINUTE = 6000
 INIT_FAILURE = "FUNCTION_ERROR_INIT_FAILURE"
+# Goes on with why; over as soon as that is.
+INVALID_RUNTIME = "INVALID_RUNTIME: "
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 

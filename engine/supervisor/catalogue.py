@@ -17,7 +17,7 @@ from engine.core.model import LATEST, AliasConfig, EfsPlace, FunctionConfig, Pro
 from engine.core.pool import VersionPool
 from engine.core.shared_pool import SharedPool
 from engine.core.stats import FunctionStats
-from engine.errors import AwsError, ResourceConflict, ResourceNotFound, WireError
+from engine.errors import AwsError, InvalidRuntime, ResourceConflict, ResourceNotFound, WireError
 from engine.supervisor import zygotes
 from engine.supervisor.logs import FunctionLog, LogStore
 
@@ -199,12 +199,13 @@ def _version(account: str, name: str, v: Any) -> VersionConfig:
         api=str(v.get("api") or ""),
         file_system=_file_system(v.get("file_system")),
         tenants_apart=bool(v.get("tenants_apart")),
+        refusal=str(v.get("refusal") or ""),
     )
 
 
 def _same(former: VersionConfig, now: VersionConfig) -> bool:
     """Whether instances of one serve the other."""
-    return former.generation == now.generation and former.max_concurrency == now.max_concurrency
+    return former.generation == now.generation and former.max_concurrency == now.max_concurrency and former.refusal == now.refusal
 
 
 def _file_system(value: Any) -> tuple[str, str, EfsPlace | None] | None:
@@ -379,7 +380,8 @@ class Catalogue:
     def resolve(self, ref: FunctionRef) -> tuple[Version, bool]:
         """The version to run and whether the choice was drawn by weight (and must be drawn again next time).
 
-        Raises ResourceNotFound with AWS's text, ResourceConflict while the function is Pending or Failed.
+        Raises ResourceNotFound with AWS's text, ResourceConflict while the function is Pending or Failed, InvalidRuntime when it is so because
+        of its runtime.
         """
         function = self._functions.get((ref.account, ref.name))
         qualifier = ref.qualifier or LATEST
@@ -390,6 +392,8 @@ class Catalogue:
             version = function.versions.get(chosen)
             if version is not None:
                 if version.config.state != "Active":
+                    if version.config.refusal:
+                        raise InvalidRuntime(version.config.refusal)
                     raise ResourceConflict(
                         "The operation cannot be performed at this time. The function is currently in the following state: "
                         + version.config.state

@@ -81,7 +81,7 @@ class Provisioner:
                 return
             asked = self._asked[function] = _Asked()
         current = {(p.qualifier, p.revision) for p in config.provisioned} if config is not None else set()
-        asked.failed = {key: why for key, why in asked.failed.items() if key in current}
+        asked.failed = {key: why for key, why in asked.failed.items() if key in current and not why.startswith(provisioning.INVALID_RUNTIME)}
         if config is not None:
             function.aliases = {name: self._routed(function, a, former.get(name)) for name, a in config.aliases.items()}
         self._reconcile(function)
@@ -233,6 +233,9 @@ class Provisioner:
         now_s = self._clock.monotonic()
         if not number or now_s < provision.retry_s:
             return
+        if version.config.refusal:
+            self._give_up(version, asked, provisioning.INVALID_RUNTIME + version.config.refusal)
+            return
         for _ in range(min(number, MAX_STARTING - len(self._starting))):
             if not asked.ramp.take(now_s):
                 return
@@ -248,10 +251,16 @@ class Provisioner:
         function = version.function
         if now_s - asked.stuck_s < self._host_wait_s or provision.serving or function.config is None:
             return
+        self._give_up(version, asked, "HOST_CAPACITY_EXCEEDED: this host has no room for more instances")
+        asked.stuck_s = None
+
+    def _give_up(self, version: Version, asked: _Asked, reason: str) -> None:
+        """Nothing that has instances of the version stand ready is to be had."""
+        function = version.function
+        assert function.config is not None  # noqa: S101 - it asks for something
         for config in function.config.provisioned:
             if version.config.version in self._spread(function, config):
-                asked.failed[config.qualifier, config.revision] = "HOST_CAPACITY_EXCEEDED: this host has no room for more instances"
-        asked.stuck_s = None
+                asked.failed[config.qualifier, config.revision] = reason
         self._wake(function)
 
     def begun(self, instance: Instance) -> None:

@@ -168,9 +168,10 @@ def cdk_assembly(folder: Path) -> Path:
                     "Role": {"Fn::GetAtt": ["WorkerServiceRole3A", "Arn"]},
                     "Runtime": OWN_RUNTIME,
                     "ReservedConcurrentExecutions": 3,
+                    "RuntimeManagementConfig": {"UpdateRuntimeOn": "FunctionUpdate"},
                 },
             },
-            "WorkerVersionA1": {"Type": "AWS::Lambda::Version", "Properties": {"FunctionName": {"Ref": "Worker7C"}}},
+            "WorkerVersionA1": {"Type": "AWS::Lambda::Version", "Properties": {"FunctionName": {"Ref": "Worker7C"}, "RuntimePolicy": {"UpdateRuntimeOn": "FunctionUpdate"}}},
             "LiveB2": {
                 "Type": "AWS::Lambda::Alias",
                 "Properties": {
@@ -228,6 +229,9 @@ def test_a_template_that_cdk_synthesised_goes_the_same_way(shared: Engine, tmp_p
     assert project.invoke("cdk-inline") == "inline"
     client = shared.client()
     assert client.get_function_concurrency(FunctionName="cdk-inline")["ReservedConcurrentExecutions"] == 3
+    held = [("cdk-inline", "$LATEST"), (state.outputs["Name"], "1"), (state.outputs["Name"], "$LATEST")]
+    modes = [client.get_runtime_management_config(FunctionName=name, Qualifier=qualifier)["UpdateRuntimeOn"] for name, qualifier in held]
+    assert modes == ["FunctionUpdate", "FunctionUpdate", "Auto"]
     policy = json.loads(client.get_policy(FunctionName=state.outputs["Name"])["Policy"])
     assert policy["Statement"][0]["Condition"]["ArnLike"]["AWS:SourceArn"].startswith("arn:aws:events:us-east-1:000000000000:rule/cdkout-")
     (rule,) = [r for r in shared.client("events").list_rules()["Rules"] if r["Name"].startswith("cdkout-")]
@@ -293,6 +297,23 @@ def test_a_failed_update_is_continued_by_the_next(shared: Engine, tmp_path: Path
     project.stack().delete()
     assert functions(shared, "again-") == ["again-two"]
     shared.client().delete_function(FunctionName="again-two")
+
+
+def test_a_function_is_let_go_before_its_runtime_changes_and_held_after(shared: Engine, tmp_path: Path) -> None:
+    folder = tmp_path / "letting"
+    folder.mkdir()
+    client = shared.client()
+    project = Project(folder, shared, plain(One=function(FunctionName="letting-one")), "t.json")
+    project.deploy()
+    arn = client.get_function_configuration(FunctionName="letting-one")["RuntimeVersionConfig"]["RuntimeVersionArn"]
+    held = {"UpdateRuntimeOn": "Manual", "RuntimeVersionArn": arn}
+    for runtime, properties in ((OWN_RUNTIME, {"RuntimeManagementConfig": held}), ("provided.al2023", {}), (OWN_RUNTIME, {"RuntimeManagementConfig": held})):
+        project.write(plain(One=function(FunctionName="letting-one", **{"Runtime": runtime, **properties})))
+        project.deploy()
+        assert client.get_function_configuration(FunctionName="letting-one")["Runtime"] == runtime
+        mode = client.get_runtime_management_config(FunctionName="letting-one")
+        assert (mode["UpdateRuntimeOn"], mode.get("RuntimeVersionArn")) == (("Manual", arn) if properties else ("Auto", None))
+    project.stack().delete()
 
 
 def test_resources_beside_lambda_that_cloudformation_does_not_know(shared: Engine, tmp_path: Path) -> None:
