@@ -154,10 +154,14 @@ class Intake:
             events = [Event(i, account, name, qualifier, payload, now_ms, now_ms, 0, 0, trace, tenant) for i, account, name, qualifier, trace, payload, tenant in rows]
         except (TypeError, ValueError) as e:
             raise WireError(f"EVENTS: {e}") from e
-        self.received.update((event.account, event.function) for event in events)
         kept: asyncio.Future[None] = self._queue.enqueue_all(events)
-        kept.add_done_callback(lambda _: self._wake())
+        kept.add_done_callback(lambda done: self._taken(events, done))
         return kept
+
+    def _taken(self, events: list[Event], done: asyncio.Future[None]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self.received.update((event.account, event.function) for event in events)
+        self._wake()
 
 
 def _check_json(payload: bytes) -> None:

@@ -225,6 +225,8 @@ class MemoryWatch:
             self._loop.later(_LOWER_AFTER_S, self._lower)
 
     def _measure(self) -> Use:
+        # Before and after: a file that is deleted meanwhile is charged no more in one of two figures, and must not pass for memory.
+        in_tmp = self._in_tmp()
         charged = self._usage()
         found: dict[bytes, int] = {}
         with open(f"{self._directory}/memory.stat", "rb") as f:
@@ -235,9 +237,12 @@ class MemoryWatch:
         of_files, in_memory = (found.get(name, 0) for name in _FILES[self._version])
         cache = min(listed, max(0, of_files - in_memory))
         kernel = found.get(_KERNEL, 0) if self._version == 2 else max(0, self._kernel_memory() - _KERNEL_SHARE)
-        files = os.statvfs(self._tmp)
-        certain = charged - cache - (files.f_blocks - files.f_bfree) * files.f_frsize
+        certain = charged - cache - max(in_tmp, self._in_tmp())
         return Use(charged, certain - (listed - cache) - kernel, certain - min(kernel, _KERNEL_LEFT))
+
+    def _in_tmp(self) -> int:
+        files = os.statvfs(self._tmp)
+        return (files.f_blocks - files.f_bfree) * files.f_frsize
 
     def _kernel_memory(self) -> int:
         """v1 does not tell names and inodes, which the kernel drops when it must, from the rest of its memory."""

@@ -10,7 +10,7 @@ from engine.supervisor.gateway.definitions import CHANGES_APIS, CHANGES_BALANCER
 from engine.supervisor.guard import CHANGES_IAM, Guard
 
 if TYPE_CHECKING:
-    from engine.supervisor.front import Head
+    from engine.supervisor.exchanges import Head
     from engine.supervisor.gateway.front import Gateways
 
 # What the control plane calls itself when it reads definitions.

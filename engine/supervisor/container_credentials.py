@@ -26,7 +26,8 @@ from engine.supervisor.role_credentials import Session
 
 if TYPE_CHECKING:
     from engine.supervisor.catalogue import Version
-    from engine.supervisor.front import Connection, Head
+    from engine.supervisor.exchanges import Head
+    from engine.supervisor.front import Connection
     from engine.supervisor.instance import Instance
     from engine.supervisor.setting import Setting
 
@@ -89,7 +90,7 @@ class ContainerCredentials:
 
 
 class CredentialsPage:
-    """``front.Passed``: one request for credentials."""
+    """``exchanges.Passed``: one request for credentials."""
 
     def __init__(self, head: Head, client: Connection, credentials: ContainerCredentials) -> None:
         self._head = head

@@ -22,6 +22,7 @@ from engine.core.invocation import Outcome
 from engine.errors import AwsError, RequestEntityTooLarge, UnrecognizedClient
 from engine.supervisor import replies
 from engine.supervisor.api import LOG_TYPES, HttpReplyTo, InvokeApi, InvokeOptions, Verifier, check_streamed, options_of
+from engine.supervisor.exchanges import Exchange, Head, Passed, Upgraded
 from engine.supervisor.gateway.addresses import MARK as API_MARK
 from engine.supervisor.request import Request
 from engine.supervisor.stream_reply import StreamReply
@@ -44,70 +45,10 @@ _HTTP_2 = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n|$)", re.IGNORECASE)
 SMALL = 16384
 
 
-class Passed(Protocol):
-    """A request on its way through to another server."""
-
-    def body(self, data: bytes) -> None: ...
-
-    def end(self) -> None: ...
-
-    def abort(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-    def pause(self) -> None: ...
-
-
-class Exchange(Protocol):
-    """A request that becomes an invocation of its own kind, by function URL or API."""
-
-    def serve(self, body: bytes, *, too_large: bool) -> None: ...
-
-
-class Upgraded(Passed, Protocol):
-    """What a client speaks to after a switch of protocols."""
-
-    def received(self, data: bytes) -> None: ...
-
-    def going_away(self) -> None: ...
-
-
 class FindsExchange(Protocol):
     """Says whether a request is for an API, and begins its exchange then."""
 
     def exchange(self, head: Head, connection: Connection) -> Exchange | None: ...
-
-
-class Head:
-    """Request line and headers (names in lower case). ``names`` are the headers' names as they were spelled."""
-
-    __slots__ = ("headers", "keep_alive", "method", "names", "peer", "url")
-
-    def __init__(
-        self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]], peer: str, names: list[bytes] | None = None
-    ) -> None:
-        self.names = names
-        self.method = method
-        self.url = url
-        self.headers = headers
-        self.peer = peer
-        self.keep_alive = True
-
-    def header(self, name: bytes) -> bytes | None:
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
-
-    def spelled(self) -> list[tuple[bytes, bytes]]:
-        """The headers with their names as they were sent."""
-        if self.names is None:
-            return self.headers
-        return [(name, value) for name, (_, value) in zip(self.names, self.headers, strict=True)]
-
-    @property
-    def path(self) -> bytes:
-        return self.url.partition(b"?")[0]
 
 
 class FrontServices(Protocol):

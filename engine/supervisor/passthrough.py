@@ -15,7 +15,8 @@ from typing import Any
 import httptools
 
 from engine.supervisor import replies
-from engine.supervisor.front import Connection, Head
+from engine.supervisor.exchanges import Head
+from engine.supervisor.front import Connection
 from engine.supervisor.upstreams import Upstream, Upstreams
 
 HOP_BY_HOP = frozenset(
@@ -39,7 +40,7 @@ def gateway_error(reason: str) -> bytes:
 
 
 class Passing(asyncio.Protocol):
-    """One request on its way: ``front.Passed`` on one side, the upstream's protocol on the other."""
+    """One request on its way: ``exchanges.Passed`` on one side, the upstream's protocol on the other."""
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class Passing(asyncio.Protocol):
         except (OSError, TimeoutError) as e:
             self._fail(f"{e}" or type(e).__name__)
 
-    # front.Passed
+    # exchanges.Passed
 
     def body(self, data: bytes) -> None:
         self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
@@ -294,7 +295,7 @@ class Passing(asyncio.Protocol):
 
 
 class Collecting:
-    """``front.Passed`` that keeps the whole request and hands it over at its end, for checks that need the body.
+    """``exchanges.Passed`` that keeps the whole request and hands it over at its end, for checks that need the body.
 
     One of more than ``limit`` bytes is read to its end, not kept, and answered by ``refuse``.
     """

@@ -41,8 +41,9 @@ from engine.supervisor.container_credentials import CredentialsPage
 from engine.supervisor.door import MOST_BYTES_OF_ALL, Allowance, Door
 from engine.supervisor.environment import CREDENTIALS, NO_DAEMON, Home
 from engine.supervisor.event_lane import EventLane
+from engine.supervisor.exchanges import Head, Passed
 from engine.supervisor.folding import Folding
-from engine.supervisor.front import Connection, Head, Passed
+from engine.supervisor.front import Connection
 from engine.supervisor.gateway.front import Gateways
 from engine.supervisor.guard import Guard
 from engine.supervisor.guests import GuestConnection

@@ -19,7 +19,8 @@ from engine.supervisor import replies
 from engine.supervisor.streaming import PRELUDE_TYPE
 
 if TYPE_CHECKING:
-    from engine.supervisor.front import Connection, Head
+    from engine.supervisor.exchanges import Head
+    from engine.supervisor.front import Connection
     from engine.supervisor.request import Request
 
 MAX_PRELUDE = 1024 * 1024

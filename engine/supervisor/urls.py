@@ -24,7 +24,8 @@ from engine.supervisor.catalogue import Catalogue, FunctionUrl
 from engine.supervisor.url_replies import UrlReply, UrlStream
 
 if TYPE_CHECKING:
-    from engine.supervisor.front import Connection, Head
+    from engine.supervisor.exchanges import Head
+    from engine.supervisor.front import Connection
 
 MARK = b".lambda-url."
 PATH = b"/_url/"

@@ -26,7 +26,8 @@ from engine.clock import SystemClock
 from engine.core import lineage
 from engine.supervisor import front, routing
 from engine.supervisor.event_lane import EventLane
-from engine.supervisor.front import Connection, Head, Passed
+from engine.supervisor.exchanges import Head, Passed
+from engine.supervisor.front import Connection
 from engine.supervisor.passthrough import Collecting, Passing
 from engine.supervisor.upstreams import Upstreams
 from engine.supervisor.urls import FunctionUrls

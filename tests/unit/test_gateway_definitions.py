@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine.supervisor.front import Head
+from engine.supervisor.exchanges import Head
 from engine.supervisor.gateway import addresses
 from engine.supervisor.gateway.addresses import Address
 from engine.supervisor.gateway.balancing import BalancerAddress, address_of

@@ -10,7 +10,7 @@ import pytest
 from engine.core import invocation as inv
 from engine.core.stats import FunctionStats
 from engine.errors import TooManyRequests
-from engine.supervisor.front import Head
+from engine.supervisor.exchanges import Head
 from engine.supervisor.streaming import PRELUDE_TYPE
 from engine.supervisor.url_replies import MAX_PRELUDE, UrlStream
 

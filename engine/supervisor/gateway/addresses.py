@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from engine.supervisor.front import Head
+    from engine.supervisor.exchanges import Head
 
 MARK = b".execute-api."
 PATHS = (b"/_api/", b"/_aws/execute-api/")

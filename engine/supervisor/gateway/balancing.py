@@ -24,7 +24,8 @@ from engine.supervisor.api import new_trace_id
 from engine.supervisor.gateway.definitions import Unreadable
 
 if TYPE_CHECKING:
-    from engine.supervisor.front import Connection, Head
+    from engine.supervisor.exchanges import Head
+    from engine.supervisor.front import Connection
     from engine.supervisor.gateway.front import Gateways
     from engine.supervisor.request import Request
 

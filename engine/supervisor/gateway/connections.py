@@ -25,7 +25,8 @@ from engine.supervisor.gateway import replies
 from engine.supervisor.gateway.sockets import NORMAL, Socket
 
 if TYPE_CHECKING:
-    from engine.supervisor.front import Connection, Head
+    from engine.supervisor.exchanges import Head
+    from engine.supervisor.front import Connection
     from engine.supervisor.gateway.front import Gateways
 
 PATH = b"/@connections/"

@@ -38,7 +38,8 @@ from engine.supervisor.gateway.handshake import Handshake
 from engine.supervisor.gateway.served import Served
 
 if TYPE_CHECKING:
-    from engine.supervisor.front import Connection, Head
+    from engine.supervisor.exchanges import Head
+    from engine.supervisor.front import Connection
     from engine.supervisor.gateway.addresses import Address
     from engine.supervisor.gateway.front import Gateways
     from engine.supervisor.request import Request

@@ -33,7 +33,8 @@ from engine.supervisor.gateway.sockets import Socket
 from engine.supervisor.request import ReplyTo
 
 if TYPE_CHECKING:
-    from engine.supervisor.front import Connection, Head
+    from engine.supervisor.exchanges import Head
+    from engine.supervisor.front import Connection
 
 MAX_DECISIONS = 4096
 log = structlog.get_logger("engine")

@@ -11,7 +11,8 @@ from engine.protocol.gateway.refusals import Refused
 from engine.supervisor import replies
 
 if TYPE_CHECKING:
-    from engine.supervisor.front import Connection, Head
+    from engine.supervisor.exchanges import Head
+    from engine.supervisor.front import Connection
 
 JSON = "application/json"
 
