@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import resource
 import sqlite3
@@ -213,11 +214,11 @@ def test_migrations_make_the_tables_the_code_uses(tmp_path: Path) -> None:
 def test_a_newer_schema_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "engine.db"
     Database(path).close()
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
     with pytest.raises(ConfigurationError, match=rf"engine\.db was written by a newer engine: its schema is 99.*{migrations.SCHEMA_VERSION}"):
         Database(path)
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         assert connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone() == ("99",)
 
 
@@ -229,7 +230,7 @@ def test_a_step_that_fails_leaves_the_former_schema(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(migrations, "SCHEMA_VERSION", len(steps))
     with pytest.raises(ConfigurationError, match="cannot open the database"):
         Database(path)
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'extra'").fetchone() == (0,)
 
 
