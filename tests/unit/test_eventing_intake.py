@@ -212,6 +212,36 @@ def test_an_event_is_a_tenants_just_where_it_must_be(door: Door) -> None:
     assert [event.tenant for event in door.kept()] == ["blue"]
 
 
+def test_events_of_the_supervisor_count_once_they_are_on_the_disk() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        kept, lost = loop.create_future(), loop.create_future()
+
+        class Disk:
+            """Keeps one batch of events and loses the next."""
+
+            answers = iter((kept, lost))
+
+            def enqueue_all(self, _events: object) -> asyncio.Future[None]:
+                return next(self.answers)
+
+        async def ready() -> None:
+            return None
+
+        queue: Any = Disk()
+        intake = Intake(queue, Known(), ManualClock(), ready=ready, wake=lambda: None)
+        row = ["8f507cfc-4697-455f-9f0e-2d1a1b0c7a55", A, "f", None, "Root=1", b"{}", None]
+        for _ in range(2):
+            intake.take([row])
+        assert not intake.received
+        kept.set_result(None)
+        lost.set_exception(OSError("disk full"))
+        await asyncio.sleep(0)
+        assert intake.received == {(A, "f"): 1}
+
+    asyncio.run(scenario())
+
+
 def test_nothing_is_refused_as_unknown_before_everything_is_known(door: Door, ready: list[Exception]) -> None:
     ready.append(ServiceError("The supervisor could not be reached within 5 s."))
     with pytest.raises(ClientError, match="could not be reached") as caught:

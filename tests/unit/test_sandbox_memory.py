@@ -83,6 +83,16 @@ def test_memory_taken_where_files_were_is_noticed_below_the_raised_mark(watched)
     assert (watched.loop.timers, watched.loop.watched) == ([], {})
 
 
+def test_a_file_that_is_deleted_while_it_is_measured_is_not_memory(watched, monkeypatch):
+    watched.use(200 << 20)
+    # There when the charge is read, and gone a moment later.
+    sizes = iter((195 << 20, 0))
+    monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result((4096, 4096, next(sizes) >> 12, 0, 0, 0, 0, 0, 0, 255)))
+    watched.watch.check()
+    assert watched.exceeded == 0
+    assert next(sizes, None) is None
+
+
 def test_however_often_a_mark_is_raised_one_timer_looks_after_it(watched):
     for size in (100, 200, 300, 400):
         watched.use(size << 20, files=(size - 5) << 20)
