@@ -26,6 +26,7 @@ from engine.supervisor.invoker import Invoker
 from engine.supervisor.logs import LogStore
 from engine.supervisor.request import Request
 from engine.wire import messages
+from tests.framework import wait
 from tests.framework.scripted_sandbox import ScriptedSandbox, ScriptedWorker
 
 ACCOUNT = "000000000000"
@@ -172,7 +173,8 @@ def play(tmp_path: Path) -> Callable[..., None]:
         before = len(os.listdir("/proc/self/fd"))
         asyncio.run(whole())
         gc.collect()
-        assert len(os.listdir("/proc/self/fd")) == before, "descriptors leaked"
+        # Others' threads may open and close some meanwhile; what has leaked stays.
+        wait.until(lambda: len(os.listdir("/proc/self/fd")) <= before, "no descriptor has leaked")
 
     return run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 
@@ -19,10 +18,32 @@ def ends():
         yield ours, theirs
 
 
-def _open_fds() -> int:
-    """Of this process, without what tests before left to the collector."""
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))
+class Lent:
+    """A descriptor to be sent, and whether nobody has it any more: counting all of the process's would count what other tests have left at work."""
+
+    def __init__(self):
+        self._read_end, self.fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def is_back(self):
+        """Once; it is closed here too."""
+        os.close(self.fd)
+        self.fd = -1
+        try:
+            return os.read(self._read_end, 1) == b""
+        except BlockingIOError:
+            return False
+
+    def close(self):
+        for fd in (self._read_end, self.fd):
+            if fd >= 0:
+                os.close(fd)
+
+
+@pytest.fixture
+def lent():
+    one = Lent()
+    yield one
+    one.close()
 
 
 def test_a_packet_arrives_whole_with_its_descriptors(ends):
@@ -53,25 +74,20 @@ def test_the_end_is_none(ends):
 
 
 @pytest.mark.parametrize("data", [b"x", b"{}", b"[]", b"[1]", b'"a"', b"\xff", b"[" * 5000, b'["a"'])
-def test_anything_else_is_refused_and_its_descriptors_closed(ends, data):
+def test_anything_else_is_refused_and_its_descriptors_closed(ends, lent, data):
     ours, theirs = ends
-    read_end, write_end = os.pipe()
-    before = _open_fds()
-    packets.send_raw(ours, data, [read_end, write_end])
+    packets.send_raw(ours, data, [lent.fd, lent.fd])
     with pytest.raises(packets.PacketError):
         packets.receive(theirs)
-    assert _open_fds() == before
-    os.close(read_end)
-    os.close(write_end)
+    assert lent.is_back()
 
 
-def test_too_many_descriptors_are_refused_and_closed(ends):
+def test_too_many_descriptors_are_refused_and_closed(ends, lent):
     ours, theirs = ends
-    before = _open_fds()
-    packets.send(ours, ["a"], [0] * (packets.MAX_FDS + 20))
+    packets.send(ours, ["a"], [lent.fd] * (packets.MAX_FDS + 20))
     with pytest.raises(packets.PacketError, match="cut"):
         packets.receive(theirs)
-    assert _open_fds() == before
+    assert lent.is_back()
 
 
 def test_too_big_a_packet_is_our_own_mistake():
@@ -106,19 +122,18 @@ def test_a_full_peer_queues_and_keeps_order(ends, loop):
     peer.close()
 
 
-def test_a_peer_with_a_queue_gives_its_descriptors_back_when_lost(ends, loop):
+def test_a_peer_with_a_queue_gives_its_descriptors_back_when_lost(ends, loop, lent):
     ours, theirs = ends
     lost: list[str] = []
     peer = Peer(loop, ours, lambda _packet: None, lost.append)
-    before = _open_fds()
     for n in range(3000):
-        peer.send(["n", n], [0])
+        peer.send(["n", n], [lent.fd])
     theirs.close()
     while not lost:
         loop.turn(1)
     assert peer.closed
     assert len(lost) == 1
-    assert _open_fds() <= before
+    assert lent.is_back()
     peer.send(["ignored"])
 
 
@@ -131,15 +146,14 @@ def test_a_peer_that_talks_nonsense_is_lost(ends, loop):
     assert "not a packet" in lost[0]
 
 
-def test_descriptors_nobody_takes_are_closed(ends, loop):
+def test_descriptors_nobody_takes_are_closed(ends, loop, lent):
     ours, theirs = ends
     seen = []
     peer = Peer(loop, ours, lambda packet: seen.append(packet.kind), lambda _reason: None)
-    before = _open_fds()
-    packets.send(theirs, ["gift"], [0, 1])
+    packets.send(theirs, ["gift"], [lent.fd, lent.fd])
     loop.turn(1)
     assert seen == ["gift"]
-    assert _open_fds() == before
+    assert lent.is_back()
     peer.close()
 
 
