@@ -4,6 +4,8 @@ memory back takes as long as there is any.
 Each is a process of its own, which is told descriptors and a number, and says when the kernel is done. The marker has a few threads: many waits
 share one grace period. The taker has one, and takes only so much processor time for an order, since a function that goes on reading files
 could keep it at work for ever. It is started when it is needed first, which is seldom.
+
+Whoever kills one of them between an order and its answer must not leave a function unwatched: what was not answered is told to whoever ordered it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import signal
 import socket
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable
 
 from engine.sandbox import kernel, packets
@@ -26,11 +29,16 @@ _TAKING_S = 0.5
 
 
 class Marker:
-    """The broker's end. ``done`` is called with the number of what was marked, or where memory was taken back if it is a ``taker``."""
+    """The broker's end. ``done`` is called with the number of what was marked, or where memory was taken back if it is a ``taker``; ``lost`` when
+    the helper ended and nobody knows whether it was.
+    """
 
-    def __init__(self, loop: Loop, done: Callable[[int], None], *, taker: bool = False) -> None:
+    def __init__(self, loop: Loop, done: Callable[[int], None], lost: Callable[[int], None], *, taker: bool = False) -> None:
         self._loop = loop
         self._done = done
+        self._lost = lost
+        # Orders without an answer, by number.
+        self._open: Counter[int] = Counter()
         self._serve = _take if taker else _serve
         self._peer: Peer | None = None
         self.pid = 0
@@ -46,6 +54,7 @@ class Marker:
         if self._peer is None or self._peer.closed:
             self.start()
         assert self._peer is not None  # noqa: S101 - started
+        self._open[number] += 1
         self._peer.send([str(number), mark], fds)
 
     def _start(self) -> Peer:
@@ -54,7 +63,19 @@ class Marker:
         if self.pid == 0:
             self._serve(theirs)
         theirs.close()
-        return Peer(self._loop, ours, lambda packet: self._done(int(packet.kind)), lambda _reason: None)
+        return Peer(self._loop, ours, lambda packet: self._answered(int(packet.kind)), lambda _reason: self._ended())
+
+    def _answered(self, number: int) -> None:
+        self._open[number] -= 1
+        if self._open[number] <= 0:
+            del self._open[number]
+        self._done(number)
+
+    def _ended(self) -> None:
+        """It was killed. Its successor starts with the next order."""
+        unanswered, self._open = self._open, Counter()
+        for number in unanswered:
+            self._lost(number)
 
     def close(self) -> None:
         """Its socket's end is its order to end."""

@@ -67,7 +67,8 @@ class MemoryWatch:
         on_exceeded: Callable[[], None],
     ) -> None:
         """``limits``: MemorySize and the hard limit in bytes. ``tmp``: a path to the sandbox's /tmp. ``lend`` has a mark set, or, with a single
-        descriptor, so many bytes taken back; ``marked`` and ``taken_back`` are to be called when that is done.
+        descriptor, so many bytes taken back; ``marked`` and ``taken_back`` are to be called when that is done, ``unmarked`` and
+        ``not_taken_back`` when whoever should have done it is gone.
 
         Raises OSError where it cannot be had.
         """
@@ -133,6 +134,15 @@ class MemoryWatch:
         if self._fd >= 0:
             self._stands = self._version == 1
             self._judge()
+
+    def unmarked(self) -> None:
+        """Nobody knows whether the mark was set: set it once more, in a while, for whatever ended the one who should may end the next one too."""
+        self._loop.later(_ASK_AGAIN_S, self._mark_again)
+
+    def _mark_again(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._fd >= 0:
+                self._set_mark()
 
     def _passed(self, _mask: int) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -201,6 +211,13 @@ class MemoryWatch:
                 self._take_back(use)
             else:
                 self._exceed()
+
+    def not_taken_back(self) -> None:
+        """Who was asked for it ended before it was done: ask again, in a while."""
+        if self._fd >= 0 and self._asking:
+            self._asking = False
+            self._resting = True
+            self._loop.later(_ASK_AGAIN_S, self._look_again)
 
     def _look_again(self) -> None:
         self._resting = False

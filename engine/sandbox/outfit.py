@@ -55,8 +55,10 @@ class Outfitter:
         self._data_fd = os.open(self._data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._visitor = Visitor() if level.namespaces else None
         self._queues = QueueWatch(loop, holders, self._over, networks=level.network != "host") if level.namespaces else None
-        self._marker = Marker(loop, self._marked)
-        self._taker = Marker(loop, self._taken_back, taker=True)
+        self._marker = Marker(loop, lambda number: self._tell(number, MemoryWatch.marked), lambda number: self._tell(number, MemoryWatch.unmarked))
+        self._taker = Marker(
+            loop, lambda number: self._tell(number, MemoryWatch.taken_back), lambda number: self._tell(number, MemoryWatch.not_taken_back), taker=True
+        )
         if level.groups.mechanisms["memory"] == "cgroup v1":
             self._marker.start()
 
@@ -187,15 +189,11 @@ class Outfitter:
         """Have a mark set, or with one descriptor memory taken back."""
         (self._taker if len(fds) == 1 else self._marker).mark(holder_id, amount, fds)
 
-    def _taken_back(self, holder_id: int) -> None:
+    def _tell(self, holder_id: int, what: Callable[[MemoryWatch], None]) -> None:
+        """What became of that."""
         holder = self._holders.get(holder_id)
         if holder is not None and holder.watch is not None:
-            holder.watch.taken_back()
-
-    def _marked(self, holder_id: int) -> None:
-        holder = self._holders.get(holder_id)
-        if holder is not None and holder.watch is not None:
-            holder.watch.marked()
+            what(holder.watch)
 
     def _over(self, holder: Holder) -> None:
         """The function has passed its MemorySize: what the kernel would do. Done at once from here, for a process can take many

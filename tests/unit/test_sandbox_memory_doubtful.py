@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,3 +110,75 @@ def test_sockets_are_held_against_a_sandbox_in_its_own_network_only(networks: bo
     loop.timers.pop()()
     assert over == [holder] * networks
     assert len(loop.timers) == 1, "it looks again"
+
+
+def test_what_nobody_took_back_is_asked_for_again(group: Group, tmp_path: Path) -> None:
+    loop, exceeded, lent = Loop(), [], []
+    watch = MemoryWatch(loop, group, (128 * MIB, 640 * MIB), "/proc", lambda *order: lent.append(order[0]), lambda: exceeded.append(1))  # type: ignore[arg-type]
+    (tmp_path / "memory.current").write_text(str(185 * MIB))
+    stat(tmp_path, **GIVEN_UP)
+    watch.check()
+    for n in range(1, 6):
+        watch.not_taken_back()
+        watch.check()
+        assert len(lent) == n, "in a while"
+        loop.timers.pop()()
+        assert (len(lent), exceeded, loop.timers) == (n + 1, [], [])
+    for _ in range(3):
+        watch.taken_back()
+    assert exceeded == [1], "judged by what was done, not by what was not"
+    watch.not_taken_back()
+    assert loop.timers == []
+
+
+def test_a_mark_that_nobody_set_is_set_again(group: Group, tmp_path: Path) -> None:
+    loop = Loop()
+    watch = MemoryWatch(loop, group, (128 * MIB, 640 * MIB), "/proc", lambda *_: None, lambda: None)  # type: ignore[arg-type]
+    (tmp_path / "memory.high").write_text("")
+    watch.unmarked()
+    loop.timers.pop()()
+    assert (tmp_path / "memory.high").read_text() == str(128 * MIB)
+    watch.unmarked()
+    watch.close()
+    loop.timers.pop()()
+
+
+# An order whose file takes nothing for now, so that its taker is killed between order and answer.
+KILLED = """
+import os, signal
+from engine.sandbox.marker import Marker
+from engine.sandbox.peers import Loop
+loop, done, lost = Loop(), [], []
+marker = Marker(loop, done.append, lost.append, taker=True)
+full, end = os.pipe()
+os.set_blocking(end, False)
+while True:
+    try:
+        os.write(end, bytes(4096))
+    except BlockingIOError:
+        break
+os.set_blocking(end, True)
+for number in (7, 7, 8):
+    marker.mark(number, 5, [end])
+first = marker.pid
+os.kill(first, signal.SIGKILL)
+while not lost:
+    loop.turn(1)
+assert (done, sorted(lost)) == ([], [7, 8]), (done, lost)
+os.set_blocking(full, False)
+while True:
+    try:
+        os.read(full, 65536)
+    except BlockingIOError:
+        break
+marker.mark(9, 5, [end])
+while not done:
+    loop.turn(1)
+assert (done, sorted(lost), os.read(full, 9)) == ([9], [7, 8], b"5"), (done, lost)
+assert marker.pid != first
+marker.close()
+"""
+
+
+def test_orders_of_a_helper_that_was_killed_are_told() -> None:
+    subprocess.run([sys.executable, "-c", KILLED], check=True, timeout=300)
