@@ -22,10 +22,17 @@ QUALIFIER_PATTERN = r"\$(LATEST(\.PUBLISHED)?)|[a-zA-Z0-9-_$]+"
 MAX_QUALIFIER = 128
 _QUALIFIER = re.compile(QUALIFIER_PATTERN)
 _FORM = re.compile(
-    r"(?:arn:aws[a-zA-Z-]*:lambda:)?(?:(?P<region>" + REGION_PATTERN + r"):)?(?:(?P<account>\d{12}):)?"
+    r"(?:arn:(?P<partition>aws[a-zA-Z-]*):lambda:)?(?:(?P<region>" + REGION_PATTERN + r"):)?(?:(?P<account>\d{12}):)?"
     r"(?:function:)?(?P<name>[a-zA-Z0-9_.-]+)(?::(?P<qualifier>\$LATEST(?:\.PUBLISHED)?|[a-zA-Z0-9_-]+))?"
 )
 MAX_BARE_NAME = 64
+# How the regions outside the partition aws begin.
+_PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov", "us-iso-": "aws-iso", "us-isob-": "aws-iso-b", "eu-isoe-": "aws-iso-e", "us-isof-": "aws-iso-f", "eusc-": "aws-eusc"}
+
+
+def fits(partition: str | None, region: str) -> bool:
+    """Whether there can be an ARN of this partition (None: it names none) and region. ``aws`` is what this engine's own say of every region."""
+    return partition in (None, "aws") or any(region.startswith(prefix) and partition == name for prefix, name in _PARTITIONS.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,7 @@ def parse_function_name(
     """Read a FunctionName (bare, partial ARN, full ARN, with or without qualifier).
 
     ``qualifier`` is the separate ``?Qualifier=`` value. Raises ValidationError for a malformed name,
-    InvalidParameterValue when two different qualifiers are given, and ResourceNotFound when the ARN names another region.
+    InvalidParameterValue when two different qualifiers are given, and ResourceNotFound when the ARN names another region or partition.
     How long the name of a function may be is for its creation to judge: elsewhere a longer one is just not there.
     """
     match = _FORM.fullmatch(text)
@@ -101,6 +108,8 @@ def parse_function_name(
         raise ResourceNotFound(
             f"Functions from '{match['region']}' are not reachable in this region ('{region}')"
         )
+    if not fits(match["partition"], region):
+        raise ResourceNotFound(f"Function not found: {text}")
     return FunctionRef(match["account"] or account, region, match["name"], named or qualifier or None)
 
 

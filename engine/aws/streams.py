@@ -196,7 +196,7 @@ def _labelled(method: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, 
         from moto.dynamodb.exceptions import ResourceNotFoundException  # noqa: PLC0415
 
         found = method(self, arn)
-        if arn.rpartition("/stream/")[2] != found["StreamLabel"]:
+        if arn.rpartition("/stream/")[2] != found["StreamLabel"] or arn.split(":")[4] != self.account_id:
             raise ResourceNotFoundException(f"Requested resource not found: Stream: {arn} not found")
         return found
 

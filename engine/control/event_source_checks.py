@@ -15,6 +15,7 @@ from engine.eventing.sources.messages import queue_url
 from engine.store.api import Version
 
 _DENIED = "AccessDenied"
+_NO_QUEUE = ("AWS.SimpleQueueService.NonExistentQueue", "The specified queue does not exist.")
 # What a stream's reader has to be allowed, as the refusal says it.
 _READING = {
     "kinesis": "GetRecords, GetShardIterator, DescribeStream, ListShards, and ListStreams",
@@ -69,24 +70,29 @@ def _asked(what: str, ask: Callable[[], Any], refused: Callable[[str, str], str]
 
 
 def _visibility_s(aws: Any, queue: str) -> int:
+    """Raises InvalidParameterValue also when another account's queue of that name answers: some that speak SQS look at the name only."""
+
     def ask() -> Any:
         sqs = aws.client("sqs")
-        return sqs.get_queue_attributes(QueueUrl=queue_url(sqs.meta.endpoint_url, queue), AttributeNames=["VisibilityTimeout"])
+        return sqs.get_queue_attributes(QueueUrl=queue_url(sqs.meta.endpoint_url, queue), AttributeNames=["VisibilityTimeout", "QueueArn"])
 
     def refused(code: str, message: str) -> str:
         if code.startswith(_DENIED):
             return "The function execution role does not have permissions to call ReceiveMessage on SQS"
         if "NonExistentQueue" in code or "QueueDoesNotExist" in code:
-            code, message = "AWS.SimpleQueueService.NonExistentQueue", "The specified queue does not exist."
+            code, message = _NO_QUEUE
         return f"Error occurred while ReceiveMessage. SQS Error Code: {code}. SQS Error Message: {message}"
 
-    return int(_asked(f"SQS about {queue}", ask, refused)["Attributes"]["VisibilityTimeout"])
+    found = _asked(f"SQS about {queue}", ask, refused)["Attributes"]
+    if found["QueueArn"].split(":")[4] != queue.split(":")[4]:
+        raise InvalidParameterValue(refused(*_NO_QUEUE))
+    return int(found["VisibilityTimeout"])
 
 
 def _check_stream(aws: Any, kind: Kind, arn: str) -> None:
     def ask() -> Any:
         if kind is KINESIS:
-            return aws.client("kinesis").describe_stream_summary(StreamName=arn.rpartition("/")[2])
+            return aws.client("kinesis").describe_stream_summary(StreamARN=arn)
         return aws.client("dynamodbstreams").describe_stream(StreamArn=arn, Limit=1)
 
     def refused(code: str, message: str) -> str:

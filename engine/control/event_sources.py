@@ -7,6 +7,7 @@ Source: docs.aws.amazon.com/lambda/latest/dg/invocation-eventsourcemapping.html 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -52,7 +53,7 @@ class EventSourceOperations:
         settings = mapping_rules.settings(kind, {}, params)
         mapping_rules.check_settings(kind, settings, fifo=source.endswith(".fifo"))
         ref, version = self._function(caller, params["FunctionName"])
-        async with plane.changes.lock("event-source-mappings", caller.account):
+        async with self._all(caller):
             await self._check_unique(caller, kind, params, ref)
             await check_source(plane, kind, source, ref, version)
             name = str(uuid.uuid4())
@@ -79,28 +80,35 @@ class EventSourceOperations:
         return shown(await sealed_filters.revealed(self._plane, caller.account, found.document))
 
     async def update(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        async with lock(self._plane, params["UUID"]):
-            former = await asyncio.to_thread(self._read, caller, params["UUID"])
-            kind, source = mapping_rules.kind_of(former.document), former.document.get("EventSourceArn", "")
-            mapping_rules.check_members("UpdateEventSourceMapping", kind, params)
-            _check_stable(former.document, "update")
-            document = await sealed_filters.opened_for(self._plane, caller.account, former.document, params)
-            settings = mapping_rules.settings(kind, document, params)
-            mapping_rules.check_settings(kind, settings, fifo=source.endswith(".fifo"))
+        async with contextlib.AsyncExitStack() as locks:
             if params.get("FunctionName"):
-                ref, version = self._function(caller, params["FunctionName"])
-                if ref.arn() != _plain_arn(document):
-                    await self._check_unique(caller, kind, document, ref)
-                    await check_source(self._plane, kind, source, ref, version)
-                document["FunctionArn"] = _shown_arn(params["FunctionName"], ref)
-            was = document[WANTED]
-            wanted = was if params.get("Enabled") is None else params["Enabled"]
-            state = "Updating" if wanted == was else "Enabling" if wanted else "Disabling"
-            kept = {name: value for name, value in document.items() if name not in kind.settings}
-            document = {**kept, **settings, **self._now(), "State": state, WANTED: wanted}
-            document = await sealed_filters.sealed(self._plane, caller.account, document, new_key=bool(params.get("KMSKeyArn")))
+                # Whether another has the same source and function is judged for one mapping at a time.
+                await locks.enter_async_context(self._all(caller))
+            await locks.enter_async_context(lock(self._plane, params["UUID"]))
+            former = await asyncio.to_thread(self._read, caller, params["UUID"])
+            document = await self._updated(caller, former.document, params)
             await self._put(former._replace(document=document, revision=former.revision + 1))
         return shown(await sealed_filters.revealed(self._plane, caller.account, document))
+
+    async def _updated(self, caller: Caller, former: Mapping[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        kind, source = mapping_rules.kind_of(former), former.get("EventSourceArn", "")
+        mapping_rules.check_members("UpdateEventSourceMapping", kind, params)
+        _check_stable(former, "update")
+        document = await sealed_filters.opened_for(self._plane, caller.account, former, params)
+        settings = mapping_rules.settings(kind, document, params)
+        mapping_rules.check_settings(kind, settings, fifo=source.endswith(".fifo"))
+        if params.get("FunctionName"):
+            ref, version = self._function(caller, params["FunctionName"])
+            if ref.arn() != _plain_arn(document):
+                await self._check_unique(caller, kind, document, ref)
+                await check_source(self._plane, kind, source, ref, version)
+            document["FunctionArn"] = _shown_arn(params["FunctionName"], ref)
+        was = document[WANTED]
+        wanted = was if params.get("Enabled") is None else params["Enabled"]
+        state = "Updating" if wanted == was else "Enabling" if wanted else "Disabling"
+        kept = {name: value for name, value in document.items() if name not in kind.settings}
+        document = {**kept, **settings, **self._now(), "State": state, WANTED: wanted}
+        return await sealed_filters.sealed(self._plane, caller.account, document, new_key=bool(params.get("KMSKeyArn")))
 
     async def delete(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         async with lock(self._plane, params["UUID"]):
@@ -128,6 +136,10 @@ class EventSourceOperations:
         async with lock(self._plane, arn.rpartition(":")[2]):
             mapping = await asyncio.to_thread(self._tagged, caller, arn)
             await self._plane.mappings.put(mapping._replace(tags=change(mapping.tags)))
+
+    def _all(self, caller: Caller) -> asyncio.Lock:
+        """Held while a mapping gets its source or function. Taken before a mapping's own."""
+        return self._plane.changes.lock("event-source-mappings", caller.account)
 
     def _tagged(self, caller: Caller, arn: str) -> EventSourceMapping:
         found = self._plane.mappings.get(arn.rpartition(":")[2])

@@ -45,7 +45,7 @@ def _find(plane: Plane, account: str, region: str, arn: str) -> LayerVersion:
         raise InvalidParameterValue(
             f"Layers are not in the same region as the function. Layers are expected to be in region {region}."
         )
-    layer = plane.layers.get(ref.account, ref.name, version)
+    layer = plane.layers.get(ref.account, ref.name, version) if ref.is_of(region) else None
     layer_names.check_access(ref, version, layer, account)
     if layer is None:
         raise InvalidParameterValue(f"Layer version {arn} does not exist.")

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.arn import fits
 from engine.errors import AccessDenied, InvalidParameterValue, ResourceNotFound
 from engine.store.api import LayerVersion
 
 ACTION = "lambda:GetLayerVersion"
 _NAME = r"(?P<name>[a-zA-Z0-9-_]+)"
-_ARN = re.compile(r"arn:[a-zA-Z0-9-]+:lambda:(?P<region>[a-zA-Z0-9-]+):(?P<account>\d{12}):layer:" + _NAME + r"(?::(?P<version>\d+))?")
+_ARN = re.compile(r"arn:(?P<partition>[a-zA-Z0-9-]+):lambda:(?P<region>[a-zA-Z0-9-]+):(?P<account>\d{12}):layer:" + _NAME + r"(?::(?P<version>\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +26,30 @@ class LayerRef:
     account: str
     region: str
     name: str
+    partition: str = "aws"
 
     def arn(self, version: int | None = None) -> str:
         """``arn:aws:lambda:<region>:<account>:layer:<name>[:<version>]``."""
         tail = "" if version is None else f":{version}"
-        return f"arn:aws:lambda:{self.region}:{self.account}:layer:{self.name}{tail}"
+        return f"arn:{self.partition}:lambda:{self.region}:{self.account}:layer:{self.name}{tail}"
+
+    def is_of(self, region: str) -> bool:
+        """Whether such a layer can be there for somebody who asks in ``region``."""
+        return self.region == region and fits(self.partition, region)
 
 
 def parse(text: str, account: str, region: str) -> LayerRef:
     """A LayerName: bare or an ARN without a version. The service model's pattern has judged it already."""
     match = _ARN.fullmatch(text)
-    return LayerRef(account, region, text) if match is None else LayerRef(match["account"], match["region"], match["name"])
+    return LayerRef(account, region, text) if match is None else _ref(match)
 
 
 def parse_here(text: str, account: str, region: str) -> LayerRef:
-    """As ``parse``. Raises ResourceNotFound for a layer of another region: none of it can be seen or changed here."""
+    """As ``parse``. Raises ResourceNotFound for a layer of another region or partition: none of it can be seen or changed here."""
     ref = parse(text, account, region)
-    if ref.region != region:
-        raise ResourceNotFound(f"Layers from '{ref.region}' are not reachable in this region ('{region}')")
+    if not ref.is_of(region):
+        elsewhere = ref.region if ref.region != region else ref.partition
+        raise ResourceNotFound(f"Layers from '{elsewhere}' are not reachable in this region ('{region}')")
     return ref
 
 
@@ -51,7 +58,11 @@ def parse_version_arn(text: str) -> tuple[LayerRef, int]:
     match = _ARN.fullmatch(text)
     if match is None or match["version"] is None:
         raise InvalidParameterValue(f"Layer version {text} does not exist.")
-    return LayerRef(match["account"], match["region"], match["name"]), int(match["version"])
+    return _ref(match), int(match["version"])
+
+
+def _ref(match: re.Match[str]) -> LayerRef:
+    return LayerRef(match["account"], match["region"], match["name"], match["partition"])
 
 
 def check_version(version: int) -> None:

@@ -91,6 +91,9 @@ def _locate(caller: Caller, params: dict[str, Any]) -> tuple[LayerRef, int]:
     ref = layer_names.parse(params["LayerName"], caller.account, caller.region)
     rules.check_account(ref.account, caller.account, verified=caller.principal.verified)
     layer_names.check_version(params["VersionNumber"])
+    if not ref.is_of(caller.region):
+        # Like any other that is not there.
+        _present(None, ref, params["VersionNumber"])
     return ref, params["VersionNumber"]
 
 

@@ -78,7 +78,7 @@ class LayerOperations:
 
     def _get(self, caller: Caller, ref: LayerRef, version: int) -> dict[str, Any]:
         layer_names.check_version(version)
-        layer = self._plane.layers.get(ref.account, ref.name, version) if ref.region == caller.region else None
+        layer = self._plane.layers.get(ref.account, ref.name, version) if ref.is_of(caller.region) else None
         layer_names.check_access(ref, version, layer, caller.account)
         if layer is None:
             raise layer_names.not_found()
@@ -111,7 +111,7 @@ class LayerOperations:
         ref = layer_names.parse(params["LayerName"], caller.account, caller.region)
         rules.check_account(ref.account, caller.account, verified=caller.principal.verified and caller.principal.identity is None)
         layer_names.check_version(params["VersionNumber"])
-        if ref.region != caller.region:
+        if not ref.is_of(caller.region):
             # Like any other that is not there.
             return
         await self._plane.layers.delete(ref.account, ref.name, params["VersionNumber"], self._plane.clock.epoch_ms())

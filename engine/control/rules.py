@@ -91,7 +91,7 @@ WHY_NOT: Mapping[str, str] = {
     "CapacityProviderConfig": _MANAGED,
     "DurableConfig": _DURABLE,
     "PublishTo": _MANAGED,
-    "RuntimeConfig": "runtimes are those installed on the host; custom ones come as provided.* or as a container image",
+    "RuntimeConfig": "it names a customer-managed runtime, which no operation of the service model makes; custom ones come as provided.* or as a container image",
     "S3ObjectStorageMode": "layers are always copied",
 }
 

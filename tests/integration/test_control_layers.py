@@ -103,7 +103,25 @@ def test_a_layer_of_another_region_is_not_the_one_of_that_name_here(control: Con
     assert refused(client.list_layer_versions, LayerName=theirs) == unreachable
     assert refused(client.get_layer_version, LayerName=theirs, VersionNumber=1)[1] == "ResourceNotFoundException"
     client.delete_layer_version(LayerName=theirs, VersionNumber=1)
+    permission = {"StatementId": "s", "Action": "lambda:GetLayerVersion", "Principal": "*"}
+    gone = (404, "ResourceNotFoundException", f"Layer version {theirs}:1 does not exist.")
+    assert refused(client.add_layer_version_permission, LayerName=theirs, VersionNumber=1, **permission) == gone
+    assert refused(client.get_layer_version_policy, LayerName=theirs, VersionNumber=1) == gone
     assert [version["Version"] for version in client.list_layer_versions(LayerName=mine)["LayerVersions"]] == [1]
+
+
+def test_a_layer_of_another_partition_is_not_there(control: ControlServer, name: str) -> None:
+    client = control.client()
+    mine = client.publish_layer_version(LayerName=name, Content={"ZipFile": CONTENT})["LayerVersionArn"]
+    layer, version = mine.rpartition(":")[0].replace("arn:aws:", "arn:aws-cn:"), mine.replace("arn:aws:", "arn:aws-cn:")
+    assert refused(control.create, f"{name}-f", Layers=[version]) == (400, IPV, f"Layer version {version} does not exist.")
+    assert refused(client.get_layer_version_by_arn, Arn=version)[0] == 404
+    assert refused(client.get_layer_version, LayerName=layer, VersionNumber=1)[0] == 404
+    assert refused(client.get_layer_version_policy, LayerName=layer, VersionNumber=1)[2] == f"Layer version {version} does not exist."
+    unreachable = (404, "ResourceNotFoundException", "Layers from 'aws-cn' are not reachable in this region ('us-east-1')")
+    assert refused(client.list_layer_versions, LayerName=layer) == unreachable
+    client.delete_layer_version(LayerName=layer, VersionNumber=1)
+    assert client.get_layer_version_by_arn(Arn=mine)["Version"] == 1
 
 
 def test_listings_are_paged_filtered_and_newest_first(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -325,6 +326,11 @@ def test_what_is_refused(running: Engine) -> None:
             "Error occurred while ReceiveMessage. SQS Error Code: AWS.SimpleQueueService.NonExistentQueue. "
             "SQS Error Message: The specified queue does not exist.",
         ),
+        (
+            {"EventSourceArn": arn.replace(":000000000000:", ":111111111111:")},
+            "Error occurred while ReceiveMessage. SQS Error Code: AWS.SimpleQueueService.NonExistentQueue. "
+            "SQS Error Message: The specified queue does not exist.",
+        ),
         ({"FunctionName": "slow"}, "Queue visibility timeout: 30 seconds is less than Function timeout: 60 seconds"),
     ):
         assert refused(create, **{"EventSourceArn": arn, "FunctionName": "refused", **members}) == (*bad, text)
@@ -365,3 +371,29 @@ def test_what_is_refused(running: Engine) -> None:
     other = running.client(aws_access_key_id="111111111111")
     assert refused(other.get_event_source_mapping, UUID=uuid)[0] == 404
     assert other.list_event_source_mappings()["EventSourceMappings"] == []
+
+
+def test_of_mappings_that_are_given_the_same_function_at_once_one_gets_it(running: Engine) -> None:
+    queue(running, "contended")
+    running.deploy("contended", CODE)
+    client, arn = running.client(), ARN.format("sqs", "contended")
+    uuids = []
+    for n in range(6):
+        client.create_alias(FunctionName="contended", Name=f"a{n}", FunctionVersion="$LATEST")
+        made = client.create_event_source_mapping(EventSourceArn=arn, FunctionName=f"contended:a{n}", Enabled=False)
+        uuids.append(made["UUID"])
+    for uuid in uuids:
+        reach(running, uuid, "Disabled")
+
+    def give(uuid: str) -> str:
+        try:
+            client.update_event_source_mapping(UUID=uuid, FunctionName="contended")
+        except ClientError as e:
+            return str(e.response["Error"]["Code"])
+        return "given"
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(give, uuids)) == ["ResourceConflictException"] * 5 + ["given"]
+    mapped = [m["FunctionArn"].rpartition("function:")[2] for m in client.list_event_source_mappings(EventSourceArn=arn)["EventSourceMappings"]]
+    assert len(set(mapped)) == 6
+    assert "contended" in mapped

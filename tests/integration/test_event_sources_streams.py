@@ -287,6 +287,11 @@ def test_what_a_mapping_of_a_stream_says_of_itself(running: Engine) -> None:
     }  # fmt: skip
 
 
+def other(arn: str) -> str:
+    """What has the name in another account."""
+    return arn.replace(":000000000000:", ":111111111111:")
+
+
 def test_what_is_refused_of_streams(running: Engine) -> None:
     arn, changes = stream(running, "refusing"), table(running, "refusing")
     running.deploy("refusing", CODE)
@@ -300,6 +305,8 @@ def test_what_is_refused_of_streams(running: Engine) -> None:
         ({"EventSourceArn": f"{arn}-not"}, f"Stream not found: {arn}-not"),
         ({"EventSourceArn": changes.replace("table/refusing", "table/nothing")}, f"Stream not found: {changes.replace('table/refusing', 'table/nothing')}"),
         ({"EventSourceArn": f"{changes}0"}, f"Stream not found: {changes}0"),
+        ({"EventSourceArn": other(arn)}, f"Stream not found: {other(arn)}"),
+        ({"EventSourceArn": other(changes)}, f"Stream not found: {other(changes)}"),
         ({"EventSourceArn": arn.replace("stream/", "other/")}, "Unrecognized event source."),
         ({"EventSourceArn": changes, "StartingPosition": "AT_TIMESTAMP"}, f"Unsupported starting position for arn type: {changes}"),
         ({"StartingPosition": "AT_TIMESTAMP"}, "StartingPositionTimestamp is required with StartingPosition AT_TIMESTAMP."),

@@ -54,6 +54,14 @@ def test_other_region_is_not_reachable():
         parse_function_name("arn:aws:lambda:eu-west-1:123456789012:function:f", **HOME)
 
 
+def test_another_partitions_function_is_not_the_one_of_that_name_here():
+    arn = "arn:aws-cn:lambda:us-east-1:123456789012:function:f"
+    with pytest.raises(ResourceNotFound, match=f"Function not found: {arn}"):
+        parse_function_name(arn, **HOME)
+    there = parse_function_name(arn.replace("us-east-1", "cn-north-1"), account="123456789012", region="cn-north-1")
+    assert (there.region, there.name) == ("cn-north-1", "f")
+
+
 @pytest.mark.parametrize("text", ["", "a b", "f:", ":f", "arn:aws:s3:::bucket", "f:1:2", "12345:function:f", "é", "a/b", "f\n"])
 def test_malformed_name_names_the_pattern(text):
     with pytest.raises(ValidationError, match="at 'functionName' failed to satisfy constraint: Member must satisfy regular expression"):

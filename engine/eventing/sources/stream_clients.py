@@ -62,15 +62,16 @@ class KinesisClient:
     def __init__(self, source: Source, connect: Callable[[], Any]) -> None:
         self._source = source
         self._connect = connect
-        self._name = source.arn.rpartition("/")[2]
+        # The ARN for AWS, which finds another account's stream by it only; some others that speak Kinesis look at the name.
+        self._named = {"StreamARN": source.arn, "StreamName": source.arn.rpartition("/")[2]}
 
     def retention_s(self) -> int:
-        summary = self._connect().describe_stream_summary(StreamName=self._name)["StreamDescriptionSummary"]
+        summary = self._connect().describe_stream_summary(**self._named)["StreamDescriptionSummary"]
         return int(summary.get("RetentionPeriodHours", 24)) * 3600
 
     def shards(self) -> list[ShardInfo]:
         found: list[Mapping[str, Any]] = []
-        asked: dict[str, Any] = {"StreamName": self._name}
+        asked: dict[str, Any] = dict(self._named)
         while True:
             answer = self._connect().list_shards(**asked)
             found += answer["Shards"]
@@ -86,7 +87,7 @@ class KinesisClient:
             where = {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "StartingSequenceNumber": at.after}
         elif at.since_ms is not None:
             where = {"ShardIteratorType": "AT_TIMESTAMP", "Timestamp": datetime.fromtimestamp(at.since_ms // 1000, UTC)}
-        answer = self._connect().get_shard_iterator(StreamName=self._name, ShardId=shard, **where)
+        answer = self._connect().get_shard_iterator(**self._named, ShardId=shard, **where)
         return str(answer["ShardIterator"])
 
     def read(self, shard: str, iterator: str, limit: int) -> Page:
