@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -137,7 +138,7 @@ struct live {
 
 /* The same as forge.Forge. */
 struct forge {
-    int control, children, own_pids, own_net, zygote_pid, worker_uid, worker_gid, joins, into_group;
+    int control, children, own_pids, own_net, zygote_pid, worker_uid, worker_gid, joins, into_group, owned;
     int n_live, reaping;
     /* What is to be said to Python. */
     int pid, status, problem, length, cut, hurried, pidfd, n_fds;
@@ -271,13 +272,24 @@ static int map(int pid, const char *name, long first, int worker) {
     return 0;
 }
 
+/* Whose a user namespace is that is made now; see kernel.be_effectively. */
+static int be_effectively(long user) {
+    if (syscall(SYS_setresuid, -1L, user, -1L) != 0)
+        return -1;
+    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+    return prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+}
+
 /* Process 1, in the network of `net`. -2 when there is no way back from there. */
-static int make_init(struct forge *forge, int net, int *pidfd) {
-    int pid, problem;
+static int make_init(struct forge *forge, int net, long owner, int *pidfd) {
+    int pid = -1, problem;
     if (setns(net, CLONE_NEWNET) != 0)
         return -1;
-    pid = clone((int (*)(void *))forge->init_entry, forge->init_stack, (int)forge->init_flags, NULL, pidfd, NULL, NULL);
+    if (!forge->owned || be_effectively(owner) == 0)
+        pid = clone((int (*)(void *))forge->init_entry, forge->init_stack, (int)forge->init_flags, NULL, pidfd, NULL, NULL);
     problem = errno;
+    if (forge->owned && be_effectively(getuid()) != 0)
+        return -2;
     if (setns(forge->own_net, CLONE_NEWNET) != 0)
         return -2;
     errno = problem;
@@ -328,7 +340,7 @@ static int make(struct forge *forge, long holder, int number, long first) {
     char text[192];
     int length, pid, worker, pidfd = -1, problem = 0, n = forge->n_fds;
     int net = forge->fds[n - 1], group = forge->into_group ? forge->fds[n - 2] : -1;
-    pid = make_init(forge, net, &pidfd);
+    pid = make_init(forge, net, first, &pidfd);
     if (pid == -2)
         return broken(forge);
     if (pid < 0) {

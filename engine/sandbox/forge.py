@@ -21,7 +21,7 @@ class _State(C.Structure):
     """``struct forge``."""
 
     _fields_ = (
-        *((name, C.c_int) for name in ("control", "children", "own_pids", "own_net", "zygote_pid", "worker_uid", "worker_gid", "joins", "into_group")),
+        *((name, C.c_int) for name in ("control", "children", "own_pids", "own_net", "zygote_pid", "worker_uid", "worker_gid", "joins", "into_group", "owned")),
         *((name, C.c_int) for name in ("n_live", "reaping", "pid", "status", "problem", "length", "cut", "hurried", "pidfd", "n_fds")),
         ("fds", C.c_int * packets.MAX_FDS),
         ("init_flags", C.c_long),
@@ -46,13 +46,14 @@ class Worker(NamedTuple):
 
 
 class Home(NamedTuple):
-    """The zygote's own: the broker's socket, the descriptor that tells of children, and those of its namespaces."""
+    """The zygote's own: the broker's socket, the descriptor that tells of children, those of its namespaces, and whether sandboxes own theirs."""
 
     control: int
     children: int
     pids: int
     net: int
     pid: int
+    owned: bool
 
 
 class Forge:
@@ -63,7 +64,7 @@ class Forge:
         flags, entry, stack = made_in
         self._state = _State(
             control=home.control, children=home.children, own_pids=home.pids, own_net=home.net, zygote_pid=home.pid,
-            worker_uid=rootfs.WORKER_UID, worker_gid=rootfs.WORKER_GID, joins=joins, into_group=into_group,
+            worker_uid=rootfs.WORKER_UID, worker_gid=rootfs.WORKER_GID, joins=joins, into_group=into_group, owned=home.owned,
             init_flags=flags, tid_address=kernel.tid_address(), init_entry=entry, init_stack=stack, live=memory,
             packet=C.addressof(self._packet), room=len(self._packet),
         )  # fmt: skip

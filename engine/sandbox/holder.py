@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 ENDPOINT_PORT = 4566
 _INODES_PER_MIB = 64
 DEFAULT_TMP_MIB = 512
+_INOTIFY = (("instances", 16), ("watches", 16384))
 _MAX_PID = 32000
 
 
@@ -124,6 +125,7 @@ class Init:
         self._step = "mount /proc"
         safe = kernel.MS_NOSUID | kernel.MS_NODEV
         kernel.mount("proc", "/proc", "proc", safe | kernel.MS_NOEXEC)
+        kernel.perform(shared_limits(self._build.fences))
         self._step = "mount /tmp"
         kernel.mount("tmp", "/tmp", "tmpfs", safe, f"{tmp_options(DEFAULT_TMP_MIB)},mode=1777")
 
@@ -314,6 +316,16 @@ class Init:
             if not self._build.fences.namespaces:
                 self._kill_all()
         os._exit(0)
+
+
+def shared_limits(fences: lockdown.Fences) -> tuple[kernel.Step, ...]:
+    """Where sandboxes are all one user on the host: how many of that user's inotify instances and watches one of them may have, so that it
+    cannot have them all. To be taken as the sandbox's root, with its /proc in place.
+    """
+    if fences.own_uid:
+        return ()
+    places = ((f"/proc/sys/user/max_inotify_{name}", most) for name, most in _INOTIFY)
+    return tuple(kernel.Step("limit of inotify", kernel.write_file, (place, b"%d" % most)) for place, most in places if os.path.exists(place))
 
 
 def tmp_options(size_mib: int) -> str:

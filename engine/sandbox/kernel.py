@@ -53,6 +53,10 @@ _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 2, 4, 8
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 1, 4, 15, 23, 24
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_GET_TID_ADDRESS, _PR_CAP_AMBIENT = 36, 38, 40, 47
 _CAPABILITY_VERSION_3 = 0x20080522
+_PR_SET_SECUREBITS, _NO_SETUID_FIXUP = 28, 4
+# An owner has all capabilities in its namespace. Whoever leaves it to somebody else needs these of its own: to read and write files of others, signal
+# them, change ids, set up networks, look into processes and enter their namespaces.
+_OF_OWNERS = sum(1 << n for n in (1, 2, 3, 5, 6, 7, 8, 12, 18, 19, 21))
 
 
 def _fail(what: str) -> OSError:
@@ -273,6 +277,22 @@ def acting_as(number: int) -> Iterator[None]:
         die_with_parent()
         if os.getppid() != parent:
             raise SystemExit("the parent process has ended")
+
+
+def keep_capabilities_across_users() -> bool:
+    """Changing users takes no capability from this process any more; False where it lacks some that root has, and nothing was changed."""
+    with open("/proc/self/status", "rb") as f:
+        effective = next((int(line.split()[1], 16) for line in f if line.startswith(b"CapEff:")), 0)
+    return effective & _OF_OWNERS == _OF_OWNERS and int(_libc.prctl(_PR_SET_SECUREBITS, C.c_ulong(_NO_SETUID_FIXUP), 0, 0, 0)) == 0
+
+
+def be_effectively(uid: int) -> None:
+    """A user namespace belongs to the effective user of whoever makes it, and what it uses up of the kernel's is counted against that one."""
+    if _libc.setresuid(C.c_uint(0xFFFFFFFF), C.c_uint(uid), C.c_uint(0xFFFFFFFF)) != 0:
+        raise _fail("setresuid")
+    # The kernel takes both away from whoever changes users.
+    set_dumpable(True)
+    die_with_parent()
 
 
 def close_from(first: int, keep: Sequence[int] = ()) -> None:

@@ -25,6 +25,9 @@ _LIMITS = (
     (resource.RLIMIT_NICE, 0),
     (resource.RLIMIT_RTPRIO, 0),
 )
+# Signals that wait, and timers, each of which has one ready. Where functions are all one user on the host, as many as that one may have would leave
+# none to the others.
+_SIGNALS = 4096
 # RLIMIT_NPROC counts processes and threads of the sandbox's own user; the init is one of them at level user.
 _PROCESSES = 1024 + 8
 
@@ -70,7 +73,7 @@ def steps(fences: Fences) -> tuple[kernel.Step, ...]:
 
 def _privileges(fences: Fences) -> tuple[kernel.Step, ...]:
     """What needs privilege, and giving it up. Limits never exceed what the host allows here."""
-    limits = _limits(fences.namespaces)
+    limits = _limits(fences)
     if not fences.namespaces:
         return (*limits, kernel.NO_NEW_PRIVILEGES)
     become = kernel.become_steps("become the worker's user", rootfs.WORKER_UID, rootfs.WORKER_GID) if fences.own_uid else ()
@@ -86,9 +89,14 @@ def _privileges(fences: Fences) -> tuple[kernel.Step, ...]:
     )
 
 
-def _limits(namespaces: bool) -> list[kernel.Step]:
+def _limits(fences: Fences) -> list[kernel.Step]:
     found = []
-    for name, value in (*_LIMITS, (resource.RLIMIT_NPROC, _PROCESSES)) if namespaces else _LIMITS:
+    wanted = list(_LIMITS)
+    if fences.namespaces:
+        wanted.append((resource.RLIMIT_NPROC, _PROCESSES))
+        if not fences.own_uid:
+            wanted.append((resource.RLIMIT_SIGPENDING, _SIGNALS))
+    for name, value in wanted:
         _, ceiling = resource.getrlimit(name)
         allowed = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
         found.append(kernel.Step("resource limit", resource.setrlimit, (name, (allowed, allowed))))

@@ -54,6 +54,7 @@ def plan(build: holder.Build) -> Plan:
     safe = kernel.MS_NOSUID | kernel.MS_NODEV
     furnish = (
         kernel.mount_step("proc", "/proc", "proc", safe | kernel.MS_NOEXEC),
+        *holder.shared_limits(build.fences),
         kernel.mount_step("tmp", "/tmp", "tmpfs", safe, f"{holder.tmp_options(holder.DEFAULT_TMP_MIB)},mode=1777"),
         kernel.Step("host name", _socket.sethostname, (HOSTNAME,)),
         *((kernel.mount_step("mnt", "/mnt", "tmpfs", safe | kernel.MS_NOEXEC, "size=4k,nr_inodes=4,mode=755"),) if build.fences.files else ()),

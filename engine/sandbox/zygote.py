@@ -63,6 +63,8 @@ class Zygote:
         self._build: holder.Build | None = None
         self._nest: nest.Plan
         self._spawn_init: init.Spawn
+        # Whether sandboxes' user namespaces are made in the name of their own ids.
+        self._owned = False
 
     def prepare(self) -> None:
         """Enter the root file system, import, freeze. Raises OSError and ImportError."""
@@ -84,6 +86,7 @@ class Zygote:
             seccomp.program(platform.machine(), may_enter=True) if namespaces else b"",
             bool(plan.get("files")),
         )
+        self._owned = fences.own_uid and kernel.keep_capabilities_across_users()
         runtime_dir = plan["runtime_dir"]
         if namespaces:
             rootfs.enter(
@@ -172,7 +175,7 @@ class Zygote:
         flags = (self._nest.joined | kernel.CLONE_NEWPID) & ~kernel.CLONE_NEWNET
         made_in = init.made_in(self._spawn_init, flags)
         if made_in is not None and self._own_pids >= 0 and self._nest.build.fences.own_uid and self._nest.runs[joins] is not None:
-            home = forge.Home(self._control.fileno(), self._children_fd, self._own_pids, self._own_net, os.getpid())
+            home = forge.Home(self._control.fileno(), self._children_fd, self._own_pids, self._own_net, os.getpid(), self._owned)
             self._forge = forge.begin(home, made_in, joins, into_group)
 
     def _obey(self, packet: packets.Packet) -> None:
@@ -208,7 +211,7 @@ class Zygote:
         mapped, mapped_write = os.pipe() if build.fences.namespaces else (-1, -1)
         try:
             if build.fences.namespaces:
-                pid, pidfd = kernel.clone3(_namespaces(build), cgroup_fd)
+                pid, pidfd = self._in_name_of(first_id, lambda: kernel.clone3(_namespaces(build), cgroup_fd))
             else:
                 pid = os.fork()
                 pidfd = os.pidfd_open(pid) if pid else -1
@@ -231,7 +234,8 @@ class Zygote:
         """``_make`` for an ordinary sandbox: an init to hold the namespaces, and the worker."""
         holder_id, number, first_id, into_cgroup, _, hurried, netted = packet.args
         fds = packet.fds[:-1] if netted else packet.fds
-        pid, pidfd = self._init_in(packet.fds[-1]) if netted else self._spawn_init(self._nest.joined | kernel.CLONE_NEWPID)
+        flags = self._nest.joined | kernel.CLONE_NEWPID
+        pid, pidfd = self._in_name_of(first_id, lambda: self._init_in(packet.fds[-1]) if netted else self._spawn_init(flags))
         try:
             self._children[pid] = ("exited", holder_id)
             self._inits[holder_id] = pid
@@ -245,6 +249,21 @@ class Zygote:
             os.close(pidfd)
         if netted and self._forge is None:
             self._begin_forge(len(fds) - 3 - bool(into_cgroup), bool(into_cgroup))
+
+    def _in_name_of(self, first_id: int, make: Callable[[], tuple[int, int]]) -> tuple[int, int]:
+        """The new sandbox's user namespace belongs to its own root: inotify instances, waiting signals and timers that a function uses up are counted
+        against the owner too, who else were the host's root, and with it everybody.
+        """
+        if not self._owned:
+            return make()
+        kernel.be_effectively(first_id)
+        pid = -1
+        try:
+            pid, pidfd = make()
+        finally:
+            if pid != 0:
+                kernel.be_effectively(os.getuid())
+        return pid, pidfd
 
     def _init_in(self, net: int) -> tuple[int, int]:
         """An init in a network namespace that is there already. Where there is no way back from it, SystemExit."""

@@ -77,6 +77,24 @@ for fd in held: os.close(fd)
     assert siege.attack(source).result == [1023, "EMFILE"]
 
 
+USED_UP = {
+    "inotify instances": "call, wanted = (lambda: libc.inotify_init1(0)), 'EMFILE'",
+    "timers": "number = ctypes.c_int()\ncall, wanted = (lambda: libc.timer_create(1, None, ctypes.byref(number))), 'EAGAIN'",
+}
+
+
+@pytest.mark.parametrize("what", USED_UP)
+def test_what_the_kernel_counts_by_user_is_counted_by_function(siege: Siege, what: str) -> None:
+    """A function took all that the host's root may have, or at level user the engine's user: nobody could have one any more."""
+    greedy, modest = (siege.attacker(f"{who}-{what.split()[0]}", MemorySize=1769, Timeout=60) for who in ("greedy", "modest"))
+    all_there_are = "n = 0\nwhile call() >= 0: n += 1\nassert errno.errorcode[ctypes.get_errno()] == wanted\nresult = n"
+    try:
+        assert siege.attack(f"{USED_UP[what]}\n{all_there_are}", greedy).result >= 8
+        assert siege.attack(f"{USED_UP[what]}\nresult = [call() >= 0 for _ in range(8)]", modest).result == [True] * 8
+    finally:
+        siege.attack("os._exit(0)", greedy)
+
+
 def test_descriptors_sent_to_the_engine_are_dropped(siege: Siege) -> None:
     before = siege.descriptors()
     name = siege.attacker("generous", Timeout=5)
