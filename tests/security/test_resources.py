@@ -86,7 +86,7 @@ USED_UP = {
 @pytest.mark.parametrize("what", USED_UP)
 def test_what_the_kernel_counts_by_user_is_counted_by_function(siege: Siege, what: str) -> None:
     """A function took all that the host's root may have, or at level user the engine's user: nobody could have one any more."""
-    greedy, modest = (siege.attacker(f"{who}-{what.split()[0]}", MemorySize=1769, Timeout=60) for who in ("greedy", "modest"))
+    greedy, modest = (siege.attacker(f"{who}-{what.split(maxsplit=1)[0]}", MemorySize=1769, Timeout=60) for who in ("greedy", "modest"))
     all_there_are = "n = 0\nwhile call() >= 0: n += 1\nassert errno.errorcode[ctypes.get_errno()] == wanted\nresult = n"
     try:
         assert siege.attack(f"{USED_UP[what]}\n{all_there_are}", greedy).result >= 8
