@@ -30,6 +30,7 @@ NICE = 5
 # What makes moto's service fit for the engine, installed before its first request.
 _IMPROVED = {
     "cloudformation": "engine.aws.stack_bridge",
+    "ec2": "engine.aws.function_interfaces",
     "elasticfilesystem": "engine.aws.access_points",
     "apigateway": "engine.aws.gateway",
     "application-autoscaling": "engine.aws.scaling_targets",

@@ -18,7 +18,7 @@ from moto.cloudformation.exceptions import UnformattedGetAttTemplateException, V
 from moto.cloudformation.models import ChangeSet, Stack
 from moto.core.common_models import CloudFormationModel
 
-from engine.aws import access_points, stack_requests, stack_roles, stack_runs, target_groups, template_attributes
+from engine.aws import access_points, function_interfaces, stack_requests, stack_roles, stack_runs, target_groups, template_attributes
 from engine.aws.beside_resources import BESIDE
 from engine.aws.clients import AwsClients
 from engine.aws.common_resources import COMMON
@@ -97,6 +97,7 @@ def install(environment: Mapping[str, str] = os.environ) -> None:
     stack_requests.install()
     stack_roles.install()
     access_points.install()
+    function_interfaces.install(environment)
     target_groups.install()
 
 

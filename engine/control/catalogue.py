@@ -30,11 +30,14 @@ class Catalogue:
         self._there: Callable[[str], bool] = os.path.exists
         self._entries: dict[tuple[str, str], dict[str, Any]] = {}
         self.loaded = False
+        # Counts up with every change.
+        self.changes = 0
         # What the host has, once the supervisor has said so.
         self.runtimes: runtime_management.Runtimes | None = None
 
     def load(self, functions: Iterable[Function]) -> None:
         """Start over with these. ``loaded`` is for whoever has seen to it that their code is there."""
+        self.changes += 1
         # One look at the disk instead of one for each.
         present = self._code.present()
         self._there = lambda tree: tree.rpartition("/")[2] in present
@@ -46,8 +49,10 @@ class Catalogue:
     def put(self, function: Function) -> None:
         """Add or replace."""
         self._entries[function.account, function.name] = self._entry(function)
+        self.changes += 1
 
     def remove(self, account: str, name: str) -> None:
+        self.changes += 1
         self._entries.pop((account, name), None)
 
     def entry(self, account: str, name: str) -> dict[str, Any] | None:

@@ -73,7 +73,7 @@ class FunctionOperations:
         await plane.roles.check(params["Role"], ref.account, ref.name)
         async with plane.changes.lock(ref.account, ref.name):
             await self._check_free(ref)
-            params = await plane.vpcs.placed(params, ref.account, hello)
+            params = await plane.vpcs.placed(params, ref.account, ref.name, hello)
             if image:
                 source = await plane.images.find(params["Code"]["ImageUri"], hello)
                 config = configuration.new(params, ref.name, architectures, None)

@@ -1,6 +1,6 @@
 """What a VPC is to the sandbox's broker, from the settings or from what EC2 describes. Pure.
 
-A document: ``cidrs``; ``subnets``, id to block; ``groups``, id to {"in", "out"}, lists of rules; ``servers``, attached ones by id. A rule:
+A document: ``cidrs``; ``subnets``, id to block; ``groups``, id to {"in", "out"}, lists of rules; ``servers``, attached ones by id; ``ports`` (see ``vpc_ports``). A rule:
 ``protocol`` (IANA's number, -1 all), ``from`` and ``to`` (ports, or ICMP type and code; -1 all), ``cidrs`` and ``groups`` it is about.
 Source: docs.aws.amazon.com/AWSEC2/latest/APIReference/API_IpPermission.html.
 """
@@ -12,14 +12,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from engine.config import GroupRule, VpcSettings
+from engine.control.vpc_ports import RESERVED_FIRST
 
 PROTOCOLS = {"all": -1, "-1": -1, "tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 _MOST_PROTOCOLS = 256
 _WITH_PORTS = (PROTOCOLS["tcp"], PROTOCOLS["udp"])
 # What stands for a port in rules of ICMP is one byte.
 _MOST = {PROTOCOLS["icmp"]: 255, PROTOCOLS["icmpv6"]: 255}
-# The network, its router, its name server, one for later; and the last one.
-RESERVED_FIRST = 4
 
 
 def from_settings(vpc: VpcSettings) -> dict[str, Any]:
@@ -33,6 +32,7 @@ def from_settings(vpc: VpcSettings) -> dict[str, Any]:
             for name, group in vpc.security_groups.items()
         },
         "servers": {},
+        "ports": {},
     }
 
 
@@ -65,6 +65,7 @@ def from_ec2(
             for g in groups
         },
         "servers": {},
+        "ports": {},
     }
 
 
@@ -126,4 +127,6 @@ def bad_address(document: Mapping[str, Any], subnet: str, ip: str) -> str:
         return f"{ip} is reserved: the first {RESERVED_FIRST} addresses and the last one of a subnet are"
     if any(s["ip"] == ip for s in document["servers"].values()):
         return f"{ip} is taken by another attached server"
+    if any(port["ip"] == ip for port in (document.get("ports") or {}).values()):
+        return f"{ip} is the address under which functions appear in this subnet: choose another"
     return ""

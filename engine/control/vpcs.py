@@ -3,7 +3,7 @@
 Theory of operation. VPCs come from the settings or from EC2. Whatever a function or an attached server refers to is kept in the store as a
 document, so that a start needs nobody's answer, and is sent to the supervisor (in the snapshot at each connect, and when it changes).
 ``refresh`` asks EC2 again and again for the VPCs in use and sends what differs: a change of a group's rules holds for running instances
-within ``vpc_refresh_s``. What EC2 does not know any more, as the embedded one after a restart, stays as it was. A VPC that nobody
+within ``vpc_refresh_s``. Functions' addresses are given out here (``vpc_ports``), so that EC2 can tell of them. What EC2 does not know any more, as the embedded one after a restart, stays as it was. A VPC that nobody
 uses is forgotten.
 Source: docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html and recorded refusals.
 """
@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import secrets
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from engine.clock import Clock
 from engine.config import Settings
-from engine.control import vpc_documents
+from engine.control import vpc_documents, vpc_ports
 from engine.control.catalogue import Catalogue
 from engine.control.link import ControlLink, Hello
 from engine.control.sources import Sources
@@ -28,6 +30,8 @@ from engine.store.vpcs import SqlVpcStore
 
 # A VPC that was just named is not forgotten before the function that named it is stored.
 _GRACE_S = 120.0
+# Longer than an invocation may take: so long an address that nobody wants any more stays whose it was.
+_HELD_S = 930.0
 EMPTY: Mapping[str, Any] = {"SubnetIds": [], "SecurityGroupIds": [], "VpcId": "", "Ipv6AllowedForDualStack": False}
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -57,25 +61,51 @@ class Vpcs:
         self._clock = clock
         self._documents = store.everything()
         self._named_s: dict[str, float] = {}
+        # When a port, by VPC and key, was last wanted.
+        self._wanted_s: dict[tuple[str, str], float] = {}
+        self._used_ports: tuple[int, dict[str, dict[str, str]]] = (-1, {})
         self._lock = asyncio.Lock()
         self._own = {name: vpc_documents.from_settings(vpc) for name, vpc in settings.vpcs.items()}
         for name, document in self._documents.items():
             if name in self._own:
-                self._documents[name] = {**self._own[name], "servers": document["servers"]}
+                self._documents[name] = {**self._own[name], "servers": document["servers"], "ports": document.get("ports", {})}
 
     def entries(self) -> list[dict[str, Any]]:
         """What the supervisor has to know, for a snapshot."""
         return [{"vpc": name, "document": document} for name, document in self._documents.items()]
 
+    def interfaces(self) -> list[dict[str, Any]]:
+        """The ports of EC2's VPCs that versions use now, as what EC2 shows them from."""
+        used = self._used()
+        return [
+            {"account": document["account"], "subnet": key.partition("/")[0], "groups": key.partition("/")[2].split(","), **port}
+            for vpc, document in self._documents.items()
+            if document["source"] == "ec2"
+            for key, port in document.get("ports", {}).items()
+            if key in used.get(vpc, ())
+        ]
+
+    def _used(self) -> dict[str, dict[str, str]]:
+        """By VPC, the keys of ports that versions use, each with the name of a function."""
+        if self._used_ports[0] != self._catalogue.changes:
+            used: dict[str, dict[str, str]] = {}
+            for entry in self._catalogue.entries():
+                for network in {version["network"] for version in entry["versions"].values()} - {""}:
+                    ports = used.setdefault(network.partition("/")[0], {})
+                    for key in vpc_ports.keys(network):
+                        ports.setdefault(key, entry["name"])
+            self._used_ports = self._catalogue.changes, used
+        return self._used_ports[1]
+
     # Functions.
 
-    async def placed(self, members: dict[str, Any], account: str, hello: Hello) -> dict[str, Any]:
-        """A request's members with their VpcConfig resolved, if there is one. Raises as ``resolve``."""
+    async def placed(self, members: dict[str, Any], account: str, function: str, hello: Hello) -> dict[str, Any]:
+        """The members of a request about a function with their VpcConfig resolved, if there is one. Raises as ``resolve``."""
         if members.get("VpcConfig") is None:
             return members
-        return {**members, "VpcConfig": await self.resolve(members["VpcConfig"], account, hello)}
+        return {**members, "VpcConfig": await self.resolve(members["VpcConfig"], account, function, hello)}
 
-    async def resolve(self, wanted: Mapping[str, Any], account: str, hello: Hello) -> dict[str, Any]:
+    async def resolve(self, wanted: Mapping[str, Any], account: str, function: str, hello: Hello) -> dict[str, Any]:
         """A request's VpcConfig as it is kept and shown, its VPC ready. Raises InvalidParameterValue with AWS's words, NotImplementedHere
         where VPCs cannot be had, ServiceError when EC2 or the supervisor cannot be reached.
         """
@@ -88,8 +118,12 @@ class Vpcs:
             return dict(EMPTY)
         if hello.no_vpc:
             raise NotImplementedHere(f"Lambda Engine does not support VpcConfig here: {hello.no_vpc}. Nothing was changed.")
-        vpc = await self._find(subnets, groups, account, hello)
-        return {"SubnetIds": subnets, "SecurityGroupIds": groups, "VpcId": vpc, "Ipv6AllowedForDualStack": False}
+        vpc, document = await self._find(subnets, groups, account, hello)
+        found = {"SubnetIds": subnets, "SecurityGroupIds": groups, "VpcId": vpc, "Ipv6AllowedForDualStack": False}
+        async with self._lock:
+            self._named_s[vpc] = self._clock.monotonic()
+            await self._keep(vpc, document, dict.fromkeys(vpc_ports.keys(vpc_documents.network(found)), function))
+        return found
 
     async def vpc_of(self, wanted: Mapping[str, Any], account: str) -> str | None:
         """The VPC of a request's VpcConfig, for whoever decides whether the request may be made; None where that cannot be said."""
@@ -102,17 +136,12 @@ class Vpcs:
         except AwsError:
             return None
 
-    async def _find(self, subnets: list[str], groups: list[str], account: str, hello: Hello) -> str:
-        """The VPC in which all of these are; it is kept and the broker has it."""
+    async def _find(self, subnets: list[str], groups: list[str], account: str, hello: Hello) -> tuple[str, dict[str, Any]]:
+        """The VPC in which all of these are, and what it is."""
         if any(name in document["subnets"] for document in self._own.values() for name in subnets):
             vpc = self._find_own(subnets, groups)
-            document = self._own[vpc]
-        else:
-            vpc, document = await asyncio.to_thread(self._find_in_ec2, subnets, groups, account, hello)
-        async with self._lock:
-            self._named_s[vpc] = self._clock.monotonic()
-            await self._keep(vpc, document)
-        return vpc
+            return vpc, self._own[vpc]
+        return await asyncio.to_thread(self._find_in_ec2, subnets, groups, account, hello)
 
     def _find_own(self, subnets: list[str], groups: list[str]) -> str:
         homes = {name: vpc for vpc, d in self._own.items() for name in (*d["subnets"], *d["groups"])}
@@ -133,13 +162,26 @@ class Vpcs:
         vpc = _one_vpc([s["VpcId"] for s in found_subnets], [g.get("VpcId", "") for g in found_groups])
         return vpc, vpc_documents.from_ec2(account, *_asking("DescribeVpcs", lambda: ec2.vpc(aws, vpc)))
 
-    async def _keep(self, vpc: str, document: Mapping[str, Any]) -> str:
-        """Store a document, keeping who is attached, and tell the supervisor if it differs; what could not be attached."""
+    async def _keep(self, vpc: str, document: Mapping[str, Any], ports: Mapping[str, str] | None = None) -> str:
+        """Store a document, keeping who is attached and which addresses are whose, and tell the supervisor if it differs; what could not be attached.
+
+        ``ports``: keys that are wanted besides those in use, with the function that wants them.
+        """
         former = self._documents.get(vpc)
-        after = {**document, "servers": document["servers"] or (former or {}).get("servers", {})}
+        after = {**document, "servers": document["servers"] or (former or {}).get("servers", {}), "ports": (former or {}).get("ports", {})}
+        after["ports"] = self._ports(vpc, after, ports or {})
         if after == former:
             return ""
         return await self._replace(vpc, after)
+
+    def _ports(self, vpc: str, document: Mapping[str, Any], further: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """The ports that a VPC has from now on."""
+        now_s = self._clock.monotonic()
+        wanted = {**further, **self._used().get(vpc, {})}
+        self._wanted_s |= {(vpc, key): now_s for key in wanted}
+        fresh_s = now_s - _HELD_S if self._catalogue.loaded else -math.inf
+        held = [key for key in document["ports"] if self._wanted_s.get((vpc, key), -math.inf) >= fresh_s]
+        return vpc_ports.allotted(document, wanted, held, lambda: str(uuid.uuid4()))
 
     async def _replace(self, vpc: str, document: dict[str, Any] | None) -> str:
         await self._store.save(vpc, document)
@@ -226,15 +268,16 @@ class Vpcs:
 
     async def refresh(self) -> None:
         """Once. Raises ServiceError when the supervisor or EC2 cannot be reached."""
-        await self._forget_unused()
-        asked = {vpc: str(d["account"]) for vpc, d in self._documents.items() if d["source"] == "ec2"}
+        await self._settle()
+        asked = {vpc: d for vpc, d in self._documents.items() if d["source"] == "ec2"}
         if not asked or not await self._ec2_is_up():
             return
         hello = await self._link.ready()
-        for vpc, account in asked.items():
-            document = await asyncio.to_thread(self._described, vpc, account, hello)
+        for vpc, known in asked.items():
+            document = await asyncio.to_thread(self._described, vpc, str(known["account"]), hello)
             async with self._lock:
-                if document is not None and vpc in self._documents:
+                # What has been learned meanwhile is newer than this answer.
+                if document is not None and self._documents.get(vpc) is known:
                     await self._keep(vpc, document)
 
     async def _ec2_is_up(self) -> bool:
@@ -254,13 +297,18 @@ class Vpcs:
             _log.debug("%s stays as it was: %s", vpc, e)
             return None
 
-    async def _forget_unused(self) -> None:
-        used = {v["network"].partition("/")[0] for e in self._catalogue.entries() for v in e["versions"].values()}
+    async def _settle(self) -> None:
+        """Forget what nobody uses, of the others the addresses that nobody has."""
+        if not self._catalogue.loaded:
+            return
         now_s = self._clock.monotonic()
+        self._wanted_s = {key: then_s for key, then_s in self._wanted_s.items() if now_s - then_s < _HELD_S}
         async with self._lock:
             for vpc, document in list(self._documents.items()):
                 fresh = now_s - self._named_s.get(vpc, -_GRACE_S) < _GRACE_S
-                if self._catalogue.loaded and vpc not in used and not document["servers"] and not fresh:
+                if vpc in self._used() or document["servers"] or fresh:
+                    await self._keep(vpc, document)
+                else:
                     await self._replace(vpc, None)
 
 

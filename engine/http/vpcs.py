@@ -3,6 +3,7 @@
 Attaching gives a namespace or an interface of the host to a VPC; whoever can reach the port, functions among them, must not. The socket can be
 opened by the engine's user only. What came through the port carries the peer's header, which the front sets and nobody can leave out.
 ``GET`` lists, ``POST`` attaches (JSON: subnet, ip, netns or interface, groups, name), ``DELETE /_engine/vpc/ID`` detaches.
+``GET /_engine/vpc/interfaces`` is for the embedded EC2: behind which addresses functions are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from engine.control.vpcs import AttachmentRefused, Vpcs
 from engine.errors import AwsError
 
 PATH = "/_engine/vpc"
+INTERFACES = "interfaces"
 _PEER = b"x-lambda-engine-peer"
 _MEMBERS = {"subnet": str, "ip": str, "netns": str, "interface": str, "name": str, "groups": list}
 _MAX_BODY = 65536
@@ -45,6 +47,8 @@ class VpcRoutes:
         name = path[len(PATH) + 1 :]
         if method == "GET" and not name:
             return 200, {"attachments": self._vpcs.attachments()}
+        if method == "GET" and name == INTERFACES:
+            return 200, {"interfaces": self._vpcs.interfaces()}
         if method == "POST" and not name:
             return 200, {"id": await self._vpcs.attach(_server(await _body(receive)), self._account)}
         if method == "DELETE" and name:

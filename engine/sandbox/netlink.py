@@ -16,7 +16,7 @@ _HEADER = struct.Struct("=IHHII")
 _ERROR, _DONE = 2, 3
 REQUEST, _ACK, REPLACE, EXCLUSIVE, CREATE, DUMP = 1, 4, 0x100, 0x200, 0x400, 0x300
 _SOL_NETLINK, _CAP_ACK = 270, 10
-_NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE, _NEWNEIGH = 16, 17, 20, 24, 28
+_NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _NEWNEIGH = 16, 17, 20, 21, 24, 28
 _UP, _NOARP = 1, 0x80
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 1, 3, 5, 18, 26, 28
 _INET6_ADDR_GEN_MODE, _GEN_MODE_NONE = 8, 1
@@ -204,6 +204,12 @@ def address(index: int, ip: bytes, bits: int = 32) -> Message:
     """Give an interface an address."""
     body = struct.pack("=BBBBI", socket.AF_INET, bits, 0, 0, index) + attribute(2, ip) + attribute(1, ip)
     return _new(f"address {socket.inet_ntoa(ip)}", _NEWADDR, body, REPLACE)
+
+
+def no_address(index: int, ip: bytes, bits: int = 32) -> Message:
+    """Take an address from an interface."""
+    body = struct.pack("=BBBBI", socket.AF_INET, bits, 0, 0, index) + attribute(2, ip) + attribute(1, ip)
+    return Message(f"no address {socket.inet_ntoa(ip)}", _DELADDR, REQUEST, body)
 
 
 def route(index: int, ip: bytes, bits: int, *, via: bytes = b"", exclusive: bool = False) -> Message:

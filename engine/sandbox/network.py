@@ -23,12 +23,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from engine.sandbox import kernel, nets, packets, resolver
 from engine.sandbox.nat import Nat
 from engine.sandbox.peers import Loop, Peer
-from engine.sandbox.spaces import RESOLVER, Gateway
+from engine.sandbox.spaces import RESOLVER
 from engine.sandbox.vpcs import Vpc
 
 _TRIAL = {"cidrs": ["10.0.0.0/16"], "subnets": {"trial": "10.0.0.0/24"}, "groups": {"trial": {"in": [], "out": []}}, "servers": {}}
@@ -45,7 +46,8 @@ class Networks:
         self._resolver = names
         self._nat: Nat | None = None
         self._vpcs: dict[str, Vpc] = {}
-        self._wired: dict[int, tuple[Gateway, bytes]] = {}
+        # By sandbox, how to give back what it has.
+        self._wired: dict[int, Callable[[], None]] = {}
         self._home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         # Addresses of nets by their number.
         self._nets: dict[int, bytes] = {}
@@ -105,9 +107,10 @@ class Networks:
         if kind == "wire":
             self._wire(int(args[0]), str(args[1]), packet.fds[0])
         elif kind == "unwire":
-            wired = self._wired.pop(int(args[0]), None)
-            if wired is not None:
-                wired[0].release(wired[1])
+            give_back = self._wired.pop(int(args[0]), None)
+            if give_back is not None:
+                with contextlib.suppress(OSError):
+                    give_back()
         elif kind == "net":
             self._make_net(int(args[0]))
         elif kind == "drop":
@@ -138,16 +141,17 @@ class Networks:
         else:
             packets.send(self._sock, ["wired", holder_id])
 
-    def _connect(self, network: str, pidfd: int) -> tuple[Gateway, bytes]:
+    def _connect(self, network: str, pidfd: int) -> Callable[[], None]:
         if not network:
             if self._nat is None:
                 raise OSError(self.no_outbound or "there is no outbound network")
-            return self._nat.gateway, self._nat.gateway.connect(pidfd)
+            return partial(self._nat.gateway.release, self._nat.gateway.connect(pidfd))
         name, subnets, groups = network.split("/")
         vpc = self._vpcs.get(name)
         if vpc is None:
             raise OSError(f"{name} is not known here")
-        return vpc.connect(tuple(subnets.split(",")), tuple(groups.split(",")), pidfd)
+        gateway, ip = vpc.connect(tuple(subnets.split(",")), tuple(groups.split(",")), pidfd)
+        return partial(vpc.release, gateway, ip)
 
     def _apply(self, name: str, document: dict[str, Any] | None) -> tuple[dict[str, str], str]:
         """What could not be attached, and why nothing could be done."""

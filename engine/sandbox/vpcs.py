@@ -8,6 +8,7 @@ Sources: docs.aws.amazon.com/vpc/latest/userguide/{subnet-sizing,vpc-dns,vpc-sec
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import itertools
@@ -19,12 +20,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.sandbox import kernel, security_groups
-from engine.sandbox.netlink import LOOPBACK, Netlink, address, blackhole, delete, move, route, up, veth
+from engine.sandbox.netlink import LOOPBACK, Netlink, address, blackhole, delete, move, no_address, route, up, veth
 from engine.sandbox.spaces import Chunks, Gateway, Space
 
 _NETNS = "/run/netns"
 _NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}$")
 _MAC = bytes.fromhex("060000000003")
+_MOST_ENDS = 1000
 # Network, router, name server, one for later; and the last one, broadcast.
 RESERVED_FIRST = 4
 
@@ -67,6 +69,7 @@ class Vpc:
         self._local: set[str] = set()
         self._turn = itertools.count()
         self._numbers = itertools.count(1)
+        self._closed = False
 
     # What should be.
 
@@ -74,10 +77,8 @@ class Vpc:
         """Make it so. Attachments that cannot be had are answered with the reason, by their id; anything else raises OSError."""
         self._document = document
         for key, port in list(self._ports.items()):
-            if not port.gateway.used and self._unknown(*key):
-                # Its address is another's to have; the router may go on answering at it.
-                del self._ports[key]
-                port.gateway.close()
+            if not self._wanted(key, port):
+                self._give_up(key)
         for ip in (self.resolver, *(str(_nth(cidr, 1)) for cidr in document["subnets"].values())):
             self._be(ip)
         problems: dict[str, str] = {}
@@ -143,15 +144,50 @@ class Vpc:
         if port is None:
             if self._unknown(subnet, groups):
                 raise OSError(errno.ENOENT, f"subnet {subnet} or a security group of {', '.join(groups)} is not known any more")
-            ip = self._free_address(subnet)
+            ip = self._address(subnet, groups)
             gateway = Gateway(self.space, self._chunks, f"gw{next(self._numbers)}")
             self._be(ip)
             port = self._ports[subnet, groups] = _Port(gateway, ip, groups)
             self._filter()
         return port
 
+    def _wanted(self, key: tuple[str, tuple[str, ...]], port: _Port) -> bool:
+        """Whether it may stay: somebody is behind it, or somebody may come."""
+        if port.gateway.used:
+            return True
+        given = self._document.get("ports")
+        return not self._unknown(*key) and (given is None or given.get(_name(*key), {}).get("ip") == port.ip)
+
+    def _give_up(self, key: tuple[str, tuple[str, ...]]) -> None:
+        """Its address is another's to have."""
+        port = self._ports.pop(key)
+        port.gateway.close()
+        self._local.discard(port.ip)
+        self.space.routes.ask([no_address(LOOPBACK, socket.inet_aton(port.ip))])
+
+    def release(self, gateway: Gateway, ip: bytes) -> None:
+        """A sandbox that was given ``ip`` on this gateway has ended. Raises OSError."""
+        gateway.release(ip)
+        if self._closed or gateway.used:
+            return
+        gone = [key for key, port in self._ports.items() if port.gateway is gateway and not self._wanted(key, port)]
+        for key in gone:
+            self._give_up(key)
+        if gone:
+            self._filter()
+
     def _unknown(self, subnet: str, groups: tuple[str, ...]) -> bool:
         return subnet not in self._document["subnets"] or not self._document["groups"].keys() >= set(groups)
+
+    def _address(self, subnet: str, groups: tuple[str, ...]) -> str:
+        """Raises SubnetFull."""
+        given = self._document.get("ports")
+        if given is None:
+            return self._free_address(subnet)
+        ip = given.get(_name(subnet, groups), {}).get("ip")
+        if ip is None or ip in {p.ip for p in self._ports.values()}:
+            raise SubnetFull(errno.EADDRNOTAVAIL, f"subnet {subnet} has no free address")
+        return str(ip)
 
     def _free_address(self, subnet: str) -> str:
         """From the end of the subnet: operators number their servers from its beginning."""
@@ -183,14 +219,21 @@ class Vpc:
             there = os.open(f"{_NETNS}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as e:
             raise OSError(e.errno, f"there is no network namespace {name} (ip netns list): {os.strerror(e.errno or 0)}") from e
-        number = next(self._numbers)
-        near, far, index = f"server{number}", f"vpc{number}", self.space.next_index()
+        near, index = f"server{next(self._numbers)}", self.space.next_index()
         try:
-            self.space.routes.ask([veth(near, index, _MAC, far, peer_mac=_MAC, peer_ns=there)])
+            far = self._pair(near, index, there)
             self._settle_in(there, far, ip)
         finally:
             os.close(there)
         return near, index, False
+
+    def _pair(self, near: str, index: int, there: int) -> str:
+        """Make it; the name of the far end, which other VPCs and other engines may have led into the same namespace before."""
+        for number in range(1, _MOST_ENDS):
+            with contextlib.suppress(FileExistsError):
+                self.space.routes.ask([veth(near, index, _MAC, f"vpc{number}", peer_mac=_MAC, peer_ns=there)])
+                return f"vpc{number}"
+        raise OSError(errno.EEXIST, f"the namespace has {_MOST_ENDS - 1} interfaces of VPCs already")
 
     def _settle_in(self, there: int, name: str, ip: bytes) -> None:
         kernel.setns(there, kernel.CLONE_NEWNET)
@@ -233,8 +276,14 @@ class Vpc:
         """The end of the VPC; interfaces of the host's go back."""
         for name in [n for n, s in self._servers.items() if s.moved]:
             self._detach(name)
+        self._closed = True
         self.space.close()
         os.close(self._home)
+
+
+def _name(subnet: str, groups: tuple[str, ...]) -> str:
+    """How a document names a port."""
+    return f"{subnet}/{','.join(groups)}"
 
 
 def _nth(cidr: str, offset: int) -> ipaddress.IPv4Address:

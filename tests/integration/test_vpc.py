@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
@@ -20,6 +20,7 @@ from tests.framework.host import require
 from tests.framework.networks import Host, devices, settled
 from tests.framework.packages import package_of
 from tests.framework.postgres import postgres
+from tests.framework.wait import until
 
 pytestmark = pytest.mark.root
 # The event is an address; the answer is what its web server says, or how it fails.
@@ -199,6 +200,118 @@ def test_leaving_a_vpc_and_coming_back(lab: Lab) -> None:
     config = {"SubnetIds": [lab.subnet], "SecurityGroupIds": [lab.app]}
     assert lab.aws.update_function_configuration(FunctionName="mover", VpcConfig=config)["VpcConfig"]["VpcId"] == lab.vpc
     assert lab.get("mover", "10.0.1.10", 5432) == "database for 10.0.1.254"
+
+
+class Place:
+    """A VPC of a test's own, with a server that sees who comes: the embedded EC2 may have forgotten the others' by then."""
+
+    def __init__(self, lab: Lab, cidr: str) -> None:
+        self.lab = lab
+        self.vpc = lab.ec2.create_vpc(CidrBlock=f"{cidr}.0.0/16")["Vpc"]["VpcId"]
+        self.subnet = self.add_subnet(f"{cidr}.1.0/24")
+        self.app = lab.group("app", self.vpc)
+        self.server = f"{cidr}.1.10"
+        self.attached = lab.attach("--subnet", self.subnet, "--ip", self.server, "--netns", lab.database.name)
+
+    def add_subnet(self, cidr: str) -> str:
+        return str(self.lab.ec2.create_subnet(VpcId=self.vpc, CidrBlock=cidr)["Subnet"]["SubnetId"])
+
+    def interfaces(self, **filters: str) -> list[dict[str, Any]]:
+        wanted = {"vpc-id": self.vpc, "description": "AWS Lambda VPC ENI*"} | {k.replace("_", "-"): v for k, v in filters.items()}
+        found = self.lab.ec2.describe_network_interfaces(Filters=[{"Name": k, "Values": [v]} for k, v in wanted.items()])
+        return list(found["NetworkInterfaces"])
+
+
+@pytest.fixture
+def place(lab: Lab) -> Iterator[Callable[[str], Place]]:
+    made: list[Place] = []
+
+    def make(cidr: str) -> Place:
+        made.append(Place(lab, cidr))
+        return made[-1]
+
+    yield make
+    for one in made:
+        lab.command("detach", one.attached)
+
+
+def test_functions_have_interfaces_and_what_these_hang_on_is_not_deleted(lab: Lab, place: Callable[[str], Place]) -> None:
+    here, ec2 = place("10.61"), lab.ec2
+    assert here.interfaces() == []
+    lab.deploy("eni-one", here.subnet, here.app)
+    (eni,) = here.interfaces(group_id=here.app, interface_type="lambda", requester_managed="true", status="in-use")
+    assert eni["Description"].startswith("AWS Lambda VPC ENI-eni-one-")
+    assert (eni["InterfaceType"], eni["RequesterManaged"], eni["Status"]) == ("lambda", True, "in-use")
+    assert (eni["VpcId"], eni["SubnetId"], [g["GroupId"] for g in eni["Groups"]]) == (here.vpc, here.subnet, [here.app])
+    assert (eni["Attachment"]["InstanceOwnerId"], eni["Attachment"]["Status"]) == ("amazon-aws", "attached")
+    assert lab.get("eni-one", here.server, 5432) == f"database for {eni['PrivateIpAddress']}"
+    (subnet,) = ec2.describe_subnets(SubnetIds=[here.subnet])["Subnets"]
+    assert subnet["AvailableIpAddressCount"] == 250
+
+    further, other = here.add_subnet("10.61.2.0/24"), lab.group("other", here.vpc)
+    config = {"SubnetIds": [further, here.subnet], "SecurityGroupIds": [other, here.app]}
+    lab.engine.deploy("eni-two", {"m.py": CODE}, VpcConfig=config, Timeout=30)
+    lab.deploy("eni-three", here.subnet, here.app)
+    assert eni in here.interfaces()
+    assert len(here.interfaces()) == 3, "one for a subnet and set of groups, whoever uses them"
+    (first,), (second,) = here.interfaces(subnet_id=here.subnet, group_id=other), here.interfaces(subnet_id=further)
+    assert len({e["NetworkInterfaceId"] for e in (eni, first, second)}) == 3
+    assert {lab.get("eni-two", here.server, 5432) for _ in range(2)} <= {f"database for {e['PrivateIpAddress']}" for e in here.interfaces(group_id=other)}
+
+    for call, members, refusal in (
+        (ec2.delete_subnet, {"SubnetId": further}, ("DependencyViolation", f"The subnet '{further}' has dependencies and cannot be deleted.")),
+        (ec2.delete_security_group, {"GroupId": other}, ("DependencyViolation", f"resource {other} has a dependent object")),
+        (ec2.delete_network_interface, {"NetworkInterfaceId": second["NetworkInterfaceId"]},
+         ("InvalidParameterValue", f"Network interface '{second['NetworkInterfaceId']}' is currently in use.")),
+        (ec2.detach_network_interface, {"AttachmentId": second["Attachment"]["AttachmentId"]},
+         ("OperationNotPermitted", "You are not allowed to manage 'ela-attach' attachments.")),
+        (ec2.modify_network_interface_attribute, {"NetworkInterfaceId": second["NetworkInterfaceId"], "Groups": [here.app]},
+         ("AuthFailure", "You do not have permission to access the specified resource.")),
+    ):  # fmt: skip
+        assert refused(call, **members) == refusal
+
+    lab.aws.publish_version(FunctionName="eni-two")
+    lab.aws.update_function_configuration(FunctionName="eni-two", VpcConfig={"SubnetIds": [], "SecurityGroupIds": []})
+    assert here.interfaces(subnet_id=further), "version 1 uses it"
+    lab.aws.delete_function(FunctionName="eni-two")
+    assert here.interfaces() == [eni]
+    ec2.delete_subnet(SubnetId=further)
+    ec2.delete_security_group(GroupId=other)
+    lab.aws.delete_function(FunctionName="eni-one")
+    assert here.interfaces() == [eni], "another uses it"
+    lab.aws.delete_function(FunctionName="eni-three")
+    assert here.interfaces() == []
+    ec2.delete_security_group(GroupId=here.app)
+
+
+@pytest.mark.slow
+def test_addresses_of_a_small_subnet_come_back(lab: Lab, place: Callable[[str], Place]) -> None:
+    """Eleven of sixteen are free, and a set of groups takes one."""
+    here = place("10.62")
+
+    def given(name: str) -> str | None:
+        try:
+            return lab.get(name, here.server, 5432)
+        except ClientError:
+            return None
+
+    tiny = here.add_subnet("10.62.9.0/28")
+    groups = [lab.group(f"g{n}", here.vpc) for n in range(12)]
+    for n, group in enumerate(groups):
+        lab.deploy(f"tiny-{n}", tiny, group)
+    assert {e["PrivateIpAddress"] for e in here.interfaces()} == {f"10.62.9.{n}" for n in range(4, 15)}
+    assert lab.get("tiny-10", here.server, 5432) == "database for 10.62.9.4"
+    code, message = refused(lab.aws.invoke, FunctionName="tiny-11", Payload=json.dumps({"host": here.server, "port": 5432}))
+    assert (code, message) == (
+        "SubnetIPAddressLimitReachedException",
+        "Lambda couldn't set up VPC access for the Lambda function because one or more configured subnets has no available IP addresses.",
+    )
+    lab.aws.delete_function(FunctionName="tiny-3")
+    until(lambda: any(e["Groups"][0]["GroupId"] == groups[11] for e in here.interfaces()), "its address is another's")
+    assert until(lambda: given("tiny-11"), "it is let in") == "database for 10.62.9.11"
+    for n in (0, 1, 2, *range(4, 12)):
+        lab.aws.delete_function(FunctionName=f"tiny-{n}")
+    assert here.interfaces() == []
 
 
 def test_what_aws_refuses_in_its_words(lab: Lab) -> None:

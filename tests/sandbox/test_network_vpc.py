@@ -271,6 +271,34 @@ def test_addresses_of_groups_that_are_gone_are_had_again(rig):
     rig.vpc("vpc-4", None)
 
 
+def test_functions_have_the_addresses_that_the_document_gives_and_servers_have_them_after(rig):
+    def given(**ports):
+        names = {"one": "subnet-b/sg-client", "two": "subnet-b/sg-stranger"}
+        return {"ports": {names[k]: {"ip": ip} for k, ip in ports.items()}}
+
+    client = place("sg-client", subnets="subnet-b", vpc="vpc-5")
+    with Host() as host, Host() as late:
+        host.serve("host", 80)
+        late.serve("late", 80)
+        wanted = document(host=server("10.0.1.10", host))
+        rig.vpc("vpc-5", wanted | given(one="10.0.2.9"))
+        box = rig.instance(where=client)
+        assert get(box, "10.0.1.10") == "host for 10.0.2.9"
+        holder = rig.next_id()
+        rig.link.make(holder, rig.key, place("sg-stranger", subnets="subnet-b", vpc="vpc-5"))
+        assert rig.wait("holder_failed", holder)[3] == "subnet subnet-b has no free address"
+        rig.vpc("vpc-5", wanted | given(one="10.0.2.8", two="10.0.2.9"))
+        assert get(box, "10.0.1.10") == "host for 10.0.2.9", "while it lives"
+        rig.end(box)
+        wanted["servers"]["late"] = server("10.0.2.9", late, "subnet-b")
+        assert rig.vpc("vpc-5", wanted | given(one="10.0.2.8")) == {}
+        again = rig.instance(where=client)
+        assert get(again, "10.0.1.10") == "host for 10.0.2.8"
+        assert get(again, "10.0.2.9") == "late for 10.0.2.8"
+        rig.end(again)
+    rig.vpc("vpc-5", None)
+
+
 @pytest.mark.parametrize("where", ["vpc-9/subnet-a/sg-client", "vpc-1/subnet-z/sg-client", "vpc-1/subnet-a/sg-z"])
 def test_what_is_not_known_is_refused(rig, where):
     holder = rig.next_id()

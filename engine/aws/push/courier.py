@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import http.client
 import queue
-import socket
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 import msgspec
 
 from engine import ids
+from engine.aws.engine_connection import EngineConnection
 from engine.core.push import PATH, Push, Verdict
 
 MAX_BATCH = 64
@@ -38,19 +38,6 @@ class Unreachable(Exception):
 class _Item:
     push: Push
     refused: Refused | None
-
-
-class _Socket(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("engine", timeout=TIMEOUT_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
-        self.sock.connect(self._path)
 
 
 class Courier:
@@ -134,7 +121,7 @@ class Courier:
                         _say(f"what {item.push.source_arn} could not deliver could not be kept either: {type(e).__name__}: {e}")
 
     def _ask(self, pushes: list[Push]) -> list[Verdict]:
-        connection = _Socket(self._path)
+        connection = EngineConnection(self._path, TIMEOUT_S)
         try:
             connection.request("POST", PATH, msgspec.msgpack.encode(pushes))
             answer = connection.getresponse()
