@@ -2,7 +2,8 @@
 
 A record travels between processes as JSON: ``access_key``, ``secret``, ``token`` (or null), ``expires`` (epoch seconds, or null), ``kind``
 (``user`` or ``session``), ``arn``, ``account``, ``user_id``, ``role_arn`` (sessions), ``policies`` (documents), ``boundary`` (a document
-or null), ``session`` (documents or null), ``tags`` and ``source_function`` (an ARN: the function in whose environments a session is used).
+or null), ``session`` (documents or null), ``tags``, ``source_identity`` and ``source_function`` (an ARN: the function in whose environments a
+session is used).
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def identity_of(record: Mapping[str, Any]) -> Identity:
         context["aws:principalarn"] = role_arn
     if record.get("source_function"):
         context["lambda:sourcefunctionarn"] = str(record["source_function"])
+    if record.get("source_identity"):
+        context["aws:sourceidentity"] = str(record["source_identity"])
     return Identity(
         kind,
         arn,

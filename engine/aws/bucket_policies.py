@@ -6,12 +6,15 @@ without TLS. Here what does not come by TLS comes over loopback, and counts as s
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
 from engine.auth.authorization import context_of
 from engine.auth.identity import root_of
 from engine.auth.policy import Identity, Kind, MalformedPolicy, Reason, Request, evaluate, parse
+from engine.aws.embedded import ENFORCE_VARIABLE
+from engine.aws.moto_requests import is_kept
 
 _ANYBODY = Identity(Kind.ANONYMOUS, "anonymous", "")
 
@@ -20,6 +23,11 @@ def install() -> None:
     """Have moto's buckets ask here."""
     from moto.iam.access_control import PermissionResult  # noqa: PLC0415 - moto is an extra
     from moto.s3.models import FakeBucket  # noqa: PLC0415
+
+    if os.environ.get(ENFORCE_VARIABLE):
+        # Who asks is known and was decided about; what is left are the objects of requests that delete many.
+        FakeBucket.get_permission = lambda _bucket, _action, arn: PermissionResult.DENIED if is_kept(arn) else PermissionResult.NEUTRAL
+        return
 
     def get_permission(bucket: Any, action: str, resource: str) -> Any:
         """Denied to everybody, allowed to anybody, or neither: who asks is decided elsewhere, where it is at all."""

@@ -4,35 +4,40 @@ Theory of operation. Requests come through the supervisor, which has verified th
 know; without it nothing is served. Before an operation runs, moto calls the hook it has for its own checks; ours takes its place, because
 moto's knows neither resources nor conditions. The caller is the access key of the signature: the engine's configured keys are their
 account's root, the engine itself may do anything, everybody else is looked up in the embedded IAM.
+
+What is decided about has to be what is then done. So the service, the operation, its members and its region are taken from where moto takes
+them, what moto would take from two places at once is refused, and paths of moto that do not ask are for configured keys alone.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import unquote, urlparse, urlsplit
-from xml.sax.saxutils import escape
+from urllib.parse import parse_qs, urlsplit
 
 from engine.auth.authorization import context_of, denial, owner_of
 from engine.auth.identity import identity_of, root_of, service
 from engine.auth.policy import Decision, Identity, MalformedPolicy, Policy, Reason, Request, Source, evaluate, parse
 from engine.auth.sigv4 import claimed_access_key
-from engine.aws import targets
+from engine.aws import bucket_actions, condition_keys, holdings, moto_requests, refusals, targets
 from engine.aws.clients import INSIDE_HEADER, SOURCE_HEADER
-from engine.aws.identities import PARTITION, SOURCE_FUNCTION, record_of, role_of
+from engine.aws.demands import PREFIXES, Asked, Demand, demands, passed_roles
+from engine.aws.identities import SOURCE_FUNCTION, record_of, role_of
+from engine.aws.sessions import note
 
 LAMBDA = service("lambda.amazonaws.com")
 # Allowed whatever the policies say (docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html).
 _ALWAYS = frozenset({"sts:GetCallerIdentity"})
 # Their tokens are nobody's that could be asked: with any of them anybody would be any role, whomever that trusts.
 _NEVER = frozenset({"sts:AssumeRoleWithWebIdentity", "sts:AssumeRoleWithSAML"})
-# Batches have no action of their own: they need what one message needs.
-_ACTIONS = {f"sqs:{one}Batch": f"sqs:{one}" for one in ("SendMessage", "DeleteMessage", "ChangeMessageVisibility")}
+# Services in whose answers the resource's own policy has to name the caller or its account (trust policies, policies of keys).
+_MUST_NAME = frozenset({"kms"})
 CALLER_HEADER = "X-Lambda-Engine-Caller"
+PEER_HEADER = "X-Lambda-Engine-Peer"
+ACCOUNT_HEADER = "X-Moto-Account-Id"
 ENGINE, ROOT = "engine", "root"
 _asked = threading.local()
 
@@ -46,11 +51,12 @@ def install() -> None:
 
     # The one place through which all of moto's services ask (moto.core.authorization).
     ActionAuthenticatorMixin._authenticate_and_authorize_action = decide  # noqa: SLF001
+    moto_requests.install()
     _note_sources()
 
 
 def _note_sources() -> None:
-    """Have sessions that the engine asks for know the function whose environments get them (see ``engine.control.roles``)."""
+    """Have sessions know what was said when they were asked for: for a role's function (see ``engine.control.roles``), and their policies and tags."""
     from moto.sts.models import STSBackend  # noqa: PLC0415 - moto is an extra
 
     assume = STSBackend.assume_role
@@ -58,6 +64,7 @@ def _note_sources() -> None:
     def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
         session = assume(self, *args, **kwargs)
         setattr(session, SOURCE_FUNCTION, getattr(_asked, "source", None))
+        note(session, getattr(_asked, "members", None) or {})
         return session
 
     STSBackend.assume_role = noted
@@ -67,111 +74,122 @@ def _check(response: Any, given: str) -> None:
     """Raises moto's kind of error unless the request that ``response`` answers is allowed."""
     headers: Mapping[str, str] = response.headers
     service_name, region = targets.scope(headers.get("Authorization", ""))
-    action = _first(response._get_action())  # noqa: SLF001 - moto has no other name for it
+    refuse = functools.partial(refusals.refusal, service_name or "", headers)
     if service_name is None:
-        raise _refusal("", headers, "The request is not signed.", "MissingAuthenticationToken")
+        raise refuse("The request is not signed.", "MissingAuthenticationToken")
+    problem = moto_requests.problem(response, service_name, region)
+    if problem is not None:
+        raise refuse(problem, "InvalidAction")
+    action = moto_requests.action_of(response)
     if not action:
         return
     account = str(response.current_account)
-    full = f"{service_name}:{action}"
-    full = _ACTIONS.get(full, full)
+    full = f"{PREFIXES.get(service_name, service_name)}:{action}"
     if full in _ALWAYS:
         return
     if full in _NEVER:
-        raise _refusal(service_name, headers, f"Not authorized to perform {full}")
-    path = urlsplit(str(response.uri)).path
-    resource = given if service_name == "s3" else targets.resource(service_name, _members(response), account, region, path)
+        raise refuse(f"Not authorized to perform {full}")
+    moto_requests.keep_nothing()
+    objects = response.service_name == "s3"
     engine_asks = headers.get(CALLER_HEADER) == ENGINE
-    # Of nobody else is it believed. The operation follows in this thread.
-    source = headers.get(SOURCE_HEADER) if engine_asks and full == "sts:AssumeRole" else None
-    _asked.source = source if headers.get(INSIDE_HEADER) else None
-    trust = _trust(resource) if full == "sts:AssumeRole" else None
-    if engine_asks and trust is None:
-        return
+    members = {} if objects else moto_requests.members(response)
     identity = LAMBDA if engine_asks else _caller(headers, account)
     if identity is None:
-        raise _refusal(service_name, headers, "The security token included in the request is invalid.", "InvalidClientTokenId")
-    context = context_of(identity, now_epoch_s=time.time(), region=region, user_agent=headers.get("User-Agent", ""))
+        raise refuse("The security token included in the request is invalid.", "InvalidClientTokenId")
+    asked = Asked(
+        service_name, action, members, account, region, urlsplit(str(response.uri)).path, str(response.method), identity.arn,
+        functools.partial(holdings.find, account, region),
+    )  # fmt: skip
+    # Of nobody else is it believed. The operation follows in this thread.
+    source = headers.get(SOURCE_HEADER) if engine_asks and full == "sts:AssumeRole" else None
+    _asked.source, _asked.members = source if headers.get(INSIDE_HEADER) else None, members if full == "sts:AssumeRole" else None
+    if engine_asks and full != "sts:AssumeRole":
+        return
+    wanted, keys = _of_objects(response, given) if objects else (demands(asked), condition_keys.of_request(asked))
+    passed = passed_roles(asked)
+    context = context_of(
+        identity, now_epoch_s=time.time(), region=region, peer=headers.get(PEER_HEADER, ""), user_agent=headers.get("User-Agent", "")
+    )
     # What does not come by TLS comes over loopback; tools' own buckets have policies that refuse anything less.
-    context["aws:securetransport"] = "true"
+    context |= {"aws:securetransport": "true", **keys}
     if engine_asks:
         # What Lambda says when it assumes a role.
         context |= {"aws:sourceaccount": account, **({"aws:sourcearn": source} if source else {})}
-    asked = [(full, resource)]
-    source = headers.get("X-Amz-Copy-Source") if service_name == "s3" else None
-    if source:
-        # Whoever copies reads. The source is taken apart as moto does it.
-        asked.append(("s3:GetObject", "arn:aws:s3:::" + unquote(urlparse(source).path).lstrip("/")))
-    for one, of in asked:
-        policy = trust if trust is not None else _policy(service_name, of, account, region)
-        request = Request(one, of, owner_of(of or "", identity.account or account), context)
-        decision = evaluate(request, identity, policy)
-        if trust is not None and decision.allowed and not trust.names(request, identity):
-            decision = Decision(Reason.IMPLICIT, Source.RESOURCE)
-        if not decision.allowed:
-            raise _refusal(service_name, headers, denial(decision, identity.arn, one, of or "*"))
+    if objects and moto_requests.deletes_many(response):
+        # Each object is decided by itself, and what must not go is named in the answer.
+        moto_requests.keep(response, given, _may_delete(identity, asked, context))
+        return
+    for one, of in wanted:
+        _decide(refuse, identity, (one, of), asked, context)
+    for role in passed:
+        _decide(refuse, identity, ("iam:PassRole", role), asked, {**context, "iam:passedtoservice": f"{service_name}.amazonaws.com"})
+    if service_name == "sqs" and wanted[0][1]:
+        # Another account's queue, which its policy lets this caller use.
+        response.current_account = targets.account_in(wanted[0][1]) or account
+
+
+def _decide(refuse: Callable[..., Exception], identity: Identity, demand: Demand, asked: Asked, context: Mapping[str, Any]) -> None:
+    """Raises moto's kind of error unless ``identity`` may have what it demands."""
+    decision = _decision(identity, demand, asked, context)
+    if not decision.allowed:
+        raise refuse(denial(decision, identity.arn, demand[0], demand[1] or "*"))
+
+
+def _decision(identity: Identity, demand: Demand, asked: Asked, context: Mapping[str, Any]) -> Decision:
+    action, resource = demand
+    trusted = asked.service == "sts" and asked.action == "AssumeRole"
+    policy = _trust(resource) if trusted else None if action == "iam:PassRole" else _policy(asked, resource)
+    request = Request(action, resource, _owner(asked, resource), context)
+    decision = evaluate(request, identity, policy)
+    must_name = policy is not None and (trusted or asked.service in _MUST_NAME)
+    if decision.allowed and must_name and policy is not None and not policy.names(request, identity):
+        return Decision(Reason.IMPLICIT, Source.RESOURCE)
+    return decision
+
+
+def _owner(asked: Asked, resource: str | None) -> str:
+    """Whose resource it is: the ARNs of buckets do not say."""
+    if asked.service == "s3" and resource is not None:
+        bucket = holdings.bucket(resource.rpartition(":::")[2].partition("/")[0])
+        return asked.account if bucket is None else str(bucket.account_id)
+    return owner_of(resource or "", asked.account)
+
+
+def _of_objects(response: Any, given: str) -> tuple[list[Demand], condition_keys.Keys]:
+    """What a request to S3 demands, and its condition keys."""
+    query = {name: values[0] for name, values in parse_qs(response.parsed_url.query, keep_blank_values=True).items()}
+    headers = {name.lower(): str(value) for name, value in response.headers.items()}
+    wanted: list[Demand] = [(f"s3:{action}", given) for action in moto_requests.object_actions(response)]
+    if response.method == "POST" and "/" not in given and wanted[0][0] == "s3:PutObject":
+        # A form, as browsers send them.
+        wanted = [(wanted[0][0], f"{given}/{moto_requests.first(response.querystring.get('key')) or ''}")]
+    if headers.get("x-amz-copy-source"):
+        # Whoever copies reads.
+        wanted.append(bucket_actions.copied(headers["x-amz-copy-source"]))
+    return wanted, condition_keys.of_objects(query, headers)
+
+
+def _may_delete(identity: Identity, asked: Asked, context: Mapping[str, Any]) -> Callable[[str, str], bool]:
+    return lambda arn, action: _decision(identity, (action, arn), asked, context).allowed
 
 
 def _caller(headers: Mapping[str, str], account: str) -> Identity | None:
     if headers.get(CALLER_HEADER) == ROOT:
-        return root_of(account)
+        # All that is here is one account's: the owner of another has in it what resources' policies give.
+        return root_of(headers.get(ACCOUNT_HEADER) or account)
     record = record_of(claimed_access_key(dict(headers)))
     return None if record is None else identity_of(record)
 
 
-def _members(response: Any) -> dict[str, Any]:
-    """The request's members, of whichever protocol."""
-    body = response.body
-    if isinstance(body, (str, bytes)) and body[:1] in ("{", b"{"):
-        with contextlib.suppress(ValueError):
-            decoded = json.loads(body)
-            if isinstance(decoded, dict):
-                return decoded
-    return {name: _first(values) for name, values in response.data.items()}
-
-
-def _first(values: Any) -> Any:
-    return values[0] if isinstance(values, list) and values else values
-
-
-def _trust(role_arn: str | None) -> Policy | None:
+def _trust(role_arn: str | None) -> Policy:
     role = role_of(role_arn or "")
-    return Policy() if role is None else _parsed(role.assume_role_policy_document)
+    return (None if role is None else _parsed(role.assume_role_policy_document)) or Policy()
 
 
-def _policy(service_name: str, resource: str | None, account: str, region: str) -> Policy | None:
+def _policy(asked: Asked, resource: str | None) -> Policy | None:
     """The policy of the resource itself, where the embedded service keeps one."""
-    finders: dict[str, Callable[[], Any]] = {
-        "s3": lambda: _bucket_policy((resource or "").rpartition(":::")[2].partition("/")[0]),
-        "sqs": lambda: _queue_policy((resource or "").rpartition(":")[2], account, region),
-        "sns": lambda: _topic_policy(resource or "", account, region),
-    }
-    document = finders[service_name]() if service_name in finders else None
+    document = holdings.policy_of(asked.service, resource or "", asked.account, asked.region)
     return None if not document else _parsed(document)
-
-
-def _bucket_policy(name: str) -> Any:
-    from moto.s3.models import s3_backends  # noqa: PLC0415 - moto is an extra
-
-    for backends in list(s3_backends.values()):
-        bucket = backends[PARTITION].buckets.get(name)
-        if bucket is not None:
-            return bucket.policy
-    return None
-
-
-def _queue_policy(name: str, account: str, region: str) -> Any:
-    from moto.sqs.models import sqs_backends  # noqa: PLC0415 - moto is an extra
-
-    queue = sqs_backends[account][region].queues.get(name)
-    return None if queue is None else queue.policy
-
-
-def _topic_policy(arn: str, account: str, region: str) -> Any:
-    from moto.sns.models import sns_backends  # noqa: PLC0415 - moto is an extra
-
-    topic = sns_backends[account][region].topics.get(arn)
-    return None if topic is None else topic.policy
 
 
 def _parsed(document: Any) -> Policy | None:
@@ -179,25 +197,3 @@ def _parsed(document: Any) -> Policy | None:
         return parse(document)
     except MalformedPolicy:
         return None
-
-
-def _refusal(service_name: str, headers: Mapping[str, str], message: str, code: str | None = None) -> Any:
-    """The refusal in the service's protocol, as what moto's dispatcher turns into an answer."""
-    from werkzeug.exceptions import HTTPException  # noqa: PLC0415 - moto is an extra
-
-    if service_name == "s3":
-        from moto.s3.exceptions import S3ClientError  # noqa: PLC0415
-
-        return S3ClientError(code or "AccessDenied", message)
-    refused = HTTPException()
-    if "X-Amz-Target" in headers or service_name in targets.REST_JSON:
-        refused.code = 403 if service_name in targets.REST_JSON else 400
-        named = code or ("AccessDenied" if service_name == "sqs" else "AccessDeniedException")
-        refused.description = json.dumps({"__type": named, "message": message})
-        return refused
-    refused.code = 403
-    named = code or ("AuthorizationError" if service_name == "sns" else "AccessDenied")
-    refused.description = (
-        f"<ErrorResponse><Error><Type>Sender</Type><Code>{named}</Code><Message>{escape(message)}</Message></Error></ErrorResponse>"
-    )
-    return refused

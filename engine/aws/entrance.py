@@ -3,7 +3,7 @@
 Theory of operation. A signature may be spelled in many ways (parts in any order, spaces, in the query instead of a header), and whoever reads it
 takes another one for absent: moto then guesses the service, and the check of permissions, which asks for the same service, has nothing to ask
 about. So each request is read by what verified it, and goes on with the usual header, whatever it had. Names of services in other letters,
-which moto knows all the same, are refused. What moto offers beside AWS's services (its state, its reset, metadata of instances) is its operator's.
+which moto knows all the same, are refused, and so are regions that are none. What moto offers beside AWS's services (its state, its reset, metadata of instances) is its operator's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ CALLER = "HTTP_X_LAMBDA_ENGINE_CALLER"
 _OPERATORS = frozenset({"root", "engine"})
 _BESIDE = ("/moto-api", "/latest/meta-data/", "/latest/api/", "/_lambda-engine/")
 _SERVICE = re.compile(rb"[a-z][a-z0-9-]*")
+_REGION = re.compile(rb"[a-z]{2,8}(-[a-z]+)+-[0-9]{1,2}")
+# Their requests are answered elsewhere, and go by other policies: the engine's own API, and those that it serves.
+_ELSEWHERE = frozenset({b"lambda", b"execute-api"})
 # It was verified with its date; what is read again here needs none.
 _DATED = {b"x-amz-date": b""}
 
@@ -33,6 +36,11 @@ def settle(environ: dict[str, Any]) -> str | None:
         return str(e)
     if _SERVICE.fullmatch(claim.service) is None:
         return "Credential should be scoped to a valid service."
+    # moto makes a host name of it, and finds the service by that.
+    if _REGION.fullmatch(claim.region) is None:
+        return "Credential should be scoped to a valid region."
+    if claim.service in _ELSEWHERE:
+        return f"There is no such request to {claim.service.decode()}."
     parts = (claim.access_key, claim.scope.decode("latin-1"), claim.signed.raw.decode("latin-1"), signature.decode("latin-1"))
     environ["HTTP_AUTHORIZATION"] = "{} Credential={}/{}, SignedHeaders={}, Signature={}".format(ALGORITHM.decode(), *parts)
     return None

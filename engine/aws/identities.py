@@ -8,6 +8,9 @@ from typing import Any
 PARTITION = "aws"
 # Noted with a session: the function whose environments have its credentials.
 SOURCE_FUNCTION = "source_function"
+# And what it was asked for with (see engine.aws.sessions).
+_NOTHING = '{"Statement":[]}'
+SESSION_POLICIES, SESSION_TAGS, SOURCE_IDENTITY = "engine_session_policies", "engine_session_tags", "engine_source_identity"
 
 
 def record_of(access_key_id: str) -> dict[str, Any] | None:
@@ -41,7 +44,7 @@ def _user(account: str, backend: Any, user: Any, access_key_id: str) -> dict[str
         "policies": documents,
         "boundary": _boundary(backend, getattr(user, "permissions_boundary_arn", None)),
         "session": None,
-        "tags": _tags(backend.list_user_tags(user.name)),
+        "tags": tags_of(backend.list_user_tags(user.name)),
     }
 
 
@@ -68,9 +71,10 @@ def _session(access_key_id: str) -> dict[str, Any] | None:
             # A role that has since been deleted allows nothing.
             "policies": [] if role is None else list(_documents(role)),
             "boundary": None if role is None else _boundary(backend, role.permissions_boundary_arn),
-            "session": [found.policy] if found.policy else None,
-            "tags": {} if role is None else _tags(role.tags),
+            "session": [*([found.policy] if found.policy else []), *getattr(found, SESSION_POLICIES, [])] or None,
+            "tags": ({} if role is None else tags_of(role.tags)) | getattr(found, SESSION_TAGS, {}),
             "source_function": getattr(found, SOURCE_FUNCTION, None),
+            "source_identity": getattr(found, SOURCE_IDENTITY, None),
         }
     return None
 
@@ -92,7 +96,7 @@ def role_record(arn: str) -> dict[str, Any] | None:
         "policies": list(_documents(role)),
         "boundary": _boundary(iam_backends[account][PARTITION], role.permissions_boundary_arn),
         "session": None,
-        "tags": _tags(role.tags),
+        "tags": tags_of(role.tags),
     }
 
 
@@ -113,18 +117,26 @@ def _documents(holder: Any) -> Iterator[str]:
         yield _default_version(policy)
 
 
+def managed_policy(account: str, arn: str) -> str:
+    """The document of a managed policy; of one that is not there, one that allows nothing."""
+    from moto.iam.models import iam_backends  # noqa: PLC0415 - moto is an extra
+
+    return _boundary(iam_backends[account][PARTITION], arn) or _NOTHING
+
+
 def _boundary(backend: Any, arn: str | None) -> str | None:
     if not arn:
         return None
     policy = backend.managed_policies.get(arn)
     # A boundary that is not there bounds everything away.
-    return '{"Statement":[]}' if policy is None else _default_version(policy)
+    return _NOTHING if policy is None else _default_version(policy)
 
 
 def _default_version(policy: Any) -> str:
     return str(next(v.document for v in policy.versions if v.is_default))
 
 
-def _tags(tags: Any) -> dict[str, str]:
+def tags_of(tags: Any) -> dict[str, str]:
+    """Tags by name, of whatever moto or a request keeps them in."""
     listed = tags.values() if isinstance(tags, dict) else tags or []
     return {str(t["Key"]): str(t["Value"]) for t in listed if isinstance(t, dict) and "Key" in t and "Value" in t}

@@ -13,31 +13,15 @@ from typing import Any
 _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/([^/,\s]+)/([^/,\s]+)/aws4_request")
 _QUERY_SCOPE = re.compile(r"X-Amz-Credential=[^&]*?(?:%2F|/)\d{8}(?:%2F|/)[^&/%]+(?:%2F|/)([^&/%]+)(?:%2F|/)aws4_request", re.IGNORECASE)
 REST_JSON = frozenset({"apigateway", "scheduler", "pipes", "kafka", "es", "batch", "eks", "appsync", "xray", "elasticfilesystem", "iot"})
-# Service -> (member, the ARN's last part with {} for the member).
+# Service -> (member, the ARN's last part with {} for the member), of services with nothing more to them (the others: engine.aws.demands).
 _NAMED: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "dynamodb": (("TableName", "table/{}"),),
-    "kinesis": (("StreamName", "stream/{}"),),
-    "sqs": (("QueueName", "{}"),),
-    "sns": (("Name", "{}"),),
-    "ssm": (("Name", "parameter/{}"),),
-    "events": (("EventBusName", "event-bus/{}"), ("Name", "rule/{}")),
-    "logs": (("logGroupName", "log-group:{}"),),
-    "secretsmanager": (("Name", "secret:{}"),),
     "firehose": (("DeliveryStreamName", "deliverystream/{}"),),
     "cloudformation": (("StackName", "stack/{}/*"),),
+    "cognito-idp": (("UserPoolId", "userpool/{}"),),
+    "ecr": (("repositoryName", "repository/{}"),),
+    "elasticfilesystem": (("FileSystemId", "file-system/{}"),),
 }
-_GLOBAL: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "iam": (
-        ("RoleName", "role/{}"), ("UserName", "user/{}"), ("GroupName", "group/{}"), ("InstanceProfileName", "instance-profile/{}"),
-        ("PolicyName", "policy/{}"),
-    ),
-}  # fmt: skip
-# Who a policy is attached to is what such a request is about, not the policy.
-_HOLDERS = frozenset({"RoleName", "UserName", "GroupName"})
-_ARN_MEMBERS = (
-    "TopicArn", "TargetArn", "RoleArn", "PolicyArn", "StreamARN", "StreamArn", "ResourceArn", "stateMachineArn", "executionArn", "SecretId",
-    "TableName", "KeyId", "resourceArn", "DeliveryStreamArn",
-)  # fmt: skip
+_ARN_MEMBERS = ("StackName", "StackId", "ResourceArn", "ResourceARN", "resourceArn", "DeliveryStreamArn")
 
 
 def scope(authorization: str) -> tuple[str | None, str]:
@@ -62,14 +46,26 @@ def resource(service: str, members: Mapping[str, Any], account: str, region: str
     if service == "sqs" and isinstance(url, str) and url:
         owner, name = ["", *url.rstrip("/").split("/")][-2:]
         return f"arn:aws:sqs:{region}:{owner if owner.isdigit() else account}:{name}"
+    if service == "sqs" and members.get("QueueName"):
+        return f"arn:aws:sqs:{region}:{account}:{members['QueueName']}"
     for member in _ARN_MEMBERS:
         value = members.get(member)
-        if isinstance(value, str) and value.startswith("arn:") and not (member == "PolicyArn" and members.keys() & _HOLDERS):
+        if isinstance(value, str) and value.startswith("arn:"):
             return value
-    for named, middle in ((_NAMED, f"{region}:{account}"), (_GLOBAL, f":{account}")):
-        for member, pattern in named.get(service, ()):
-            value = members.get(member)
-            if isinstance(value, str) and value:
-                value = value.lstrip("/") if service == "ssm" else value
-                return f"arn:aws:{service}:{middle}:{pattern.format(value)}"
+    for member, pattern in _NAMED.get(service, ()):
+        value = members.get(member)
+        if isinstance(value, str) and value:
+            return f"arn:aws:{service}:{region}:{account}:{pattern.format(value)}"
     return None
+
+
+def account_in(arn: str) -> str:
+    """The account that an ARN names, or nothing."""
+    parts = arn.split(":", 5)
+    return parts[4] if len(parts) == 6 else ""
+
+
+def region_in(arn: str) -> str:
+    """The region that an ARN names, or nothing."""
+    parts = arn.split(":", 5)
+    return parts[3] if len(parts) == 6 else ""

@@ -523,7 +523,7 @@ class Supervisor:
             return
         changes = self._changes.of(routing.service(head.url, head.headers), head)
         passing = client.replace_passed(
-            Passing(head, client, self._aws.connect, guard.headers(caller), changes)
+            Passing(head, client, self._aws.connect, [*guard.headers(caller), (b"x-lambda-engine-peer", head.peer.encode())], changes)
         )
         if body:
             passing.body(body)

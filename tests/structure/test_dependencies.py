@@ -23,7 +23,7 @@ MODULES = {
     "pyjwt": "jwt",
 }
 # Imported, and brought by a declared package that is about nothing else.
-BROUGHT = {"flask": "moto", "botocore": "boto3", "pydantic": "pydantic-settings", "werkzeug": "moto", "pydantic_core": "pydantic-settings"}
+BROUGHT = {"flask": "moto", "xmltodict": "moto", "botocore": "boto3", "pydantic": "pydantic-settings", "werkzeug": "moto", "pydantic_core": "pydantic-settings"}
 # Not imported but shown to sandboxes, by this file.
 SHOWN = {"msgpack": ROOT / "engine" / "sandbox" / "bundle.py"}
 

@@ -178,27 +178,6 @@ def test_only_what_does_not_change_with_the_request_is_remembered(more, steady):
     assert parse({"Version": "2012-10-17", "Statement": statement}).steady is steady
 
 
-@pytest.mark.parametrize(
-    ("name", "members", "resource"),
-    [
-        ("sqs", {"QueueUrl": f"http://127.0.0.1:4566/{ACCOUNT}/q"}, f"arn:aws:sqs:{REGION}:{ACCOUNT}:q"),
-        ("sqs", {"QueueName": "q"}, f"arn:aws:sqs:{REGION}:{ACCOUNT}:q"),
-        ("sns", {"TopicArn": "arn:t"}, "arn:t"),
-        ("dynamodb", {"TableName": "t"}, f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/t"),
-        ("dynamodb", {"TableName": "arn:aws:dynamodb:x"}, "arn:aws:dynamodb:x"),
-        ("kinesis", {"StreamName": "s"}, f"arn:aws:kinesis:{REGION}:{ACCOUNT}:stream/s"),
-        ("ssm", {"Name": "/a/b"}, f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/a/b"),
-        ("iam", {"RoleName": "r"}, f"arn:aws:iam::{ACCOUNT}:role/r"),
-        ("iam", {"RoleName": "r", "PolicyArn": "arn:p"}, f"arn:aws:iam::{ACCOUNT}:role/r"),
-        ("iam", {"UserName": "u", "PolicyArn": "arn:p"}, f"arn:aws:iam::{ACCOUNT}:user/u"),
-        ("sts", {"RoleArn": "arn:r"}, "arn:r"),
-        ("dynamodb", {}, None),
-    ],
-)
-def test_resources_of_other_services(name, members, resource):
-    assert targets.resource(name, members, ACCOUNT, REGION) == resource
-
-
 def test_scopes():
     assert targets.scope("AWS4-HMAC-SHA256 Credential=AKIA/20260101/eu-west-1/sqs/aws4_request, SignedHeaders=host") == ("sqs", "eu-west-1")
     assert targets.scope("Basic x") == (None, "")

@@ -1,0 +1,264 @@
+"""auth=iam: a request to another service is decided by what the service will do, wherever the request says it and however."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from engine.aws import embedded
+from tests.framework.cloud import ACCOUNT, ROOT, Cloud, allow, document, refused, send
+from tests.framework.engine import engine
+
+pytestmark = pytest.mark.skipif(embedded.available() is not None, reason="the extra 'embedded' is not installed")
+
+NEIGHBOUR = {"aws_access_key_id": "222222222222", "aws_secret_access_key": "neighbour"}
+FORM = "application/x-www-form-urlencoded"
+
+
+def fresh(name: str) -> str:
+    """A name nobody has, also when a test is run again."""
+    return f"{name}-{uuid.uuid4().hex[:12]}"
+
+
+def deny(action: Any, resource: Any, **more: Any) -> dict[str, Any]:
+    return {"Effect": "Deny", "Action": action, "Resource": resource, **more}
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Cloud]:
+    """One of each, ``open`` and ``shut``."""
+    with engine(auth="iam", access_keys={"AKIAROOT": "root-secret", NEIGHBOUR["aws_access_key_id"]: "neighbour"}) as running:
+        made = Cloud(running)
+        s3, sqs, dynamodb, kinesis, secrets, ssm, logs = (
+            running.client(name, **ROOT) for name in ("s3", "sqs", "dynamodb", "kinesis", "secretsmanager", "ssm", "logs")
+        )
+        for name in ("open", "shut"):
+            s3.create_bucket(Bucket=name)
+            s3.put_object(Bucket=name, Key="k", Body=name.encode())
+            sqs.create_queue(QueueName=name)
+            dynamodb.create_table(
+                TableName=name, KeySchema=[{"AttributeName": "k", "KeyType": "HASH"}], AttributeDefinitions=[{"AttributeName": "k", "AttributeType": "S"}],
+                BillingMode="PAY_PER_REQUEST",
+            )  # fmt: skip
+            kinesis.create_stream(StreamName=name, ShardCount=1)
+            secrets.create_secret(Name=name, SecretString=name)
+            ssm.put_parameter(Name=name, Value=name, Type="String")
+            logs.create_log_group(logGroupName=name)
+        yield made
+
+
+def own(service: str, name: str) -> str:
+    return f"arn:aws:{service}:us-east-1:{ACCOUNT}:{name}"
+
+
+def in_json(cloud: Cloud, keys: dict[str, str], service: str, target: str, document: Any, path: str = "/", **more: Any) -> tuple[int, str]:
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return send(cloud, keys, service, path, body, x_amz_target=target, content_type="application/x-amz-json-1.1", **more)
+
+
+@pytest.fixture(scope="module")
+def keys(cloud: Cloud) -> dict[str, str]:
+    """Of a user who may do everything with what is open."""
+    return cloud.user(
+        fresh("open"), allow("sqs:*", own("sqs", "open")), allow("dynamodb:*", own("dynamodb", "table/open")), allow("kinesis:*", own("kinesis", "stream/open")),
+        allow("secretsmanager:*", own("secretsmanager", "secret:open-??????")), allow("ssm:*", own("ssm", "parameter/open")),
+        allow("logs:*", own("logs", "log-group:open:*")),
+    )  # fmt: skip
+
+
+def test_a_name_counts_wherever_the_service_would_read_it(cloud: Cloud, keys: dict[str, str]) -> None:
+    """Spaces before JSON, a query or JSON's own text beside it, a name and an ARN that differ."""
+    for target, service, opened, shut, path in (
+        ("DynamoDB_20120810.Scan", "dynamodb", {"TableName": "open"}, b'\n{"TableName": "shut"}', "/"),
+        ("AmazonSQS.SendMessage", "sqs", {"QueueUrl": f"http://x/{ACCOUNT}/open", "MessageBody": "m"},
+         json.dumps({"QueueUrl": f"http://x/{ACCOUNT}/shut", "MessageBody": "m"}, indent=1).encode().replace(b"{", b" {", 1), f"/{ACCOUNT}/open"),
+        ("Kinesis_20131202.DescribeStream", "kinesis", {"StreamName": "open"}, {"StreamName": "shut", "StreamARN": own("kinesis", "stream/open")}, "/"),
+    ):  # fmt: skip
+        assert in_json(cloud, keys, service, target, opened, path)[0] == 200, target
+        status, said = in_json(cloud, keys, service, target, shut, path)
+        assert (status, "not authorized" in said, "shut" in said) == (400, True, True), (target, said)
+    for asked, path in (({"StreamName": "open"}, "/?StreamName=shut"), ({"StreamName": "open", "x": "&StreamName=shut&"}, "/")):
+        status, said = in_json(cloud, keys, "kinesis", "Kinesis_20131202.DescribeStream", asked, path)
+        assert (status, json.loads(said)["StreamDescription"]["StreamName"]) == (200, "open")
+    # An iterator is a stream's, whoever made it.
+    forged = base64.b64encode(b"shut:shardId-000000000000:0").decode()
+    assert "stream/shut" in in_json(cloud, keys, "kinesis", "Kinesis_20131202.GetRecords", {"ShardIterator": forged})[1]
+
+
+def test_all_that_a_request_is_about_is_decided(cloud: Cloud, keys: dict[str, str]) -> None:
+    item = {"k": {"S": "x"}}
+    for target, service, asked in (
+        ("DynamoDB_20120810.BatchGetItem", "dynamodb", {"RequestItems": {"open": {"Keys": [item]}, "shut": {"Keys": [item]}}}),
+        ("DynamoDB_20120810.TransactWriteItems", "dynamodb", {"TransactItems": [{"Put": {"TableName": "shut", "Item": item}}]}),
+        ("DynamoDB_20120810.ExecuteStatement", "dynamodb", {"Statement": "SELECT * FROM \"shut\" WHERE k = 'from open'"}),
+        ("AmazonSSM.GetParameters", "ssm", {"Names": ["open", "shut"]}),
+        ("secretsmanager.GetSecretValue", "secretsmanager", {"SecretId": "shut"}),
+        ("Logs_20140328.CreateLogStream", "logs", {"logGroupName": "shut", "logStreamName": fresh("s")}),
+    ):
+        status, said = in_json(cloud, keys, service, target, asked)
+        assert (status, "not authorized" in said, "shut" in said) == (400, True, True), (target, said)
+        name = json.dumps(asked).replace("shut", "open")
+        assert in_json(cloud, keys, service, target, name.encode())[0] == 200, target
+    # Lists are of all there is.
+    assert "not authorized to perform: dynamodb:ListTables" in in_json(cloud, keys, "dynamodb", "DynamoDB_20120810.ListTables", {})[1]
+
+
+def test_a_user_of_one_service_reaches_no_other(cloud: Cloud) -> None:
+    """Neither by a region that is none, nor by two actions in one request, nor by a service's name for another's path."""
+    keys = cloud.user(fresh("sqs"), allow(["sqs:*", "s3:PutBucketTagging", "s3:PutObjectTagging", "es:*"]), deny("sqs:DeleteQueue", "*"))
+    status, said = send(cloud, keys, "sqs", "/shut/k", method="GET", region="s3")
+    assert (status, "valid region" in said) == (403, True)
+    assert send(cloud, keys, "lambda", "/x", method="GET")[0] == 404
+    status, said = send(cloud, keys, "sqs", "/", b"Action=DeleteQueue&Version=2012-11-05", content_type=FORM, x_amz_target="AmazonSQS.ListQueues")
+    assert status in (400, 403), said
+    for path, body in (("/shut?policy&tagging", document(allow("s3:*")).encode()), ("/shut/k?uploadId=1&partNumber=1&tagging", b"stolen")):
+        status, said = send(cloud, keys, "s3", path, body, method="PUT")
+        assert (status, "not authorized" in said) == (403, True), said
+    # What nothing decides about is the operator's.
+    status, said = send(cloud, keys, "es", "/2015-01-01/domain", method="GET")
+    assert (status, "configured keys only" in said) == (403, True), said
+    # The region is the signature's, whatever the client calls itself.
+    once = cloud.user(fresh("region"), allow("dynamodb:*", own("dynamodb", "table/open"), Condition={"StringEquals": {"aws:RequestedRegion": "us-east-1"}}))
+    asked = {"TableName": "open"}
+    assert in_json(cloud, once, "dynamodb", "DynamoDB_20120810.DescribeTable", asked, user_agent="x region/eu-west-1")[0] == 200
+    assert "not authorized" in in_json(cloud, once, "dynamodb", "DynamoDB_20120810.DescribeTable", asked, region="eu-west-1")[1]
+
+
+def test_services_have_the_names_that_policies_have_for_them(cloud: Cloud) -> None:
+    paths = ["arn:aws:apigateway:us-east-1::/restapis", "arn:aws:apigateway:us-east-1::/restapis/*"]
+    keys = cloud.user(fresh("names"), allow(["cloudwatch:ListMetrics", "tag:GetResources"]), allow("apigateway:GET", paths))
+    assert cloud.engine.client("cloudwatch", **keys).list_metrics()["Metrics"] is not None
+    cloud.engine.client("resourcegroupstaggingapi", **keys).get_resources()
+    gateway = cloud.engine.client("apigateway", **keys)
+    assert gateway.get_rest_apis()["items"] == []
+    assert "perform: apigateway:POST on resource: arn:aws:apigateway:us-east-1::/restapis because" in refused(gateway.create_rest_api, name="x")[1]
+
+
+def test_of_many_objects_those_are_deleted_that_may_be(cloud: Cloud) -> None:
+    s3, name = cloud.engine.client("s3", **ROOT), fresh("many")
+    s3.create_bucket(Bucket=name)
+    for key in ("a", "kept/b"):
+        s3.put_object(Bucket=name, Key=key, Body=b"")
+    keys = cloud.user(fresh("many"), allow("s3:DeleteObject", f"arn:aws:s3:::{name}/*"), deny("s3:DeleteObject", f"arn:aws:s3:::{name}/kept/*"))
+    body = b"<Delete><Object><Key>a</Key></Object><Object><Key>kept/b</Key></Object></Delete>"
+    checksum = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+    status, said = send(cloud, keys, "s3", f"/{name}?delete", body, content_md5=checksum)
+    assert status == 200
+    assert "<Deleted><Key>a</Key></Deleted>" in said
+    assert "<Error><Key>kept/b</Key><Code>AccessDenied</Code>" in said
+    assert [o["Key"] for o in s3.list_objects_v2(Bucket=name)["Contents"]] == ["kept/b"]
+
+
+def test_a_bucket_may_be_listed_below_a_prefix(cloud: Cloud) -> None:
+    keys = cloud.user(fresh("prefix"), allow("s3:ListBucket", "arn:aws:s3:::open", Condition={"StringLike": {"s3:prefix": ["home/${aws:username}/*"]}}))
+    s3 = cloud.engine.client("s3", **keys)
+    name = cloud.engine.client("sts", **keys).get_caller_identity()["Arn"].rpartition("/")[2]
+    s3.list_objects_v2(Bucket="open", Prefix=f"home/{name}/x")
+    assert refused(s3.list_objects_v2, Bucket="open", Prefix="home/")[0] == "AccessDenied"
+    assert refused(s3.list_objects_v2, Bucket="open")[0] == "AccessDenied"
+
+
+def test_items_may_be_those_of_one_partition_key(cloud: Cloud) -> None:
+    condition = {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["${aws:username}"]}}
+    actions = [f"dynamodb:{a}" for a in ("GetItem", "PutItem", "Query", "BatchGetItem", "BatchWriteItem", "PartiQLSelect")]
+    keys = cloud.user(name := fresh("tenant"), allow(actions, own("dynamodb", "table/open"), Condition=condition))
+    table = cloud.engine.client("dynamodb", **keys)
+    table.put_item(TableName="open", Item={"k": {"S": name}})
+    query = {"TableName": "open", "KeyConditionExpression": "#p = :v", "ExpressionAttributeNames": {"#p": "k"}}
+    assert table.query(**query, ExpressionAttributeValues={":v": {"S": name}})["Count"] == 1
+    for call, arguments in (
+        (table.query, {**query, "ExpressionAttributeValues": {":v": {"S": "other"}}}),
+        (table.put_item, {"TableName": "open", "Item": {"k": {"S": "other"}}}),
+        (table.batch_get_item, {"RequestItems": {"open": {"Keys": [{"k": {"S": name}}, {"k": {"S": "other"}}]}}}),
+        (table.execute_statement, {"Statement": "SELECT * FROM open"}),
+    ):
+        assert refused(call, **arguments)[0] == "AccessDeniedException", arguments
+
+
+def test_another_account_has_what_a_policy_gives_it(cloud: Cloud) -> None:
+    s3, name = cloud.engine.client("s3", **ROOT), fresh("shared")
+    s3.create_bucket(Bucket=name)
+    s3.put_object(Bucket=name, Key="k", Body=b"v")
+    neighbour = cloud.engine.client("s3", **NEIGHBOUR)
+    code, why = refused(neighbour.get_object, Bucket=name, Key="k")
+    assert (code, "because no resource-based policy allows the s3:GetObject action" in why) == ("AccessDenied", True)
+    statement = {**allow("s3:GetObject", f"arn:aws:s3:::{name}/*"), "Principal": {"AWS": "222222222222"}}
+    s3.put_bucket_policy(Bucket=name, Policy=document(statement))
+    assert neighbour.get_object(Bucket=name, Key="k")["Body"].read() == b"v"
+    assert refused(cloud.engine.client("iam", **NEIGHBOUR).create_user, UserName=fresh("intruder"))[0] == "AccessDenied"
+
+
+def test_who_hands_a_role_to_a_service_needs_the_right_to_pass_it(cloud: Cloud) -> None:
+    trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Service": "states.amazonaws.com"}, "Action": "sts:AssumeRole"}]}
+    role = cloud.role(fresh("strong"), allow("*"), trust=trust)
+    keys = cloud.user(name := fresh("passer"), allow("states:*"))
+    machines = cloud.engine.client("stepfunctions", **keys)
+    definition = json.dumps({"StartAt": "A", "States": {"A": {"Type": "Pass", "End": True}}})
+    asked = {"name": fresh("m"), "roleArn": role, "definition": definition}
+    text = f"User: arn:aws:iam::{ACCOUNT}:user/{name} is not authorized to perform: iam:PassRole on resource: {role} because no identity-based policy allows"
+    assert text in refused(machines.create_state_machine, **asked)[1]
+    passing = allow("iam:PassRole", role, Condition={"StringEquals": {"iam:PassedToService": "states.amazonaws.com"}})
+    cloud.iam.put_user_policy(UserName=name, PolicyName="q", PolicyDocument=document(passing))
+    machines.create_state_machine(**asked)
+
+
+def test_users_and_roles_are_decided_about_with_their_paths(cloud: Cloud) -> None:
+    boss, other = fresh("boss"), fresh("other")
+    cloud.iam.create_user(UserName=boss, Path="/admins/")
+    victim = cloud.user(other)
+    own_keys = allow("iam:*AccessKey*", f"arn:aws:iam::{ACCOUNT}:user/${{aws:username}}")
+    keys = cloud.user(name := fresh("helper"), own_keys, allow("iam:*", f"arn:aws:iam::{ACCOUNT}:role/*"), allow("iam:CreateUser", f"arn:aws:iam::{ACCOUNT}:user/team/*"))
+    iam = cloud.engine.client("iam", **keys)
+    assert iam.list_access_keys()["AccessKeyMetadata"][0]["UserName"] == name
+    code, why = refused(iam.create_access_key, UserName=boss)
+    assert (code, f"user/admins/{boss}" in why) == ("AccessDenied", True)
+    # A key says whose it is, where the request does not.
+    assert refused(iam.update_access_key, AccessKeyId=victim["aws_access_key_id"], Status="Inactive")[0] == "AccessDenied"
+    iam.create_user(UserName=fresh("new"), Path="/team/")
+    assert refused(iam.create_user, UserName=fresh("new"), Path="/admins/")[0] == "AccessDenied"
+    # Who may make roles within a boundary only makes none without.
+    limit = {"StringEquals": {"iam:PermissionsBoundary": "arn:aws:iam::aws:policy/ReadOnlyAccess"}}
+    bounded = cloud.engine.client("iam", **cloud.user(fresh("bounded"), allow("iam:CreateRole", "*", Condition=limit)))
+    role = {"RoleName": fresh("r"), "AssumeRolePolicyDocument": document({"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"})}
+    assert refused(bounded.create_role, **role)[0] == "AccessDenied"
+    bounded.create_role(**role, PermissionsBoundary="arn:aws:iam::aws:policy/ReadOnlyAccess")
+
+
+def test_what_a_session_is_asked_for_with_holds_for_it(cloud: Cloud) -> None:
+    """External ids, session policies by their ARNs, tags and source identities."""
+    trusting = {"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}}
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {**trusting, "Action": "sts:AssumeRole", "Condition": {"StringEquals": {"sts:ExternalId": "customer"}}},
+            {**trusting, "Action": "sts:TagSession", "Condition": {"ForAllValues:StringEquals": {"aws:TagKeys": ["team"]}}},
+        ],
+    }
+    only_theirs = allow("s3:GetObject", "arn:aws:s3:::open/*", Condition={"StringEquals": {"aws:PrincipalTag/team": "red"}})
+    role = cloud.role(fresh("guest"), only_theirs, allow("s3:ListAllMyBuckets"), trust=trust)
+    keys = cloud.user(fresh("guest"), allow("sts:*"))
+    sts = cloud.engine.client("sts", **keys)
+
+    def session(**more: Any) -> dict[str, str]:
+        given = sts.assume_role(RoleArn=role, RoleSessionName="visit", **more)["Credentials"]
+        return {"aws_access_key_id": given["AccessKeyId"], "aws_secret_access_key": given["SecretAccessKey"], "aws_session_token": given["SessionToken"]}
+
+    assert refused(sts.assume_role, RoleArn=role, RoleSessionName="visit")[0] == "AccessDenied"
+    assert refused(sts.assume_role, RoleArn=role, RoleSessionName="visit", ExternalId="somebody")[0] == "AccessDenied"
+    blue = {"Key": "job", "Value": "x"}
+    assert refused(sts.assume_role, RoleArn=role, RoleSessionName="visit", ExternalId="customer", Tags=[blue])[0] == "AccessDenied"
+    assert refused(sts.assume_role, RoleArn=role, RoleSessionName="visit", ExternalId="customer", SourceIdentity="ada")[0] == "AccessDenied"
+    plain = cloud.engine.client("s3", **session(ExternalId="customer"))
+    plain.list_buckets()
+    assert refused(plain.get_object, Bucket="open", Key="k")[0] == "AccessDenied"
+    red = cloud.engine.client("s3", **session(ExternalId="customer", Tags=[{"Key": "team", "Value": "red"}]))
+    assert red.get_object(Bucket="open", Key="k")["Body"].read() == b"open"
+    queues = "arn:aws:iam::aws:policy/AmazonSQSReadOnlyAccess"
+    cut = cloud.engine.client("s3", **session(ExternalId="customer", PolicyArns=[{"arn": queues}]))
+    assert "because no session policy allows the s3:ListAllMyBuckets action" in refused(cut.list_buckets)[1]
