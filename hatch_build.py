@@ -1,5 +1,5 @@
-"""Builds the compiled lane (``engine/supervisor/_lane.pyx``), the copier's fork (``engine/sandbox/_copy.c``) and the agent's warm round
-(``runtime_bootstrap/agent/_warm.c``) when a C compiler and, for the first, Python's headers are here; says so when not.
+"""Builds the compiled lane (``engine/supervisor/_lane.pyx``), the copier's fork (``engine/sandbox/_copy.c``), the zygotes' layout
+(``engine/sandbox/_layout.c``) and the agent's warm round (``runtime_bootstrap/agent/_warm.c``) when a C compiler and, for the first, Python's headers are here; says so when not.
 
 The engine works without it, so a failure here never fails an installation.
 """
@@ -20,6 +20,7 @@ SOURCE = "engine/supervisor/_lane.pyx"
 # Libraries that depend on no Python: source, library, and what takes its place.
 PLAIN = (
     ("engine/sandbox/_copy.c", "engine/sandbox/_copy.so", "SnapStart's fork is not built, two of Python's take its place"),
+    ("engine/sandbox/_layout.c", "engine/sandbox/_layout.so", "the zygotes' objects stay where Python puts them, workers copy more memory"),
     ("runtime_bootstrap/agent/_warm.c", "runtime_bootstrap/agent/_warm.so", "the agent's warm round is not built, Python's takes its place"),
 )
 

@@ -23,7 +23,7 @@ import traceback
 from typing import Any
 
 from engine import turns
-from engine.sandbox import bundle, cgroups, holder, kernel, levels, network, packets
+from engine.sandbox import bundle, cgroups, holder, kernel, layouts, levels, network, packets
 from engine.sandbox.holders import Holders
 from engine.sandbox.peers import Loop, Peer
 from engine.sandbox.spaces import RESOLVER
@@ -127,7 +127,8 @@ class Broker:
                 "nice": self._config["nice"],
                 "trial": False,
             }
-            self._zygotes[key] = ZygoteProcess(self._loop, key, plan, interpreter, self._on_zygote)
+            course = layouts.course(self._config["cache_dir"], interpreter, plan)
+            self._zygotes[key] = ZygoteProcess(self._loop, key, plan, interpreter, self._on_zygote, course)
         except OSError as e:
             self._tell(["zygote_failed", key, str(e)])
 
@@ -180,8 +181,13 @@ class Broker:
                 self._holders.orphan_exited(pid, status)
 
     def _zygote_ended(self, zygote: ZygoteProcess, status: int) -> None:
-        del self._zygotes[zygote.key]
         zygote.drain()
+        try:
+            if zygote.goes_on():
+                return
+        except OSError as e:
+            zygote.failure = str(e)
+        del self._zygotes[zygote.key]
         zygote.close()
         self._holders.zygote_ended(zygote.key)
         self._end_strays()

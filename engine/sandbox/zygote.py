@@ -24,7 +24,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from engine import turns
-from engine.sandbox import forge, holder, immortal, init, kernel, lockdown, nest, packets, rootfs, seccomp, templates
+from engine.sandbox import forge, holder, immortal, init, kernel, layout, lockdown, nest, packets, rootfs, seccomp, templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,9 +48,10 @@ _COMMON = (
 class Zygote:
     """Serves the broker until it goes away."""
 
-    def __init__(self, control: socket.socket, plan: dict[str, Any]) -> None:
+    def __init__(self, control: socket.socket, plan: dict[str, Any], learnt: int = -1) -> None:
         self._control = control
         self._plan = plan
+        self._learnt = learnt
         # Process number -> (what its end is called, holder id).
         self._children: dict[int, tuple[str, int]] = {}
         self._inits: dict[int, int] = {}
@@ -65,6 +66,11 @@ class Zygote:
         self._spawn_init: init.Spawn
         # Whether sandboxes' user namespaces are made in the name of their own ids.
         self._owned = False
+
+    @property
+    def learns(self) -> bool:
+        """Whether it serves nobody: it was started for what ``layout`` learns from it."""
+        return self._learnt >= 0
 
     def prepare(self) -> None:
         """Enter the root file system, import, freeze. Raises OSError and ImportError."""
@@ -98,6 +104,7 @@ class Zygote:
             self._build = holder.Build(fences, plan["network"] != "host", _nothing, os.getpid())
             self._prepare_nests(self._build)
             return
+        layout.mark()
         _take_library_path(runtime_dir)
         entry = importlib.import_module(plan["entry"])
         python = plan["entry"] == _PYTHON
@@ -116,6 +123,10 @@ class Zygote:
         getattr(entry, "warm_up", _nothing_more)()
         gc.collect()
         immortal.make_immortal()
+        if self.learns:
+            layout.learn(self._learnt, functools.partial(holder.rehearse, self._build))
+            return
+        layout.finish()
         gc.freeze()
 
     def _prepare_nests(self, build: holder.Build) -> None:
@@ -519,12 +530,14 @@ def main() -> None:
     packet = packets.receive(control)
     if packet is None or packet.kind != "plan":
         os._exit(1)
-    zygote = Zygote(control, packet.args[0])
+    zygote = Zygote(control, packet.args[0], packet.fds.pop() if packet.args[0].get("learns") else -1)
     try:
         zygote.prepare()
     except Exception as e:  # whatever it is, the broker must hear it
         packets.send(control, ["failed", f"{type(e).__name__}: {e}"])
         os._exit(1)
+    if zygote.learns:
+        os._exit(0)
     try:
         zygote.serve()
     except (OSError, packets.PacketError) as e:

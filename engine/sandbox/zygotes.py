@@ -8,10 +8,10 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from engine.sandbox import kernel, packets
+from engine.sandbox import kernel, layouts, packets
 from engine.sandbox.peers import Loop, Peer
 
 _BOOT = "import sys; sys.path.insert(0, {root!r}); from engine.sandbox.zygote import main; main()"
@@ -29,18 +29,41 @@ class ZygoteProcess:
         plan: dict[str, Any],
         interpreter: str,
         on_packet: Callable[[ZygoteProcess, packets.Packet], None],
+        course: layouts.Course | None = None,
     ) -> None:
-        """Start it. Raises OSError when the interpreter cannot be executed at all (it ends at once otherwise)."""
+        """Start it, or with a ``course`` what has to be learnt before. Raises OSError when the interpreter cannot be executed at all (it ends at once
+        otherwise).
+        """
         self.key = key
-        self.ready = False
-        self.failure = ""
         self.files = bool(plan.get("files"))
         self.opt_taken = any(str(prefix).startswith("/opt/") for prefix in plan["prefixes"])
-        ours, theirs = packets.pair()
-        self.pid = spawn(interpreter, str(plan["engine_root"]), theirs)
-        theirs.close()
-        self._peer = Peer(loop, ours, lambda packet: on_packet(self, packet), lambda _reason: None)
-        self.send(["plan", plan])
+        self._loop, self._plan, self._interpreter, self._on_packet = loop, plan, interpreter, on_packet
+        self._course = course
+        self._killed = False
+        self._start()
+
+    def _start(self) -> None:
+        self.ready = False
+        self.failure = ""
+        variables, learnt = self._course.begin() if self._course is not None else ({}, -1)
+        try:
+            ours, theirs = packets.pair()
+            self.pid = spawn(self._interpreter, str(self._plan["engine_root"]), theirs, variables)
+            theirs.close()
+            self._peer = Peer(self._loop, ours, lambda packet: self._on_packet(self, packet), lambda _reason: None)
+            self.send(["plan", self._plan | {"learns": learnt >= 0}], [learnt] if learnt >= 0 else [])
+        finally:
+            if learnt >= 0:
+                os.close(learnt)
+
+    def goes_on(self) -> bool:
+        """Whether what has ended only learnt for the zygote, which another process now is, or learns for. Raises OSError like the constructor."""
+        if self._course is None or not self._course.learning or self._killed:
+            return False
+        self._peer.close()
+        self._course.ended()
+        self._start()
+        return True
 
     def send(self, message: list[object], fds: list[int] | None = None) -> None:
         """Queue a packet."""
@@ -52,16 +75,19 @@ class ZygoteProcess:
 
     def kill(self) -> None:
         """SIGKILL; its sandboxes follow by their parent death signal."""
+        self._killed = True
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Forget its socket, after it has been reaped."""
         self._peer.close()
+        if self._course is not None:
+            self._course.give_up()
 
 
-def spawn(interpreter: str, engine_root: str, control: socket.socket) -> int:
-    """Fork and exec the zygote program; the pid."""
+def spawn(interpreter: str, engine_root: str, control: socket.socket, variables: Mapping[str, str]) -> int:
+    """Fork and exec the zygote program, with ``variables`` besides its own; the pid."""
     argv = [interpreter, "-I", "-S", "-B", "-c", _BOOT.format(root=engine_root)]
     fd = control.fileno()
     pid = os.fork()
@@ -82,7 +108,7 @@ def spawn(interpreter: str, engine_root: str, control: socket.socket) -> int:
         else:
             os.dup2(fd, _CONTROL_FD)
         kernel.close_from(_CONTROL_FD + 1)
-        os.execve(interpreter, argv, _ENVIRONMENT)
+        os.execve(interpreter, argv, {**_ENVIRONMENT, **variables})
     except OSError as e:
         sys.stderr.write(f"zygote: cannot execute {interpreter}: {e}\n")
     finally:

@@ -1,0 +1,237 @@
+"""Where a zygote's objects lie: what is learnt makes forks write to fewer pages, for every interpreter here, and programs notice nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.sandbox import layout, layouts
+from engine.sandbox.interpreters import discover
+from tests.framework import host
+
+_ROOT = Path(__file__).parents[2]
+_PYTHONS = sorted(n for n in discover() if n.startswith("python"))
+# Stands for a zygote: imports, something that its forks will do, and what this module's mode asks for. Prints what a fork wrote to.
+_PROGRAM = """
+import gc, os, sys
+sys.path.insert(0, {root!r})
+gc.disable()
+from engine.sandbox import layout
+layout.mark()
+import argparse, collections, dataclasses, decimal, hashlib, json, logging, random, re, statistics, urllib.parse
+
+class Thing:
+    def __init__(self, n):
+        self.n, self.text = n, str(n)
+
+KEPT = [Thing(n) for n in range(500)]
+
+def rehearse():
+    for n in range(0, 500, 50):
+        KEPT[n].n += 1
+    json.loads(json.dumps({{"a": [1, 2.5, None], "b": "c" * 40}}))
+    re.sub("a+", "b", "caaat")
+    urllib.parse.urlsplit("http://localhost:80/x?y=z")
+    logging.getLogger("some.name").info("unseen")
+    argparse.ArgumentParser().parse_args([])
+    statistics.median([3, 1, 2])
+
+rehearse()
+gc.collect()
+if {learns}:
+    layout.learn(int(sys.argv[1]), rehearse)
+else:
+    layout.finish()
+    gc.freeze()
+    read_end, write_end = os.pipe()
+    if os.fork() == 0:
+        rehearse()
+        os.write(write_end, b"%d" % layout._library.layout_own_pages())
+        os._exit(0)
+    # Blocks of all sizes that grow, shrink and go, which they would not survive in the wrong hands.
+    numbers = random.Random(7)
+    rows = {{}}
+    for turn in range(4000):
+        key, size = numbers.randrange(300), numbers.choice((1, 30, 200, 600, 5000, 70000))
+        row = rows.setdefault(key, bytearray())
+        assert row == bytes([key % 251]) * len(row)
+        if numbers.random() < 0.2:
+            del rows[key]
+        else:
+            row[:] = bytes([key % 251]) * numbers.randrange(size)
+    KEPT.clear()
+    del sys.modules["json"]
+    import json
+    kept = [k for k in os.environ if k.startswith(("LD_", "LAMBDA_"))]
+    shown = open("/proc/self/environ", "rb").read()
+    print(json.dumps([int(os.read(read_end, 20)), kept, b"PRELOAD" in shown or b"LAYOUT" in shown, os.environ.get("OTHER")]))
+"""
+
+
+def _run(interpreter: str, *, learns: bool, variables: dict[str, str], out: Path | None = None) -> Any:
+    """The program in such an environment; what it prints."""
+    program = _PROGRAM.format(root=str(_ROOT), learns=learns)
+    learnt = os.open(out, os.O_WRONLY | os.O_CREAT) if out is not None else os.open("/dev/null", os.O_RDONLY)
+    try:
+        done = subprocess.run(
+            [interpreter, "-I", "-S", "-B", "-c", program, str(learnt)], capture_output=True, text=True, check=False, timeout=120,
+            pass_fds=[learnt], env={"OTHER": "kept", **variables},
+        )  # fmt: skip
+    finally:
+        os.close(learnt)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return json.loads(done.stdout) if done.stdout else None
+
+
+def _loaded(mode: str, path: Path | str = "") -> dict[str, str]:
+    return {"LD_PRELOAD": layout.LIBRARY, "LAMBDA_ENGINE_LAYOUT": f"{mode}{path}"}
+
+
+def _needs_the_helper() -> None:
+    host.require("no C compiler")
+    assert Path(layout.LIBRARY).exists()
+
+
+@pytest.mark.parametrize("name", _PYTHONS)
+def test_forks_write_to_fewer_pages_and_programs_notice_nothing(name: str, tmp_path: Path) -> None:
+    _needs_the_helper()
+    interpreter = discover()[name].path
+    _run(interpreter, learns=True, variables=_loaded("w"), out=tmp_path / "spread")
+    assert _run(interpreter, learns=True, variables=_loaded("s", tmp_path / "spread"), out=tmp_path / "learnt") is None
+    candidates, chosen = ((tmp_path / n).stat().st_size // layout.KEY for n in ("spread", "learnt"))
+    assert 0 < chosen < candidates / 4
+
+    pages, variables, seen, other = _run(interpreter, learns=False, variables=_loaded("u", tmp_path / "learnt"))
+    usual, *_ = _run(interpreter, learns=False, variables={})
+
+    assert (variables, seen, other) == ([], False, "kept")
+    assert pages < 0.8 * usual
+
+
+def _keys(*keys: tuple[int, int]) -> bytes:
+    return b"".join(struct.pack("=II", *key) for key in keys)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(_keys((64, 3))[:-1], id="half a key"),
+        pytest.param(_keys((64, 3), (64, 3)), id="the same twice"),
+        pytest.param(_keys((80, 3), (64, 3)), id="not in order"),
+        pytest.param(_keys((64, 3), (0xFFFF, 3)), id="too large"),
+        pytest.param(_keys((64, 3), (2 << 16 | 64, 3)), id="a phase that there is not"),
+        pytest.param(_keys((0, 0), (1, 0), (64, 3), (64, 0xFFFFFFFF)), id="what never comes"),
+        pytest.param(_keys(*((size, nth) for size in range(0, 4080, 16) for nth in range(900))), id="nearly everything"),
+        pytest.param(random.Random(1).randbytes(8000), id="noise"),
+    ],
+)  # fmt: skip
+def test_whatever_the_file_says_the_program_runs(content: bytes, tmp_path: Path) -> None:
+    _needs_the_helper()
+    path = tmp_path / "learnt"
+    path.write_bytes(content)
+    for mode in "us":
+        if mode == "u":
+            assert _run(discover()[_PYTHONS[-1]].path, learns=False, variables=_loaded(mode, path))[1:] == [[], False, "kept"]
+        else:
+            _run(discover()[_PYTHONS[-1]].path, learns=True, variables=_loaded(mode, path), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", ["", "x", "u/nowhere/at/all", "u" + 5000 * "x"])
+def test_a_layout_that_is_not_there_is_none(value: str) -> None:
+    _needs_the_helper()
+    variables = {"LD_PRELOAD": layout.LIBRARY, "LAMBDA_ENGINE_LAYOUT": value}
+    assert _run(discover()[_PYTHONS[-1]].path, learns=False, variables=variables)[1:] == [[], False, "kept"]
+
+
+PLAN = {"entry": "runtime_bootstrap.python.worker", "level": "full", "preload": [], "runtime_dir": "/var/runtime"}
+
+
+def _course(cache: Path, interpreter: Path, **plan: object) -> layouts.Course:
+    made = layouts.course(str(cache), str(interpreter), {**PLAN, **plan})
+    assert made is not None
+    return made
+
+
+@pytest.fixture
+def interpreter(tmp_path: Path) -> Path:
+    path = tmp_path / "python3.11"
+    path.write_bytes(b"an interpreter")
+    return path
+
+
+def _say(out: int, text: bytes) -> None:
+    if text:
+        os.write(out, text)
+    os.close(out)
+
+
+def test_two_that_learn_come_before_the_zygote_and_the_next_one_knows(tmp_path: Path, interpreter: Path) -> None:
+    _needs_the_helper()
+    course = _course(tmp_path, interpreter)
+    first, out = course.begin()
+    _say(out, b"candidates")
+    assert (first["LAMBDA_ENGINE_LAYOUT"], course.learning) == ("w", True)
+    course.ended()
+    second, out = course.begin()
+    spread = Path(second["LAMBDA_ENGINE_LAYOUT"][1:])
+    assert (second["LAMBDA_ENGINE_LAYOUT"][0], spread.read_bytes(), course.learning) == ("s", b"candidates", True)
+    _say(out, b"learnt")
+    course.ended()
+    third, out = course.begin()
+    learnt = Path(third["LAMBDA_ENGINE_LAYOUT"][1:])
+    assert (third["LAMBDA_ENGINE_LAYOUT"][0], learnt.read_bytes(), out, course.learning) == ("u", b"learnt", -1, False)
+    assert list((tmp_path / "layouts").iterdir()) == [learnt]
+
+    assert _course(tmp_path, interpreter).begin() == (third, -1)
+
+
+@pytest.mark.parametrize("spoken", [(b"",), (b"candidates", b"")])
+def test_a_zygote_starts_without_when_nothing_was_learnt_and_nothing_is_left(spoken: tuple[bytes, ...], tmp_path: Path, interpreter: Path) -> None:
+    _needs_the_helper()
+    course = _course(tmp_path, interpreter)
+    for text in spoken:
+        _, out = course.begin()
+        _say(out, text)
+        course.ended()
+    assert (course.begin(), course.learning) == (({}, -1), False)
+    assert not list((tmp_path / "layouts").iterdir())
+    assert _course(tmp_path, interpreter).begin()[0]["LAMBDA_ENGINE_LAYOUT"] == "w"
+
+
+def test_another_interpreter_or_other_imports_have_a_layout_of_their_own(tmp_path: Path, interpreter: Path) -> None:
+    _needs_the_helper()
+    course = _course(tmp_path, interpreter)
+    for stage in range(2):
+        _, out = course.begin()
+        _say(out, b"%d" % stage)
+        course.ended()
+    assert course.begin()[0]["LAMBDA_ENGINE_LAYOUT"][0] == "u"
+    assert _course(tmp_path, interpreter, preload=["boto3"]).begin()[0]["LAMBDA_ENGINE_LAYOUT"] == "w"
+    interpreter.write_bytes(b"a newer interpreter")
+    assert _course(tmp_path, interpreter).begin()[0]["LAMBDA_ENGINE_LAYOUT"] == "w"
+
+
+def test_only_what_can_rehearse_learns(tmp_path: Path, interpreter: Path) -> None:
+    assert layouts.course(str(tmp_path), str(interpreter), {**PLAN, "entry": "runtime_bootstrap.agent.zygote"}) is None
+    assert layouts.course(str(tmp_path), str(interpreter.with_name("python3.13t")), PLAN) is None
+    assert layouts.course("/proc/nowhere", str(interpreter), PLAN) is None
+
+
+def test_what_nobody_used_for_a_month_goes(tmp_path: Path, interpreter: Path) -> None:
+    _needs_the_helper()
+    (tmp_path / "layouts").mkdir()
+    old, new = (tmp_path / "layouts" / name for name in ("old", "new"))
+    old.touch()
+    new.touch()
+    os.utime(old, (1, 1))
+    _course(tmp_path, interpreter)
+    assert [p.name for p in (tmp_path / "layouts").iterdir()] == ["new"]
