@@ -15,6 +15,7 @@ from typing import Any
 from engine.arn import function_arn
 from engine.control import file_systems, snap_start, tenancy
 from engine.control.kinds import held_runtime
+from engine.control.record_targets import is_target
 from engine.errors import InvalidParameterValue
 from engine.store.api import Function, Version
 
@@ -93,8 +94,7 @@ def _dead_letter(config: dict[str, Any], given: Mapping[str, str]) -> None:
     if target == "":
         config.pop("DeadLetterConfig", None)
     elif target is not None:
-        parts = target.split(":", 5)
-        if len(parts) != 6 or parts[2] not in ("sqs", "sns") or parts[5].endswith(".fifo"):
+        if not is_target(target, ("sqs", "sns")):
             raise InvalidParameterValue(
                 f"The dead-letter target {target} is invalid: it must be the ARN of a standard SQS queue or a standard SNS topic."
             )

@@ -14,7 +14,8 @@ from engine.control.api import Caller, Registrar
 from engine.control.kinds import EVENT_INVOKE, reserved_concurrency
 from engine.control.listing import listing, page_of
 from engine.control.plane import Plane, locate
-from engine.errors import InvalidParameterValue, ResourceNotFound
+from engine.control.record_targets import is_target, service_of
+from engine.errors import AwsError, InvalidParameterValue, ResourceNotFound
 from engine.eventing.policies import MAX_AGE_MS, MAX_RETRIES, Policy
 from engine.store.api import LATEST, Function, FunctionStore
 
@@ -108,20 +109,25 @@ class EventInvokeOperations:
         for side, arn in arns.items():
             if not arn:
                 continue
-            service, resource = arn.split(":")[2], arn.split(":", 5)[-1]
-            if service not in _ALLOWED[side] or (service in ("sqs", "sns") and resource.endswith(".fifo")):
+            if not is_target(arn, _ALLOWED[side]):
                 raise InvalidParameterValue(f"The provided destination config {_printed(arns)} is invalid.")
-            if service == "lambda":
+            if service_of(arn) == "lambda":
                 self._check_function(ref, arn)
             kept[side] = {"Destination": arn}
         return kept
 
     def _check_function(self, ref: FunctionRef, arn: str) -> None:
-        target = parse_function_name(arn, account=ref.account, region=ref.region)
+        invalid = InvalidParameterValue(f"The destination ARN {arn} is invalid.")
+        try:
+            target = parse_function_name(arn, account=ref.account, region=ref.region)
+        except AwsError:
+            raise invalid from None
         if (target.account, target.name) == (ref.account, ref.name):
             raise InvalidParameterValue("You can't specify the function as a destination for itself.")
-        if self._plane.store.get(target.account, target.name) is None:
-            raise InvalidParameterValue(f"The destination ARN {arn} is invalid.")
+        function = self._plane.store.get(target.account, target.name)
+        qualifier = target.qualifier or LATEST
+        if function is None or (qualifier not in function.versions and qualifier not in function.aliases):
+            raise invalid
 
 
 class StoredPolicies:

@@ -7,11 +7,13 @@ invocation-eventfiltering}.html and recorded replies.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from engine.control import broker_rules
+from engine.control.record_targets import is_target
 from engine.errors import InvalidParameterValue, NotImplementedHere, ValidationError
 from engine.eventing import patterns
 
@@ -19,8 +21,9 @@ MAX_FILTERS = 10
 MAX_FIFO_BATCH = 10
 MIN_RECORD_AGE_S = 60
 RESULT, NO_RESULT = "LastProcessingResult", "No records processed"
-_EVERY = ("BatchSize", "MaximumBatchingWindowInSeconds", "FunctionResponseTypes", "FilterCriteria", "KMSKeyArn")
-_NOT_OBEYED = ("MetricsConfig", "LoggingConfig")
+_METRICS, _COUNTED = "MetricsConfig", "EventCount"
+_EVERY = ("BatchSize", "MaximumBatchingWindowInSeconds", "FunctionResponseTypes", "FilterCriteria", "KMSKeyArn", _METRICS)
+_NOT_OBEYED = ("LoggingConfig",)
 _PROVISIONED = "ProvisionedPollerConfig"
 # Provisioned pollers of queues: the least of either, and what AWS takes where one is not given.
 MIN_POLLERS, MAX_POLLERS = 2, 200
@@ -72,7 +75,7 @@ _POSITION = ("StartingPosition", "StartingPositionTimestamp")
 KINESIS = Kind("kinesis", _EVERY + _STREAM, _POSITION, _STREAM_DEFAULTS, ordered=True, says=True, reason="User action")
 DYNAMODB = KINESIS._replace(name="dynamodb")
 # What brokers of any kind may be told; there is no batching window until one was given, but half a second.
-_BROKER = ("BatchSize", "MaximumBatchingWindowInSeconds", "FilterCriteria", "KMSKeyArn", "SourceAccessConfigurations")
+_BROKER = ("BatchSize", "MaximumBatchingWindowInSeconds", "FilterCriteria", "KMSKeyArn", "SourceAccessConfigurations", _METRICS)
 _LATER = ("FunctionResponseTypes", "DestinationConfig", "MaximumRetryAttempts", "MaximumRecordAgeInSeconds", "BisectBatchOnFunctionError", _PROVISIONED)
 KAFKA = Kind(
     "self-managed kafka",
@@ -92,6 +95,13 @@ _KNOWN = (
     *_EVERY, "ScalingConfig", _PROVISIONED, *_STREAM, *_POSITION, "Topics", "Queues", "SourceAccessConfigurations", "SelfManagedEventSource",
     "AmazonManagedKafkaEventSourceConfig", "SelfManagedKafkaEventSourceConfig", "DocumentDBEventSourceConfig",
 )  # fmt: skip
+# What the last part of the ARN of a source looks like.
+_RESOURCES = {
+    KINESIS.name: re.compile("stream/.+"),
+    DYNAMODB.name: re.compile("table/.+/stream/.+"),
+    MQ.name: re.compile("broker:.+"),
+    MSK.name: re.compile("cluster/.+"),
+}
 _NOT_POLLED = {"rds": "DocumentDB clusters"}
 
 
@@ -114,15 +124,8 @@ def kind_of(params: Mapping[str, Any]) -> Kind:
 
 
 def _is_resource(kind: Kind, resource: str) -> bool:
-    if kind is KINESIS:
-        return resource.startswith("stream/")
-    if kind is DYNAMODB:
-        return resource.startswith("table/") and "/stream/" in resource
-    if kind is MQ:
-        return resource.startswith("broker:")
-    if kind is MSK:
-        return resource.startswith("cluster/")
-    return ":" not in resource
+    form = _RESOURCES.get(kind.name)
+    return ":" not in resource if form is None else form.fullmatch(resource) is not None
 
 
 def _unpolled(kind: str) -> NotImplementedHere:
@@ -138,9 +141,21 @@ def check_members(operation: str, kind: Kind, params: Mapping[str, Any]) -> None
             raise NotImplementedHere(
                 f"Lambda Engine does not support {name} of such a source in {operation}. Nothing was changed: leave the member out."
             )
+    _check_metrics(operation, kind, (params.get(_METRICS) or {}).get("Metrics") or [])
     for name in _KNOWN:
         if name not in kind.members() and not _asks_nothing(params.get(name)):
             raise InvalidParameterValue(f"Unsupported {name} parameter for given event source mapping type.")
+
+
+def _check_metrics(operation: str, kind: Kind, groups: list[str]) -> None:
+    """Events are counted for every mapping, asked for or not; the other groups are of topics only. Raises as ``check_members``."""
+    others = [group for group in groups if group != _COUNTED]
+    if others and kind not in (KAFKA, MSK):
+        raise InvalidParameterValue(f"Unsupported {_METRICS} parameter for given event source mapping type: {', '.join(others)}.")
+    if others:
+        raise NotImplementedHere(
+            f"Lambda Engine does not support the metrics {', '.join(others)} of {_METRICS} in {operation}. Nothing was changed: leave them out."
+        )
 
 
 def _asks_nothing(value: Any) -> bool:
@@ -183,6 +198,8 @@ def settings(kind: Kind, former: Mapping[str, Any], params: Mapping[str, Any]) -
         merged["FilterCriteria"] = {"Filters": _filters(kind, filters)}
     if not merged.get("KMSKeyArn"):
         merged.pop("KMSKeyArn", None)
+    if not (merged.get(_METRICS) or {}).get("Metrics"):
+        merged.pop(_METRICS, None)
     if merged.get("ScalingConfig", {}).get("MaximumConcurrency") is None:
         merged.pop("ScalingConfig", None)
     if _PROVISIONED in merged:
@@ -233,7 +250,7 @@ def _destination(given: Mapping[str, Any]) -> dict[str, Any]:
     """As it is kept: of streams, only failures have a destination."""
     arns = {side: str((given.get(side) or {}).get("Destination") or "") for side in ("OnSuccess", "OnFailure")}
     arn = arns["OnFailure"]
-    if arns["OnSuccess"] or (arn and (arn.count(":") < 5 or arn.split(":")[2] not in ("sqs", "sns", "s3") or arn.endswith(".fifo"))):
+    if arns["OnSuccess"] or (arn and not is_target(arn, ("sqs", "sns", "s3"))):
         shown = [f"{name}(destination={value})" if value else "null" for name, value in arns.items()]
         raise InvalidParameterValue(
             f"The provided destination config DestinationConfig(onSuccess={shown[0]}, onFailure={shown[1]}) is invalid."

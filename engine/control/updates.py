@@ -101,14 +101,18 @@ class UpdateOperations:
         return await self._plane.environments.reveal(shown, config, ref)
 
     async def _apply(self, ref: FunctionRef, before: Function, after: Function, *, publishing: bool) -> dict[str, Any]:
-        version: Version | None = None
+        version, updated = None, after
         if publishing:
             after, version = publish(after, None)
         await self._plane.changes.apply(before, after)
         if version is None:
             shown = configuration.updating(after, after.latest, ref.region, ids.revision_id())
             return await self._plane.environments.reveal(shown, after.latest.config, ref)
-        shown = configuration.creating(after, version, ref.region, version.version, ids.revision_id())
+        if after is updated:
+            # What is published last is the same: it is there, and nothing about it is under way.
+            shown = configuration.shown(after, version, ref.region, version.version)
+        else:
+            shown = configuration.creating(after, version, ref.region, version.version, ids.revision_id())
         return await self._plane.environments.reveal(shown, version.config, ref)
 
     async def update_configuration(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +141,7 @@ class UpdateOperations:
             instance_policy.check(function.tags, config)
             if image:
                 return await self._apply(ref, function, self._updated(ref, function, latest, config, hello), publishing=False)
-            await self._prepare_runtime(latest, config, hello, chosen=bool(params.get("Runtime")))
+            await self._prepare_runtime(latest, config, hello, chosen=params.get("Runtime") is not None)
             async with function_layers.resolved(plane, ref.account, ref.region, params.get("Layers") or []) as layers:
                 if params.get("Layers") is not None:
                     function_layers.attach(config, layers, ref.region)

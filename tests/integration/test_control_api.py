@@ -276,6 +276,19 @@ def test_updating_code_answers_in_progress_and_is_done(control: ControlServer, n
     assert control.entry(name)["versions"]["$LATEST"]["generation"] != entry["generation"]
 
 
+def test_code_that_is_published_already_is_not_being_made_again(control: ControlServer, name: str) -> None:
+    control.create(name, Publish=True)
+    client = control.client()
+    package = zip_of({"m.py": "def f(e, c): return 1\n"})
+    made = client.get_function_configuration(FunctionName=name, Qualifier="1")
+    answer = client.update_function_code(FunctionName=name, ZipFile=package, Publish=True)
+    assert (answer["Version"], answer["State"], answer["LastUpdateStatus"]) == ("1", "Active", "Successful")
+    assert answer["RevisionId"] == made["RevisionId"]
+    fresh = client.update_function_code(FunctionName=name, ZipFile=OTHER_ZIP, Publish=True)
+    assert (fresh["Version"], fresh["State"]) == ("2", "Pending")
+    assert "LastUpdateStatus" not in fresh
+
+
 def test_code_updates_are_refused_before_anything_changes(control: ControlServer, name: str) -> None:
     control.create(name)
     client = control.client()
@@ -334,6 +347,8 @@ def test_configuration_members_replace_each_other_whole_but_logging(control: Con
     for members, status in (
         ({"Timeout": 901}, 400),
         ({"Runtime": "python3.14"}, 400),
+        ({"Runtime": ""}, 400),
+        ({"DeadLetterConfig": {"TargetArn": "arn:aws:sqs:::"}}, 400),
         ({"Layers": ["arn:aws:lambda:us-east-1:000000000000:layer:l:1"]}, 400),
         ({"Environment": {"Variables": {"_HANDLER": "x"}}}, 400),
     ):

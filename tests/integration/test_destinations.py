@@ -205,6 +205,14 @@ def test_what_is_refused(running: Engine) -> None:
     assert refused(put, FunctionName="f", DestinationConfig=to) == (*bad, "You can't specify the function as a destination for itself.")
     to = {"OnSuccess": {"Destination": f"{own}-gone"}}
     assert refused(put, FunctionName="f", DestinationConfig=to) == (*bad, f"The destination ARN {own}-gone is invalid.")
+    for other in (f"{own}:9", f"{own}:gone", own.replace("us-east-1", "eu-west-1")):
+        found = other if other.endswith("function:f") else other.replace("function:f:", "function:kept:")
+        to = {"OnSuccess": {"Destination": found}}
+        assert refused(put, FunctionName="f", DestinationConfig=to) == (*bad, f"The destination ARN {found} is invalid.")
+    for nowhere in ("kafka://topic", "arn:aws:sqs:::", "arn:aws:sns:us-east-1:000000000000:", "arn:aws:events:us-east-1:000000000000:rule/r"):
+        text = f"DestinationConfig(onSuccess=null, onFailure=OnFailure(destination={nowhere}))"
+        to = {"OnFailure": {"Destination": nowhere}}
+        assert refused(put, FunctionName="f", DestinationConfig=to) == (*bad, f"The provided destination config {text} is invalid.")
     to = {"OnSuccess": {"Destination": "arn:aws:s3:::records"}}
     text = "DestinationConfig(onSuccess=OnSuccess(destination=arn:aws:s3:::records), onFailure=null)"
     assert refused(put, FunctionName="f", DestinationConfig=to) == (*bad, f"The provided destination config {text} is invalid.")

@@ -291,6 +291,10 @@ def test_what_a_mapping_says_of_itself(running: Engine) -> None:
     assert (got["FilterCriteria"], got["ScalingConfig"], got["BatchSize"]) == (criteria, {"MaximumConcurrency": 3}, 5)
     cleared = client.update_event_source_mapping(UUID=uuid, FilterCriteria={}, ScalingConfig={})
     assert not {"FilterCriteria", "ScalingConfig"} & set(cleared)
+    for groups in (["EventCount"], []):
+        reach(running, uuid, "Disabled")
+        counted = client.update_event_source_mapping(UUID=uuid, MetricsConfig={"Metrics": groups}).get("MetricsConfig")
+        assert counted == ({"Metrics": groups} if groups else None)
     for given, kept in (({"MinimumPollers": 4}, {"MinimumPollers": 4, "MaximumPollers": 200}), ({}, None)):
         reach(running, uuid, "Disabled")
         assert client.update_event_source_mapping(UUID=uuid, ProvisionedPollerConfig=given).get("ProvisionedPollerConfig") == kept
@@ -348,7 +352,9 @@ def test_what_is_refused(running: Engine) -> None:
         status, kind, text = refused(create, EventSourceArn=arn, FunctionName="refused", **settings)
         assert (status, kind) == (400, "InvalidParameterValueException")
         assert words in text
-    assert refused(create, EventSourceArn=arn, FunctionName="refused", MetricsConfig={"Metrics": ["EventCount"]})[0] == 501
+    topics = refused(create, EventSourceArn=arn, FunctionName="refused", MetricsConfig={"Metrics": ["EventCount", "KafkaMetrics"]})
+    assert topics == (*bad, "Unsupported MetricsConfig parameter for given event source mapping type: KafkaMetrics.")
+    assert refused(create, EventSourceArn=arn, FunctionName="refused", LoggingConfig={"SystemLogLevel": "INFO"})[0] == 501
     assert client.list_event_source_mappings(EventSourceArn=arn)["EventSourceMappings"] == []
     # Members that tools send with nothing in them ask for nothing.
     hollow: Any = {"DestinationConfig": {"OnFailure": {}}, "MetricsConfig": {"Metrics": []}, "ScalingConfig": {}, "SourceAccessConfigurations": []}
