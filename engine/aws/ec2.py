@@ -5,17 +5,25 @@ What boto3 raises passes through: ClientError when EC2 refuses (``InvalidSubnetI
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+from botocore.exceptions import ClientError
 
 from engine.aws.clients import AwsClients
 
 
 class Described(NamedTuple):
-    """One VPC with everything in it that networking needs, as EC2's own shapes."""
+    """One VPC with everything in it that networking needs, as EC2's own shapes. ``lists``: blocks of the prefix lists that rules refer to."""
 
     vpc: dict[str, Any]
     subnets: list[dict[str, Any]]
     groups: list[dict[str, Any]]
+    lists: dict[str, list[str]]
+
+
+_log = logging.getLogger(__name__)
 
 
 def subnets(aws: AwsClients, wanted: list[str]) -> list[dict[str, Any]]:
@@ -33,8 +41,25 @@ def vpc(aws: AwsClients, vpc_id: str) -> Described:
     client = aws.client("ec2")
     found = client.describe_vpcs(VpcIds=[vpc_id])["Vpcs"][0]
     inside = [{"Name": "vpc-id", "Values": [vpc_id]}]
+    found_groups = [g for page in client.get_paginator("describe_security_groups").paginate(Filters=inside) for g in page["SecurityGroups"]]
     return Described(
         found,
         [s for page in client.get_paginator("describe_subnets").paginate(Filters=inside) for s in page["Subnets"]],
-        [g for page in client.get_paginator("describe_security_groups").paginate(Filters=inside) for g in page["SecurityGroups"]],
+        found_groups,
+        {name: _blocks(client, name) for name in sorted(_lists_in(found_groups))},
     )
+
+
+def _lists_in(groups: Iterable[dict[str, Any]]) -> set[str]:
+    rules = [rule for group in groups for kind in ("IpPermissions", "IpPermissionsEgress") for rule in group.get(kind) or ()]
+    return {entry["PrefixListId"] for rule in rules for entry in rule.get("PrefixListIds") or () if entry.get("PrefixListId")}
+
+
+def _blocks(client: Any, prefix_list: str) -> list[str]:
+    """None of a list that EC2 does not tell: a rule about it allows nothing, and the others are obeyed all the same."""
+    try:
+        pages = client.get_paginator("get_managed_prefix_list_entries").paginate(PrefixListId=prefix_list)
+        return [str(entry["Cidr"]) for page in pages for entry in page["Entries"]]
+    except ClientError as e:
+        _log.warning("rules about prefix list %s allow nothing: %s", prefix_list, e)
+        return []

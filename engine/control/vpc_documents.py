@@ -8,6 +8,7 @@ Source: docs.aws.amazon.com/AWSEC2/latest/APIReference/API_IpPermission.html.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from engine.control.vpc_ports import RESERVED_FIRST
 
 PROTOCOLS = {"all": -1, "-1": -1, "tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 _MOST_PROTOCOLS = 256
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_MOST_NAME = 253
 _WITH_PORTS = (PROTOCOLS["tcp"], PROTOCOLS["udp"])
 # What stands for a port in rules of ICMP is one byte.
 _MOST = {PROTOCOLS["icmp"]: 255, PROTOCOLS["icmpv6"]: 255}
@@ -47,10 +50,13 @@ def _set_rule(rule: GroupRule) -> dict[str, Any]:
     }
 
 
+_Lists = Mapping[str, Iterable[str]]
+
+
 def from_ec2(
-    account: str, vpc: Mapping[str, Any], subnets: Iterable[Mapping[str, Any]], groups: Iterable[Mapping[str, Any]]
+    account: str, vpc: Mapping[str, Any], subnets: Iterable[Mapping[str, Any]], groups: Iterable[Mapping[str, Any]], lists: _Lists
 ) -> dict[str, Any]:
-    """The document of a VPC that EC2 describes. Addresses of version 6 and prefix lists are left out: they allow nothing here."""
+    """The document of a VPC that EC2 describes. ``lists``: the blocks of prefix lists. Addresses of version 6 are left out: they allow nothing here."""
     blocks = [a["CidrBlock"] for a in vpc.get("CidrBlockAssociationSet") or () if _associated(a)]
     return {
         "source": "ec2",
@@ -59,8 +65,8 @@ def from_ec2(
         "subnets": {s["SubnetId"]: s["CidrBlock"] for s in subnets},
         "groups": {
             g["GroupId"]: {
-                "in": _permissions(g.get("IpPermissions") or ()),
-                "out": _permissions(g.get("IpPermissionsEgress") or ()),
+                "in": _permissions(g.get("IpPermissions") or (), lists),
+                "out": _permissions(g.get("IpPermissionsEgress") or (), lists),
             }
             for g in groups
         },
@@ -73,14 +79,14 @@ def _associated(block: Mapping[str, Any]) -> bool:
     return bool((block.get("CidrBlockState") or {}).get("State", "associated") == "associated")
 
 
-def _permissions(permissions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _permissions(permissions: Iterable[Mapping[str, Any]], lists: _Lists) -> list[dict[str, Any]]:
     """A group's rules. Not every EC2 refuses what AWS's does: a rule that cannot be allows nothing, and must not keep the others from being
     obeyed.
     """
-    return [rule for rule in map(_permission, permissions) if rule is not None]
+    return [rule for rule in (_permission(p, lists) for p in permissions) if rule is not None]
 
 
-def _permission(permission: Mapping[str, Any]) -> dict[str, Any] | None:
+def _permission(permission: Mapping[str, Any], lists: _Lists) -> dict[str, Any] | None:
     name = str(permission.get("IpProtocol", "-1")).lower()
     protocol = PROTOCOLS.get(name, int(name) if name.isdecimal() else _MOST_PROTOCOLS)
     low, high = int(permission.get("FromPort", -1)), int(permission.get("ToPort", -1))
@@ -88,11 +94,13 @@ def _permission(permission: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     if protocol in _WITH_PORTS and (low < 0) != (high < 0):
         return None
+    blocks = [r["CidrIp"] for r in permission.get("IpRanges") or ()]
+    blocks += [block for entry in permission.get("PrefixListIds") or () for block in lists.get(entry.get("PrefixListId", ""), ())]
     return {
         "protocol": protocol,
         "from": low,
         "to": high,
-        "cidrs": [r["CidrIp"] for r in permission.get("IpRanges") or () if _is_block(r["CidrIp"])],
+        "cidrs": [block for block in blocks if _is_block(block)],
         "groups": [p["GroupId"] for p in permission.get("UserIdGroupPairs") or () if p.get("GroupId")],
     }
 
@@ -111,6 +119,15 @@ def network(vpc_config: Mapping[str, Any] | None) -> str:
         return ""
     subnets, groups = (",".join(sorted(set(vpc_config[k]))) for k in ("SubnetIds", "SecurityGroupIds"))
     return f"{vpc_config['VpcId']}/{subnets}/{groups}"
+
+
+def bad_name(document: Mapping[str, Any], name: str) -> str:
+    """Why a server cannot have this host name in this VPC, or an empty text. It need not have one."""
+    if name and (len(name) > _MOST_NAME or not all(map(_LABEL.fullmatch, name.split(".")))):
+        return f"{name!r} is not a host name"
+    if name and any(s.get("name", "").lower() == name.lower() for s in document["servers"].values()):
+        return f"{name} is the name of another attached server"
+    return ""
 
 
 def bad_address(document: Mapping[str, Any], subnet: str, ip: str) -> str:

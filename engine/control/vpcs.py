@@ -212,7 +212,7 @@ class Vpcs:
             vpc = await self._look_up(subnet, groups, account, hello)
         async with self._lock:
             document = self._documents.get(vpc) or self._own[vpc]
-            problem = vpc_documents.bad_address(document, subnet, str(server["ip"]))
+            problem = vpc_documents.bad_address(document, subnet, str(server["ip"])) or vpc_documents.bad_name(document, str(server["name"]))
             if problem:
                 raise AttachmentRefused(problem)
             name = f"server-{secrets.token_hex(8)}"

@@ -51,7 +51,7 @@ class VpcRoutes:
             return 200, {"interfaces": self._vpcs.interfaces()}
         if method == "POST" and not name:
             return 200, {"id": await self._vpcs.attach(_server(await _body(receive)), self._account)}
-        if method == "DELETE" and name:
+        if method == "DELETE":
             await self._vpcs.detach(name)
             return 200, {"id": name}
         return 404, {"message": f"Not found: {method} {path}"}

@@ -16,12 +16,12 @@ _HEADER = struct.Struct("=IHHII")
 _ERROR, _DONE = 2, 3
 REQUEST, _ACK, REPLACE, EXCLUSIVE, CREATE, DUMP = 1, 4, 0x100, 0x200, 0x400, 0x300
 _SOL_NETLINK, _CAP_ACK = 270, 10
-_NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _NEWNEIGH = 16, 17, 20, 21, 24, 28
+_NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _GETROUTE, _NEWNEIGH = 16, 17, 20, 21, 24, 26, 28
 _UP, _NOARP = 1, 0x80
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 1, 3, 5, 18, 26, 28
 _INET6_ADDR_GEN_MODE, _GEN_MODE_NONE = 8, 1
 _INFO_KIND, _INFO_DATA, _VETH_PEER, _MACVLAN_MODE, _MACVLAN_PRIVATE = 1, 2, 1, 1, 1
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY = 1, 4, 5, 6
 _TABLE_MAIN, _PROTO_STATIC, _SCOPE_UNIVERSE, _SCOPE_LINK, _UNICAST, _BLACKHOLE, _ONLINK = 254, 4, 0, 253, 1, 6, 4
 _NUD_PERMANENT = 0x80
 _NESTED = 0x8000
@@ -212,13 +212,23 @@ def no_address(index: int, ip: bytes, bits: int = 32) -> Message:
     return Message(f"no address {socket.inet_ntoa(ip)}", _DELADDR, REQUEST, body)
 
 
-def route(index: int, ip: bytes, bits: int, *, via: bytes = b"", exclusive: bool = False) -> Message:
-    """Send ``ip/bits`` out of an interface, straight or to the neighbour ``via``."""
+def route(index: int, ip: bytes, bits: int, *, via: bytes = b"", exclusive: bool = False, metric: int = 0) -> Message:
+    """Send ``ip/bits`` out of an interface, straight or to the neighbour ``via``. Of several routes that with the least metric counts."""
     scope, flags = (_SCOPE_UNIVERSE, _ONLINK) if via else (_SCOPE_LINK, 0)
     head = struct.pack("=BBBBBBBBI", socket.AF_INET, bits, 0, 0, _TABLE_MAIN, _PROTO_STATIC, scope, _UNICAST, flags)
     body = head + (attribute(_RTA_DST, ip) if bits else b"") + (attribute(_RTA_GATEWAY, via) if via else b"")
-    body += attribute(_RTA_OIF, _number(index))
+    body += attribute(_RTA_OIF, _number(index)) + (attribute(_RTA_PRIORITY, _number(metric)) if metric else b"")
     return _new(f"route to {socket.inet_ntoa(ip)}/{bits}", _NEWROUTE, body, EXCLUSIVE if exclusive else REPLACE)
+
+
+def has_route(netlink: Netlink, ip: bytes, bits: int) -> bool:
+    """Whether just this block is sent somewhere already. Raises OSError."""
+    listing = Message("routes", _GETROUTE, REQUEST | DUMP, struct.pack("=BBBBBBBBI", socket.AF_INET, *[0] * 8))
+    for body in netlink.dump(listing):
+        _, size, _, _, table, *_ = struct.unpack_from("=BBBBBBBBI", body)
+        if size == bits and table == _TABLE_MAIN and dict(attributes(body[12:])).get(_RTA_DST) == ip:
+            return True
+    return False
 
 
 def blackhole() -> Message:

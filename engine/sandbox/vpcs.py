@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.sandbox import kernel, security_groups
-from engine.sandbox.netlink import LOOPBACK, Netlink, address, blackhole, delete, move, no_address, route, up, veth
+from engine.sandbox.netlink import LOOPBACK, Netlink, address, blackhole, delete, has_route, move, no_address, route, up, veth
 from engine.sandbox.spaces import Chunks, Gateway, Space
 
 _NETNS = "/run/netns"
@@ -219,10 +219,15 @@ class Vpc:
             there = os.open(f"{_NETNS}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as e:
             raise OSError(e.errno, f"there is no network namespace {name} (ip netns list): {os.strerror(e.errno or 0)}") from e
-        near, index = f"server{next(self._numbers)}", self.space.next_index()
+        number = next(self._numbers)
+        near, index = f"server{number}", self.space.next_index()
         try:
             far = self._pair(near, index, there)
-            self._settle_in(there, far, ip)
+            try:
+                self._settle_in(there, far, ip, number, again=any(s.wish.get("netns") == name for s in self._servers.values()))
+            except OSError:
+                self.space.routes.ask([delete(index)])
+                raise
         finally:
             os.close(there)
         return near, index, False
@@ -235,18 +240,21 @@ class Vpc:
                 return f"vpc{number}"
         raise OSError(errno.EEXIST, f"the namespace has {_MOST_ENDS - 1} interfaces of VPCs already")
 
-    def _settle_in(self, there: int, name: str, ip: bytes) -> None:
+    def _settle_in(self, there: int, name: str, ip: bytes, metric: int, *, again: bool) -> None:
+        """``again``: the namespace is in this VPC already, by another address; each has routes of its own, so that any may go before the others."""
         kernel.setns(there, kernel.CLONE_NEWNET)
         try:
             routes = Netlink()
             index = socket.if_nametoindex(name)
         finally:
             kernel.setns(self._home, kernel.CLONE_NEWNET)
-        blocks = [ipaddress.IPv4Network(c) for c in self._document["cidrs"]]
-        routes.ask([
-            up(index, arp=False), address(index, ip), *(route(index, b.network_address.packed, b.prefixlen) for b in blocks),
-        ])  # fmt: skip
-        routes.close()
+        with contextlib.closing(routes):
+            for block in map(ipaddress.IPv4Network, self._document["cidrs"]):
+                if not again and has_route(routes, block.network_address.packed, block.prefixlen):
+                    raise OSError(errno.EEXIST, f"the namespace has a route to {block} already: it would be in two networks with the same addresses")
+            routes.ask([up(index, arp=False), address(index, ip)])
+            for block in map(ipaddress.IPv4Network, self._document["cidrs"]):
+                routes.ask([route(index, block.network_address.packed, block.prefixlen, metric=metric)])
 
     def _move_in(self, wish: Mapping[str, Any]) -> tuple[str, int, bool]:
         """An interface of the host's, with the server behind it, becomes the router's; the router answers there for the whole VPC."""
@@ -255,9 +263,11 @@ class Vpc:
             index = socket.if_nametoindex(name)
         except OSError as e:
             raise OSError(errno.ENODEV, f"there is no interface {name} (ip link)") from e
-        home = Netlink()
-        home.ask([move(index, self.space.fd)])
-        home.close()
+        with contextlib.closing(Netlink()) as home:
+            try:
+                home.ask([move(index, self.space.fd)])
+            except OSError as e:
+                raise OSError(e.errno, f"{name} cannot be moved out of the host's network namespace: {os.strerror(e.errno or 0)}") from e
         with self.space.inside():
             index = socket.if_nametoindex(name)
             kernel.write_file(f"/proc/sys/net/ipv4/conf/{name}/proxy_arp", b"1")

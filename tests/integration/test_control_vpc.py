@@ -94,14 +94,15 @@ def test_what_nothing_can_be_made_of_does_not_end_the_following(
 
 
 def test_an_attached_server_keeps_its_vpc(control: ControlServer) -> None:
-    server = {"subnet": "subnet-a", "ip": "10.9.1.10", "netns": "db", "groups": ["sg-db"]}
+    server = {"subnet": "subnet-a", "ip": "10.9.1.10", "netns": "db", "groups": ["sg-db"], "name": "db.internal"}
     status, answer = ask(control, "POST", body=server)
     assert status == 200
+    assert "DB.internal is the name of another" in ask(control, "POST", body={**server, "ip": "10.9.1.11", "name": "DB.internal"})[1]["message"]
     control.clock.advance(600)
     run(control, control.vpcs.refresh())
     document = control.peer.vpcs["vpc-own"]
     assert document is not None
-    assert document["servers"] == {answer["id"]: {**server, "interface": "", "name": ""}}
+    assert document["servers"] == {answer["id"]: {**server, "interface": ""}}
     assert ask(control, "GET")[1]["attachments"] == [{"id": answer["id"], "vpc": "vpc-own", **document["servers"][answer["id"]]}]
     assert ask(control, "DELETE", f"/{answer['id']}")[0] == 200
     run(control, control.vpcs.refresh())
@@ -129,6 +130,8 @@ def test_an_attachment_the_broker_refuses_is_taken_back(control: ControlServer) 
         ({"subnet": "subnet-a", "ip": "10.9.1.10", "netns": "a", "interface": "b"}, "one of the two"),
         ({"subnet": "subnet-a", "ip": "10.9.1.2", "netns": "a"}, "10.9.1.2 is reserved"),
         ({"subnet": "subnet-a", "ip": "10.9.2.9", "netns": "a"}, "is not in subnet-a"),
+        ({"subnet": "subnet-a", "ip": "10.9.1.9", "netns": "a", "name": "a b"}, "'a b' is not a host name"),
+        ({"subnet": "subnet-a", "ip": "10.9.1.9", "netns": "a", "name": f"{'a' * 64}.internal"}, "is not a host name"),
     ],
 )
 def test_attachments_that_are_none(control: ControlServer, body: Any, reason: str) -> None:
@@ -195,10 +198,12 @@ def test_what_ec2_describes_becomes_rules() -> None:
     impossible = [("tcp", 70_000, 70_001), ("udp", -1, 80), ("tcp", -2, 80), ("icmp", 256, -1), ("icmp", 8, 256), ("300", -1, -1)]
     group["IpPermissions"] += [{**permission, "IpProtocol": name, "FromPort": low, "ToPort": high} for name, low, high in impossible]
     permission["IpRanges"] += [{"CidrIp": cidr} for cidr in ("10.0.0.1/16", "10.0.0.0/33", "x")]
-    document = vpc_documents.from_ec2("1", vpc, [{"SubnetId": "subnet-a", "CidrBlock": "10.0.1.0/24"}], [group])
+    permission["PrefixListIds"] = [{"PrefixListId": "pl-1"}, {"PrefixListId": "pl-2"}]
+    lists = {"pl-1": ["10.3.0.0/24", "2001:db8::/32"]}
+    document = vpc_documents.from_ec2("1", vpc, [{"SubnetId": "subnet-a", "CidrBlock": "10.0.1.0/24"}], [group], lists)
     assert document["cidrs"] == ["10.0.0.0/16", "10.1.0.0/16"]
     assert document["groups"]["sg-a"] == {
-        "in": [{"protocol": 6, "from": 80, "to": 90, "cidrs": ["0.0.0.0/0"], "groups": ["sg-b"]}],
+        "in": [{"protocol": 6, "from": 80, "to": 90, "cidrs": ["0.0.0.0/0", "10.3.0.0/24"], "groups": ["sg-b"]}],
         "out": [
             {"protocol": -1, "from": -1, "to": -1, "cidrs": [], "groups": []},
             {"protocol": 50, "from": -1, "to": -1, "cidrs": [], "groups": []},

@@ -284,6 +284,19 @@ def test_functions_have_interfaces_and_what_these_hang_on_is_not_deleted(lab: La
     ec2.delete_security_group(GroupId=here.app)
 
 
+def test_rules_about_prefix_lists_are_obeyed(lab: Lab, place: Callable[[str], Place]) -> None:
+    here, ec2 = place("10.63"), lab.ec2
+    everything = ec2.describe_security_groups(GroupIds=[here.app])["SecurityGroups"][0]["IpPermissionsEgress"]
+    ec2.revoke_security_group_egress(GroupId=here.app, IpPermissions=everything)
+    lab.deploy("listed", here.subnet, here.app)
+    assert lab.get("listed", here.server, 5432, 0.5) == "TimeoutError"
+    entries = [{"Cidr": f"{here.server}/32"}]
+    made = ec2.create_managed_prefix_list(PrefixListName="servers", MaxEntries=5, AddressFamily="IPv4", Entries=entries)
+    rule = {"IpProtocol": "tcp", "FromPort": 5432, "ToPort": 5432, "PrefixListIds": [{"PrefixListId": made["PrefixList"]["PrefixListId"]}]}
+    ec2.authorize_security_group_egress(GroupId=here.app, IpPermissions=[rule])
+    until(lambda: lab.get("listed", here.server, 5432, 0.5).startswith("database"), "the rule holds")
+
+
 @pytest.mark.slow
 def test_addresses_of_a_small_subnet_come_back(lab: Lab, place: Callable[[str], Place]) -> None:
     """Eleven of sixteen are free, and a set of groups takes one."""

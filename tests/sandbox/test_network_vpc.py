@@ -315,6 +315,7 @@ def test_attachments_that_cannot_be(rig, at):
     wanted["servers"] |= {
         "nowhere": rig.wanted["servers"]["db"] | {"ip": "10.0.1.6", "netns": "le-no-such"},
         "outside": rig.wanted["servers"]["db"] | {"ip": "10.0.1.7", "netns": "../x"},
+        "home": rig.wanted["servers"]["db"] | {"ip": "10.0.1.9", "netns": "", "interface": "lo"},
         "no interface": rig.wanted["servers"]["db"] | {"ip": "10.0.1.8", "netns": "", "interface": "le-none"},
         "taken": rig.wanted["servers"]["db"] | {"ip": "10.0.1.254"},
     }
@@ -322,6 +323,7 @@ def test_attachments_that_cannot_be(rig, at):
     assert problems == {
         "nowhere": "there is no network namespace le-no-such (ip netns list): No such file or directory",
         "outside": "'../x' is not a name of a network namespace",
+        "home": "lo cannot be moved out of the host's network namespace: Invalid argument",
         "no interface": "there is no interface le-none (ip link)",
         "taken": "10.0.1.254 is the address under which functions appear in this subnet: choose another",
     }
@@ -341,6 +343,33 @@ def test_detach_leaves_the_servers_namespace_as_it_was(rig, at):
         with late.inside():
             assert devices() == before
         assert unreachable(at(place("sg-client")), "10.0.1.20", 80)
+
+
+def test_a_server_with_two_addresses_keeps_one_when_the_other_goes(rig, at):
+    with Host() as twice, Host() as other:
+        twice.serve("twice", 80)
+        other.serve("other", 80)
+        with twice.inside():
+            before = devices()
+        one, two = server("10.0.1.31", twice), server("10.0.1.32", twice)
+        for kept, ip in (("one", "10.0.1.31"), ("two", "10.0.1.32")):
+            wanted = copy.deepcopy(rig.wanted)
+            wanted["servers"] |= {"one": one, "two": two}
+            assert rig.vpc("vpc-1", wanted) == {}
+            box = at(place("sg-client"))
+            assert [get(box, "10.0.1.31"), get(box, "10.0.1.32")] == ["twice for 10.0.1.254"] * 2
+            wanted["servers"] = rig.wanted["servers"] | {kept: wanted["servers"][kept]}
+            assert rig.vpc("vpc-1", wanted) == {}
+            assert get(box, ip) == "twice for 10.0.1.254"
+        # The other VPC has the same block: what goes there would go to either.
+        reason = "the namespace has a route to 10.0.0.0/16 already: it would be in two networks with the same addresses"
+        assert rig.vpc("vpc-6", document(twin=server("10.0.1.5", twice), other=server("10.0.1.6", other))) == {"twin": reason}
+        assert get(box, ip) == "twice for 10.0.1.254"
+        assert get(at(place("sg-client", vpc="vpc-6")), "10.0.1.6").startswith("other")
+        rig.vpc("vpc-1", rig.wanted)
+        with twice.inside():
+            assert devices() == before
+    rig.vpc("vpc-6", None)
 
 
 def test_a_server_behind_an_interface_of_the_hosts(tmp_path, servers):
