@@ -3,7 +3,8 @@
 Functions may have netlink sockets of the routing family, for that is how programs learn their network interfaces. What the kernel answers there
 waits in memory that it charges to nobody, some 200 KiB a socket; with a thousand descriptors in each of a thousand processes a function of 128 MB
 could hold all that the host has. So every second each sandbox's sockets are counted, by one read of an open file of the kernel's; only where
-there are many, what waits in them is added up, and over the limit the function is out of memory. A fifth of the memory watches is asked with it.
+there are many, what waits in them is added up, and over the limit the function is out of memory. A fifth of the memory watches is asked with it, and
+locks on files are looked for (``locks``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 
+from engine.sandbox.locks import LockWatch
 from engine.sandbox.peers import Loop
 from engine.sandbox.record import Holder
 
@@ -35,6 +37,7 @@ class QueueWatch:
         self._holders = holders
         self._on_exceeded = on_exceeded
         self._networks = networks
+        self._locks = LockWatch()
         self._looking = False
         self._turn = 0
 
@@ -58,6 +61,9 @@ class QueueWatch:
             with contextlib.suppress(OSError, ValueError):
                 if _sockets(holder) > MANY and waiting(holder.init_pid) > LIMIT:
                     self._on_exceeded(holder)
+        with contextlib.suppress(OSError):
+            for holder in self._locks.over(h for h in self._holders.values() if h.init_pid and not h.dying):
+                self._on_exceeded(holder)
 
 
 def _sockets(holder: Holder) -> int:

@@ -286,6 +286,27 @@ assert done == 'DONE', done
     denied(siege, source, "EINVAL")
 
 
+def test_kernel_memory_that_nobody_counts_and_tables_that_all_share(siege: Siege) -> None:
+    """Asynchronous I/O of which the whole host has 65,536; policies of memory that stay in files; keys, labels, groups and filters of sockets; locks
+    of open files, and descriptors in common with processes, by which locks outlive whoever took them.
+    """
+    clone = 56 if os.uname().machine == "x86_64" else 220
+    calls = [("io_setup", "100, 0"), ("mbind", "0, 4096, 1, 0, 0, 0"), ("set_mempolicy", "1, 0, 0"), ("set_mempolicy_home_node", "0, 0, 0, 0")]
+    refused = ", ".join(f"sc({number(name)}, {arguments})" for name, arguments in calls)
+    denied(siege, f"result = [{refused}, sc({clone}, 0x400 | 17, 0, 0, 0, 0)]", "EPERM")
+    options = {(0, 1): "(26, 50, 51, 52)", (0, 0): "(35, 39, 42, 46)", (1, 41): "(20, 27, 32, 42, 46)", (0, 6): "(14, 32, 38)"}
+    source = "socks = [socket.create_server(('127.0.0.1', 0)), socket.socket(socket.AF_INET6)]\nresult = []\n"
+    source += "".join(f"result += [attempt(socks[{which}].setsockopt, {level}, o, bytes(216)) for o in {names}]\n" for (which, level), names in options.items())
+    denied(siege, source, "ENOPROTOOPT")
+    denied(siege, "import fcntl\nresult = [attempt(fcntl.fcntl, open('/tmp/x', 'w'), c, bytes(32)) for c in (37, 38)]", "EINVAL")
+
+
+def test_filters_that_the_kernel_compiles(siege: Siege) -> None:
+    """It has room for so many of them in all; with none left, no sandbox would get its own."""
+    prctl, seccomp = (157, 317) if os.uname().machine == "x86_64" else (167, 277)
+    denied(siege, f"result = [sc({prctl}, 22, 2, 0, 0, 0), sc({seccomp}, 1, 0, 0)]", "EINVAL")
+
+
 def test_identity_of_the_host_is_not_shown(siege: Siege) -> None:
     """What may be seen of the host: its kernel version and the paths of mounts (docs/security.md), not its name or its users."""
     done = siege.attack("result = [socket.gethostname(), [l.split(':')[0] for l in open('/etc/passwd')], os.environ.get('HOME'), os.path.exists('/etc/machine-id')]")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
+from engine.sandbox import locks
 from tests.security.siege import Siege
 
 pytestmark = pytest.mark.root
@@ -180,6 +181,25 @@ time.sleep(60)
     assert done.error["errorType"] == "Runtime.OutOfMemory"
     few = "result = len([socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) for _ in range(900)])\ntime.sleep(2)"
     assert siege.attack(few, name).result == 900, "sockets alone are no memory"
+
+
+@pytest.mark.full_only
+def test_locks_on_files_are_memory_too(siege: Siege) -> None:
+    """No control group counts them, and there is no limit: a function of 128 MB held gigabytes."""
+    if not Path(locks.COUNT).exists():
+        pytest.skip("a kernel that does not tell how many locks there are")
+    name = siege.attacker("locksmith", MemorySize=1769, Timeout=60)
+    source = """
+import fcntl, struct
+files = [open('/tmp/%d' % n, 'w') for n in range(900)]
+for at in range(most):
+    for f in files: fcntl.lockf(f, fcntl.LOCK_EX, 1, 2 * at)
+result = 'all of them'
+"""
+    done = siege.attack(f"most = 10_000\n{source}", name)
+    assert done.error is not None
+    assert done.error["errorType"] == "Runtime.OutOfMemory"
+    assert siege.attack(f"most = 10\n{source}\ntime.sleep(2)", name).result == "all of them", "nobody minds nine thousand"
 
 
 @pytest.mark.slow

@@ -9,14 +9,15 @@ import pytest
 from engine.sandbox import seccomp
 
 ALLOW, KILL, EPERM, ENOSYS, EPROTONOSUPPORT, EAFNOSUPPORT = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026, 0x0005005D, 0x00050061
+EINVAL, ENOPROTOOPT = 0x00050016, 0x0005005C
 ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 MACHINES = list(ARCH)
 
 
-def verdict(machine: str, number: int, *args: int, arch: int | None = None) -> int:
+def verdict(machine: str, number: int, *args: int, arch: int | None = None, may_enter: bool = False) -> int:
     """Run the program over a ``struct seccomp_data``."""
     data = struct.pack("iIQ6Q", number, ARCH[machine] if arch is None else arch, 0, *(*args, 0, 0, 0, 0, 0, 0)[:6])
-    program = seccomp.program(machine)
+    program = seccomp.program(machine, may_enter=may_enter)
     at, accumulator = 0, 0
     while True:
         code, if_true, if_false, value = struct.unpack_from("HBBI", program, at * 8)
@@ -33,7 +34,7 @@ def verdict(machine: str, number: int, *args: int, arch: int | None = None) -> i
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_number_gets_the_verdict_of_the_lists(machine):
     refused = set(seccomp.refused(machine))
-    checked = {"x86_64": {56, 41, 16, 302, 53, 157, 28}, "aarch64": {220, 198, 29, 261, 199, 167, 233}}[machine]
+    checked = {"x86_64": {56, 41, 16, 302, 53, 157, 28, 72, 54, 317}, "aarch64": {220, 198, 29, 261, 199, 167, 233, 25, 208, 277}}[machine]
     for number in range(600):
         if number in checked:
             continue
@@ -56,6 +57,13 @@ def test_clone_makes_children_but_no_siblings_and_no_namespaces(machine, flag):
     assert verdict(machine, clone, 17) == ALLOW
     assert verdict(machine, clone, 0x3D0F00) == ALLOW  # a thread, as glibc asks
     assert verdict(machine, clone, 17 | flag) == EPERM
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_only_threads_have_descriptors_in_common(machine):
+    clone = {"x86_64": 56, "aarch64": 220}[machine]
+    assert verdict(machine, clone, 0x400 | 17) == EPERM
+    assert {verdict(machine, clone, flags) for flags in (0x4100 | 17, 0x10D00, 0x10500)} == {ALLOW}
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -98,8 +106,32 @@ def test_no_core_for_oneself_and_no_pages_shared_with_strangers(machine):
     prctl, madvise = {"x86_64": (157, 28), "aarch64": (167, 233)}[machine]
     assert {verdict(machine, prctl, option, 1) for option in (62, 67)} == {0x00050016}
     assert verdict(machine, madvise, 0x7F0000000000, 4096, 12) == 0x00050016
-    assert {verdict(machine, prctl, option) for option in (1, 4, 15, 22, 38)} == {ALLOW}
+    assert {verdict(machine, prctl, option) for option in (1, 4, 15, 21, 38)} == {ALLOW}
     assert {verdict(machine, madvise, 0, 4096, advice) for advice in (3, 4, 8, 14)} == {ALLOW}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_filters_are_a_template_s_copies_to_install_and_nobody_else_s(machine):
+    prctl, seccomp_call = {"x86_64": (157, 317), "aarch64": (167, 277)}[machine]
+    assert [verdict(machine, prctl, 22, 2), verdict(machine, seccomp_call, 1)] == [EINVAL] * 2
+    assert {verdict(machine, seccomp_call, operation) for operation in (0, 2, 3)} == {ALLOW}
+    assert [verdict(machine, prctl, 22, 2, may_enter=True), verdict(machine, seccomp_call, 1, may_enter=True)] == [ALLOW] * 2
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_locks_are_those_of_processes(machine):
+    fcntl = {"x86_64": 72, "aarch64": 25}[machine]
+    assert {verdict(machine, fcntl, 5, command) for command in (37, 38)} == {EINVAL}
+    assert {verdict(machine, fcntl, 5, command) for command in (0, 1, 2, 3, 4, 5, 6, 7, 36, 1030, 1031, 1033)} == {ALLOW}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_options_of_sockets_whose_memory_nobody_counts(machine):
+    setsockopt = {"x86_64": 54, "aarch64": 208}[machine]
+    refused = {(1, 26), (1, 50), (1, 51), (1, 52), (0, 35), (0, 39), (0, 42), (0, 46), (41, 20), (41, 27), (41, 32), (41, 42), (41, 46), (6, 14), (6, 32), (6, 38)}
+    for level in (0, 1, 6, 17, 41, 270):
+        for option in range(100):
+            assert verdict(machine, setsockopt, 5, level, option) == (ENOPROTOOPT if (level, option) in refused else ALLOW), (level, option)
 
 
 @pytest.mark.parametrize("machine", MACHINES)
