@@ -105,7 +105,7 @@ def response_too_large(limit: int) -> Outcome:
 
 
 # Go's names for signals, which AWS's agent prints; Python's differ.
-SIGNAL_NAMES = {
+SIGNAL_NAMES: dict[int, str] = {
     _signal.SIGHUP: "hangup",
     _signal.SIGINT: "interrupt",
     _signal.SIGQUIT: "quit",
@@ -121,16 +121,21 @@ SIGNAL_NAMES = {
     _signal.SIGPIPE: "broken pipe",
     _signal.SIGALRM: "alarm clock",
     _signal.SIGTERM: "terminated",
-    _signal.SIGSYS: "bad system call",
+    16: "stack fault",
     _signal.SIGXCPU: "CPU time limit exceeded",
     _signal.SIGXFSZ: "file size limit exceeded",
+    _signal.SIGVTALRM: "virtual timer expired",
+    _signal.SIGPROF: "profiling timer expired",
+    _signal.SIGIO: "I/O possible",
+    30: "power failure",
+    _signal.SIGSYS: "bad system call",
 }
 
 
 def exit_text(*, signalled: bool, status: int) -> str:
     """``Runtime exited ...`` for an exit code or a signal number."""
     if signalled:
-        return f"Runtime exited with error: signal: {SIGNAL_NAMES.get(_signal.Signals(status), f'signal {status}')}"
+        return f"Runtime exited with error: signal: {SIGNAL_NAMES.get(status, f'signal {status}')}"
     if status == 0:
         return "Runtime exited without providing a reason"
     return f"Runtime exited with error: exit status {status}"

@@ -191,10 +191,10 @@ class Channel:
         self.foreign = False
 
     def init_error(self, error_type: str, document: bytes) -> None:
-        self._send(_framed(b"\x93\x07" + _str8(error_type) + _bin32(document)))
+        self._send(_framed(b"\x93\x07" + _str8(error_type) + _bin32(_fitting(document))))
 
     def restore_error(self, error_type: str, document: bytes) -> None:
-        self._send(_framed(bytes((0x93, RESTORE_ERROR)) + _str8(error_type) + _bin32(document)))
+        self._send(_framed(bytes((0x93, RESTORE_ERROR)) + _str8(error_type) + _bin32(_fitting(document))))
 
     def imports(self, document: bytes) -> None:
         """What was learnt about imports, or why something must not be imported ahead."""
@@ -207,7 +207,7 @@ class Channel:
             self._send(_plain_response(47 + size, b"\x95\x05\xd9\x24", request_id.encode(), b"\xc3\xc0\xc6", size) + payload)
             return
         if size > MAX_PAYLOAD:
-            self._send(_framed(b"\x94\x10" + _str8(request_id) + b"\xce" + size.to_bytes(4, "big") + b"\xc3"))
+            self._refuse(request_id, size)
             return
         kind = b"\xc0" if content_type is None else _str8(content_type)
         head = b"%b\x95\x05\xd9\x24%b\xc3%b\xc6%b" % (
@@ -218,7 +218,14 @@ class Channel:
         )
         self._send(head, payload)
 
+    def _refuse(self, request_id: str, size: int) -> None:
+        self._send(_framed(b"\x94\x10" + _str8(request_id) + b"\xce" + size.to_bytes(4, "big") + b"\xc3"))
+
     def error(self, request_id: str, error_type: str, document: bytes) -> None:
+        """The handler failed; of a document over the limit only the size is told."""
+        if len(document) > MAX_PAYLOAD:
+            self._refuse(request_id, len(document))
+            return
         self._send(_framed(b"\x95\x06" + _str8(request_id) + b"\xc3" + _str8(error_type) + _bin32(document)))
 
     def stream_start(self, request_id: str, content_type: Optional[str], prelude: Optional[bytes]) -> None:
@@ -242,6 +249,14 @@ class Channel:
         size = len(head) + 4
         out = [b"%b%b%b%b" % ((size + len(data)).to_bytes(4, "big"), head, len(data).to_bytes(4, "big"), data) for data in events]
         self._send(out[0] if len(out) == 1 else b"".join(out))
+
+
+def _fitting(document: bytes) -> bytes:
+    """What stands for an error that is told outside an invocation, where there is no answer to refuse."""
+    if len(document) <= MAX_PAYLOAD:
+        return document
+    message = b"Response payload size exceeded maximum allowed payload size (%d bytes)." % MAX_PAYLOAD
+    return b'{"errorMessage":"%b","errorType":"Function.ResponseSizeTooLarge"}' % message
 
 
 def _framed(body: bytes) -> bytes:

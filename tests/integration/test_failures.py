@@ -79,6 +79,7 @@ EXITS = [
     ("sigabrt", "os.abort()", "Runtime exited with error: signal: aborted"),
     ("sigsegv", "ctypes.string_at(0)", "Runtime exited with error: signal: segmentation fault"),
     ("sigterm", "os.kill(os.getpid(), signal.SIGTERM)", "Runtime exited with error: signal: terminated"),
+    ("real-time-signal", "os.kill(os.getpid(), 40)", "Runtime exited with error: signal: signal 40"),
     ("keyboard", "raise KeyboardInterrupt", "Runtime exited with error: signal: interrupt"),
 ]
 
@@ -266,13 +267,15 @@ def test_an_event_that_is_no_json_is_the_apis_error(shared: Engine) -> None:
 
 
 def test_the_largest_response_and_one_byte_more(shared: Engine) -> None:
-    name = deploy(shared, "large", "def f(e, c): return 'x' * (e - 2)", MemorySize=512, Timeout=30)
+    code = "def f(e, c):\n    if e < 0: raise ValueError('x' * -e)\n    return 'x' * (e - 2)"
+    name = deploy(shared, "large", code, MemorySize=512, Timeout=30)
     most = Failure(shared, name, 6_291_556)
     assert most.error is None
     assert len(most.raw) == 6_291_556
     over = Failure(shared, name, 6_291_557)
     assert over.payload == TOO_LARGE
     assert over.report.endswith("\tStatus: error\tError Type: Function.ResponseSizeTooLarge")
+    assert Failure(shared, name, -10_000_000).payload == TOO_LARGE, "errors have the same limit"
     assert Failure(shared, name, 10).raw == '"xxxxxxxx"'
 
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from engine.core import invocation as inv
 from engine.wire import messages as m
 from engine.wire.frames import MAX_PAYLOAD, FrameDecoder
 from runtime_bootstrap import packing
@@ -201,11 +202,13 @@ def test_everything_it_says_is_the_protocol(pair: tuple[ch.Channel, socket.socke
     link.respond(REQUEST, b"\xff", "application/unknown")
     link.error(REQUEST, long_type, b"{}")
     link.respond(REQUEST, bytes(MAX_PAYLOAD + 1), None)
+    link.error(REQUEST, "E", bytes(MAX_PAYLOAD + 2))
+    link.init_error("E", bytes(MAX_PAYLOAD + 1))
     link.log([b"a", b""], 3)
     link.request_id = REQUEST
     link.log([b"b"], 0)
-    got = received(peer, 13)
-    assert got[:10] == [
+    got = received(peer, 15)
+    assert got[:12] == [
         [m.HELLO, 1, {"runtime": "python3.12", "version": "3.12.1"}],
         [m.NEXT],
         [m.INIT_ERROR, "Runtime.X", b"{}"],
@@ -216,8 +219,10 @@ def test_everything_it_says_is_the_protocol(pair: tuple[ch.Channel, socket.socke
         [m.RESPONSE, REQUEST, True, "application/unknown", b"\xff"],
         [m.ERROR, REQUEST, True, "É" * 127, b"{}"],
         [m.TOO_LARGE, REQUEST, MAX_PAYLOAD + 1, True],
+        [m.TOO_LARGE, REQUEST, MAX_PAYLOAD + 2, True],
+        [m.INIT_ERROR, "E", inv.response_too_large(MAX_PAYLOAD).payload],
     ]
-    assert [(kind, request_id, level, data) for kind, request_id, _, level, data in got[10:]] == [
+    assert [(kind, request_id, level, data) for kind, request_id, _, level, data in got[12:]] == [
         (m.LOG, None, 3, b"a"),
         (m.LOG, None, 3, b""),
         (m.LOG, REQUEST, 0, b"b"),

@@ -45,6 +45,13 @@ def test_exit_payloads(signalled: bool, status: int, oom: bool, error_type: str,
 
 def test_unnamed_signals_are_numbered() -> None:
     assert inv.exit_text(signalled=True, status=signal.SIGWINCH) == "Runtime exited with error: signal: signal 28"
+    assert inv.exit_text(signalled=True, status=signal.SIGPROF) == "Runtime exited with error: signal: profiling timer expired"
+
+
+@pytest.mark.parametrize("number", range(1, 128))
+def test_every_signal_has_a_text(number: int) -> None:
+    """Those of real time have no names in Python, which raised; and nobody heard of the worker's end."""
+    assert inv.exit_text(signalled=True, status=number).startswith("Runtime exited with error: signal: ")
 
 
 def test_too_large_payload_has_the_recorded_key_order() -> None:
