@@ -207,8 +207,14 @@ def open_tree(source: str, recursive: bool = True, at: int = _AT_FDCWD) -> int:
 
 
 def set_mount(fd_or_path: object, attributes: int, recursive: bool = True, mapping: int = -1) -> None:
-    """Add mount attributes to a detached mount (descriptor) or to the mount at a path. ``mapping``: a user namespace that says who is whom there."""
-    attr = struct.pack("QQQQ", attributes, 0, 0, 0) if mapping < 0 else struct.pack("QQQQ", attributes | _MOUNT_ATTR_IDMAP, 0, 0, mapping)
+    """Add mount attributes to a detached mount (descriptor) or to the mount at a path. ``mapping``: a user namespace that says who is whom there.
+
+    It is private from then on: a copy of a mount that the host shares among its namespaces, as systemd has it with all, is shared as well. What
+    were mounted there would be mounted on the host too, and it could not become a root.
+    """
+    if mapping >= 0:
+        attributes |= _MOUNT_ATTR_IDMAP
+    attr = struct.pack("QQQQ", attributes, 0, MS_PRIVATE, max(mapping, 0))
     flags = _AT_RECURSIVE if recursive else 0
     if isinstance(fd_or_path, int):
         _call("mount_setattr", _MOUNT_SETATTR, fd_or_path, b"", flags | _AT_EMPTY_PATH, attr, len(attr))

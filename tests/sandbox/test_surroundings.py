@@ -89,3 +89,39 @@ def test_a_masked_proc_is_named(tmp_path: Path) -> None:
     (text,) = [f["text"] for f in findings if f["verdict"] == "problem" and f["subject"] == "sandbox"]
     assert "unmask /proc" in text
     assert "/proc/irq" in text
+
+
+_IMAGE = """
+import json, sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+from tests.sandbox.rig import Rig
+def mounts():
+    return sorted(line.split()[4] for line in open("/proc/self/mountinfo"))
+with Rig(Path({home!r}), "full", runtime={runtime!r}, interpreter={interpreter!r}) as rig:
+    root = rig.code("image", {{}})
+    for name in ("proc", "dev", "tmp", "mnt", "etc"):
+        (root / name).mkdir()
+    for name in ("hosts", "resolv.conf"):
+        (root / "etc" / name).touch()
+    before = mounts()
+    box = rig.instance(code_dir=str(root), image=True)
+    seen = sorted(box.run("import os; result = os.listdir('/')"))
+    after = mounts()
+    rig.end(box)
+print("SEEN" + json.dumps([seen, before, after]))
+"""
+
+
+def test_what_a_sandbox_mounts_is_not_mounted_on_a_host_that_shares_its_mounts(tmp_path: Path) -> None:
+    """Systemd has every mount shared among all namespaces: a copy of one shared too cannot become a root, and shows the host what is mounted there."""
+    path = [str(ROOT), *[p for p in sys.path if "site-packages" in p]]
+    runtime = f"python3.{sys.version_info.minor}"
+    body = _IMAGE.format(path=path, home=str(tmp_path / "data"), runtime=runtime, interpreter=os.path.realpath(sys.executable))
+    argv = ["unshare", "--mount", "--propagation", "shared", sys.executable, "-c", body]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=110, check=False)
+    answer = done.stdout.rpartition("SEEN")[2]
+    assert answer, done.stderr
+    seen, before, after = json.loads(answer)
+    assert seen == ["dev", "etc", "mnt", "proc", "tmp"]
+    assert after == before
