@@ -173,7 +173,9 @@ class Groups:
                 # Nothing could be cloned into groups below.
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), base)
             os.makedirs(parent, exist_ok=True)
+            unified.prove_joining(parent)
         except OSError as e:
+            _remove([Place("", 2, parent)])
             return dict.fromkeys(names, f"none: {_why(e, base)}"), []
         try:
             if set(names) & set(_CONTROLLERS):

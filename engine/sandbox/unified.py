@@ -52,6 +52,30 @@ def vacate(base: str, ours: frozenset[int]) -> None:
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), base)
 
 
+def prove_joining(parent: str) -> None:
+    """Clone a process into a group below ``parent``, as sandboxes are. Raises OSError where that is not allowed.
+
+    In a container that shows the host's hierarchy directories can be made and written to, but nobody can join what lies outside of the
+    container's own namespace of control groups.
+    """
+    trial = os.path.join(parent, "trial")
+    os.makedirs(trial, exist_ok=True)
+    try:
+        fd = os.open(trial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            pid, pidfd = kernel.clone3(0, fd)
+            if pid == 0:
+                os._exit(0)
+            os.close(pidfd)
+            os.waitpid(pid, 0)
+        except FileNotFoundError:
+            raise OSError(errno.ENOENT, "outside of this process's namespace of control groups", parent) from None
+        finally:
+            os.close(fd)
+    finally:
+        os.rmdir(trial)
+
+
 def offer(base: str, controller: str) -> None:
     """Have a controller in ``base``, which those above may not have handed down yet. Raises OSError."""
     if controller in read(os.path.join(base, "cgroup.controllers")).split():

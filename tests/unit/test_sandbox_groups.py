@@ -32,6 +32,7 @@ def unified(tmp_path, monkeypatch):
     (tmp_path / "cgroup.procs").write_text("")
     (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
     monkeypatch.setattr(cgroups, "_mounts", lambda: {c: [(2, [str(tmp_path)])] for c in ALL})
+    monkeypatch.setattr(v2, "prove_joining", lambda parent: None)
     real = os.makedirs
 
     def makedirs(path, **options):
@@ -287,6 +288,23 @@ def test_v2_has_everything_in_one_directory(unified, monkeypatch):
     mechanisms = Groups().mechanisms
     assert (mechanisms["freeze"], mechanisms["cpu time"]) == ("cgroup v2", "cgroup v2")
     assert mechanisms["memory"].startswith("none: process 1 (")
+
+
+def test_a_hierarchy_that_nobody_can_join_is_none(tmp_path, monkeypatch):
+    """A container that shows the host's: its groups can be made and written to, and every sandbox would fail."""
+    (tmp_path / "cgroup.procs").write_text("")
+    monkeypatch.setattr(cgroups, "_mounts", lambda: {c: [(2, [str(tmp_path)])] for c in ALL})
+    # What the kernel says to a clone into a group outside of the namespace.
+    monkeypatch.setattr(kernel, "clone3", lambda flags, fd: (_ for _ in ()).throw(FileNotFoundError(errno.ENOENT, "clone3")))
+    reason = f"none: outside of this process's namespace of control groups ({tmp_path / cgroups.own_name()})"
+    assert Groups().mechanisms == dict.fromkeys((*ALL, "cpu quota", "socket memory"), reason)
+    assert os.listdir(tmp_path) == ["cgroup.procs"]
+
+
+def test_joining_is_proved_by_a_process(tmp_path):
+    with pytest.raises(OSError, match="clone3"):
+        v2.prove_joining(str(tmp_path))
+    assert os.listdir(tmp_path) == []
 
 
 def test_directories_of_v2_are_tried_from_the_own_one(tmp_path):
