@@ -20,6 +20,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from engine.sandbox.vpcs import Vpc
 
 _TRIAL = {"cidrs": ["10.0.0.0/16"], "subnets": {"trial": "10.0.0.0/24"}, "groups": {"trial": {"in": [], "out": []}}, "servers": {}}
 _START_S = 20.0
+_TENDING_S = 1.0
 # CAP_NET_BIND_SERVICE for port 53, CAP_NET_ADMIN for nearly everything, CAP_SYS_PTRACE and CAP_SYS_ADMIN to enter namespaces.
 _KEPT = (10, 12, 19, 21)
 
@@ -91,9 +93,16 @@ class Networks:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(self._resolver, select.POLLIN)
+        tended_s = 0.0
         while True:
-            if self._resolver.fileno() in (fd for fd, _ in poll.poll()):
+            ready = {fd for fd, _ in poll.poll(_TENDING_S * 1000 if self._vpcs else None)}
+            if self._resolver.fileno() in ready:
                 raise OSError("the process that answers names has ended")
+            if time.monotonic() - tended_s >= _TENDING_S:
+                self._tend()
+                tended_s = time.monotonic()
+            if self._sock.fileno() not in ready:
+                continue
             packet = packets.receive(self._sock)
             if packet is None:
                 return
@@ -101,6 +110,16 @@ class Networks:
                 self._obey(packet)
             finally:
                 packet.close()
+
+    def _tend(self) -> None:
+        for name, vpc in self._vpcs.items():
+            try:
+                said = vpc.tend()
+            except OSError as e:
+                said = [f"attached servers were not looked after: {e}"]
+            for line in said:
+                sys.stderr.write(f"{name}: {line}\n")
+        sys.stderr.flush()
 
     def _obey(self, packet: packets.Packet) -> None:
         kind, args = packet.kind, packet.args

@@ -66,6 +66,8 @@ class Vpc:
         self._document: dict[str, Any] = {"cidrs": [], "subnets": {}, "groups": {}, "servers": {}}
         self._ports: dict[tuple[str, tuple[str, ...]], _Port] = {}
         self._servers: dict[str, _Server] = {}
+        # Wanted servers whose namespace or interface is not there.
+        self._absent: set[str] = set()
         self._local: set[str] = set()
         self._turn = itertools.count()
         self._numbers = itertools.count(1)
@@ -85,14 +87,45 @@ class Vpc:
         wishes = document["servers"]
         for name in [n for n, s in self._servers.items() if wishes.get(n) != s.wish]:
             self._detach(name)
-        for name, wish in wishes.items():
-            if name not in self._servers:
-                try:
-                    self._servers[name] = self._attach(wish)
-                except OSError as e:
-                    problems[name] = e.strerror or str(e)
+        self._absent &= wishes.keys()
+        for name in wishes:
+            if name not in self._servers and (problem := self._try(name)):
+                problems[name] = problem
         self._filter()
         return problems
+
+    def tend(self) -> list[str]:
+        """Take note of servers whose namespace or interface has gone, and attach them when it is there again: a server may be started anew. What
+        has happened, in words.
+        """
+        if not (self._servers or self._absent):
+            return []
+        with self.space.inside():
+            there = {name for _, name in socket.if_nameindex()}
+        gone = [name for name, server in self._servers.items() if server.interface not in there]
+        for name in gone:
+            del self._servers[name]
+        back = [name for name in sorted(self._absent) if not self._try(name)]
+        self._absent.update(gone)
+        if gone or back:
+            self._filter()
+        said = [f"attached server {name} has gone: {self._behind(name)} is not there any more" for name in gone]
+        return said + [f"attached server {name} is there again: {self._behind(name)}" for name in back]
+
+    def _behind(self, name: str) -> str:
+        wish = self._document["servers"][name]
+        return f"network namespace {wish['netns']}" if wish["netns"] else f"interface {wish['interface']}"
+
+    def _try(self, name: str) -> str:
+        """Attach a wanted server; why that cannot be done, or an empty text."""
+        self._absent.discard(name)
+        try:
+            self._servers[name] = self._attach(self._document["servers"][name])
+        except OSError as e:
+            if e.errno in (errno.ENOENT, errno.ENODEV):
+                self._absent.add(name)
+            return e.strerror or str(e)
+        return ""
 
     @property
     def resolver(self) -> str:

@@ -36,7 +36,7 @@ def ip(*words: str) -> str:
 
 
 class Host:
-    """A namespace with a name. Use as a context manager; whatever runs in it ends with it."""
+    """A namespace with a name. Use as a context manager, again too; whatever runs in it ends with it."""
 
     def __init__(self) -> None:
         self.name = f"le-test-{os.getpid()}-{next(_numbers)}"
@@ -54,6 +54,7 @@ class Host:
         for process in self._processes:
             process.kill()
             process.communicate()
+        self._processes.clear()
         ip("netns", "delete", self.name)
 
     def ip(self, *words: str) -> str:
