@@ -12,6 +12,7 @@ import copy
 import functools
 import heapq
 import itertools
+import json
 import os
 import time
 from base64 import b64encode
@@ -110,7 +111,9 @@ def install() -> None:
 
 
 def _keep_policies(queues: Any) -> None:
-    """A policy stays until another one comes; moto takes it away with any other attribute, and forgets who may use a queue for dead letters."""
+    """A policy stays until another one comes; moto takes it away with any other attribute, and forgets who may use a queue for dead letters. Where dead
+    letters go is told without spaces, as SQS does: Terraform compares the text with its own.
+    """
     set_attributes = queues._set_attributes  # noqa: SLF001 - moto has no other place
 
     @functools.wraps(set_attributes)
@@ -121,7 +124,16 @@ def _keep_policies(queues: Any) -> None:
             queue.policy = before
         queue.redrive_allow_policy = queue.redrive_allow_policy or None
 
+    told = queues.attributes.fget
+
+    def compact(queue: Any) -> dict[str, Any]:
+        attributes: dict[str, Any] = told(queue)
+        if queue.redrive_policy:
+            attributes["RedrivePolicy"] = json.dumps(queue.redrive_policy, separators=(",", ":"))
+        return attributes
+
     queues._set_attributes = keeping  # noqa: SLF001
+    queues.attributes = property(compact)
     queues.redrive_allow_policy = None
     queues.BASE_ATTRIBUTES = [*queues.BASE_ATTRIBUTES, "RedriveAllowPolicy"]
 

@@ -18,6 +18,7 @@ from engine.control.code_links import CodeLinks
 from engine.control.file_systems import FileSystems
 from engine.control.images import Images
 from engine.control.link import ControlLink, Hello
+from engine.control.local_names import LocalNames
 from engine.control.packages import Package, Packages
 from engine.control.roles import Roles
 from engine.control.sealed import SealedEnvironments
@@ -59,6 +60,7 @@ class Plane:
     environments: SealedEnvironments
     account_concurrency: int = 1000
     ignore_architecture: bool = False
+    names: LocalNames = field(default_factory=LocalNames)
     # Set by whoever changes an event source mapping, for whoever has it polled.
     mappings_changed: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -134,7 +134,7 @@ class UpdateOperations:
             hello = await plane.link.ready()
             if params.get("Role"):
                 await plane.roles.check(params["Role"], ref.account, ref.name)
-            params = await plane.vpcs.placed(params, ref.account, ref.name, hello)
+            params = await plane.vpcs.placed(params, ref.account, ref.name, hello, latest.config.get("VpcConfig") or {})
             config = configuration.merged(await plane.environments.unsealed(latest.config, params, ref), params)
             await plane.file_systems.settle(latest.config, config, ref.account, hello)
             config = await plane.environments.sealed(config, ref)

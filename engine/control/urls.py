@@ -1,6 +1,7 @@
 """CreateFunctionUrlConfig, GetFunctionUrlConfig, UpdateFunctionUrlConfig, DeleteFunctionUrlConfig and ListFunctionUrlConfigs.
 
-A URL belongs to a function (its ``$LATEST``) or to an alias, and goes with it. The supervisor serves it: it is part of the catalogue.
+A URL belongs to a function (its ``$LATEST``) or to an alias, and goes with it. The supervisor serves it: it is part of the catalogue. Each answer
+spells it so that whoever asked can call it (``_url``).
 Source: docs.aws.amazon.com/lambda/latest/dg/urls-configuration.html and recorded replies.
 """
 
@@ -64,15 +65,15 @@ class UrlOperations:
             if not document.get("Cors", True):
                 del document["Cors"]
             await plane.changes.apply(function, function.attach(URL, ref.qualifier or "", document))
-        return _shown(caller, ref, document, "CreationTime")
+        return await self._shown(caller, ref, document, "CreationTime")
 
-    def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+    async def get(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = _locate(caller, params)
         function = self._plane.store.get(ref.account, ref.name)
         document = None if function is None else function.document(URL, ref.qualifier or "")
         if document is None:
             raise _no_url()
-        return {"InvokeMode": "BUFFERED", **_shown(caller, ref, document, "CreationTime", "LastModifiedTime")}
+        return {"InvokeMode": "BUFFERED", **await self._shown(caller, ref, document, "CreationTime", "LastModifiedTime")}
 
     async def update(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = _locate(caller, params)
@@ -91,7 +92,7 @@ class UrlOperations:
                 # An empty one takes the former away: so do tools that no longer want any.
                 del document["Cors"]
             await plane.changes.apply(function, function.attach(URL, ref.qualifier or "", document))
-        return _shown(caller, ref, document, "CreationTime", "LastModifiedTime")
+        return await self._shown(caller, ref, document, "CreationTime", "LastModifiedTime")
 
     async def delete(self, caller: Caller, params: dict[str, Any]) -> None:
         ref = _locate(caller, params)
@@ -103,7 +104,7 @@ class UrlOperations:
                 raise _no_url()
             await plane.changes.apply(function, function.attach(URL, ref.qualifier or "", None))
 
-    def list(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+    async def list(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         ref = locate(caller, params["FunctionName"])
         function: Function | None = self._plane.store.get(ref.account, ref.name)
         if function is None:
@@ -112,11 +113,20 @@ class UrlOperations:
         page, marker = page_of(listing(caller, ref.name), sorted(documents), params)
         times = ("CreationTime", "LastModifiedTime")
         items = [
-            {"InvokeMode": "BUFFERED", **_shown(caller, FunctionRef(ref.account, ref.region, ref.name, q or None), documents[q], *times)}
+            {"InvokeMode": "BUFFERED", **await self._shown(caller, FunctionRef(ref.account, ref.region, ref.name, q or None), documents[q], *times)}
             for q in page
         ]
         answer: dict[str, Any] = {"FunctionUrlConfigs": items}
         return answer if marker is None else {**answer, "NextMarker": marker}
+
+    async def _shown(self, caller: Caller, ref: FunctionRef, document: Mapping[str, Any], *times: str) -> dict[str, Any]:
+        answer = {name: document[name] for name in (*_MEMBERS, *times) if name in document}
+        names = await self._plane.names.lead_here()
+        return {
+            "FunctionUrl": _url(caller.headers.get("host", ""), document["UrlId"], caller.region, names=names),
+            "FunctionArn": function_arn(ref.region, ref.account, ref.name, ref.qualifier),
+            **answer,
+        }
 
     def _now(self) -> str:
         epoch_ms = self._plane.clock.epoch_ms()
@@ -140,23 +150,16 @@ def _no_url() -> ResourceNotFound:
     return ResourceNotFound("The resource you requested does not exist.")
 
 
-def _shown(caller: Caller, ref: FunctionRef, document: Mapping[str, Any], *times: str) -> dict[str, Any]:
-    answer = {name: document[name] for name in (*_MEMBERS, *times) if name in document}
-    return {
-        "FunctionUrl": _url(caller.headers.get("host", ""), document["UrlId"], caller.region),
-        "FunctionArn": function_arn(ref.region, ref.account, ref.name, ref.qualifier),
-        **answer,
-    }
-
-
-def _url(host: str, url_id: str, region: str) -> str:
-    """The URL for a client that reached the engine as ``host``; names below localhost lead to this machine, as those below an address
-    cannot.
+def _url(host: str, url_id: str, region: str, *, names: bool) -> str:
+    """The URL for a client that reached the engine as ``host``: a name below that, or below localhost when it is this machine and such ``names``
+    lead here. Where no name can lead back, which none below an address does, it is the path that names the function.
     """
     name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "")
+    name = name or "localhost"
+    port = f":{port}" if port else ""
     try:
-        ipaddress.ip_address(name.strip("[]"))
-        name = "localhost"
+        local = ipaddress.ip_address(name.strip("[]")).is_loopback
+        below = "localhost" if local and names else ""
     except ValueError:
-        name = name or "localhost"
-    return f"http://{url_id}.lambda-url.{region}.{name}{':' + port if port else ''}/"
+        below = "" if name == "localhost" and not names else name
+    return f"http://{url_id}.lambda-url.{region}.{below}{port}/" if below else f"http://{name}{port}/_url/{url_id}/"

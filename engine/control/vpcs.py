@@ -99,11 +99,17 @@ class Vpcs:
 
     # Functions.
 
-    async def placed(self, members: dict[str, Any], account: str, function: str, hello: Hello) -> dict[str, Any]:
-        """The members of a request about a function with their VpcConfig resolved, if there is one. Raises as ``resolve``."""
+    async def placed(
+        self, members: dict[str, Any], account: str, function: str, hello: Hello, former: Mapping[str, Any] = EMPTY
+    ) -> dict[str, Any]:
+        """The members of a request about a function with their VpcConfig resolved, if there is one: what that leaves out stays as in the ``former``
+        one. Raises as ``resolve``.
+        """
         if members.get("VpcConfig") is None:
             return members
-        return {**members, "VpcConfig": await self.resolve(members["VpcConfig"], account, function, hello)}
+        given = {name: value for name, value in members["VpcConfig"].items() if value is not None}
+        kept = {name: former.get(name) for name in ("SubnetIds", "SecurityGroupIds")} if given else {}
+        return {**members, "VpcConfig": await self.resolve({**kept, **given}, account, function, hello)}
 
     async def resolve(self, wanted: Mapping[str, Any], account: str, function: str, hello: Hello) -> dict[str, Any]:
         """A request's VpcConfig as it is kept and shown, its VPC ready. Raises InvalidParameterValue with AWS's words, NotImplementedHere

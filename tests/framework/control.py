@@ -25,6 +25,7 @@ from engine.control.code_links import CodeLinks
 from engine.control.file_systems import FileSystems
 from engine.control.images import Images
 from engine.control.link import ControlLink
+from engine.control.local_names import LocalNames
 from engine.control.packages import Packages
 from engine.control.plane import Plane
 from engine.control.restore import restore
@@ -136,6 +137,7 @@ class ControlServer:
                 vpcs=self.vpcs,
                 file_systems=FileSystems(self.settings, sources),
                 images=self.images,
+                names=LocalNames(lambda _: ["127.0.0.1", "::1"]),
                 environments=SealedEnvironments(sources, self.store, self.link.ready),
                 account_concurrency=self.settings.account_concurrency,
                 ignore_architecture=self.settings.ignore_architecture,

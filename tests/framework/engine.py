@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -36,6 +38,13 @@ def zip_of(files: Mapping[str, str | bytes], *, executable: bool = False) -> byt
             info.external_attr = (0o755 if executable or script else 0o644) << 16
             archive.writestr(info, content)
     return out.getvalue()
+
+
+def url_host(url: str) -> str:
+    """The ``Host`` by which a request anywhere is for this function URL, which names it by its host or by its path."""
+    parts = urlsplit(url)
+    named = re.fullmatch(r"/_url/(\w{32})/", parts.path)
+    return f"{named[1]}.lambda-url.us-east-1.localhost:{parts.port}" if named else parts.netloc
 
 
 class Engine:

@@ -56,7 +56,9 @@ def _no_recent_go() -> bool:
 
 
 def _no_terraform() -> bool:
-    return shutil.which("terraform") is None or not os.path.isdir(os.environ.get("TEST_TERRAFORM_PROVIDER", ""))
+    from tests.framework.terraform import missing
+
+    return missing()
 
 
 def _no_programs(*names: str) -> Callable[[], bool]:

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from engine.aws import embedded
 from tests.framework import stacks
-from tests.framework.engine import OWN_RUNTIME, ROLE, Engine, engine, zip_of
+from tests.framework.engine import OWN_RUNTIME, ROLE, Engine, engine, url_host, zip_of
 from tests.framework.wait import until
 
 pytestmark = pytest.mark.skipif(embedded.available() is not None, reason="the extra 'embedded' is not installed")
@@ -61,7 +61,7 @@ def test_a_stack_is_created_updated_and_deleted(shared: Engine) -> None:
     made = stacks.outputs(formation, "cfn-a")
     assert made["F"].startswith("cfn-a-F-")
     assert result(client, made["A"]) == [5, 1]
-    assert ".lambda-url." in made["U"]
+    assert ".lambda-url." in url_host(made["U"])
     assert json.loads(client.get_policy(FunctionName=made["F"])["Policy"])["Statement"][0]["Principal"] == {"Service": "s3.amazonaws.com"}
     assert "Policy" in shared.client("sqs").get_queue_attributes(QueueUrl=made["Q"], AttributeNames=["Policy"])["Attributes"]
 

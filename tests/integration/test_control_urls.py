@@ -118,14 +118,16 @@ def test_what_has_no_url(control: ControlServer, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "domain"),
+    ("host", "named", "nameless"),
     [
-        ("127.0.0.1:4566", "localhost:4566"),
-        ("[::1]:4566", "localhost:4566"),
-        ("localhost:99", "localhost:99"),
-        ("lambda.example.com", "lambda.example.com"),
-        ("", "localhost"),
+        ("127.0.0.1:4566", "i.lambda-url.eu-west-1.localhost:4566/", "127.0.0.1:4566/_url/i/"),
+        ("[::1]:4566", "i.lambda-url.eu-west-1.localhost:4566/", "[::1]:4566/_url/i/"),
+        ("localhost:99", "i.lambda-url.eu-west-1.localhost:99/", "localhost:99/_url/i/"),
+        ("", "i.lambda-url.eu-west-1.localhost/", "localhost/_url/i/"),
+        ("lambda.example.com", "i.lambda-url.eu-west-1.lambda.example.com/", "i.lambda-url.eu-west-1.lambda.example.com/"),
+        ("10.0.0.5:4566", "10.0.0.5:4566/_url/i/", "10.0.0.5:4566/_url/i/"),
     ],
 )
-def test_the_url_has_a_name_that_leads_back(host: str, domain: str) -> None:
-    assert _url(host, "i", "eu-west-1") == f"http://i.lambda-url.eu-west-1.{domain}/"
+def test_the_url_leads_back(host: str, named: str, nameless: str) -> None:
+    assert _url(host, "i", "eu-west-1", names=True) == f"http://{named}"
+    assert _url(host, "i", "eu-west-1", names=False) == f"http://{nameless}"

@@ -474,7 +474,7 @@ def call_url(cloud: Cloud, url: str, keys: dict[str, str] | None) -> int:
     if keys is not None:
         SigV4Auth(Credentials(keys["aws_access_key_id"], keys["aws_secret_access_key"]), "lambda", "us-east-1").add_auth(request)
     with contextlib.closing(http.client.HTTPConnection(urlsplit(cloud.engine.url).netloc, timeout=60)) as connection:
-        connection.request("GET", "/", headers=dict(request.headers.items()))
+        connection.request("GET", urlsplit(url).path, headers=dict(request.headers.items()))
         return connection.getresponse().status
 
 

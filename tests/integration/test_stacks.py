@@ -13,7 +13,7 @@ from engine.cli.output import CliError
 from engine.cli.session import Session
 from engine.cli.stack.stack import Stack
 from engine.cli.stacks import stack_of
-from tests.framework.engine import OWN_RUNTIME, ROLE, Engine
+from tests.framework.engine import OWN_RUNTIME, ROLE, Engine, url_host
 
 pytestmark = pytest.mark.skipif(embedded.available() is not None, reason="the extra 'embedded' is not installed")
 
@@ -95,7 +95,7 @@ def test_a_sam_template_is_created_updated_and_deleted(shared: Engine, tmp_path:
     name = state.outputs["Function"]
     assert name.startswith("shop-Hello-")
     assert state.outputs["Alias"].endswith(f":function:{name}:live")
-    assert ".lambda-url." in state.outputs["Url"]
+    assert ".lambda-url." in url_host(state.outputs["Url"])
     assert state.outputs["Queue"].startswith("arn:aws:sqs:us-east-1:000000000000:shop-Inbox-")
     first = project.invoke(name, {"name": "Ada"}, Qualifier="live")
     assert first[:3] == ["Hello", "Ada", "shared"]

@@ -271,7 +271,9 @@ def test_a_queues_policies_are_set_one_by_one(shared: Engine) -> None:
     sqs.set_queue_attributes(QueueUrl=queue, Attributes={"RedrivePolicy": redrive})
     sqs.set_queue_attributes(QueueUrl=queue, Attributes={"VisibilityTimeout": "40"})
     found = attributes(queue, "All")
-    assert (json.loads(found["Policy"]), json.loads(found["RedrivePolicy"])) == (json.loads(policy), json.loads(redrive))
+    assert json.loads(found["Policy"]) == json.loads(policy)
+    # Without spaces, as the provider writes it: any other text is a change to it.
+    assert found["RedrivePolicy"] == redrive.replace(" ", "")
     sqs.set_queue_attributes(QueueUrl=dead, Attributes={"RedriveAllowPolicy": allow})
     assert attributes(dead, "RedriveAllowPolicy") == {"RedriveAllowPolicy": allow}
     assert attributes(dead, "All")["RedriveAllowPolicy"] == allow

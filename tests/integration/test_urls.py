@@ -14,7 +14,7 @@ import botocore.awsrequest
 import botocore.credentials
 import pytest
 
-from tests.framework.engine import OWN_RUNTIME, ROLE, Engine, engine, zip_of
+from tests.framework.engine import OWN_RUNTIME, ROLE, Engine, engine, url_host, zip_of
 from tests.framework.packages import package_of
 
 ECHO = zip_of({"m.py": "def f(e, c): return {'statusCode': 200, 'body': __import__('json').dumps([e, c.invoked_function_arn])}\n"})
@@ -47,7 +47,7 @@ def ask(target: Engine, host: str, method: str = "GET", path: str = "/", body: b
 def url_of(target: Engine, name: str, **members: Any) -> str:
     """The host part of a new URL."""
     answer = target.client().create_function_url_config(FunctionName=name, **{"AuthType": "NONE", **members})
-    return urlsplit(answer["FunctionUrl"]).netloc
+    return url_host(answer["FunctionUrl"])
 
 
 def test_a_request_becomes_an_event_and_the_answer_a_response(shared: Engine) -> None:
@@ -180,7 +180,7 @@ def test_a_url_that_asks_for_a_signature() -> None:
         for name in ("guarded", "open"):
             client.create_function(FunctionName=name, Role=ROLE, Handler="m.f", Runtime=OWN_RUNTIME, Code={"ZipFile": ECHO})
         urls = {
-            name: urlsplit(client.create_function_url_config(FunctionName=name, AuthType=kind)["FunctionUrl"]).netloc
+            name: url_host(client.create_function_url_config(FunctionName=name, AuthType=kind)["FunctionUrl"])
             for name, kind in (("guarded", "AWS_IAM"), ("open", "NONE"))
         }
         assert ask(running, urls["open"]).status == 200

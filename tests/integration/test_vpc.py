@@ -194,6 +194,9 @@ def test_vpcs_of_the_settings_and_two_of_them_apart(lab: Lab) -> None:
 
 def test_leaving_a_vpc_and_coming_back(lab: Lab) -> None:
     lab.deploy("mover", lab.subnet, lab.app)
+    # Terraform's replace_security_groups_on_destroy names the groups alone.
+    regrouped = lab.aws.update_function_configuration(FunctionName="mover", VpcConfig={"SecurityGroupIds": [lab.app]})["VpcConfig"]
+    assert (regrouped["SubnetIds"], regrouped["SecurityGroupIds"], regrouped["VpcId"]) == ([lab.subnet], [lab.app], lab.vpc)
     left = lab.aws.update_function_configuration(FunctionName="mover", VpcConfig={"SubnetIds": [], "SecurityGroupIds": []})
     assert left["VpcConfig"] == {"SubnetIds": [], "SecurityGroupIds": [], "VpcId": "", "Ipv6AllowedForDualStack": False}
     assert lab.get("mover", "10.0.1.10", 5432, 0.5) != "database for 10.0.1.254"

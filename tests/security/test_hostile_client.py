@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from engine.supervisor.door import MOST_BYTES, MOST_CONNECTIONS
 from engine.wire import messages
-from tests.framework.engine import zip_of
+from tests.framework.engine import url_host, zip_of
 from tests.framework.wait import until
 from tests.security.siege import Siege
 
@@ -127,7 +127,7 @@ def test_a_url_s_answer_cannot_be_split(siege: Siege) -> None:
     name = siege.attacker("splitter", MemorySize=1769)
     url = siege.client.create_function_url_config(FunctionName=name, AuthType="NONE")["FunctionUrl"]
     siege.client.add_permission(FunctionName=name, StatementId="u", Action="lambda:InvokeFunctionUrl", Principal="*", FunctionUrlAuthType="NONE")
-    host = url.split("/")[2]
+    host = url_host(url)
     port = int(siege.engine.url.rsplit(":", 1)[1])
     for words in SPLITTING:
         code = f"def f(event, context): return {{'statusCode': 200, 'body': 'the body', **{words!r}}}"
