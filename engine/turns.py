@@ -14,6 +14,7 @@ import os
 import platform
 import struct
 import sys
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 SHORT_NS = 100_000
 # Several times the kernel's own (0.7 ms, and 1.4 or 2.8 where there are more processors). For what may be interrupted by everything.
 LONG_NS = 10_000_000
+# Longer than what the supervisor or a small function does at a time: whoever was let go first computes for long, and would be let again and again.
+LONG_PAUSE_NS = 1_000_000
+PATIENCE = 10
 _CALLS = {"x86_64": (314, 315), "aarch64": (274, 275)}
 # The kernel's struct sched_attr, first version: size, policy, flags, niceness, priority, and what is a slice under these policies.
 _ATTRIBUTES = struct.Struct("=IIQiIQQQ")
@@ -36,6 +40,38 @@ def short(thread: int = 0) -> None:
 def long(thread: int = 0) -> None:
     """Have a thread of this process (0: the calling one) and all it starts be interrupted by whatever wakes."""
     _ask(thread, LONG_NS)
+
+
+class GivingWay:
+    """Lets whoever waits for this processor go first; to be called between two pieces of work, every tenth of a millisecond or so. For one thread.
+
+    Slices say who may interrupt whom when he wakes, and only while he has had less than his share. A supervisor that has just computed, and whose worker
+    was woken in its place, has had more than the control plane that waits beside it: when the worker is done the control plane is next, and goes on until it
+    sleeps or the clock ticks, which is milliseconds. Linux 6.18 moreover counts the rest of the turn of who gives way as had, so that
+    the supervisor has the better claim next time. Where functions fill the processors that would cost the giver most of its share: after a long
+    pause it does not give way for ten times as long. It costs a microsecond.
+    """
+
+    __slots__ = ("_after", "_clock_ns", "_give")
+
+    def __init__(self, give: Callable[[], None] | None = None, clock_ns: Callable[[], int] = time.perf_counter_ns) -> None:
+        system: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
+        self._give = system if give is None else give
+        self._clock_ns = clock_ns
+        self._after = 0
+
+    def __call__(self) -> None:
+        began = self._clock_ns()
+        if began < self._after:
+            return
+        self._give()
+        pause = self._clock_ns() - began
+        if pause > LONG_PAUSE_NS:
+            self._after = began + (1 + PATIENCE) * pause
+
+
+# For the control plane's loop.
+give_way = GivingWay()
 
 
 def slice_ns(thread: int = 0) -> int:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from weakref import WeakValueDictionary
 
+from engine import turns
 from engine.clock import Clock
 from engine.control.catalogue import Catalogue
 from engine.control.link import ControlLink, LinkRefused
@@ -36,6 +37,7 @@ class Changes:
 
     def lock(self, account: str, name: str) -> asyncio.Lock:
         """Held while one function is read, changed and applied."""
+        turns.give_way()
         lock = self._locks.get((account, name))
         if lock is None:
             lock = self._locks[account, name] = asyncio.Lock()
@@ -53,7 +55,9 @@ class Changes:
         function = after or before
         assert function is not None  # noqa: S101 - one of the two states is a state
         key = (function.account, function.name)
+        turns.give_way()
         await self._store.save(before, after, self._clock.epoch_ms())
+        turns.give_way()
         self._remember(key, after)
         try:
             await self._push(key)

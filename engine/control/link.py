@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from engine import turns
 from engine.errors import ServiceError, WireError
 from engine.wire import messages as m
 from engine.wire import shapes
@@ -266,6 +267,7 @@ class _Connection:
         self._seq += 1
         self._asked[self._seq] = future
         self._writer.write(m.pack(kind, self._seq, what, *value))
+        turns.give_way()
         return future
 
     async def drain(self) -> None:
@@ -303,6 +305,7 @@ class _Connection:
 
     async def _piece(self) -> bytes:
         data = await self._reader.read(READ)
+        turns.give_way()
         if not data:
             raise EOFError("the supervisor closed the link")
         return data

@@ -11,6 +11,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from engine import turns
+
 _HEAD, _END = b"HTTP/1.1 ", b"\r\n\r\n"
 
 
@@ -29,6 +31,7 @@ class JoinedWrites:
         if self._head:
             head, self._head = self._head, b""
             self._transport.write(head + data)
+            turns.give_way()
         elif data.startswith(_HEAD) and data.endswith(_END):
             self._head = data
             self._loop.call_soon(self._flush)
@@ -48,6 +51,10 @@ class JoinedWrites:
 
 class JoiningProtocol(HttpToolsProtocol):
     """uvicorn's protocol, on such a transport."""
+
+    def data_received(self, data: bytes) -> None:
+        turns.give_way()
+        super().data_received(data)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any
 
-from engine import data_dir
+from engine import data_dir, turns
 from engine.auth.context import RequestContext as RequestContext
 from engine.control.rules import why_not_there
 from engine.errors import AwsError, RequestEntityTooLarge, ServiceError
@@ -103,9 +103,11 @@ class Operations:
             operation = self._model.operation(match.operation)
             params = parse_request(operation, match.uri, context.raw_query, context.headers, context.body)
             validate(operation, params)
+            turns.give_way()
             if self._authorize is not None:
                 await self._authorize(context, params)
             result = await self._call(handler, is_async, context, params)
+            turns.give_way()
             return serialize_response(operation, result)
         except AwsError as e:
             return faults.render(e)

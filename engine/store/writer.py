@@ -15,9 +15,10 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 
 from engine.errors import EngineError
+from engine.turns import GivingWay
 
 MAX_BATCH = 256
 T = TypeVar("T")
@@ -40,6 +41,8 @@ class Writer:
 
     def __init__(self, engine: Engine, max_batch: int = MAX_BATCH) -> None:
         self._engine = engine
+        self._give_way = GivingWay()
+        event.listen(engine, "after_cursor_execute", lambda *_: self._give_way())
         self._max_batch = max_batch
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._closing = threading.Lock()
@@ -97,6 +100,7 @@ class Writer:
 
     def _commit(self, batch: list[_Job]) -> None:
         outcomes: list[tuple[_Job, Any, Exception | None]] = []
+        self._give_way()
         try:
             with self._engine.begin() as connection:
                 if len(batch) == 1:
@@ -108,6 +112,7 @@ class Writer:
             outcomes = [(job, None, e) for job in batch]
         else:
             self.commits += 1
+        self._give_way()
         for job, result, error in outcomes:
             if error is None:
                 job.future.set_result(result)

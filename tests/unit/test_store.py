@@ -264,6 +264,21 @@ def test_waiting_writes_share_one_commit(database: Database) -> None:
         assert connection.execute(text("SELECT count(*) FROM t")).scalar_one() == 30
 
 
+def test_the_writer_lets_others_go_first_between_statements(where: Path | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setattr("os.sched_yield", lambda: given.append(threading.current_thread().name), raising=False)
+    # One that is held up gives way less often, and this machine may hold it up.
+    monkeypatch.setattr("engine.turns.LONG_PAUSE_NS", 10**18)
+    database = Database(where)
+    try:
+        given.clear()
+        database.writer.submit(lambda c: [c.execute(text("SELECT 1")).close() for _ in range(7)]).result(30)
+    finally:
+        database.close()
+
+    assert given.count("writer") >= 7 + 2, "and before and after the transaction"
+
+
 def test_changes_that_share_a_commit_need_no_file_beside_the_database(tmp_path: Path) -> None:
     """Deleting functions several at a time failed where the process may not write to the directory for temporary files."""
     database = Database(tmp_path / "engine.db")

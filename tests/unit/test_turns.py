@@ -58,3 +58,46 @@ def test_a_thread_that_is_gone_is_no_matter() -> None:
     turns.long(gone.pid)
 
     assert turns.slice_ns(gone.pid) == 0
+
+
+def test_who_gives_way_does_so_each_time_while_that_takes_a_moment() -> None:
+    now = [0]
+    given: list[int] = []
+
+    def give() -> None:
+        given.append(now[0])
+        now[0] += turns.LONG_PAUSE_NS
+
+    give_way = turns.GivingWay(give, lambda: now[0])
+    for _ in range(5):
+        give_way()
+
+    assert given == [n * turns.LONG_PAUSE_NS for n in range(5)]
+
+
+def test_after_a_long_pause_nobody_is_let_go_first_for_ten_times_as_long() -> None:
+    now, pause = [7], turns.LONG_PAUSE_NS + 1
+    given: list[int] = []
+
+    def give() -> None:
+        given.append(now[0])
+        now[0] += pause
+
+    give_way = turns.GivingWay(give, lambda: now[0])
+    give_way()
+    again = 7 + pause + turns.PATIENCE * pause
+    for at in (7 + pause, again - 1, again):
+        now[0] = at
+        give_way()
+
+    assert given == [7, again]
+
+
+def test_giving_way_asks_the_system_if_it_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[None] = []
+    monkeypatch.setattr(os, "sched_yield", lambda: asked.append(None), raising=False)
+    turns.GivingWay()()
+    monkeypatch.delattr(os, "sched_yield")
+    turns.GivingWay()()
+
+    assert len(asked) == 1
