@@ -129,7 +129,7 @@ def _plane(
         # The supervisor may still be on its way to where it can be told.
         catalogue.load(store.everything())
     greeted: list[Hello] = []
-    sources = Sources(settings)
+    sources = Sources(settings, keys)
     packages = Packages(code, opener=PackageOpener(sources, lambda: greeted[0]))
 
     def on_hello(hello: Hello) -> None:

@@ -21,7 +21,7 @@ _USUAL = re.compile(
 )
 _SCOPE = re.compile(rb"(.+)/((\d{8})/([^/]+)/([^/]+)/aws4_request)", re.DOTALL)
 _STAMP = re.compile(rb"\d{8}T\d{6}Z")
-_SECONDS = re.compile(rb"\d{1,9}")
+_SECONDS = re.compile(rb"-?\d{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def read_authorization(value: bytes, fields: dict[bytes, bytes]) -> tuple[Claim,
         return _claim(match[1], match[2]), match[3], True
     algorithm, _, rest = value.strip().partition(b" ")
     if algorithm != ALGORITHM:
-        raise IncompleteSignature(f"Unsupported AWS 'algorithm': '{shown(algorithm)}'.")
+        raise _unsupported(algorithm)
     parts: dict[bytes, bytes] = {}
     for part in rest.split(b","):
         name, _, content = part.strip().partition(b"=")
@@ -92,10 +92,12 @@ def read_presigned(given: dict[str, bytes]) -> tuple[Claim, bytes, int]:
     if missing:
         raise IncompleteSignature(f"{' '.join(missing)} Re-examine the query-string parameters.")
     if given["X-Amz-Algorithm"] != ALGORITHM:
-        raise IncompleteSignature(f"Unsupported AWS 'algorithm': '{shown(given['X-Amz-Algorithm'])}'.")
+        raise _unsupported(given["X-Amz-Algorithm"])
     expires = given["X-Amz-Expires"]
     if _SECONDS.fullmatch(expires) is None:
         raise IncompleteSignature("X-Amz-Expires should be a number of seconds.")
+    if int(expires) < 0:
+        raise IncompleteSignature("X-Amz-Expires must be non-negative.")
     if int(expires) > MAX_PRESIGNED_S:
         raise IncompleteSignature(f"X-Amz-Expires must be less than a week (in seconds); that is {MAX_PRESIGNED_S}.")
     return _claim(given["X-Amz-Credential"], given["X-Amz-SignedHeaders"]), given["X-Amz-Signature"], int(expires)
@@ -140,6 +142,12 @@ def _claim(credential: bytes, signed: bytes) -> Claim:
             f"Credential must have at least 5 slash-delimited elements (keyid/date/region/service/aws4_request), got '{shown(credential)}'."
         )
     return Claim(match[1].decode("latin-1"), match[2], match[3], match[4], match[5], SignedHeaders(signed))
+
+
+def _unsupported(algorithm: bytes) -> IncompleteSignature:
+    """Of version 4A, which SDKs choose for multi-region access points and by configuration, it is said what to do."""
+    hint = " Lambda Engine verifies Signature Version 4, not 4A: sign for one region." if algorithm.startswith(b"AWS4-ECDSA") else ""
+    return IncompleteSignature(f"Unsupported AWS 'algorithm': '{shown(algorithm)}'.{hint}")
 
 
 def _fingerprint(value: bytes) -> str:

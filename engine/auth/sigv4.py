@@ -40,6 +40,8 @@ from engine.auth.principals import Credential, KeyRing, Principal, account_of_ke
 from engine.errors import ExpiredToken, InvalidSignature, MissingAuthenticationToken, NotImplementedHere, UnrecognizedClient
 
 SKEW_S = 300
+# Of S3, which is more patient (docs.aws.amazon.com/AmazonS3/latest/API/RESTAuthentication.html).
+S3_SKEW_S = 900
 MISSING = "Missing Authentication Token"
 UNKNOWN_CALLER = "The security token included in the request is invalid."
 EXPIRED_SESSION = "The security token included in the request is expired"
@@ -127,9 +129,10 @@ class Verifier:
     """
 
     def __init__(self, keys: KeyRing, *, skew_s: int = SKEW_S) -> None:
-        """``skew_s``: how far a header-signed request's date may be from now, either way, in seconds."""
+        """``skew_s``: how far a header-signed request's date may be from now, either way, in seconds; for S3 it may be as far as there."""
         self._keys = keys
         self._skew_s = skew_s
+        self._s3_skew_s = max(skew_s, S3_SKEW_S)
         self._signers: dict[bytes, _Signer] = {}
         self.repeat: Repeat | None = None
 
@@ -206,8 +209,9 @@ class Verifier:
         stamp = given["X-Amz-Date"]
         signed_at = epoch(stamp)
         _check_scope_date(claim, stamp)
-        if signed_at - now_epoch_s > self._skew_s:
-            raise InvalidSignature(self._too_early(stamp, now_epoch_s))
+        skew_s = self._s3_skew_s if signer.single else self._skew_s
+        if signed_at - now_epoch_s > skew_s:
+            raise InvalidSignature(_too_early(stamp, now_epoch_s, skew_s))
         if now_epoch_s > signed_at + valid_s:
             end = iso(signed_at + valid_s)
             raise InvalidSignature(f"Signature expired: {end} is now earlier than {iso(now_epoch_s)}")
@@ -233,15 +237,17 @@ class Verifier:
     def _check_time(self, claim: Claim, stamp: bytes, now_epoch_s: float) -> None:
         late_s = now_epoch_s - epoch(stamp)
         _check_scope_date(claim, stamp)
-        if late_s > self._skew_s:
-            window = f"{iso(now_epoch_s - self._skew_s)} ({iso(now_epoch_s)} - {self._skew_s // 60} min.)"
+        skew_s = self._s3_skew_s if claim.service == b"s3" else self._skew_s
+        if late_s > skew_s:
+            window = f"{iso(now_epoch_s - skew_s)} ({iso(now_epoch_s)} - {skew_s // 60} min.)"
             raise InvalidSignature(f"Signature expired: {shown(stamp)} is now earlier than {window}")
-        if -late_s > self._skew_s:
-            raise InvalidSignature(self._too_early(stamp, now_epoch_s))
+        if -late_s > skew_s:
+            raise InvalidSignature(_too_early(stamp, now_epoch_s, skew_s))
 
-    def _too_early(self, stamp: bytes, now_epoch_s: float) -> str:
-        window = f"{iso(now_epoch_s + self._skew_s)} ({iso(now_epoch_s)} + {self._skew_s // 60} min.)"
-        return f"Signature not yet current: {shown(stamp)} is still later than {window}"
+
+def _too_early(stamp: bytes, now_epoch_s: float, skew_s: int) -> str:
+    window = f"{iso(now_epoch_s + skew_s)} ({iso(now_epoch_s)} + {skew_s // 60} min.)"
+    return f"Signature not yet current: {shown(stamp)} is still later than {window}"
 
 
 def credential_account(headers: Headers, default: str, raw_query: str = "") -> str:

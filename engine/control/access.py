@@ -18,7 +18,7 @@ from engine.auth.policy import Identity, Policy, Request, evaluate, parse
 from engine.auth.principals import KeyRing
 from engine.clock import Clock
 from engine.control.event_sources import function_of
-from engine.control.kinds import resource_policies
+from engine.control.kinds import POLICY, URL, resource_policies
 from engine.control.link import ControlLink
 from engine.store.api import Function, FunctionStore, MappingStore, SigningStore
 from engine.wire.messages import IDENTITY_QUERY
@@ -26,6 +26,9 @@ from engine.wire.messages import IDENTITY_QUERY
 REVISION_HEADER = "x-lambda-engine-identities"
 PASS_ROLE = "iam:PassRole"  # noqa: S105 - an action's name
 ATTACH_LAYER = "lambda:GetLayerVersion"
+TAG = "lambda:TagResource"
+# Operations that are about what a URL is already, where they do not say what it is to be.
+_OF_URLS = frozenset({"GetFunctionUrlConfig", "UpdateFunctionUrlConfig", "DeleteFunctionUrlConfig"})
 
 
 class ResourcePolicies(Protocol):
@@ -102,7 +105,10 @@ class Access:
         function, policy = await asyncio.to_thread(self._found, resource, owner, context.region)
         if function is not None:
             keys |= {f"aws:resourcetag/{k}".lower(): v for k, v in function.tags.items()}
+            keys = _standing(function, context.operation, params, resource) | keys
         check(Request(action_of(context.operation), resource, owner, keys), identity, policy)
+        if context.operation == "CreateFunction" and params.get("Tags"):
+            check(Request(TAG, resource, owner, keys), identity, policy)
         role = params.get("Role")
         if role and context.operation in ("CreateFunction", "UpdateFunctionConfiguration"):
             passing = {
@@ -162,6 +168,31 @@ class Access:
         qualifier = resource.partition(":function:")[2].partition(":")[2]
         text = resource_policies(function).get(qualifier)
         return None if text is None else parse(text)
+
+
+def _standing(function: Function, operation: str, params: Mapping[str, Any], resource: str) -> dict[str, str | list[str]]:
+    """What condition keys say of the URL or the statement that an operation is about, and does not repeat."""
+    qualifier = params.get("Qualifier") or resource.partition(":function:")[2].partition(":")[2]
+    if operation in _OF_URLS:
+        url = function.document(URL, qualifier)
+        return {} if url is None else {"lambda:functionurlauthtype": str(url["AuthType"])}
+    if operation != "RemovePermission":
+        return {}
+    policy = function.document(POLICY, qualifier) or {}
+    statement: Mapping[str, Any] = next((s for s in policy.get("Statement", []) if s.get("Sid") == params.get("StatementId")), {})
+    keys: dict[str, str | list[str]] = {}
+    principal = statement.get("Principal")
+    if isinstance(principal, Mapping) and principal:
+        keys["lambda:principal"] = _asked_for(str(next(iter(principal.values()))))
+    elif principal:
+        keys["lambda:principal"] = str(principal)
+    auth_type = statement.get("Condition", {}).get("StringEquals", {}).get("lambda:FunctionUrlAuthType")
+    return keys if auth_type is None else {**keys, "lambda:functionurlauthtype": str(auth_type)}
+
+
+def _asked_for(principal: str) -> str:
+    """A principal as AddPermission was asked for it: an account by its number."""
+    return principal.split(":")[4] if principal.startswith("arn:") and principal.endswith(":root") else principal
 
 
 def service_may_invoke(function: Function, ref: FunctionRef, principal: str, source_arn: str, source_account: str) -> bool:

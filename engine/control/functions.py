@@ -81,13 +81,13 @@ class FunctionOperations:
                 await plane.file_systems.settle({}, config, ref.account, hello)
                 plane.images.fetch(source, partial(plane.changes.refresh, ref.account, ref.name))
                 return await self._store(ref, params, config, Package(source.digest, 0, Path(), ()), [])
-            return await self._create_of_package(ref, params, architectures, hello)
+            return await self._create_of_package(caller, ref, params, architectures, hello)
 
     async def _create_of_package(
-        self, ref: FunctionRef, params: dict[str, Any], architectures: list[str], hello: Hello
+        self, caller: Caller, ref: FunctionRef, params: dict[str, Any], architectures: list[str], hello: Hello
     ) -> dict[str, Any]:
         plane, runtime = self._plane, params["Runtime"]
-        data = await plane.fetch(params["Code"], ref.account, hello)
+        data = await plane.fetch(params["Code"], ref.account, hello, caller.principal)
         kept = await sealed_packages.keep(plane, data, params["Code"], ref, hello)
         await plane.check_storage(ref.account, kept.stored(len(data)) * (2 if params.get("Publish") else 1))
         async with (

@@ -44,7 +44,7 @@ class LayerOperations:
         rules.refuse_unsupported("LayerContent", params["Content"])
         plane = self._plane
         hello = await plane.link.ready()
-        data = await asyncio.to_thread(plane.sources.fetch, params["Content"], ref.account, hello)
+        data = await asyncio.to_thread(plane.sources.fetch, params["Content"], ref.account, hello, caller.principal)
         await plane.check_storage(ref.account, len(data))
         sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         async with plane.holding(sha256):

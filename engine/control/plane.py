@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.arn import FunctionRef, parse_function_name
+from engine.auth.principals import Principal
 from engine.clock import Clock
 from engine.control import rules
 from engine.control.api import Caller
@@ -75,13 +76,13 @@ class Plane:
             raise not_found(ref)
         return function
 
-    async def fetch(self, code: Mapping[str, Any], account: str, hello: Hello) -> bytes:
+    async def fetch(self, code: Mapping[str, Any], account: str, hello: Hello, caller: Principal) -> bytes:
         """The package a request brings or names. Raises as ``Sources.fetch``."""
         rules.refuse_unsupported("FunctionCode", code)
         if code.get("ZipFile") is not None:
             # It is here already.
             return self.sources.fetch(code, account, hello)
-        return await asyncio.to_thread(self.sources.fetch, code, account, hello)
+        return await asyncio.to_thread(self.sources.fetch, code, account, hello, caller)
 
     @asynccontextmanager
     async def installed(self, data: bytes, runtime: str, hello: Hello, sealed: bytes | None = None) -> AsyncIterator[Package]:

@@ -56,7 +56,7 @@ class UpdateOperations:
             runtime = function.latest.config["Runtime"]
             rules.check_runtime(runtime, hello.runtimes)
             source = {name: params[name] for name in _CODE_MEMBERS if params.get(name) is not None}
-            data = await plane.fetch(source, ref.account, hello)
+            data = await plane.fetch(source, ref.account, hello, caller.principal)
             config = {**function.latest.config, "Architectures": architectures}
             kept = await sealed_packages.keep(plane, data, params, ref, hello, function.latest)
             kept.show(config)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum, auto
+from urllib.parse import unquote_to_bytes
 
 # Version prefixes under which Lambda's operations live; with the paths below them they cannot be taken for an S3 bucket by mistake.
 _LAMBDA_PATH = re.compile(
@@ -15,8 +16,9 @@ _LAMBDA_PATH = re.compile(
     rb"2021-10-31|2021-11-15|2024-08-31|2025-11-30|2025-12-01)/"
     rb"(functions|event-source-mappings|layers|tags|account-settings|code-signing-configs|capacity-providers|durable-)"
 )
-_SCOPE = re.compile(rb"Credential=[^/,\s]+/\d{8}/[^/,\s]+/([^/,\s]+)/aws4_request")
-_QUERY_SCOPE = re.compile(rb"X-Amz-Credential=[^&]*?(?:%2F|/)\d{8}(?:%2F|/)[^&/%]+(?:%2F|/)([^&/%]+)(?:%2F|/)aws4_request", re.IGNORECASE)
+_SCOPE = re.compile(rb"Credential=\s*[^/,\s]+/\d{8}/[^/,\s]+/([^/,\s]+)/aws4_request")
+_QUERY_SCOPE = re.compile(rb".+/\d{8}/[^/]+/([^/]+)/aws4_request", re.DOTALL)
+_QUERY_CREDENTIAL = re.compile(rb"(?:^|&)X-Amz-Credential=([^&]*)")
 
 
 class Target(Enum):
@@ -31,7 +33,8 @@ def service(url: bytes, headers: list[tuple[bytes, bytes]]) -> str | None:
             match = _SCOPE.search(value)
             if match:
                 return match[1].decode("latin-1")
-    match = _QUERY_SCOPE.search(url.partition(b"?")[2])
+    given = _QUERY_CREDENTIAL.search(url.partition(b"?")[2])
+    match = None if given is None else _QUERY_SCOPE.fullmatch(unquote_to_bytes(given[1]))
     return match[1].decode("latin-1") if match else None
 
 

@@ -168,13 +168,15 @@ def _port(host: bytes) -> bytes:
 
 
 def _identity(principal: Principal) -> dict[str, Any]:
-    """``requestContext.authorizer.iam``."""
+    """``requestContext.authorizer.iam``. Who it is is known where policies decide."""
+    identity = principal.identity
+    user_id = principal.access_key_id if identity is None else identity.user_id
     return {
         "accessKey": principal.access_key_id,
         "accountId": principal.account,
-        "callerId": principal.access_key_id,
+        "callerId": user_id,
         "cognitoIdentity": None,
         "principalOrgId": None,
-        "userArn": f"arn:aws:iam::{principal.account}:root",
-        "userId": principal.access_key_id,
+        "userArn": f"arn:aws:iam::{principal.account}:root" if identity is None else identity.arn,
+        "userId": user_id,
     }

@@ -13,7 +13,7 @@ import pytest
 
 from engine.aws import embedded
 from tests.framework.cloud import ACCOUNT, ROOT, Cloud, allow, document, refused, send
-from tests.framework.engine import engine
+from tests.framework.engine import OWN_RUNTIME, engine, zip_of
 
 pytestmark = pytest.mark.skipif(embedded.available() is not None, reason="the extra 'embedded' is not installed")
 
@@ -262,3 +262,47 @@ def test_what_a_session_is_asked_for_with_holds_for_it(cloud: Cloud) -> None:
     queues = "arn:aws:iam::aws:policy/AmazonSQSReadOnlyAccess"
     cut = cloud.engine.client("s3", **session(ExternalId="customer", PolicyArns=[{"arn": queues}]))
     assert "because no session policy allows the s3:ListAllMyBuckets action" in refused(cut.list_buckets)[1]
+
+
+def test_code_comes_from_where_its_caller_may_read(cloud: Cloud) -> None:
+    s3, bucket = cloud.engine.client("s3", **ROOT), fresh("code")
+    s3.create_bucket(Bucket=bucket)
+    s3.put_object(Bucket=bucket, Key="f.zip", Body=zip_of({"m.py": "def f(event, context): return event\n"}))
+    role = cloud.role(fresh("plain"))
+    keys = cloud.user(name := fresh("deployer"), allow(["lambda:*", "iam:PassRole"]))
+    client = cloud.engine.client(**keys)
+    asked = {"Role": role, "Handler": "m.f", "Runtime": OWN_RUNTIME, "Code": {"S3Bucket": bucket, "S3Key": "f.zip"}}
+    start = f"Your access has been denied by S3, please make sure your request credentials have permission to GetObject for {bucket}/f.zip. S3 Error Code: AccessDenied."
+    code, why = refused(client.create_function, FunctionName=fresh("f"), **asked)
+    assert (code, why.startswith(start)) == ("AccessDeniedException", True), why
+    assert refused(client.publish_layer_version, LayerName=fresh("l"), Content=asked["Code"])[0] == "AccessDeniedException"
+    cloud.iam.put_user_policy(UserName=name, PolicyName="q", PolicyDocument=document(allow("s3:GetObject", f"arn:aws:s3:::{bucket}/*")))
+    client.create_function(FunctionName=(function := fresh("f")), **asked)
+    client.get_waiter("function_active_v2").wait(FunctionName=function)
+    cloud.iam.delete_user_policy(UserName=name, PolicyName="q")
+    assert refused(client.update_function_code, FunctionName=function, S3Bucket=bucket, S3Key="f.zip")[0] == "AccessDeniedException"
+
+
+def test_what_stands_counts_where_an_operation_does_not_repeat_it(cloud: Cloud) -> None:
+    """The kind of a URL that is deleted, the principal of a statement that is removed; and tags need a right of their own."""
+    role, function = cloud.role(fresh("plain")), fresh("f")
+    package = {"Role": role, "Handler": "m.f", "Runtime": OWN_RUNTIME, "Code": {"ZipFile": zip_of({"m.py": "def f(event, context): return event\n"})}}
+    cloud.admin.create_function(FunctionName=function, **package)
+    cloud.admin.get_waiter("function_active_v2").wait(FunctionName=function)
+    keys = cloud.user(
+        fresh("narrow"), allow(["lambda:*FunctionUrlConfig"], Condition={"StringEquals": {"lambda:FunctionUrlAuthType": "AWS_IAM"}}),
+        allow("lambda:*Permission", Condition={"StringLike": {"lambda:Principal": "s3.*"}}), allow(["lambda:CreateFunction", "iam:PassRole"]),
+    )  # fmt: skip
+    client = cloud.engine.client(**keys)
+    assert refused(client.create_function_url_config, FunctionName=function, AuthType="NONE")[0] == "AccessDeniedException"
+    client.create_function_url_config(FunctionName=function, AuthType="AWS_IAM")
+    assert client.get_function_url_config(FunctionName=function)["AuthType"] == "AWS_IAM"
+    client.delete_function_url_config(FunctionName=function)
+    cloud.admin.create_function_url_config(FunctionName=function, AuthType="NONE")
+    assert refused(client.delete_function_url_config, FunctionName=function)[0] == "AccessDeniedException"
+    for sid, principal in (("s3", "s3.amazonaws.com"), ("sns", "sns.amazonaws.com"), ("friend", "111122223333")):
+        cloud.admin.add_permission(FunctionName=function, StatementId=sid, Action="lambda:InvokeFunction", Principal=principal)
+    client.remove_permission(FunctionName=function, StatementId="s3")
+    for sid in ("sns", "friend", "none"):
+        assert refused(client.remove_permission, FunctionName=function, StatementId=sid)[0] == "AccessDeniedException"
+    assert "perform: lambda:TagResource on resource" in refused(client.create_function, FunctionName=fresh("f"), Tags={"a": "b"}, **package)[1]
