@@ -203,7 +203,7 @@ def check_limits(members: Mapping[str, Any]) -> None:
 
 
 def check_environment(variables: Mapping[str, str]) -> None:
-    """Raises InvalidParameterValue for reserved names and for more than 4 KB."""
+    """Raises InvalidParameterValue for reserved names, for values that cannot be had and for more than 4 KB."""
     opening = "Lambda was unable to configure your environment variables because the environment variables you have provided"
     reserved = [name for name in variables if name in RESERVED_VARIABLES]
     if reserved:
@@ -211,6 +211,9 @@ def check_environment(variables: Mapping[str, str]) -> None:
             f"{opening} contains reserved keys that are currently not supported for modification. "
             f"Reserved keys used in this request: {', '.join(reserved)}"
         )
+    impossible = [name for name, value in variables.items() if "\0" in value]
+    if impossible:
+        raise InvalidParameterValue(f"{opening} contains null characters, which no process's can have. Keys of such values: {', '.join(impossible)}")
     measured = json.dumps(variables, separators=(",", ":"), ensure_ascii=False)
     if len(measured.encode()) > MAX_ENVIRONMENT:
         raise InvalidParameterValue(f"{opening} exceeded the 4KB limit. String measured: {measured}")

@@ -1,39 +1,31 @@
 """Filter patterns of CloudWatch Logs: which log events a subscription gets. Pure.
 
-Words: all of them (``ERROR "two words"``), one of some (``?a ?b``), none of some (``-x``). Members of JSON events: ``{ $.level = "error" && $.ms > 10 }``
-with ``=``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``IS NULL``, ``IS TRUE``, ``IS FALSE``, ``NOT EXISTS``, ``&&`` and ``||``; ``*`` stands for anything in a text. Columns
-(``[a, b]``) and regular expressions (``%...%``) are not understood.
+Words: all of them (``ERROR "two words"``), one of some (``?a ?b``), none of some (``-x``); ``%[0-9]+ ms%`` is a regular expression. Members of JSON
+events: ``{ $.level = "error" && $.ms > 10 }`` with ``=``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``IS NULL``, ``IS TRUE``, ``IS FALSE``, ``NOT EXISTS``, ``&&``
+and ``||``; ``*`` stands for anything in a text. Fields between spaces: ``[time, id, level = ERROR, ...]``, see ``engine.core.log_columns``.
 Source: docs.aws.amazon.com/AmazonCloudWatch/latest/logs/FilterAndPatternSyntax.html.
 """
 
 from __future__ import annotations
 
 import json
-import operator
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from engine.core import log_columns
+from engine.core.log_terms import SIGNS, VALUE, InvalidLogPattern, expression, matcher, number_of, regex, unquoted
 from engine.core.rule_input import at
-from engine.errors import EngineError, Fault
+
+__all__ = ["InvalidLogPattern", "Test", "parse"]
 
 Test: TypeAlias = Callable[[str], bool]
 _Member: TypeAlias = Callable[[Any], bool]
-_TERM = re.compile(r'([?-]?)(?:"((?:[^"\\]|\\.)*)"|([^\s"]+))(?:\s+|$)')
+_TERM = re.compile(r'([?-]?)(?:"((?:[^"\\]|\\.)*)"|%((?:[^%\\]|\\.)+)%|([^\s"]+))(?:\s+|$)')
 _CLAUSE = re.compile(
-    r"\s*(?P<path>\$[^\s=!<>&|()]*)\s*(?:(?P<word>IS\s+NULL|IS\s+TRUE|IS\s+FALSE|NOT\s+EXISTS)|"
-    r'(?P<sign>!=|<=|>=|=|<|>)\s*(?:"(?P<text>(?:[^"\\]|\\.)*)"|(?P<bare>[^\s&|()"]+)))\s*',
+    r"\s*(?P<path>\$[^\s=!<>&|()]*)\s*(?:(?P<word>IS\s+NULL|IS\s+TRUE|IS\s+FALSE|NOT\s+EXISTS)|(?P<sign>!=|<=|>=|=|<|>)\s*" + VALUE + r")\s*",
     re.IGNORECASE,
 )
-_SIGNS: Mapping[str, Callable[[float, float], bool]] = {
-    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
-
-
-class InvalidLogPattern(EngineError):
-    """A pattern that is not understood; the message says why."""
-
-    fault = Fault.CLIENT
 
 
 def parse(pattern: str) -> Test:
@@ -43,80 +35,74 @@ def parse(pattern: str) -> Test:
         return lambda _message: True
     if text.startswith("{") and text.endswith("}"):
         return _json(text[1:-1])
-    if text[0] in "[{%":
-        raise InvalidLogPattern(f"{pattern!r}: this engine understands words and {{ $.member = value }}, not columns or expressions")
+    if text.startswith("[") and text.endswith("]"):
+        return log_columns.parse(text[1:-1])
+    if text[0] in "[{":
+        raise InvalidLogPattern(f"{pattern!r}: a bracket is not closed")
     return _words(text)
 
 
 def _words(text: str) -> Test:
-    wanted: list[str] = []
-    some: list[str] = []
-    refused: list[str] = []
+    wanted: list[Test] = []
+    some: list[Test] = []
+    refused: list[Test] = []
     position = 0
     while position < len(text):
         term = _TERM.match(text, position)
         if term is None:
             raise InvalidLogPattern(f"{text!r}: a quote is not closed")
         position = term.end()
-        word = re.sub(r"\\(.)", r"\1", term[2]) if term[2] is not None else term[3]
-        {"": wanted, "?": some, "-": refused}[term[1]].append(word)
+        test = _found(term[3]) if term[3] is not None else _has(unquoted(term[2]) if term[2] is not None else term[4])
+        {"": wanted, "?": some, "-": refused}[term[1]].append(test)
     if wanted:
         # Beside words that must be there, those that may be there say nothing.
         some = []
     return lambda message: (
-        all(word in message for word in wanted)
-        and (not some or any(word in message for word in some))
-        and not any(word in message for word in refused)
+        all(test(message) for test in wanted)
+        and (not some or any(test(message) for test in some))
+        and not any(test(message) for test in refused)
     )
 
 
+def _has(word: str) -> Test:
+    return lambda message: word in message
+
+
+def _found(text: str) -> Test:
+    search = regex(text).search
+    return lambda message: search(message) is not None
+
+
 def _json(text: str) -> Test:
-    either = [_all(part) for part in _split(text, "||")]
+    wanted: _Member = expression(text, _clause)
 
     def test(message: str) -> bool:
         try:
             event = json.loads(message)
         except (ValueError, RecursionError):
             return False
-        return isinstance(event, dict | list) and any(member(event) for member in either)
+        return isinstance(event, dict | list) and wanted(event)
 
     return test
 
 
-def _split(text: str, sign: str) -> list[str]:
-    """Parts between signs outside quotes."""
-    return re.split(re.escape(sign) + r'(?=(?:[^"]*"[^"]*")*[^"]*$)', text)
-
-
-def _all(text: str) -> _Member:
-    tests = [_clause(part) for part in _split(text, "&&")]
-    return lambda event: all(test(event) for test in tests)
-
-
 def _clause(text: str) -> _Member:
-    inner = text.strip()
-    if inner.startswith("(") and inner.endswith(")"):
-        inner = inner[1:-1]
-    found = _CLAUSE.fullmatch(inner)
+    found = _CLAUSE.fullmatch(text)
     if found is None:
-        raise InvalidLogPattern(f"{text.strip()!r} is not $.member, a comparison and a value")
+        raise InvalidLogPattern(f"{text!r} is not $.member, a comparison and a value")
     path = found["path"]
     if found["word"]:
         return _state(path, re.sub(r"\s+", " ", found["word"].upper()))
-    sign, bare = found["sign"], found["bare"]
-    if bare is not None:
-        try:
-            return _number(path, sign, float(bare))
-        except ValueError:
-            pass
+    sign, number = found["sign"], number_of(found["bare"])
+    if number is not None:
+        return _number(path, sign, number)
     if sign not in ("=", "!="):
-        raise InvalidLogPattern(f"{text.strip()!r}: {sign} compares numbers")
-    wanted = bare if bare is not None else re.sub(r"\\(.)", r"\1", found["text"])
-    glob = re.compile(".*".join(re.escape(piece) for piece in wanted.split("*")), re.DOTALL)
+        raise InvalidLogPattern(f"{text!r}: {sign} compares numbers")
+    same = matcher(found)
 
     def matches(event: Any) -> bool:
         value = at(event, path)
-        return isinstance(value, str) and (glob.fullmatch(value) is not None) == (sign == "=")
+        return isinstance(value, str) and same(value) == (sign == "=")
 
     return matches
 
@@ -138,7 +124,7 @@ def _there(event: Any, path: str) -> bool:
 
 
 def _number(path: str, sign: str, wanted: float) -> _Member:
-    compare = _SIGNS[sign]
+    compare = SIGNS[sign]
 
     def matches(event: Any) -> bool:
         value = at(event, path)

@@ -14,6 +14,7 @@ from typing import Any
 
 import httptools
 
+from engine.errors import ServiceError
 from engine.supervisor import replies
 from engine.supervisor.exchanges import Head
 from engine.supervisor.front import Connection
@@ -32,11 +33,10 @@ HIGH_WATER = 1024 * 1024
 Connect = Callable[[Callable[[], asyncio.Protocol]], Awaitable[Any]]
 
 
-def gateway_error(reason: str) -> bytes:
-    """502 in the shape AWS clients print."""
-    import json  # noqa: PLC0415 - rare path
+class Unreachable(ServiceError):
+    """ServiceException with 502: whoever was to answer is not there, or broke off before it said anything."""
 
-    return json.dumps({"Type": "Service", "Message": reason}, separators=(",", ":")).encode()
+    status = 502
 
 
 class Passing(asyncio.Protocol):
@@ -289,8 +289,7 @@ class Passing(asyncio.Protocol):
             self._client.broken()
             return
         self._head.keep_alive = False
-        body = gateway_error(reason)
-        self._client.transport.write(replies.simple(502, b"application/json", body, keep_alive=False))
+        self._client.transport.write(replies.error(Unreachable(reason), keep_alive=False))
         self._client.transport.close()
 
 

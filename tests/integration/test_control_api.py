@@ -133,6 +133,7 @@ REFUSALS: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("tmp", {"EphemeralStorage": {"Size": 10241}}, 400, "ValidationException", "at 'ephemeralStorage.size' failed"),
     ("role", {"Role": "nobody"}, 400, "ValidationException", "at 'role' failed to satisfy constraint: Member must satisfy regular expression pattern: arn:(aws[a-zA-Z-]*)?:iam::"),
     ("reserved variable", {"Environment": {"Variables": {"AWS_REGION": "x"}}}, 400, "InvalidParameterValueException", "Lambda was unable to configure your environment variables because the environment variables you have provided contains reserved keys that are currently not supported for modification. Reserved keys used in this request: AWS_REGION"),
+    ("null character", {"Environment": {"Variables": {"KEY": "a\0b"}}}, 400, "InvalidParameterValueException", "contains null characters, which no process's can have. Keys of such values: KEY"),
     ("big environment", {"Environment": {"Variables": {"KEY": "v" * 4090}}}, 400, "InvalidParameterValueException", 'exceeded the 4KB limit. String measured: {"KEY":"vvvv'),
     ("tags", {"Tags": {f"k{n}": "v" for n in range(51)}}, 400, "InvalidParameterValueException", "Number of tags exceeds resource tag limit."),
     ("vpc-half", {"VpcConfig": {"SubnetIds": ["subnet-1"]}}, 400, "InvalidParameterValueException", "SubnetIds and SecurityIds must coexist or be both empty list."),

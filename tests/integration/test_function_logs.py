@@ -70,6 +70,8 @@ def test_what_a_function_writes_is_in_its_group_and_stream(shared: Engine) -> No
     assert [w for w in words if w != "INIT_START"] == ["START", "hello", "hello", "hello", "END", "REPORT"]
     assert all(event["message"].endswith("\n") for event in events)
     assert messages(shared, group, filterPattern="hello -1") == ["hello 0\n", "hello 2\n"]
+    assert messages(shared, group, filterPattern="[word = hello, number > 0]") == ["hello 1\n", "hello 2\n"]
+    assert messages(shared, group, filterPattern="%^hello [01]%") == ["hello 0\n", "hello 1\n"]
     arn = described["arn"].removesuffix(":*")
     assert len(logs.filter_log_events(logGroupIdentifier=arn, logStreamNamePrefix=stream[:12], filterPattern="hello")["events"]) == 3
 
@@ -108,7 +110,7 @@ def test_pages_go_both_ways_and_end(shared: Engine) -> None:
     assert len(seen) == len(set(seen)) == len(messages(shared, group))
     assert seen == sorted(seen)
 
-    for wrong in ({"nextToken": "f/elsewhere"}, {"limit": 10001}, {"filterPattern": "[a, b]"}):
+    for wrong in ({"nextToken": "f/elsewhere"}, {"limit": 10001}, {"filterPattern": "[a, , b]"}):
         with pytest.raises(ClientError) as caught:
             logs.filter_log_events(logGroupName=group, **wrong)
         assert caught.value.response["Error"]["Code"] == "InvalidParameterException"
@@ -167,3 +169,14 @@ def test_a_subscription_gets_what_functions_write(shared: Engine) -> None:
     document = json.loads(gzip.decompress(base64.b64decode(data)))
     assert (document["logGroup"], document["logStream"], document["subscriptionFilters"]) == (group, stream, ["all"])
     assert document["logEvents"][0]["message"] == "needle 0\n"
+
+
+def test_events_that_are_too_old_or_too_new_are_named_as_aws_does(shared: Engine) -> None:
+    logs, name = shared.client("logs"), f"/rejected/{uuid.uuid4().hex}"
+    logs.create_log_group(logGroupName=name)
+    logs.create_log_stream(logGroupName=name, logStreamName="s")
+    hour, now = 3_600_000, int(time.time() * 1000)
+    events = [{"timestamp": now + hours * hour, "message": "m"} for hours in (-15 * 24, -14 * 24 - 1, -1, 0, 3, 4, 5)]
+    answer = logs.put_log_events(logGroupName=name, logStreamName="s", logEvents=events)
+    assert answer["rejectedLogEventsInfo"] == {"tooOldLogEventEndIndex": 2, "tooNewLogEventStartIndex": 4}
+    logs.delete_log_group(logGroupName=name)

@@ -24,6 +24,7 @@ from engine.auth.principals import KeyRing
 from engine.auth.sigv4 import Verifier
 from engine.clock import SystemClock
 from engine.core import lineage
+from engine.ids import is_request_id
 from engine.supervisor import front, routing
 from engine.supervisor.event_lane import EventLane
 from engine.supervisor.exchanges import Head, Passed
@@ -542,9 +543,9 @@ def test_an_upstream_that_is_not_there_is_a_502_and_one_that_breaks_off_breaks_t
         assert (await asyncio.to_thread(ask, f.port, "GET", "/x"))[0] == 502
         f.behind.close()
         await f.behind.wait_closed()
-        status, _, body = await asyncio.to_thread(ask, f.port, "GET", "/x")
-        assert status == 502
-        assert json.loads(body)["Type"] == "Service"
+        status, headers, body = await asyncio.to_thread(ask, f.port, "GET", "/x")
+        assert (status, headers["x-amzn-errortype"], json.loads(body)["Type"]) == (502, "ServiceException", "Service")
+        assert is_request_id(headers["x-amzn-requestid"])
 
     play(scenario)
 

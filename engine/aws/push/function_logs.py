@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,8 @@ from engine.aws.log_groups import FunctionLogs
 from engine.core import log_patterns
 
 MAX_LISTED = 50
+# How far ahead of the clock an event may be.
+TOO_NEW_MS = 2 * 3600 * 1000
 _ALL: Callable[[Event], bool] = lambda _event: True  # noqa: E731
 NO_STREAM = "The specified log stream does not exist."
 BAD_TOKEN = "The specified nextToken is invalid."  # noqa: S105 - an error's text
@@ -37,6 +40,7 @@ def install(root: Path, region: str) -> FunctionLogs:
     for operation in (_describe_log_groups, _describe_log_streams, _get_log_events, _filter_log_events):
         setattr(LogsResponse, operation.__name__[1:], functools.partialmethod(_answered, functools.partial(operation, logs)))
     _forget_what_is_deleted(models, logs)
+    models.LogsBackend.put_log_events = _telling_what_is_rejected(models.LogsBackend.put_log_events)
     _query_files(models, logs)
     return logs
 
@@ -202,6 +206,23 @@ def _filter_log_events(logs: FunctionLogs, response: Any) -> dict[str, Any]:
         "searchedLogStreams": [],
         "nextToken": log_pages.token("f", found[-1].event_id) if more else None,
     }
+
+
+def _telling_what_is_rejected(put_events: Callable[..., tuple[str, dict[str, int]]]) -> Callable[..., tuple[str, dict[str, int]]]:
+    """moto says which event was the last too old one, where the API has the one behind it, and the last too new one in place of the first."""
+
+    @functools.wraps(put_events)
+    def put_log_events(backend: Any, log_group_name: str, log_stream_name: str, log_events: list[dict[str, Any]]) -> tuple[str, dict[str, int]]:
+        newest = time.time() * 1000 + TOO_NEW_MS
+        token, rejected = put_events(backend, log_group_name, log_stream_name, log_events)
+        if "tooOldLogEventEndIndex" in rejected:
+            rejected["tooOldLogEventEndIndex"] += 1
+        if "tooNewLogEventStartIndex" in rejected:
+            known = rejected["tooNewLogEventStartIndex"]
+            rejected["tooNewLogEventStartIndex"] = next((n for n, event in enumerate(log_events) if event["timestamp"] > newest), known)
+        return token, rejected
+
+    return put_log_events
 
 
 def _forget_what_is_deleted(models: Any, logs: FunctionLogs) -> None:
