@@ -28,7 +28,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.sandbox import copier, kernel, lockdown, packets
+from engine.sandbox import copier, ipc, kernel, lockdown, packets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -204,6 +204,8 @@ class Init:
             elif packet.kind == "reset":
                 self._pid_hint = 0
                 self._kill_all()
+                if self._build.fences.namespaces:
+                    ipc.clear()
                 channel, output = packet.fds
                 packet.fds.clear()
                 self._spawn(channel, output)

@@ -28,8 +28,8 @@ _LIMITS = (
 # Signals that wait, and timers, each of which has one ready. Where functions are all one user on the host, as many as that one may have would leave
 # none to the others.
 _SIGNALS = 4096
-# RLIMIT_NPROC counts processes and threads of the sandbox's own user; the init is one of them at level user.
-_PROCESSES = 1024 + 8
+# RLIMIT_NPROC counts processes and threads of the sandbox's own user, at level user its init too; at level full control groups count better.
+_PROCESSES, _PROCESSES_WITH_INIT = 1024 + 8, 1024 + 1
 
 
 class Fences(NamedTuple):
@@ -93,9 +93,10 @@ def _limits(fences: Fences) -> list[kernel.Step]:
     found = []
     wanted = list(_LIMITS)
     if fences.namespaces:
-        wanted.append((resource.RLIMIT_NPROC, _PROCESSES))
-        if not fences.own_uid:
-            wanted.append((resource.RLIMIT_SIGPENDING, _SIGNALS))
+        if fences.own_uid:
+            wanted.append((resource.RLIMIT_NPROC, _PROCESSES))
+        else:
+            wanted += [(resource.RLIMIT_NPROC, _PROCESSES_WITH_INIT), (resource.RLIMIT_SIGPENDING, _SIGNALS)]
     for name, value in wanted:
         _, ceiling = resource.getrlimit(name)
         allowed = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)

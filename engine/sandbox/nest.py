@@ -22,7 +22,7 @@ import struct
 import traceback
 from typing import TYPE_CHECKING, NamedTuple
 
-from engine.sandbox import calls, holder, kernel, lockdown, packets
+from engine.sandbox import calls, holder, ipc, kernel, lockdown, packets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +115,10 @@ def enter(plan: Plan, init: int, control: int, channel: int, output: int, joins:
                 step = "cgroup namespace"
                 kernel.unshare(kernel.CLONE_NEWCGROUP)
             listener = None
-            if not fresh:
+            if fresh:
+                step = "remove what the former worker left"
+                ipc.clear()
+            else:
                 kernel.perform(plan.furnish)
                 step = "endpoint listener"
                 listener = _open_network() if plan.build.isolated_network and listens else None

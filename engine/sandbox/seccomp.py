@@ -43,6 +43,9 @@ _CLONE3 = 435
 _NEWEST = 462
 # clone, socket, ioctl, prlimit64, socketpair, prctl, madvise, fcntl, setsockopt, seccomp: refused by argument.
 _CHECKED = {_X86: (56, 41, 16, 302, 53, 157, 28, 72, 54, 317), _ARM: (220, 198, 29, 261, 199, 167, 233, 25, 208, 277)}
+# mmap, memfd_create, shmget: which argument has the flags, and which of them asks for huge pages. Those that a host has set aside for somebody are
+# counted in no group's memory.
+_HUGE = {_X86: ((9, 3, 0x40000), (319, 1, 4), (29, 2, 0x800)), _ARM: ((222, 3, 0x40000), (279, 1, 4), (194, 2, 0x800))}
 
 # Namespaces; and CLONE_PARENT, whose children are the zygote's: it would reap, outside every limit, as fast as a function makes them.
 _CLONE_REFUSED = 0x7E028000
@@ -115,6 +118,7 @@ def _argument_checks(machine: str, may_enter: bool) -> list[tuple[int, bytes]]:
         (madvise, _one_of(low[2], (_MADV_MERGEABLE,), _EINVAL)),
         (fcntl, _one_of(low[1], _OF_OPEN_FILES, _EINVAL)),
         (setsockopt, _on_setsockopt(low)),
+        *((number, _op(_LOAD, low[at]) + _op(_JUMP_SET, flag, 0, 1) + _returns(_EINVAL) + _returns(_ALLOW)) for number, at, flag in _HUGE[machine]),
     ]  # fmt: skip
     return checks if may_enter else [*checks, (seccomp, _one_of(low[0], (_SET_MODE_FILTER,), _EINVAL))]
 

@@ -240,6 +240,8 @@ def test_services_on_the_hosts_loopback(siege: Siege) -> None:
 
 
 def test_terminal_injection(siege: Siege) -> None:
+    huge = "libc.shmget(1, 2 << 20, 0o5600), libc.memfd_create(b'x', 4), attempt(mmap.mmap, -1, 2 << 20, 0x40022)"
+    assert siege.attack(f"result = [{huge}]").result == [-1, -1, "EINVAL"]
     denied(siege, "import fcntl\nresult = [attempt(fcntl.ioctl, 0, r, b'x') for r in (0x5412, 0x541C)]", "EPERM")
 
 
@@ -287,7 +289,7 @@ assert done == 'DONE', done
 
 
 def test_kernel_memory_that_nobody_counts_and_tables_that_all_share(siege: Siege) -> None:
-    """Asynchronous I/O of which the whole host has 65,536; policies of memory that stay in files; keys, labels, groups and filters of sockets; locks
+    """Asynchronous I/O of which the whole host has 65,536; policies of memory that stay in files; huge pages set aside for somebody; keys, labels, groups and filters of sockets; locks
     of open files, and descriptors in common with processes, by which locks outlive whoever took them.
     """
     clone = 56 if os.uname().machine == "x86_64" else 220

@@ -17,7 +17,6 @@ from tests.security.siege import Siege
 pytestmark = pytest.mark.root
 
 
-@pytest.mark.full_only
 def test_a_fork_bomb_stays_inside(siege: Siege) -> None:
     source = """
 children = []
@@ -48,7 +47,6 @@ def test_a_spreading_fork_bomb_ends_with_the_invocation(siege: Siege) -> None:
     assert siege.attack("result = len([p for p in os.listdir('/proc') if p.isdigit()])", name).result == 2
 
 
-@pytest.mark.full_only
 def test_a_thread_bomb_stays_inside(siege: Siege) -> None:
     source = """
 threading.stack_size(65536)
@@ -367,6 +365,23 @@ def test_what_runs_on_dies_with_the_worker(siege: Siege) -> None:
     assert done.error["errorType"] == "Runtime.ExitError"
     assert siege.errors(name, "Runtime.ExitError") == 1
     assert siege.attack("result = len([p for p in os.listdir('/proc') if p.isdigit()])", name).result == 2
+
+
+def test_what_outlives_processes_does_not_outlive_the_worker(siege: Siege) -> None:
+    """Shared memory, queues and semaphores of System V are their namespace's: a function that crashed with them had their memory held against it for ever."""
+    name = siege.attacker("survivors", MemorySize=256)
+    source = """
+libc.shmat.restype = ctypes.c_void_p
+ctypes.memset(ctypes.c_void_p(libc.shmat(libc.shmget(77, 150 << 20, 0o1600), None, 0)), 1, 150 << 20)
+assert libc.msgget(77, 0o1600) >= 0 and libc.semget(77, 1, 0o1600) >= 0
+os._exit(3)
+"""
+    left = "result = [sum(1 for _ in open('/proc/sysvipc/' + kind)) - 1 for kind in ('shm', 'msg', 'sem')]\nkept = bytearray(b'x') * (150 << 20)"
+    done = siege.attack(source, name)
+    assert done.error is not None
+    assert done.error["errorType"] == "Runtime.ExitError"
+    after = siege.attack(left, name)
+    assert (after.error, after.result) == (None, [0, 0, 0])
 
 
 def test_payloads_at_the_limit(siege: Siege) -> None:

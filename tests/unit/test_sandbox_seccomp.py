@@ -119,6 +119,13 @@ def test_filters_are_a_template_s_copies_to_install_and_nobody_else_s(machine):
 
 
 @pytest.mark.parametrize("machine", MACHINES)
+def test_no_huge_pages_that_were_set_aside_for_somebody(machine):
+    mmap, memfd, shmget = {"x86_64": (9, 319, 29), "aarch64": (222, 279, 194)}[machine]
+    assert [verdict(machine, mmap, 0, 2 << 20, 3, 0x40022), verdict(machine, memfd, 0, 4), verdict(machine, shmget, 1, 2 << 20, 0o5600)] == [EINVAL] * 3
+    assert {verdict(machine, mmap, 0, 4096, 3, 0x20022), verdict(machine, memfd, 0, 3), verdict(machine, shmget, 1, 4096, 0o1600)} == {ALLOW}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
 def test_locks_are_those_of_processes(machine):
     fcntl = {"x86_64": 72, "aarch64": 25}[machine]
     assert {verdict(machine, fcntl, 5, command) for command in (37, 38)} == {EINVAL}
