@@ -14,6 +14,7 @@ import pytest
 from engine.aws import embedded
 from tests.framework.cloud import ACCOUNT, ROOT, Cloud, allow, document, refused, send
 from tests.framework.engine import OWN_RUNTIME, engine, zip_of
+from tests.framework.wait import until
 
 pytestmark = pytest.mark.skipif(embedded.available() is not None, reason="the extra 'embedded' is not installed")
 
@@ -306,3 +307,48 @@ def test_what_stands_counts_where_an_operation_does_not_repeat_it(cloud: Cloud) 
     for sid in ("sns", "friend", "none"):
         assert refused(client.remove_permission, FunctionName=function, StatementId=sid)[0] == "AccessDeniedException"
     assert "perform: lambda:TagResource on resource" in refused(client.create_function, FunctionName=fresh("f"), Tags={"a": "b"}, **package)[1]
+
+
+def test_services_give_queues_and_topics_what_their_policies_let_them(cloud: Cloud) -> None:
+    """A topic, a rule and a bucket, whose owner has no right to send to the queue."""
+    sns, sqs, events, s3 = (cloud.engine.client(name, **ROOT) for name in ("sns", "sqs", "events", "s3"))
+    name = fresh("inbox")
+    topic, rule = sns.create_topic(Name=name)["TopicArn"], events.put_rule(Name=name, EventPattern=json.dumps({"source": [name]}))["RuleArn"]
+    queue, letters = sqs.create_queue(QueueName=name)["QueueUrl"], sqs.create_queue(QueueName=f"{name}-dead")["QueueUrl"]
+    arn, s3_arn = own("sqs", name), f"arn:aws:s3:::{name}"
+    s3.create_bucket(Bucket=name)
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn, Attributes={"RawMessageDelivery": "true"})
+    events.put_targets(Rule=name, Targets=[{"Id": "q", "Arn": arn, "DeadLetterConfig": {"Arn": own("sqs", f"{name}-dead")}}])
+    notify = {"QueueConfigurations": [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*"]}]}
+
+    def tell(what: str) -> None:
+        sns.publish(TopicArn=topic, Message=f"{what} sns")
+        events.put_events(Entries=[{"Source": name, "DetailType": "x", "Detail": json.dumps({"what": f"{what} events"})}])
+
+    def received(url: str) -> str:
+        found = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=1, MaxNumberOfMessages=10, MessageAttributeNames=["All"]).get("Messages", [])
+        for message in found:
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        return json.dumps(found)
+
+    tell("first")
+    assert refused(s3.put_bucket_notification_configuration, Bucket=name, NotificationConfiguration=notify) == (
+        "InvalidArgument", "Unable to validate the following destination configurations",
+    )  # fmt: skip
+    until(lambda: "NO_PERMISSIONS" in received(letters), "the rule's event in its dead-letter queue")
+    sources = {"sns.amazonaws.com": topic, "events.amazonaws.com": rule, "s3.amazonaws.com": s3_arn}
+    statements = [
+        {**allow("sqs:SendMessage", arn), "Principal": {"Service": who}, "Condition": {"ArnEquals": {"aws:SourceArn": source}}} for who, source in sources.items()
+    ]
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Policy": document(*statements)})
+    tell("second")
+    s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration=notify)
+    s3.put_object(Bucket=name, Key="k", Body=b"")
+    got: list[str] = []
+
+    def all_there() -> bool:
+        got.append(received(queue))
+        return all(what in "".join(got) for what in ("second sns", "second events", "ObjectCreated:Put"))
+
+    until(all_there, "what the queue's policy lets in")
+    assert "first" not in "".join(got)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote_plus
 
-from engine.aws import bucket_policies
-from engine.aws.push import bucket_events, request
+from engine.aws import bucket_policies, holdings
+from engine.aws.push import bucket_events, permissions, request
 from engine.aws.push.courier import Courier, Unreachable
 from engine.core.records import millis
 from engine.core.rule_input import compact
@@ -46,12 +47,12 @@ def install(courier: Courier) -> None:
             tell(account, event_name, bucket, key)
 
     notifications.send_event = send_event
+    _ask_queues_and_topics(notifications)
     configure = FakeBucket.set_notification_configuration
 
     def set_configuration(bucket: Any, configuration: Any) -> None:
         if not _skips():
-            for each in (configuration or {}).get("CloudFunctionConfiguration") or []:
-                _validate(courier, bucket, each["CloudFunction"], S3ClientError)
+            _validate_all(courier, bucket, configuration or {}, S3ClientError)
         configure(bucket, configuration)
 
     FakeBucket.set_notification_configuration = set_configuration
@@ -79,6 +80,21 @@ def install(courier: Courier) -> None:
 
     S3Backend._set_delete_marker = set_delete_marker  # noqa: SLF001
     S3Backend.delete_object = delete_object
+
+
+def _ask_queues_and_topics(notifications: Any) -> None:
+    """Have them get no more than their policies let in."""
+    send, publish = notifications._send_sqs_message, notifications._send_sns_message  # noqa: SLF001 - where moto sends notifications
+
+    def send_if_let_in(account: str, event: Any, queue: str, region: str) -> None:
+        if _lets_in(f"arn:aws:sqs:{region}:{account}:{queue}", _bucket_of(event)):
+            send(account, event, queue, region)
+
+    def publish_if_let_in(account: str, event: Any, topic: str, region: str) -> None:
+        if _lets_in(topic, _bucket_of(event)):
+            publish(account, event, topic, region)
+
+    notifications._send_sqs_message, notifications._send_sns_message = send_if_let_in, publish_if_let_in  # noqa: SLF001
 
 
 def _with_event_bridge(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -174,6 +190,15 @@ def _skips() -> bool:
     return has_request_context() and str(current.headers.get(_SKIP, "")).lower() == "true"
 
 
+def _validate_all(courier: Courier, bucket: Any, configuration: Any, error: Any) -> None:
+    for each in configuration.get("CloudFunctionConfiguration") or []:
+        _validate(courier, bucket, each["CloudFunction"], error)
+    for kind, name in (("QueueConfiguration", "Queue"), ("TopicConfiguration", "Topic")):
+        for each in configuration.get(kind) or []:
+            if not _lets_in(str(each[name]), bucket):
+                raise error("InvalidArgument", INVALID)
+
+
 def _validate(courier: Courier, bucket: Any, function: str, error: Any) -> None:
     try:
         verdict = courier.check(function, PRINCIPAL, bucket.arn, bucket.account_id)
@@ -181,6 +206,24 @@ def _validate(courier: Courier, bucket: Any, function: str, error: Any) -> None:
         raise error("InternalError", f"The engine could not be asked about {function}: {e}") from e
     if not verdict.accepted:
         raise error("InvalidArgument", INVALID)
+
+
+def _bucket_of(event: Any) -> Any:
+    """The bucket that a notification, or the test of one, is of."""
+    records = event.get("Records")
+    return holdings.bucket(str(records[0]["s3"]["bucket"]["name"] if records else event.get("Bucket")))
+
+
+def _lets_in(arn: str, bucket: Any) -> bool:
+    """Whether a queue or topic takes what a bucket has to say; said on the engine's log if not."""
+    if bucket is None:
+        return False
+    try:
+        permissions.check(PRINCIPAL, arn, bucket.arn, bucket.account_id)
+    except permissions.NotAllowed as e:
+        sys.stderr.write(f"embedded AWS: {bucket.arn} does not notify {arn}: {e}\n")
+        return False
+    return True
 
 
 def _owner(bucket: str) -> str:

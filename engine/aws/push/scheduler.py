@@ -9,28 +9,20 @@ from __future__ import annotations
 import functools
 import json
 import re
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engine import ids
-from engine.auth.authorization import INVOKE, context_of
-from engine.auth.identity import identity_of, service
-from engine.auth.policy import Request, evaluate, parse
-from engine.aws.identities import role_of, role_record
 from engine.aws.push import targets
 from engine.aws.push.courier import Courier
+from engine.aws.push.permissions import check_role
 from engine.aws.push.timekeeper import Entry, Timekeeper
 from engine.core import schedules
 from engine.core.rule_input import compact
 
-SCHEDULER = service("scheduler.amazonaws.com")
+SCHEDULER = "scheduler.amazonaws.com"
 _ATTRIBUTE = re.compile(r"<aws\.scheduler\.(schedule-arn|scheduled-time|execution-id|attempt-number)>")
 _UNIVERSAL_INVOKE = "arn:aws:scheduler:::aws-sdk:lambda:invoke"
-
-
-class NotAllowed(Exception):
-    """The schedule's role does not allow what its target asks for."""
 
 
 def install(courier: Courier, timekeeper: Timekeeper, *, enforce: bool) -> None:
@@ -117,7 +109,7 @@ def _run(courier: Courier, group: Any, schedule: Any, account: str, region: str,
     if target["Arn"] == _UNIVERSAL_INVOKE:
         target, payload = _universal(target, payload, account, region)
     if enforce:
-        _check_role(str(target.get("RoleArn") or ""), str(target["Arn"]), region)
+        check_role(str(target.get("RoleArn") or ""), SCHEDULER, str(target["Arn"]), region)
     targets.deliver(courier, target, payload, principal="", source_arn=schedule.arn, account=account)
 
 
@@ -146,22 +138,3 @@ def _universal(target: dict[str, Any], text: str, account: str, region: str) -> 
         arn = f"{arn}:{members['Qualifier']}"
     payload = members.get("Payload", {})
     return {**target, "Arn": arn}, payload if isinstance(payload, str) else compact(payload)
-
-
-def _check_role(role_arn: str, target_arn: str, region: str) -> None:
-    """Raises NotAllowed unless Scheduler may be in this role and the role may invoke the function."""
-    role = role_of(role_arn)
-    record = None if role is None else role_record(role_arn)
-    if role is None or record is None:
-        raise NotAllowed(f"there is no role {role_arn}")
-    owner = role_arn.split(":")[4]
-    trust = parse(role.assume_role_policy_document)
-    context = context_of(SCHEDULER, now_epoch_s=time.time(), region=region)
-    if not evaluate(Request("sts:AssumeRole", role_arn, owner, context), SCHEDULER, trust).allowed:
-        raise NotAllowed(f"{role_arn} does not trust scheduler.amazonaws.com")
-    if target_arn.split(":")[2] != "lambda":
-        return
-    identity = identity_of(record)
-    asked = Request(INVOKE, target_arn, owner, context_of(identity, now_epoch_s=time.time(), region=region))
-    if not evaluate(asked, identity).allowed:
-        raise NotAllowed(f"{role_arn} does not allow {INVOKE} on {target_arn}")

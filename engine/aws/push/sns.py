@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from engine.aws.push import request
+from engine.aws.push import permissions, request
 from engine.aws.push.courier import Courier
 from engine.core import topic_filters
 from engine.core.patterns import InvalidPattern
@@ -31,6 +32,12 @@ def install(courier: Courier) -> None:
         subscription: Any, message: str, message_id: str, subject: str | None = None, message_attributes: dict[str, Any] | None = None,
         group_id: str | None = None, deduplication_id: str | None = None, message_structure: str | None = None,
     ) -> None:  # fmt: skip
+        if subscription.protocol == "sqs":
+            try:
+                permissions.check(PRINCIPAL, subscription.endpoint, subscription.topic.arn, subscription.topic.account_id)
+            except permissions.NotAllowed as e:
+                sys.stderr.write(f"embedded AWS: {subscription.arn} did not reach {subscription.endpoint}: {e}\n")
+                return
         if subscription.protocol != "lambda":
             if subscription.topic.fifo_topic and deduplication_id is None and message:
                 # moto leaves it to the queue, which need not know how.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine import ids
+from engine.aws.push import permissions
 from engine.aws.push.courier import Courier
 from engine.core.push import Verdict
 
@@ -22,9 +23,14 @@ class UnknownTarget(ValueError):
 
 
 def deliver(courier: Courier, target: Mapping[str, Any], payload: str, *, principal: str, source_arn: str, account: str) -> None:
-    """Give a target its input (JSON text). Raises UnknownTarget, and what the embedded service raises."""
+    """Give a target its input (JSON text). Raises UnknownTarget, permissions.NotAllowed, and what the embedded service raises.
+
+    ``principal``: whom the target's policy has to let in, empty where a role was looked at.
+    """
     arn = str(target["Arn"])
     service, region, owner = arn.split(":")[2:5]
+    if principal:
+        _check(target, payload, principal, source_arn, account)
     if service == "lambda":
         courier.send(
             arn, payload, principal=principal, source_arn=source_arn, source_account=account, refused=_dead_letter(target, payload, source_arn)
@@ -41,6 +47,21 @@ def deliver(courier: Courier, target: Mapping[str, Any], payload: str, *, princi
         get_backend(owner, region).start_execution(arn, ids.request_id(), payload)
     else:
         raise UnknownTarget(f"{service} is no target here")
+
+
+def _check(target: Mapping[str, Any], payload: str, principal: str, source_arn: str, account: str) -> None:
+    """Raises NotAllowed unless a queue or topic lets the service in, after the event is where such events are kept."""
+    try:
+        arn, role = str(target["Arn"]), target.get("RoleArn")
+        if role and permissions.enforced() and arn.split(":")[2] != "lambda":
+            permissions.check_role(str(role), principal, arn, arn.split(":")[3])
+        else:
+            permissions.check(principal, arn, source_arn, account)
+    except permissions.NotAllowed as e:
+        keep = _dead_letter(target, payload, source_arn)
+        if keep is not None:
+            keep(Verdict("AccessDeniedException", str(e)))
+        raise
 
 
 def _dead_letter(target: Mapping[str, Any], payload: str, source_arn: str) -> Callable[[Verdict], None] | None:
