@@ -114,7 +114,11 @@ class Frames:
 
 @dataclass
 class Plan:
-    """What load to make; it ends after ``seconds`` or ``count`` requests, whichever is first. ``rate`` None is a closed loop."""
+    """What load to make; it ends after ``seconds`` or ``count`` requests, whichever is first. ``rate`` None is a closed loop.
+
+    What is sent (or due) in the first ``lead_s`` is answered but no sample: the connections are new to the server then. An open loop also ends
+    once ``until`` says so.
+    """
 
     address: str
     dialect: Dialect
@@ -125,6 +129,8 @@ class Plan:
     count: int = 10_000_000
     rate: float | None = None
     check: Check | None = None
+    lead_s: float = 0.0
+    until: Callable[[], bool] = lambda: False
 
 
 @dataclass
@@ -177,6 +183,7 @@ class Generator:
         self._sent = 0
         self._done = 0
         self._stop_ns = 0
+        self._lead_ns = 0
         self._due: deque[int] = deque()
         self._idle: list[_Connection] = []
 
@@ -193,6 +200,7 @@ class Generator:
         gc.disable()
         begin = time.perf_counter_ns()
         self._stop_ns = begin + int(plan.seconds * 1e9)
+        self._lead_ns = begin + int(plan.lead_s * 1e9)
         try:
             if plan.rate is None:
                 self._closed_loop()
@@ -220,11 +228,16 @@ class Generator:
         self._epoll.register(timer.fd, select.EPOLLIN)
         gap = 1e9 / rate
         begin = time.perf_counter_ns()
+        self._lead_ns = begin + int(self._plan.lead_s * 1e9)
         total = min(self._plan.count, int(self._plan.seconds * rate))
         self._idle = [c for c in self._connections.values() for _ in range(self._plan.depth)]
         offered = 0
         try:
             while self._done < total:
+                if self._plan.until():
+                    total = min(total, offered)
+                    if self._done == total:
+                        break
                 now = time.perf_counter_ns()
                 while offered < total and begin + int(offered * gap) <= now:
                     self._due.append(begin + int(offered * gap))
@@ -312,7 +325,8 @@ class Generator:
             start, tag = connection.started.pop(call_id)
             connection.free.append(call_id)
             self._done += 1
-            self._sample(tag, status, body, now - start)
+            if start >= self._lead_ns:
+                self._sample(tag, status, body, now - start)
             if plan.rate is not None:
                 self._idle.append(connection)
             elif now < self._stop_ns and self._sent < plan.count:

@@ -5,27 +5,35 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import itertools
 import json
 import shutil
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
-from bench import http1
-from bench.beside import beside
+from bench import alternating, http1
+from bench.alternating import Side
+from bench.beside import Companion, stand_in
 from bench.context import Context
 from bench.engine import ECHO, ROLE, Engine, started, zipped
-from bench.loadgen import Generator, Http, Outcome, Plan
+from bench.loadgen import Generator, Http, Plan
 from bench.rows import Latencies, Row, row
 from engine.store.database import Database
 from engine.store.functions import SqlFunctionStore
 
 SUBJECT = "engine, HTTP"
 CONNECTIONS = 8
+# Calls a second, and half as many operations: a quarter each of creating, listing, updating and deleting.
+RATE, OPERATIONS = 400, 200
+ALONE, BESIDE, CLIENT = f"warm calls alone, {RATE}/s", f"warm calls beside operations, {RATE}/s", f"warm calls beside the operations' client only, {RATE}/s"
+# A page, so that every listing is a full one; how many creations later a function is changed, and deleted; connections that nobody ever waits for.
+STOCK, LATER, ENOUGH = 50, 25, 64
+# Bytes of such an operation's answer, on average: most of it is in the listings.
+_ANSWER = 10_000
 FUNCTIONS = "/2015-03-31/functions"
 Request = Callable[[int], bytes]
 
@@ -103,38 +111,62 @@ def _case(engine: Engine, case: str, request: Request, count: int) -> Row:
 
 
 def _beside(context: Context) -> list[Row]:
-    """Warm calls at a fixed rate, alone and beside half as many control-plane operations of another process, in turns."""
-    rate, turns, seconds = 400, 3 if context.quick else 7, 1.5 if context.quick else 3.0
-    alone, among = f"warm calls alone, {rate}/s", f"warm calls beside operations, {rate}/s"
-    outcomes: dict[str, list[Outcome]] = {alone: [], among: []}
-    operations = 0
-    with context.engine() as engine:
+    """Warm calls alone, beside operations of another process, and beside that process alone, whose operations a server answers that does nothing."""
+    rounds, seconds = (14, 0.9) if context.quick else (40, 1.1)
+    with contextlib.ExitStack() as ends, context.engine() as engine:
         engine.deploy("hot", zipped(ECHO))
+        engine.deploy_many([f"stock-{n}" for n in range(STOCK)], zipped(ECHO))
         engine.settle()
         hot = http1.request(engine.host, engine.path("hot"), b"{}")
-        work = [request for case, request in _operations(engine, 1) if case in ("create, one package for all", "list, pages of 50", "delete")]
-        # Enough connections that neither a call nor an operation ever waits for one.
-        warm = Plan(engine.host, Http(), lambda _n: (hot, None), connections=64, seconds=seconds, rate=rate)
-        # An operation may overtake the one that makes its function; what it costs is what is measured.
-        others = Plan(
-            engine.host, Http(), lambda n: (work[n % 3](n // 3), None), connections=64, seconds=seconds, rate=rate / 2, check=lambda *_: "operation"
-        )
+        warm = Plan(engine.host, Http(), lambda _n: (hot, None), connections=ENOUGH, seconds=seconds, rate=RATE, lead_s=0.1)
+        mixed = _mixed(dict(_operations(engine, 1)))
+        load = Plan(
+            engine.host, Http(), lambda _n: (next(mixed), None), connections=ENOUGH, rate=OPERATIONS,
+            check=lambda _tag, status, _body: "operation" if status < 300 else None,
+        )  # fmt: skip
+        operations, client = Companion(load), Companion(replace(load, address=ends.enter_context(stand_in(_ANSWER))))
+        ends.callback(operations.close)
+        ends.callback(client.close)
+        pids = engine.state()["processes"]
+        named = {"supervisor": [pids["supervisor"]], "control plane": [pids["control"]], "the operations' client": [operations.pid, client.pid]}
+
+        def groups() -> dict[str, Sequence[int]]:
+            others = [p.pid for p in engine.processes() if p.pid not in (pids["supervisor"], pids["control"])]
+            return {**named, "workers and what makes them": others}
+
+        # Instances enough for calls that overlap: none of those that are measured is a cold start.
+        Generator(replace(warm, rate=None, connections=16, seconds=0.5)).run()
         Generator(replace(warm, seconds=1.0)).run()
-        for turn in range(1, turns + 1):
-            context.say(f"warm calls alone and beside operations, turn {turn} of {turns}")
-            outcomes[alone].append(Generator(warm).run())
-            with beside(others) as counts:
-                outcomes[among].append(Generator(warm).run())
-            operations += counts()["operation"]
-    ratios = [b.latencies().us(99) / a.latencies().us(99) for a, b in zip(outcomes[alone], outcomes[among], strict=True)]
-    extra = {alone: {}, among: {"operations": operations, "p99_ratio": round(statistics.median(ratios), 3), "p99_ratios": [round(r, 2) for r in ratios]}}
+        found = alternating.alternate(warm, {ALONE: None, BESIDE: operations, CLIENT: client}, rounds, groups, context.say)
+        done = operations.counts
+    extra = {ALONE: {}, BESIDE: {"operations": done["operation"], "failed_operations": done["error"], **_compared(found[BESIDE], found[ALONE])}}
+    extra[CLIENT] = _compared(found[CLIENT], found[ALONE])
     return [
         row(
-            "control", SUBJECT, case, generator="Python, open loop", latencies=Latencies(ns for one in found for ns in one.kinds["ok"]),
-            seconds=sum(one.seconds for one in found), errors=sum(one.errors for one in found), in_flight=64, payload=2, **extra[case],
+            "control", SUBJECT, case, generator="Python, open loop", latencies=side.latencies(), seconds=side.seconds, errors=side.errors,
+            in_flight=ENOUGH, payload=2, **extra[case], **dict(alternating.told(side)),
         )
-        for case, found in outcomes.items()
+        for case, side in found.items()
     ]  # fmt: skip
+
+
+def _compared(side: Side, alone: Side) -> dict[str, object]:
+    """The ratio of p99s with what chance may make of it, and the rounds in which it was above 1.2."""
+    found = alternating.ratio(side.turns, alone.turns)
+    return {
+        "p99_ratio": [round(n, 3) for n in found],
+        "rounds_above_1.2": f"{alternating.worse(side.turns, alone.turns, 1.2)} of {len(side.turns)}",
+    }
+
+
+def _mixed(ask: dict[str, Request]) -> Iterator[bytes]:
+    """Requests without an end: functions made, some of them listed, each changed and deleted when those before it surely are."""
+    create, listing = ask["create, one package for all"], ask["list, pages of 50"]
+    for n in itertools.count():
+        yield create(n)
+        yield listing(n)
+        yield ask["update configuration"](n - LATER) if n >= LATER else listing(n)
+        yield ask["delete"](n - 2 * LATER) if n >= 2 * LATER else listing(n)
 
 
 def _start(context: Context, count: int) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
@@ -316,3 +317,80 @@ def test_promises_about_events_are_read_from_their_rows() -> None:
     drained = [p.measure(Results(rows)) for p in PROMISES if p.scenario == "events"][-2:]
     assert [got.holds for got in drained if got is not None] == [False, False]
     assert all(p.measure(Results([])) is None for p in PROMISES if p.scenario == "events")
+
+
+def test_a_ratio_of_p99s_tells_what_chance_may_have_made_of_it() -> None:
+    from bench import alternating
+
+    quiet = [[100] * 98 + [200, 300] for _ in range(20)]
+    twice = [[value * 2 for value in turn] for turn in quiet]
+    assert alternating.ratio(quiet, quiet) == (1.0, 1.0, 1.0)
+    assert alternating.ratio(twice, quiet) == (2.0, 2.0, 2.0)
+    # One bad turn of twenty makes the p99 of all of them, and half of the draws or so are without it.
+    once = [[9000] * 100, *quiet[1:]]
+    found = alternating.ratio(once, quiet)
+    assert found.value == 45.0
+    assert (found.low, found.high) == (1.0, 45.0)
+    assert alternating.worse(once, quiet, 1.2) == 1
+    assert alternating.worse(twice, quiet, 1.9) == 20
+    with pytest.raises(ValueError, match="20 turns cannot be compared with 19"):
+        alternating.ratio(quiet, quiet[1:])
+    with pytest.raises(ValueError, match="no calls"):
+        alternating.ratio([[]], [[]])
+
+
+_ALTERNATING = """
+import json, os
+from bench import alternating, http1
+from bench.beside import Companion, stand_in
+from bench.loadgen import Http, Plan
+
+policy = os.sched_getscheduler(0)
+with stand_in(100) as address:
+    request = http1.request(address, "/", b"hello")
+    calls = Plan(address, Http(), lambda _n: (request, None), connections=4, seconds=0.2, rate=100, lead_s=0.1)
+    load = Companion(Plan(address, Http(), lambda _n: (request, None), connections=2, rate=50))
+    try:
+        groups = {"self": [os.getpid()], "load": [load.pid], "gone": [2**22 + 1]}
+        found = alternating.alternate(calls, {"alone": None, "beside": load}, 2, lambda: groups)
+    finally:
+        load.close()
+print(json.dumps({
+    "samples": [[len(turn) for turn in side.turns] for side in found.values()],
+    "load": load.counts["ok"],
+    "told": dict(alternating.told(found["alone"])),
+    "policy kept": os.sched_getscheduler(0) == policy,
+}))
+"""
+
+
+def test_turns_alternate_beside_a_load_and_nothing() -> None:
+    """In a process of its own, which forks: this one may have threads."""
+    done = subprocess.run([sys.executable, "-c", _ALTERNATING], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+
+    assert got["samples"] == [[10, 10], [10, 10]], "half of each turn's calls are no samples"
+    assert got["load"] >= 2 * 50 * 0.2, "as long as the turns at least, and at its rate"
+    assert got["policy kept"]
+    assert got["told"]["self"]["cpu_ms"] > 0
+    assert got["told"]["gone"] == {"cpu_ms": 0.0, "waited_ms": 0.0, "turns": 0.0, "displaced": 0.0}
+
+
+def test_warm_calls_beside_operations_are_judged_only_where_chance_cannot_have_made_the_difference() -> None:
+    from bench.promises import PROMISES, Results
+    from bench.scenarios import control
+
+    (promise,) = [p for p in PROMISES if "do not delay warm invocations" in p.text]
+
+    def judged(ratio: list[float]) -> bool | None:
+        extra: dict[str, dict[str, Any]] = {control.ALONE: {}, control.BESIDE: {"p99_ratio": ratio, "failed_operations": 0}, control.CLIENT: {"p99_ratio": [1, 1, 1]}}
+        rows = [row("control", control.SUBJECT, case, generator="Python", latencies=Latencies([1000]), seconds=1.0, **more) for case, more in extra.items()]
+        assert promise.measure(Results(rows[:2])) is None
+        got = promise.measure(Results(rows))
+        assert got is not None
+        return got.holds
+
+    assert judged([1.1, 1.0, 1.2]) is True
+    assert judged([1.4, 1.21, 1.6]) is False
+    assert judged([1.1, 0.9, 1.3]) is None
