@@ -115,7 +115,7 @@ class Vpcs:
         """A request's VpcConfig as it is kept and shown, its VPC ready. Raises InvalidParameterValue with AWS's words, NotImplementedHere
         where VPCs cannot be had, ServiceError when EC2 or the supervisor cannot be reached.
         """
-        subnets, groups = list(wanted.get("SubnetIds") or ()), list(wanted.get("SecurityGroupIds") or ())
+        subnets, groups = _once(wanted.get("SubnetIds")), _once(wanted.get("SecurityGroupIds"))
         if bool(subnets) != bool(groups):
             raise InvalidParameterValue("SubnetIds and SecurityIds must coexist or be both empty list.")
         if wanted.get("Ipv6AllowedForDualStack"):
@@ -133,7 +133,7 @@ class Vpcs:
 
     async def vpc_of(self, wanted: Mapping[str, Any], account: str) -> str | None:
         """The VPC of a request's VpcConfig, for whoever decides whether the request may be made; None where that cannot be said."""
-        subnets, groups = list(wanted.get("SubnetIds") or ()), list(wanted.get("SecurityGroupIds") or ())
+        subnets, groups = _once(wanted.get("SubnetIds")), _once(wanted.get("SecurityGroupIds"))
         try:
             if any(name in document["subnets"] for document in self._own.values() for name in subnets):
                 return self._find_own(subnets, groups)
@@ -316,6 +316,11 @@ class Vpcs:
                     await self._keep(vpc, document)
                 else:
                     await self._replace(vpc, None)
+
+
+def _once(names: list[str] | None) -> list[str]:
+    """Each name once, in order: EC2 does not find one that is asked for twice."""
+    return list(dict.fromkeys(names or ()))
 
 
 def _one_vpc(of_subnets: list[str], of_groups: list[str]) -> str:

@@ -60,6 +60,8 @@ def test_the_supervisor_has_the_vpc_before_the_function(control: ControlServer) 
     control.create("g", VpcConfig=CONFIG)
     assert control.peer.log[-1] == ("put", "g")
     assert control.peer.log.count(("vpc", "vpc-own")) == 1, "it has it"
+    twice = control.create("h", VpcConfig={name: values * 2 for name, values in CONFIG.items()})["VpcConfig"]
+    assert {name: twice[name] for name in CONFIG} == CONFIG, "what is named twice is one"
 
 
 def test_a_vpc_that_nobody_uses_is_forgotten(control: ControlServer) -> None:
