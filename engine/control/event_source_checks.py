@@ -90,9 +90,12 @@ def _visibility_s(aws: Any, queue: str) -> int:
 
 
 def _check_stream(aws: Any, kind: Kind, arn: str) -> None:
+    stream, _, consumer = arn.partition("/consumer/")
+
     def ask() -> Any:
         if kind is KINESIS:
-            return aws.client("kinesis").describe_stream_summary(StreamARN=arn)
+            found = aws.client("kinesis").describe_stream_summary(StreamARN=stream)
+            return _consumer(aws, arn) if consumer else found
         return aws.client("dynamodbstreams").describe_stream(StreamArn=arn, Limit=1)
 
     def refused(code: str, message: str) -> str:
@@ -103,3 +106,14 @@ def _check_stream(aws: Any, kind: Kind, arn: str) -> None:
         return f"Cannot access stream {arn}: {code}: {message}"
 
     _asked(arn, ask, refused)
+
+
+def _consumer(aws: Any, arn: str) -> Any:
+    """Lambda's own policy for roles does not let them describe a consumer: what it cannot be asked about is taken to be there."""
+    client = aws.client("kinesis")
+    try:
+        return client.describe_stream_consumer(ConsumerARN=arn)
+    except client.exceptions.ClientError as e:
+        if not e.response["Error"].get("Code", "").startswith(_DENIED):
+            raise
+        return None

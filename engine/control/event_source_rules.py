@@ -97,7 +97,7 @@ _KNOWN = (
 )  # fmt: skip
 # What the last part of the ARN of a source looks like.
 _RESOURCES = {
-    KINESIS.name: re.compile("stream/.+"),
+    KINESIS.name: re.compile(r"stream/[^/]+(?:/consumer/[^/]+)?"),
     DYNAMODB.name: re.compile("table/.+/stream/.+"),
     MQ.name: re.compile("broker:.+"),
     MSK.name: re.compile("cluster/.+"),
@@ -118,8 +118,6 @@ def kind_of(params: Mapping[str, Any]) -> Kind:
     kind = _KINDS.get(parts[2])
     if kind is None or len(parts) != 6 or not all(parts[3:6]) or not _is_resource(kind, parts[5]):
         raise InvalidParameterValue("Unrecognized event source.")
-    if kind is KINESIS and "/consumer/" in arn:
-        raise _unpolled("consumers of Kinesis streams (give the ARN of the stream)")
     return kind
 
 

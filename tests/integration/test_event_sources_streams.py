@@ -249,6 +249,16 @@ def test_windows_have_states(running: Engine) -> None:
     assert (first["state"], first["shardId"], first["eventSourceARN"]) == ({}, "shardId-000000000000", arn)
 
 
+def test_a_consumer_of_a_stream_gets_what_the_stream_does(running: Engine) -> None:
+    arn = stream(running, "fanned")
+    consumer = running.client("kinesis").register_stream_consumer(StreamARN=arn, ConsumerName="c")["Consumer"]["ConsumerARN"]
+    mapped(running, "fanned", consumer)
+    put(running, "fanned", "a", "b")
+    wait.until(lambda: seen_at_least(running, "fanned", 2), "both records", 60)
+    sources = {one["eventSourceARN"] for event in events(running, "fanned") for one in event["Records"]}
+    assert sources == {consumer}
+
+
 def test_disabled_it_reads_on_later_from_where_it_was(running: Engine) -> None:
     arn = stream(running, "paused")
     put(running, "paused", "1")
@@ -326,7 +336,7 @@ def test_what_is_refused_of_streams(running: Engine) -> None:
         assert refused(create, **given) == (400, "InvalidParameterValueException", text)
     assert refused(create, **good, MaximumRecordAgeInSeconds=5)[:2] == (400, "ValidationException")
     consumer = f"{arn}/consumer/c:1"
-    assert refused(create, **{**good, "EventSourceArn": consumer})[0] == 501
+    assert refused(create, **{**good, "EventSourceArn": consumer}) == (400, "InvalidParameterValueException", f"Stream not found: {consumer}")
     uuid = create(**good)["UUID"]
     assert refused(create, **good) == (
         409,

@@ -67,7 +67,7 @@ def _info(records: Sequence[Record], shard: str, source: Source) -> dict[str, An
         "approximateArrivalOfFirstRecord": shown(first.arrival_ms),
         "approximateArrivalOfLastRecord": shown(last.arrival_ms),
         "batchSize": len(records),
-        "streamArn": source.arn,
+        "streamArn": source.stream_arn,
     }
 
 

@@ -90,6 +90,11 @@ class Source(msgspec.Struct, frozen=True):
         return self.arn.split(":")[2] if self.broker is None else self.broker.kind
 
     @property
+    def stream_arn(self) -> str:
+        """Of a consumer the stream it is a consumer of."""
+        return self.arn.partition("/consumer/")[0]
+
+    @property
     def region(self) -> str:
         return (self.arn or self.function).split(":")[3]
 

@@ -53,17 +53,24 @@ class StreamClient(Protocol):
     def read(self, shard: str, iterator: str, limit: int) -> Page: ...
 
 
-class KinesisClient:
-    """``connect`` gives a boto3 client of Kinesis; asked each time, since credentials change."""
+# How long nothing is asked for after a read that found nothing new. AWS allows five reads of a shard a second.
+IDLE_S, CONSUMER_IDLE_S = 1.0, 0.25
 
-    idle_s = 1.0
+
+class KinesisClient:
+    """``connect`` gives a boto3 client of Kinesis; asked each time, since credentials change.
+
+    What AWS pushes to a consumer (enhanced fan-out) is fetched here, only more often than for the stream itself.
+    """
+
     most = 10_000
 
     def __init__(self, source: Source, connect: Callable[[], Any]) -> None:
         self._source = source
         self._connect = connect
         # The ARN for AWS, which finds another account's stream by it only; some others that speak Kinesis look at the name.
-        self._named = {"StreamARN": source.arn, "StreamName": source.arn.rpartition("/")[2]}
+        self._named = {"StreamARN": source.stream_arn, "StreamName": source.stream_arn.rpartition("/")[2]}
+        self.idle_s = IDLE_S if source.arn == source.stream_arn else CONSUMER_IDLE_S
 
     def retention_s(self) -> int:
         summary = self._connect().describe_stream_summary(**self._named)["StreamDescriptionSummary"]
