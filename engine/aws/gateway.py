@@ -10,10 +10,11 @@ import functools
 import json
 import os
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from engine.aws import method_changes, openapi
+from engine.aws import http_apis, method_changes, openapi
+from engine.aws.http_api_resources import HttpApiHandler
 from engine.aws.lambda_resources import Handler, Made
 from engine.aws.rest_api_resources import RestApiHandler
 
@@ -51,6 +52,8 @@ def install() -> None:
         return 200, {}, json.dumps({"items": [a.to_json() for a in api.authorizers.values()]})
 
     ApiGatewayV2Response.update_stage = _update_stage
+    http_apis.install()
+    ApiGatewayV2Response.reimport_api = _reimport_http_api(ApiGatewayV2Response.reimport_api)
     method_changes.install()
     _import_documents(APIGatewayResponse)
     APIGatewayResponse.create_rest_api = create_rest_api
@@ -66,16 +69,12 @@ _STAGE_MAPS = {"routeSettings": "route_settings", "stageVariables": "stage_varia
 
 def _update_stage(self: Any) -> Any:
     """UpdateStage of an HTTP or WebSocket API."""
-    from moto.apigatewayv2.exceptions import APIGatewayV2Error  # noqa: PLC0415
-
     _, _, _, api_id, _, stage_name = self.path.split("/")[:6]
     asked = json.loads(self.body)
     stage = self.apigatewayv2_backend.get_stage(api_id, unquote(stage_name))
     if asked.get("deploymentId"):
-        # There are none: what is changed is served at once.
-        missing = APIGatewayV2Error("NotFoundException", "Invalid deployment identifier specified")
-        missing.code = 404
-        raise missing
+        http_apis.check(self.apigatewayv2_backend.get_api(api_id), asked["deploymentId"])
+        stage.deployment_id = asked["deploymentId"]
     for member in asked.keys() & _STAGE.keys():
         setattr(stage, _STAGE[member], asked[member])
     for member in asked.keys() & _STAGE_MAPS.keys():
@@ -91,38 +90,63 @@ def _import_documents(responses: Any) -> None:
 
     @functools.wraps(import_api)
     def import_rest_api(self: Any) -> Any:
-        handler = _handler(self)
+        handler = _handler(self, RestApiHandler)
         if handler is None:
             return import_api(self)
-        made = handler.create("", {"Body": _document(self)})
+        made = handler.create("", {"Body": _document(self.body)})
         return 201, {}, json.dumps(self.backend.get_rest_api(made.physical).to_dict())
 
     @functools.wraps(put_api)
     def put_rest_api(self: Any) -> Any:
-        handler = _handler(self) if self._get_param("mode") == "overwrite" else None
+        handler = _handler(self, RestApiHandler) if self._get_param("mode") == "overwrite" else None
         if handler is None:
             return put_api(self)
         api = self.backend.get_rest_api(self.path.split("/")[-1])
-        handler.update(Made(api.id, api.id, {}), {}, {"Body": _document(self)})
+        handler.update(Made(api.id, api.id, {}), {}, {"Body": _document(self.body)})
         return 200, {}, json.dumps(api.to_dict())
 
     responses.import_rest_api, responses.put_rest_api = import_rest_api, put_rest_api
 
 
-def _handler(response: Any) -> Handler | None:
+def _reimport_http_api(reimport_api: Any) -> Any:
+    """ReimportApi, which makes the routes of a document with their integrations and authorizers, as a stack would."""
+
+    @functools.wraps(reimport_api)
+    def reimport(self: Any) -> Any:
+        handler = _handler(self, HttpApiHandler)
+        if handler is None:
+            return reimport_api(self)
+        document = _document(json.loads(self.body).get("body") or "")
+        about = document.get("info") or {}
+        api = self.apigatewayv2_backend.get_api(self.path.split("/")[-1])
+        api.name, api.version = about.get("title") or api.name, about.get("version") or api.version
+        api.description = about.get("description") or api.description
+        cors = openapi.cors(document)
+        if cors:
+            api.cors_configuration = {name[0].lower() + name[1:]: value for name, value in cors.items()}
+        handler.refill(api.api_id, document)
+        return 201, {}, json.dumps(api.to_json())
+
+    return http_apis.addressed(reimport)
+
+
+Kind = TypeVar("Kind", bound=Handler)
+
+
+def _handler(response: Any, kind: type[Kind]) -> Kind | None:
     from engine.aws import stack_bridge  # noqa: PLC0415 - it imports moto's CloudFormation
 
     bridge = stack_bridge.bridge_of(os.environ)
-    return None if bridge is None else bridge.handler(RestApiHandler, response.current_account)
+    return None if bridge is None else bridge.handler(kind, response.current_account)
 
 
-def _document(response: Any) -> Any:
+def _document(text: Any) -> Any:
     """Raises moto's BadRequestException for what is no OpenAPI document."""
     import yaml  # noqa: PLC0415 - moto brings it
     from moto.apigateway.exceptions import BadRequestException  # noqa: PLC0415
 
     try:
-        found = yaml.safe_load(response.body)
+        found = yaml.safe_load(text)
         openapi.operations(found)
     except (yaml.YAMLError, ValueError, AttributeError) as e:
         raise BadRequestException(f"Invalid OpenAPI input: {e}") from e

@@ -38,7 +38,12 @@ class HttpApiHandler(Handler):
         plain = [{k: v for k, v in p.items() if k not in ("Body", "Tags")} for p in (old, new)]
         if plain[0] != plain[1] or openapi.cors(before) != openapi.cors(after):
             return super().update(made, old, new)
-        http, api_id = self.clients(HTTP), made.physical
+        self.refill(made.physical, after)
+        return made
+
+    def refill(self, api_id: str, body: Mapping[str, Any]) -> None:
+        """Have the routes of a document in place of all there are."""
+        http = self.clients(HTTP)
         for route in http.get_routes(ApiId=api_id)["Items"]:
             http.delete_route(ApiId=api_id, RouteId=route["RouteId"])
             if route.get("AuthorizerId"):
@@ -47,8 +52,7 @@ class HttpApiHandler(Handler):
                 )
         for integration in http.get_integrations(ApiId=api_id)["Items"]:
             http.delete_integration(ApiId=api_id, IntegrationId=integration["IntegrationId"])
-        self._fill(api_id, after)
-        return made
+        self._fill(api_id, body)
 
     def delete(self, made: Made, properties: Properties) -> None:
         http = self.clients(HTTP)
@@ -177,7 +181,7 @@ class HttpStageHandler(Handler):
 
 
 class HttpDeploymentHandler(Handler):
-    """AWS::ApiGatewayV2::Deployment: a name. The embedded API Gateway has no deployments of these APIs, whose stages show them as they are."""
+    """AWS::ApiGatewayV2::Deployment: a name. The stages of these APIs show them as they are."""
 
     def create(self, name: str, properties: Properties) -> Made:
         return Made(name, name, {"DeploymentId": name})

@@ -12,15 +12,16 @@ from urllib.parse import urlsplit
 
 from engine.aws import openapi
 from engine.aws.lambda_resources import Handler, Made, Properties
+from engine.local_names import address, system
 
 REST = "apigateway"
 
 
 def local_address(client: Any, api_id: str) -> str:
-    """Where the engine serves an API, by name."""
+    """Where the engine serves an API, for clients on its machine."""
     parts = urlsplit(client.meta.endpoint_url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{api_id}.execute-api.{client.meta.region_name}.localhost{port}"
+    where = address(parts.netloc, api_id, "execute-api", client.meta.region_name, "/_api/", names=system().lead_here())
+    return f"{parts.scheme}://{where}"
 
 
 class RestApiHandler(Handler):

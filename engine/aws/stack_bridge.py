@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 from moto.cloudformation import parsing
@@ -29,6 +29,8 @@ from engine.aws.further_resources import FURTHER
 from engine.aws.lambda_resources import HANDLERS, Code, Handler, Made, Replace
 from engine.aws.managed_policies import AwsPolicies
 from engine.aws.template_values import typed
+
+Kind = TypeVar("Kind", bound=Handler)
 
 MAX_NAME = 64
 # Kept: moto finds them as long as they live.
@@ -53,7 +55,7 @@ class Bridge:
         self._inside_url = inside_url or url
         self._clients: dict[str, tuple[AwsClients, AwsClients]] = {}
 
-    def handler(self, kind: type[Handler], account: str) -> Handler:
+    def handler(self, kind: type[Kind], account: str) -> Kind:
         """Raises ValueError for an account that the engine's key does not act in."""
         clients = self._of(account)[0].client
         return kind(lambda service: typed(clients(service)), Code(lambda _bucket, _key: None))

@@ -19,7 +19,6 @@ from engine.control.code_links import CodeLinks
 from engine.control.file_systems import FileSystems
 from engine.control.images import Images
 from engine.control.link import ControlLink, Hello
-from engine.control.local_names import LocalNames
 from engine.control.packages import Package, Packages
 from engine.control.roles import Roles
 from engine.control.sealed import SealedEnvironments
@@ -27,6 +26,7 @@ from engine.control.signatures import Profiles
 from engine.control.sources import Sources
 from engine.control.vpcs import Vpcs
 from engine.errors import InvalidParameterValue, ResourceNotFound
+from engine.local_names import LocalNames
 from engine.store.api import LATEST, CodeStore, Function, FunctionStore, LayerStore, MappingStore, SigningStore, Version
 
 ONLY_FUNCTIONS = (

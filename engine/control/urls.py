@@ -1,13 +1,13 @@
 """CreateFunctionUrlConfig, GetFunctionUrlConfig, UpdateFunctionUrlConfig, DeleteFunctionUrlConfig and ListFunctionUrlConfigs.
 
 A URL belongs to a function (its ``$LATEST``) or to an alias, and goes with it. The supervisor serves it: it is part of the catalogue. Each answer
-spells it so that whoever asked can call it (``_url``).
+spells it so that whoever asked can call it.
 Source: docs.aws.amazon.com/lambda/latest/dg/urls-configuration.html and recorded replies.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
 import secrets
 import string
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ from engine.control.kinds import URL
 from engine.control.listing import listing, page_of
 from engine.control.plane import Plane, locate
 from engine.errors import ResourceConflict, ResourceNotFound
+from engine.local_names import address
 from engine.store.api import Function
 
 ID_LENGTH = 32
@@ -121,9 +122,11 @@ class UrlOperations:
 
     async def _shown(self, caller: Caller, ref: FunctionRef, document: Mapping[str, Any], *times: str) -> dict[str, Any]:
         answer = {name: document[name] for name in (*_MEMBERS, *times) if name in document}
-        names = await self._plane.names.lead_here()
+        local = self._plane.names
+        names = await asyncio.to_thread(local.lead_here) if local.known is None else local.known
+        where = address(caller.headers.get("host", ""), document["UrlId"], "lambda-url", caller.region, "/_url/", names=names)
         return {
-            "FunctionUrl": _url(caller.headers.get("host", ""), document["UrlId"], caller.region, names=names),
+            "FunctionUrl": f"http://{where}/",
             "FunctionArn": function_arn(ref.region, ref.account, ref.name, ref.qualifier),
             **answer,
         }
@@ -148,18 +151,3 @@ def _no_function() -> ResourceNotFound:
 
 def _no_url() -> ResourceNotFound:
     return ResourceNotFound("The resource you requested does not exist.")
-
-
-def _url(host: str, url_id: str, region: str, *, names: bool) -> str:
-    """The URL for a client that reached the engine as ``host``: a name below that, or below localhost when it is this machine and such ``names``
-    lead here. Where no name can lead back, which none below an address does, it is the path that names the function.
-    """
-    name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "")
-    name = name or "localhost"
-    port = f":{port}" if port else ""
-    try:
-        local = ipaddress.ip_address(name.strip("[]")).is_loopback
-        below = "localhost" if local and names else ""
-    except ValueError:
-        below = "" if name == "localhost" and not names else name
-    return f"http://{url_id}.lambda-url.{region}.{below}{port}/" if below else f"http://{name}{port}/_url/{url_id}/"

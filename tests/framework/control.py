@@ -25,7 +25,6 @@ from engine.control.code_links import CodeLinks
 from engine.control.file_systems import FileSystems
 from engine.control.images import Images
 from engine.control.link import ControlLink
-from engine.control.local_names import LocalNames
 from engine.control.packages import Packages
 from engine.control.plane import Plane
 from engine.control.restore import restore
@@ -37,6 +36,7 @@ from engine.control.vpcs import Vpcs
 from engine.http import vpcs
 from engine.http.app import build_app
 from engine.http.operations import Registry
+from engine.local_names import LocalNames
 from engine.protocol.model import load
 from engine.store.code import DiskCodeStore
 from engine.store.database import Database

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from engine.control.urls import _url
 from tests.framework.control import ControlServer, refused
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:"
@@ -116,18 +115,3 @@ def test_what_has_no_url(control: ControlServer, name: str) -> None:
     assert made["InvokeMode"] == "RESPONSE_STREAM"
     assert control.entry(name)["urls"][0]["streamed"] is True
 
-
-@pytest.mark.parametrize(
-    ("host", "named", "nameless"),
-    [
-        ("127.0.0.1:4566", "i.lambda-url.eu-west-1.localhost:4566/", "127.0.0.1:4566/_url/i/"),
-        ("[::1]:4566", "i.lambda-url.eu-west-1.localhost:4566/", "[::1]:4566/_url/i/"),
-        ("localhost:99", "i.lambda-url.eu-west-1.localhost:99/", "localhost:99/_url/i/"),
-        ("", "i.lambda-url.eu-west-1.localhost/", "localhost/_url/i/"),
-        ("lambda.example.com", "i.lambda-url.eu-west-1.lambda.example.com/", "i.lambda-url.eu-west-1.lambda.example.com/"),
-        ("10.0.0.5:4566", "10.0.0.5:4566/_url/i/", "10.0.0.5:4566/_url/i/"),
-    ],
-)
-def test_the_url_leads_back(host: str, named: str, nameless: str) -> None:
-    assert _url(host, "i", "eu-west-1", names=True) == f"http://{named}"
-    assert _url(host, "i", "eu-west-1", names=False) == f"http://{nameless}"

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import time
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -249,8 +250,8 @@ def test_an_http_apis_stage_is_changed_in_place(shared: Engine) -> None:
     assert (caught.value.response["Error"]["Code"], caught.value.response["ResponseMetadata"]["HTTPStatusCode"]) == ("NotFoundException", 404)
     with pytest.raises(gateway.exceptions.NotFoundException):
         gateway.update_stage(ApiId=api, StageName="other")
-    with pytest.raises(ClientError, match=f"The embedded AWS has no POST /v2/apis/{api}/deployments") as caught:
-        gateway.create_deployment(ApiId=api)
+    with pytest.raises(ClientError, match=f"The embedded AWS has no GET /v2/apis/{api}/exports/OAS30") as caught:
+        gateway.export_api(ApiId=api, OutputType="JSON", Specification="OAS30")
     assert (caught.value.response["Error"]["Code"], caught.value.response["ResponseMetadata"]["HTTPStatusCode"]) == ("NotImplemented", 501)
     gateway.delete_api(ApiId=api)
 
@@ -293,3 +294,75 @@ def test_a_bucket_that_tells_eventbridge_says_so(shared: Engine) -> None:
     s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration={})
     assert "EventBridgeConfiguration" not in s3.get_bucket_notification_configuration(Bucket=name)
     s3.delete_bucket(Bucket=name)
+
+
+def test_an_http_api_is_called_where_it_says_it_is(shared: Engine) -> None:
+    """aws_apigatewayv2_api with a target and with a body: any client can call ``api_endpoint``."""
+    shared.deploy("terraform-http", PACKAGES[0], "app.handler")
+    client, http = shared.client(), shared.client("apigatewayv2")
+    arn = client.get_function(FunctionName="terraform-http")["Configuration"]["FunctionArn"]
+    client.add_permission(
+        FunctionName="terraform-http", StatementId="any", Action="lambda:InvokeFunction", Principal="apigateway.amazonaws.com",
+        SourceArn="arn:aws:execute-api:us-east-1:000000000000:*",
+    )  # fmt: skip
+    made = http.create_api(Name="terraform-quick", ProtocolType="HTTP", Target=arn)
+    api_id, address = made["ApiId"], made["ApiEndpoint"]
+    try:
+        assert http.get_api(ApiId=api_id)["ApiEndpoint"] == address
+        assert address in {api["ApiEndpoint"] for api in http.get_apis()["Items"]}
+        assert http.update_api(ApiId=api_id, Description="d")["ApiEndpoint"] == address
+        (route,) = http.get_routes(ApiId=api_id)["Items"]
+        (integration,) = http.get_integrations(ApiId=api_id)["Items"]
+        assert (route["RouteKey"], route["Target"]) == ("$default", f"integrations/{integration['IntegrationId']}")
+        assert (integration["IntegrationUri"], integration["PayloadFormatVersion"]) == (arn, "2.0")
+        assert fetched(f"{address}/pets/7") == b"1"
+
+        operation = {"httpMethod": "POST", "type": "AWS_PROXY", "uri": arn, "payloadFormatVersion": "2.0"}
+        cors = {"allowOrigins": ["https://a.example"]}
+        document = {
+            "openapi": "3.0.1", "info": {"title": "terraform-body", "version": "1.0"}, "x-amazon-apigateway-cors": cors,
+            "paths": {"/x": {"get": {"x-amazon-apigateway-integration": operation}}},
+        }  # fmt: skip
+        again = http.reimport_api(ApiId=api_id, Body=json.dumps(document))
+        assert (again["Name"], again["Version"], again["ApiEndpoint"]) == ("terraform-body", "1.0", address)
+        assert again["CorsConfiguration"]["AllowOrigins"] == ["https://a.example"]
+        assert [r["RouteKey"] for r in http.get_routes(ApiId=api_id)["Items"]] == ["GET /x"]
+        assert fetched(f"{address}/x") == b"1"
+    finally:
+        http.delete_api(ApiId=api_id)
+        client.delete_function(FunctionName="terraform-http")
+
+
+def fetched(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return bytes(answer.read())
+
+
+def test_stages_name_deployments_of_http_apis(shared: Engine) -> None:
+    """aws_apigatewayv2_deployment, aws_apigatewayv2_stage."""
+    http = shared.client("apigatewayv2")
+    socket = http.create_api(Name="terraform-socket", ProtocolType="WEBSOCKET", RouteSelectionExpression="$request.body.action")
+    assert socket["ApiEndpoint"].startswith("ws://")
+    api_id = socket["ApiId"]
+    try:
+        first = http.create_deployment(ApiId=api_id, Description="one")
+        assert (first["DeploymentStatus"], first["Description"]) == ("DEPLOYED", "one")
+        named = {"ApiId": api_id, "StageName": "live"}
+        assert http.create_stage(**named, DeploymentId=first["DeploymentId"])["DeploymentId"] == first["DeploymentId"]
+        second = http.create_deployment(ApiId=api_id)
+        assert http.update_stage(**named, DeploymentId=second["DeploymentId"])["DeploymentId"] == second["DeploymentId"]
+        third = http.create_deployment(ApiId=api_id, StageName="live")
+        assert http.get_stage(**named)["DeploymentId"] == third["DeploymentId"]
+        http.update_deployment(ApiId=api_id, DeploymentId=first["DeploymentId"], Description="1")
+        assert http.get_deployment(ApiId=api_id, DeploymentId=first["DeploymentId"])["Description"] == "1"
+        http.delete_deployment(ApiId=api_id, DeploymentId=first["DeploymentId"])
+        assert {d["DeploymentId"] for d in http.get_deployments(ApiId=api_id)["Items"]} == {d["DeploymentId"] for d in (second, third)}
+        for call, more in (
+            (http.get_deployment, {}), (http.delete_deployment, {}), (http.update_deployment, {}),
+            (http.update_stage, {"StageName": "live"}), (http.create_stage, {"StageName": "other"}),
+        ):  # fmt: skip
+            with pytest.raises(ClientError) as refused:
+                call(ApiId=api_id, DeploymentId=first["DeploymentId"], **more)
+            assert refused.value.response["Error"] == {"Code": "NotFoundException", "Message": "Invalid deployment identifier specified"}
+    finally:
+        http.delete_api(ApiId=api_id)
