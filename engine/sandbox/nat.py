@@ -19,7 +19,7 @@ import fcntl
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from engine.sandbox import kernel, nft
@@ -124,16 +124,17 @@ class Nat:
 
     def close(self) -> None:
         """Give everything back."""
-        apart = self._forwarding.leave()
-        if apart:
-            # Before the engine's own table goes: at no moment is the host a router between them.
-            table = Table(GUARD)
-            table.base("forward", nft.FORWARD)
-            _keep_apart(table, apart)
-            self._host_packets.put(table)
+        # Before the engine's own table goes: at no moment is the host a router between them.
+        self._forwarding.leave(self._guard)
         self._host_packets.close()
         self._host_routes.close()
         self.space.close()
+
+    def _guard(self, apart: Sequence[str]) -> None:
+        table = Table(GUARD)
+        table.base("forward", nft.FORWARD)
+        _keep_apart(table, apart)
+        self._host_packets.put(table)
 
 
 def _keep_apart(table: Table, names: Sequence[str]) -> None:
@@ -182,23 +183,25 @@ class Forwarding:
         kernel.write_file(_SWITCH, b"1")
         return self._apart
 
-    def leave(self) -> list[str]:
-        """No longer wanted here. The interfaces to be kept apart from now on, where it must stay on nevertheless. Idempotent."""
-        if self._lock < 0:
-            return []
-        with self._alone():
-            return self._leave()
+    def leave(self, guard: Callable[[Sequence[str]], None]) -> None:
+        """No longer wanted here. ``guard`` is called with the interfaces to be kept apart from now on, where it must stay on nevertheless. Idempotent.
 
-    def _leave(self) -> list[str]:
-        self._own.unlink(missing_ok=True)
-        os.close(self._lock)
-        self._lock = -1
-        if self._others():
-            return []
-        if set(interfaces()) - set(self._apart):
-            return self._apart
-        kernel.write_file(_SWITCH, b"0")
-        return []
+        The note goes last: whoever is killed in here leaves it to the next engine.
+        """
+        if self._lock < 0:
+            return
+        with self._alone():
+            others = self._others()
+            abandoned = [note for note in others if _abandoned(note)]
+            if len(abandoned) == len(others):
+                if set(interfaces()) - set(self._apart):
+                    guard(self._apart)
+                else:
+                    kernel.write_file(_SWITCH, b"0")
+            for note in (*abandoned, self._own):
+                note.unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = -1
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

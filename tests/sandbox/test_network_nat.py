@@ -9,13 +9,13 @@ import signal
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from engine.errors import SandboxUnavailable
-from engine.sandbox.nat import GUARD, Forwarding
+from engine.sandbox.nat import GUARD, Forwarding, interfaces
 from engine.sandbox.spaces import MOST_CONNECTIONS
 from tests.framework import wait
 from tests.framework.host import require
@@ -149,6 +149,10 @@ def test_a_host_that_did_not_forward_still_does_not_but_lets_later_networks_be(t
                 pass
 
 
+def nobody(apart: Sequence[str]) -> None:
+    raise AssertionError(f"{apart} need not be kept apart")
+
+
 def test_one_that_leaves_waits_for_one_that_is_just_coming(tmp_path):
     """Else the one that comes finds the switch on, takes it for the host's own, and is left without."""
     require("not root")
@@ -159,7 +163,7 @@ def test_one_that_leaves_waits_for_one_that_is_just_coming(tmp_path):
         coming = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(coming, fcntl.LOCK_EX)
-            leave = threading.Thread(target=leaving.leave)
+            leave = threading.Thread(target=leaving.leave, args=(nobody,))
             leave.start()
             inode = f":{os.fstat(coming).st_ino} "
             wait.until(lambda: any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines()), "it waits")
@@ -190,14 +194,40 @@ def test_who_was_killed_is_remembered_until_the_next_one_in_the_same_network(tmp
         with there.inside():
             another = Forwarding(tmp_path)
             another.enter()
-            another.leave()
+            another.leave(nobody)
             assert forwarding() == "0"
         with here.inside():
             assert forwarding() == "1"
             following = Forwarding(tmp_path)
             following.enter()
-            following.leave()
+            following.leave(nobody)
             assert forwarding() == "0"
+        assert not list(tmp_path.iterdir())
+
+
+def test_who_is_killed_while_it_leaves_is_remembered_too(tmp_path):
+    """Its note went first, and networks were let together that the next engine took for the operator's doing."""
+    require("not root")
+    require("no iproute2")
+    with Host() as host, Host() as before, Host() as later, host.inside():
+        host.join(before, "192.0.2.1/30", "192.0.2.2/30")
+        there = interfaces()
+        leaving = Forwarding(tmp_path)
+        assert leaving.enter() == there
+        host.join(later, "192.0.2.5/30", "192.0.2.6/30")
+
+        def end(_apart: Sequence[str]) -> None:
+            raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            leaving.leave(end)
+        os.close(leaving._lock)
+        following = Forwarding(tmp_path)
+        assert following.enter() == there
+        killed(tmp_path)
+        kept: list[Sequence[str]] = []
+        following.leave(kept.append)
+        assert kept == [there], "another one was killed meanwhile"
         assert not list(tmp_path.iterdir())
 
 
@@ -211,7 +241,7 @@ def test_notes_of_networks_that_are_gone_are_not_kept(tmp_path):
     with Host() as host, host.inside():
         last = Forwarding(tmp_path)
         # The namespace itself goes in the kernel's own time.
-        settled(lambda: (last.enter(), last.leave(), not left.exists())[2], "its note is gone", 90)
+        settled(lambda: (last.enter(), last.leave(nobody), not left.exists())[2], "its note is gone", 90)
     assert not list(tmp_path.iterdir())
 
 
