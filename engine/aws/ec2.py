@@ -23,6 +23,8 @@ class Described(NamedTuple):
     lists: dict[str, list[str]]
 
 
+_LAST_ENTRY = 32767
+_EVERYWHERE = ("0.0.0.0/0", "::/0")
 _log = logging.getLogger(__name__)
 
 
@@ -63,3 +65,29 @@ def _blocks(client: Any, prefix_list: str) -> list[str]:
     except ClientError as e:
         _log.warning("rules about prefix list %s allow nothing: %s", prefix_list, e)
         return []
+
+
+def unheeded(aws: AwsClients, vpc_id: str) -> list[str]:
+    """What EC2 has been told of a VPC that has no effect on functions here, in sentences: routes out of it, and network ACLs that are not all-allowing."""
+    client = aws.client("ec2")
+    inside = [{"Name": "vpc-id", "Values": [vpc_id]}]
+    said = []
+    for table in client.describe_route_tables(Filters=inside)["RouteTables"]:
+        targets = sorted({target for target in map(_target, table.get("Routes") or ()) if target not in ("", "local")})
+        if targets:
+            said.append(f"routes of {table['RouteTableId']} to {', '.join(targets)} have no effect: functions reach nothing outside their VPC but the engine's endpoint")
+    for acl in client.describe_network_acls(Filters=inside)["NetworkAcls"]:
+        if not all(map(_allows_all, acl.get("Entries") or ())):
+            said.append(f"entries of network ACL {acl['NetworkAclId']} have no effect: what security groups allow is let through")
+    return said
+
+
+def _target(route: dict[str, Any]) -> str:
+    return next((str(value) for name, value in sorted(route.items()) if value and name.endswith(("GatewayId", "InterfaceId", "InstanceId", "ConnectionId"))), "")
+
+
+def _allows_all(entry: dict[str, Any]) -> bool:
+    """As the entries of a VPC's own ACL: everything is let through, and what is not is refused, by the last one."""
+    if entry["RuleNumber"] == _LAST_ENTRY:
+        return True
+    return bool(entry["RuleAction"] == "allow" and str(entry["Protocol"]) == "-1" and (entry.get("CidrBlock") or entry.get("Ipv6CidrBlock")) in _EVERYWHERE)

@@ -33,6 +33,8 @@ _GRACE_S = 120.0
 # Longer than an invocation may take: so long an address that nobody wants any more stays whose it was.
 _HELD_S = 930.0
 EMPTY: Mapping[str, Any] = {"SubnetIds": [], "SecurityGroupIds": [], "VpcId": "", "Ipv6AllowedForDualStack": False}
+# So often it is looked for what EC2 has been told and nobody obeys.
+_TELL_S = 60.0
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
@@ -63,6 +65,9 @@ class Vpcs:
         self._named_s: dict[str, float] = {}
         # When a port, by VPC and key, was last wanted.
         self._wanted_s: dict[tuple[str, str], float] = {}
+        # What has been said of VPCs, and when it was last looked for.
+        self._told: set[tuple[str, str]] = set()
+        self._told_s: dict[str, float] = {}
         self._used_ports: tuple[int, dict[str, dict[str, str]]] = (-1, {})
         self._lock = asyncio.Lock()
         self._own = {name: vpc_documents.from_settings(vpc) for name, vpc in settings.vpcs.items()}
@@ -166,6 +171,7 @@ class Vpcs:
         found_subnets = _asking("DescribeSubnets", lambda: ec2.subnets(aws, subnets))
         found_groups = _asking("DescribeSecurityGroups", lambda: ec2.groups(aws, groups))
         vpc = _one_vpc([s["VpcId"] for s in found_subnets], [g.get("VpcId", "") for g in found_groups])
+        self._tell(vpc, lambda: ec2.unheeded(aws, vpc))
         return vpc, vpc_documents.from_ec2(account, *_asking("DescribeVpcs", lambda: ec2.vpc(aws, vpc)))
 
     async def _keep(self, vpc: str, document: Mapping[str, Any], ports: Mapping[str, str] | None = None) -> str:
@@ -298,10 +304,28 @@ class Vpcs:
 
         try:
             aws = self._sources.aws(account, hello)
-            return vpc_documents.from_ec2(account, *_asking("DescribeVpcs", lambda: ec2.vpc(aws, vpc)))
+            found = _asking("DescribeVpcs", lambda: ec2.vpc(aws, vpc))
+            if self._clock.monotonic() - self._told_s.get(vpc, -_TELL_S) >= _TELL_S:
+                self._tell(vpc, lambda: ec2.unheeded(aws, vpc))
+            return vpc_documents.from_ec2(account, *found)
         except InvalidParameterValue as e:
             _log.debug("%s stays as it was: %s", vpc, e)
             return None
+
+    def _tell(self, vpc: str, ask: Callable[[], list[str]]) -> None:
+        """Say once what a VPC's settings ask for in vain."""
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - a third of a second that few starts need
+
+        self._told_s[vpc] = self._clock.monotonic()
+        try:
+            found = ask()
+        except (BotoCoreError, ClientError) as e:
+            _log.debug("nobody knows what is not obeyed of %s: %s", vpc, e)
+            return
+        for sentence in found:
+            if (vpc, sentence) not in self._told:
+                self._told.add((vpc, sentence))
+                _log.warning("%s: %s", vpc, sentence)
 
     async def _settle(self) -> None:
         """Forget what nobody uses, of the others the addresses that nobody has."""
@@ -316,6 +340,8 @@ class Vpcs:
                     await self._keep(vpc, document)
                 else:
                     await self._replace(vpc, None)
+                    self._told.difference_update([said for said in list(self._told) if said[0] == vpc])
+                    self._told_s.pop(vpc, None)
 
 
 def _once(names: list[str] | None) -> list[str]:

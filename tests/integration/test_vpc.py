@@ -300,6 +300,20 @@ def test_rules_about_prefix_lists_are_obeyed(lab: Lab, place: Callable[[str], Pl
     until(lambda: lab.get("listed", here.server, 5432, 0.5).startswith("database"), "the rule holds")
 
 
+def test_settings_of_a_vpc_that_have_no_effect_are_named(lab: Lab, place: Callable[[str], Place]) -> None:
+    here, ec2 = place("10.64"), lab.ec2
+    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=here.vpc)
+    table = ec2.create_route_table(VpcId=here.vpc)["RouteTable"]["RouteTableId"]
+    ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+    acl = ec2.create_network_acl(VpcId=here.vpc)["NetworkAcl"]["NetworkAclId"]
+    ec2.create_network_acl_entry(NetworkAclId=acl, RuleNumber=90, Protocol="6", RuleAction="deny", Egress=True, CidrBlock="0.0.0.0/0")
+    lab.deploy("unheeded", here.subnet, here.app)
+    said = [line for line in lab.engine.log.read_text().splitlines() if here.vpc in line]
+    assert [len([line for line in said if what in line]) for what in (f"routes of {table} to {gateway} have no effect", f"entries of network ACL {acl} have no effect")] == [1, 1]
+    assert len([line for line in said if "no effect" in line]) == 2, "nothing of what a VPC has by itself"
+
+
 @pytest.mark.slow
 def test_addresses_of_a_small_subnet_come_back(lab: Lab, place: Callable[[str], Place]) -> None:
     """Eleven of sixteen are free, and a set of groups takes one."""
