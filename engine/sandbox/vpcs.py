@@ -15,7 +15,7 @@ import itertools
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ class Vpc:
         self._document: dict[str, Any] = {"cidrs": [], "subnets": {}, "groups": {}, "servers": {}}
         self._ports: dict[tuple[str, tuple[str, ...]], _Port] = {}
         self._servers: dict[str, _Server] = {}
-        # Wanted servers whose namespace or interface is not there.
+        # Wanted servers whose namespace or interface is not there, or not free yet.
         self._absent: set[str] = set()
         self._local: set[str] = set()
         self._turn = itertools.count()
@@ -122,7 +122,8 @@ class Vpc:
         try:
             self._servers[name] = self._attach(self._document["servers"][name])
         except OSError as e:
-            if e.errno in (errno.ENOENT, errno.ENODEV):
+            # There soon, or in its way what a killed engine left and the kernel is just taking apart.
+            if e.errno in (errno.ENOENT, errno.ENODEV, errno.EEXIST):
                 self._absent.add(name)
             return e.strerror or str(e)
         return ""
@@ -255,12 +256,9 @@ class Vpc:
         number = next(self._numbers)
         near, index = f"server{number}", self.space.next_index()
         try:
-            far = self._pair(near, index, there)
-            try:
-                self._settle_in(there, far, ip, number, again=any(s.wish.get("netns") == name for s in self._servers.values()))
-            except OSError:
-                self.space.routes.ask([delete(index)])
-                raise
+            if not any(s.wish.get("netns") == name for s in self._servers.values()):
+                self._check_routes(there)
+            self._settle_in(there, self._pair(near, index, there), ip, number)
         finally:
             os.close(there)
         return near, index, False
@@ -273,18 +271,25 @@ class Vpc:
                 return f"vpc{number}"
         raise OSError(errno.EEXIST, f"the namespace has {_MOST_ENDS - 1} interfaces of VPCs already")
 
-    def _settle_in(self, there: int, name: str, ip: bytes, metric: int, *, again: bool) -> None:
-        """``again``: the namespace is in this VPC already, by another address; each has routes of its own, so that any may go before the others."""
-        kernel.setns(there, kernel.CLONE_NEWNET)
-        try:
+    @contextlib.contextmanager
+    def _routes_of(self, there: int) -> Iterator[Netlink]:
+        with self.space.visit(there):
             routes = Netlink()
-            index = socket.if_nametoindex(name)
-        finally:
-            kernel.setns(self._home, kernel.CLONE_NEWNET)
         with contextlib.closing(routes):
+            yield routes
+
+    def _check_routes(self, there: int) -> None:
+        """Raises OSError where the VPC's addresses are somebody else's already."""
+        with self._routes_of(there) as routes:
             for block in map(ipaddress.IPv4Network, self._document["cidrs"]):
-                if not again and has_route(routes, block.network_address.packed, block.prefixlen):
+                if has_route(routes, block.network_address.packed, block.prefixlen):
                     raise OSError(errno.EEXIST, f"the namespace has a route to {block} already: it would be in two networks with the same addresses")
+
+    def _settle_in(self, there: int, name: str, ip: bytes, metric: int) -> None:
+        """Each end in a namespace has routes of its own, so that any may go before the others."""
+        with self.space.visit(there):
+            index = socket.if_nametoindex(name)
+        with self._routes_of(there) as routes:
             routes.ask([up(index, arp=False), address(index, ip)])
             for block in map(ipaddress.IPv4Network, self._document["cidrs"]):
                 routes.ask([route(index, block.network_address.packed, block.prefixlen, metric=metric)])
