@@ -58,6 +58,7 @@ class EventInvokeOperations:
                 raise _missing(ref)
             if _DESTINATIONS in given:
                 given[_DESTINATIONS] = self._destinations(ref, given[_DESTINATIONS])
+                await plane.roles.check_targets(_role(function, ref), ref.account, [d["Destination"] for d in given[_DESTINATIONS].values()])
             kept = dict(former or {}) if merge else {}
             document = {_DESTINATIONS: {}, **kept, **given, "LastModified": plane.clock.epoch_ms() / 1000}
             await plane.changes.apply(function, function.attach(EVENT_INVOKE, _key(ref), document))
@@ -164,6 +165,14 @@ def shown(ref: FunctionRef, document: Mapping[str, Any]) -> dict[str, Any]:
     answer.update({name: document[name] for name in (_RETRIES, _AGE) if name in document})
     answer[_DESTINATIONS] = {side: dict(destinations.get(side) or {}) for side in _ALLOWED}
     return answer
+
+
+def _role(function: Function, ref: FunctionRef) -> str:
+    """The execution role of what is configured."""
+    wanted = ref.qualifier or LATEST
+    alias = function.aliases.get(wanted)
+    version = function.versions.get(wanted if alias is None else alias.version) or function.latest
+    return str(version.config["Role"])
 
 
 def _key(ref: FunctionRef) -> str:

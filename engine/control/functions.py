@@ -71,6 +71,8 @@ class FunctionOperations:
         if not image:
             rules.check_runtime(params["Runtime"], hello.runtimes)
         await plane.roles.check(params["Role"], ref.account, ref.name)
+        dead_letter = (params.get("DeadLetterConfig") or {}).get("TargetArn")
+        await plane.roles.check_targets(params["Role"], ref.account, [dead_letter] if dead_letter else [], dead_letter=True)
         async with plane.changes.lock(ref.account, ref.name):
             await self._check_free(ref)
             params = await plane.vpcs.placed(params, ref.account, ref.name, hello)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -22,6 +22,7 @@ from engine.clock import Clock
 from engine.config import AuthMode, Settings
 from engine.control.link import Hello
 from engine.control.questions import QuestionEndpoint
+from engine.control.role_rights import NEEDED, may_reach
 from engine.errors import AccessDenied, InvalidParameterValue, ServiceError
 
 if TYPE_CHECKING:
@@ -56,6 +57,28 @@ class Roles:
         hello = await self._hello()
         if not await asyncio.to_thread(self._trusts, role_arn, account, function, hello):
             raise InvalidParameterValue(CANNOT_ASSUME)
+
+    async def check_targets(self, role_arn: str, account: str, targets: Iterable[str], *, dead_letter: bool = False) -> None:
+        """Raises InvalidParameterValue unless the role may send to these targets, ServiceError when IAM cannot be asked.
+
+        Only where the embedded IAM decides: of the real one there are policies that nobody here sees.
+        """
+        if self._settings.auth is not AuthMode.IAM or not self._settings.assumes_roles():
+            return
+        hello = await self._hello()
+        for target in targets:
+            if not await asyncio.to_thread(self._may_reach, role_arn, account, target, hello):
+                _, called, service = NEEDED[target.split(":")[2]]
+                who = "The provided execution role" if dead_letter else "The function's execution role"
+                raise InvalidParameterValue(f"{who} does not have permissions to call {called} on {service if dead_letter else target}")
+
+    def _may_reach(self, role_arn: str, account: str, target: str, hello: Hello) -> bool:
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as in _trusts
+
+        try:
+            return may_reach(self._aws(account, hello), role_arn, target, self._clock.epoch_ms() / 1000)
+        except (BotoCoreError, ClientError) as e:
+            raise ServiceError(f"IAM could not be asked for {role_arn}: {e}") from e
 
     async def assume(self, role_arn: str, account: str, function: str, *, inside: bool) -> dict[str, Any]:
         """``{"credentials": [key, secret, token], "expires": epoch seconds}`` of a session named like the function. ``inside``: it is for the

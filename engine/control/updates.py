@@ -136,6 +136,9 @@ class UpdateOperations:
                 await plane.roles.check(params["Role"], ref.account, ref.name)
             params = await plane.vpcs.placed(params, ref.account, ref.name, hello, latest.config.get("VpcConfig") or {})
             config = configuration.merged(await plane.environments.unsealed(latest.config, params, ref), params)
+            if params.get("Role") or params.get("DeadLetterConfig"):
+                dead_letter = (config.get("DeadLetterConfig") or {}).get("TargetArn")
+                await plane.roles.check_targets(config["Role"], ref.account, [dead_letter] if dead_letter else [], dead_letter=True)
             await plane.file_systems.settle(latest.config, config, ref.account, hello)
             config = await plane.environments.sealed(config, ref)
             instance_policy.check(function.tags, config)

@@ -352,3 +352,27 @@ def test_services_give_queues_and_topics_what_their_policies_let_them(cloud: Clo
 
     until(all_there, "what the queue's policy lets in")
     assert "first" not in "".join(got)
+
+
+def test_targets_are_those_that_the_functions_role_may_reach(cloud: Cloud) -> None:
+    """Dead-letter queues and destinations, looked at when they are set; a queue's policy counts as much as the role's."""
+    name = fresh("sender")
+    role, sqs = cloud.role(name), cloud.engine.client("sqs", **ROOT)
+    queue = sqs.create_queue(QueueName=name)["QueueUrl"]
+    package = {"Handler": "m.f", "Runtime": OWN_RUNTIME, "Code": {"ZipFile": zip_of({"m.py": "def f(event, context): return event\n"})}}
+    dead_letters = {"TargetArn": own("sqs", name)}
+    text = ("InvalidParameterValueException", "The provided execution role does not have permissions to call SendMessage on SQS")
+    assert refused(cloud.admin.create_function, FunctionName=name, Role=role, DeadLetterConfig=dead_letters, **package) == text
+    cloud.admin.create_function(FunctionName=name, Role=role, **package)
+    cloud.admin.get_waiter("function_active_v2").wait(FunctionName=name)
+    assert refused(cloud.admin.update_function_configuration, FunctionName=name, DeadLetterConfig=dead_letters) == text
+    destinations = {"OnSuccess": {"Destination": own("sqs", name)}}
+    assert refused(cloud.admin.put_function_event_invoke_config, FunctionName=name, DestinationConfig=destinations) == (
+        "InvalidParameterValueException", f"The function's execution role does not have permissions to call SendMessage on {own('sqs', name)}",
+    )  # fmt: skip
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Policy": document({**allow("sqs:SendMessage", own("sqs", name)), "Principal": {"AWS": role}})})
+    cloud.admin.put_function_event_invoke_config(FunctionName=name, DestinationConfig=destinations)
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Policy": ""})
+    cloud.iam.put_role_policy(RoleName=name, PolicyName="p", PolicyDocument=document(allow("sqs:SendMessage", own("sqs", name))))
+    cloud.admin.update_function_configuration(FunctionName=name, DeadLetterConfig=dead_letters)
+    cloud.admin.get_waiter("function_updated_v2").wait(FunctionName=name)
