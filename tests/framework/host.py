@@ -6,6 +6,7 @@ skip fails the run (see ``tests/conftest.py``): a machine that should have run t
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -14,8 +15,11 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+_ROOT = Path(__file__).parents[2]
 
 
 def _no_postgres() -> bool:
@@ -93,6 +97,33 @@ def _no_macvlan() -> bool:
     return done.returncode != 0
 
 
+def _no_landlock() -> bool:
+    from engine.sandbox import landlock
+
+    try:
+        landlock.version()
+    except OSError:
+        return True
+    return False
+
+
+_FILTER = """
+from engine.sandbox import nft
+table = nft.Table("try")
+table.base("out", 4, kind="nat")
+table.meter("connections")
+table.rule("out", nft.known(), nft.source_over("connections", 1), nft.masquerade())
+nft.Filter().put(table)
+"""
+
+
+@functools.cache
+def _no_packet_filter() -> bool:
+    """Whether the kernel takes no tables of nftables with NAT, tried in a network of its own."""
+    done = subprocess.run(["unshare", "-n", sys.executable, "-c", _FILTER], capture_output=True, check=False, timeout=60, cwd=_ROOT)
+    return done.returncode != 0
+
+
 # Reason (a pattern matching the whole of it) -> whether the host really lacks it, told the pattern's groups.
 REASONS: dict[str, Callable[..., bool]] = {
     "not Linux": lambda: sys.platform != "linux",
@@ -105,6 +136,8 @@ REASONS: dict[str, Callable[..., bool]] = {
     "no compiler for extensions": lambda: not (shutil.which("gcc") or shutil.which("cc")) or not os.path.exists(_python_h()),
     "no system Python of the engine's own version": _other_system_python,
     "no macvlan": _no_macvlan,
+    "no packet filter": _no_packet_filter,
+    "no Landlock": _no_landlock,
     "no container tools": _no_programs("unshare", "setpriv", "mount"),
     "one core": lambda: len(os.sched_getaffinity(0)) < 2,
     "no hadolint wheel for this processor": lambda: platform.machine() != "x86_64",

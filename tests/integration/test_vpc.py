@@ -101,6 +101,7 @@ class Lab:
 def lab() -> Iterator[Lab]:
     require("no iproute2")
     require("no macvlan")
+    require("no packet filter")
     with Host() as database, engine(vpcs=OWN, vpc_refresh_s=0.2, sandbox="full") as running:
         database.serve("database", 5432)
         made = Lab(running, database)

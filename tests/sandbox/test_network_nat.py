@@ -50,6 +50,7 @@ def world():
     require("not root")
     require("no iproute2")
     require("no macvlan")
+    require("no packet filter")
     with Host() as host, Host() as outside:
         host.join(outside, "203.0.113.2/24", "203.0.113.1/24")
         outside.ip("address", "add", "192.0.2.80/32", "dev", "lo")
@@ -134,6 +135,7 @@ def test_nobody_outside_reaches_a_function(rig, world):
 def test_a_host_that_did_not_forward_still_does_not_but_lets_later_networks_be(tmp_path):
     require("no iproute2")
     require("no macvlan")
+    require("no packet filter")
     with Host() as host, Host() as before, Host() as outside, Host() as later, host.inside():
         host.join(outside, "203.0.113.2/24", "203.0.113.1/24")
         host.join(before, "192.0.2.1/30", "192.0.2.2/30")
@@ -259,6 +261,7 @@ def test_who_came_meanwhile_keeps_the_forwarding_and_who_was_there_stays_apart(t
     """A container engine that finds the switch on relies on it; nobody else may gain a router by that."""
     require("no iproute2")
     require("no macvlan")
+    require("no packet filter")
     with Host() as host, Host() as before, Host() as outside, Host() as later, host.inside():
         host.join(outside, "203.0.113.2/24", "203.0.113.1/24")
         host.join(before, "192.0.2.1/30", "192.0.2.2/30")
@@ -393,6 +396,7 @@ def test_the_host_is_as_it_was_after_a_stop_and_after_a_kill(tmp_path, how):
     require("not root")
     require("no iproute2")
     require("no macvlan")
+    require("no packet filter")
     with Host() as fresh, fresh.inside():
         before = devices()
         assert forwarding() == "0"
@@ -435,6 +439,7 @@ def test_a_host_that_forwards_goes_on_forwarding(tmp_path):
     require("not root")
     require("no iproute2")
     require("no macvlan")
+    require("no packet filter")
     with Host() as host, host.inside():
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         with Rig(tmp_path, network="nat"):

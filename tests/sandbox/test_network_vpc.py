@@ -60,6 +60,7 @@ def servers():
     """A database that lets in by group, a web server that lets in one subnet, a server nobody filters."""
     require("no iproute2")
     require("no macvlan")
+    require("no packet filter")
     with Host() as database, Host() as web, Host() as free:
         database.serve("database", 5432)
         database.serve("admin", 22)
@@ -418,6 +419,7 @@ def test_a_server_behind_an_interface_of_the_hosts(tmp_path, servers):
 def test_nothing_is_left_when_the_broker_is_killed_and_its_successor_has_it_all_again(tmp_path):
     require("no iproute2")
     require("no macvlan")
+    require("no packet filter")
     with Host() as host, Host() as there, host.inside():
         there.serve("there", 80)
         with there.inside():
