@@ -34,7 +34,7 @@ GUARD = "lambda-engine-guard"
 _NOTES = Path("/run/lambda-engine/forwarding")
 _SWITCH = "/proc/sys/net/ipv4/ip_forward"
 _MAC = bytes.fromhex("060000000002")
-_UPLINK, _UPLINK_INDEX = "up", 2
+_UPLINK = "up"
 _GATEWAY = "gw0"
 _ALL = "0.0.0.0/0"
 
@@ -58,7 +58,7 @@ class Nat:
             raise
 
     def _connect_host(self) -> None:
-        pair = veth(self._interface, 0, _MAC, _UPLINK, peer_index=_UPLINK_INDEX, peer_mac=_MAC, peer_ns=self.space.fd)
+        pair = veth(self._interface, 0, _MAC, _UPLINK, peer_mac=_MAC, peer_ns=self.space.fd)
         self._host_routes.ask([pair])
         index = socket.if_nametoindex(self._interface)
         ip = self._claim(index)
@@ -67,7 +67,10 @@ class Nat:
         with contextlib.suppress(FileNotFoundError):
             kernel.write_file(f"/proc/sys/net/ipv6/conf/{self._interface}/disable_ipv6", b"1")
         self._host_packets.put(self._host_rules(socket.inet_ntoa(ip), apart))
-        self.space.routes.ask([up(_UPLINK_INDEX, arp=False), address(_UPLINK_INDEX, ip), route(_UPLINK_INDEX, bytes(4), 0)])
+        with self.space.inside():
+            # The kernel numbers this end by itself: after its own, where tunnels are loaded or built in.
+            outward = socket.if_nametoindex(_UPLINK)
+        self.space.routes.ask([up(outward, arp=False), address(outward, ip), route(outward, bytes(4), 0)])
 
     def _claim(self, index: int) -> bytes:
         """An address no other engine on this host uses; its route is the claim."""

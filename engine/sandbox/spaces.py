@@ -29,8 +29,10 @@ RESOLVER = ipaddress.IPv4Address("169.254.169.253")
 _CHUNK_BITS = 26
 _NEXT_HOP = ipaddress.IPv4Address("169.254.1.1").packed
 _GATEWAY_MAC = bytes.fromhex("060000000001")
-_INNER = 2
-_FIRST_INDEX = 1000
+# Number of the one interface in a namespace that leads out of it. From 2 on may be the kernel's own: where tunnels are loaded or built in,
+# every new namespace has theirs (sit0, tunl0).
+_INNER = 1000
+_FIRST_INDEX = _INNER
 _ANYWHERE = bytes(4)
 
 

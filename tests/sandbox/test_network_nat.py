@@ -16,7 +16,8 @@ import pytest
 
 from engine.errors import SandboxUnavailable
 from engine.sandbox.nat import GUARD, Forwarding, interfaces
-from engine.sandbox.spaces import MOST_CONNECTIONS
+from engine.sandbox.netlink import Netlink
+from engine.sandbox.spaces import MOST_CONNECTIONS, Chunks, Gateway, Space
 from tests.framework import wait
 from tests.framework.host import require
 from tests.framework.networks import Host, devices, filter_tables, settled
@@ -445,6 +446,27 @@ def test_a_host_that_forwards_goes_on_forwarding(tmp_path):
         with Rig(tmp_path, network="nat"):
             pass
         assert forwarding() == "1"
+
+
+def test_interfaces_that_the_kernel_puts_into_every_namespace_are_not_in_the_way():
+    """Where tunnels are loaded or built in each new one has theirs, numbered from the loopback's on."""
+    require("not root")
+    require("no iproute2")
+    require("no macvlan")
+    require("no packet filter")
+    with Host() as host, Host() as box, contextlib.ExitStack() as ends:
+        if "\n2: " not in box.ip("link"):
+            box.ip("link", "add", "name", "first", "index", "2", "type", "veth", "peer", "name", "far", "netns", host.name)
+        with host.inside():
+            space = Space()
+            ends.callback(space.close)
+        with box.inside():
+            routes = Netlink()
+            ends.callback(routes.close)
+        there = os.open(f"/run/netns/{box.name}", os.O_RDONLY)
+        ends.callback(os.close, there)
+        Gateway(space, Chunks(), "gw").join(there, routes)
+        assert "198.19." in box.ip("-4", "address", "show", "dev", "eth0")
 
 
 @pytest.mark.slow

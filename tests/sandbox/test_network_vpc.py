@@ -269,7 +269,7 @@ def test_addresses_of_groups_that_are_gone_are_had_again(rig):
         rig.end(rig.make(place(name, subnets="subnet-b", vpc="vpc-4")))
     still = rig.instance(where=place(name, subnets="subnet-b", vpc="vpc-4"))
     rig.vpc("vpc-4", {**document(), "groups": {}, "servers": {}})
-    assert still.run("import socket; result = [name for _, name in socket.if_nameindex()]") == ["lo", "eth0"], "it is left its interface"
+    assert "eth0" in still.run("import socket; result = [name for _, name in socket.if_nameindex()]"), "it is left its interface"
     rig.end(still)
     rig.vpc("vpc-4", None)
 
