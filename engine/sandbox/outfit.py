@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -203,8 +202,10 @@ class Outfitter:
             holder.over_limit = True
             if holder.group is not None and "memory" in holder.group.places:
                 holder.group.kill_all_but(holder.init_pid)
-            elif holder.visited:
-                holder.zygote.send(["signal", holder.id, int(signal.SIGKILL)])
+            elif holder.visited and not holder.sweeping:
+                # The one sweep that its worker's end would begin too: two at once would kill each other where all of a sandbox are one user.
+                holder.sweeping = True
+                holder.zygote.send(["sweep", holder.id])
             if not holder.visited:
                 holder.control.send(["kill"])
 

@@ -4,7 +4,7 @@ Functions may have netlink sockets of the routing family, for that is how progra
 waits in memory that it charges to nobody, some 200 KiB a socket; with a thousand descriptors in each of a thousand processes a function of 128 MB
 could hold all that the host has. So every second each sandbox's sockets are counted, by one read of an open file of the kernel's; only where
 there are many, what waits in them is added up, and over the limit the function is out of memory. A fifth of the memory watches is asked with it, and
-locks on files are looked for (``locks``).
+locks on files are looked for (``locks``); where no group counts memory, what a sandbox's processes use together is added up (``sums``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 
+from engine.sandbox import sums
 from engine.sandbox.locks import LockWatch
 from engine.sandbox.peers import Loop
 from engine.sandbox.record import Holder
@@ -56,6 +57,10 @@ class QueueWatch:
             self.begin()
             if holder.watch is not None and (holder.id + self._turn) % _TURNS == 0:
                 holder.watch.check()
+            if holder.data_limit:
+                with contextlib.suppress(OSError):
+                    if sums.over(holder.init_pid, holder.data_limit):
+                        self._on_exceeded(holder)
             if not self._networks:
                 continue
             with contextlib.suppress(OSError, ValueError):

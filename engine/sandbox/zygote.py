@@ -196,8 +196,6 @@ class Zygote:
             self._fresh(packet)
         elif packet.kind == "sweep":
             self._signal_all(packet.args[0], signal.SIGKILL, _SWEPT)
-        elif packet.kind == "signal" and packet.args[1] == signal.SIGKILL:
-            self._signal_all(packet.args[0], packet.args[1], "")
         elif packet.kind == "signal":
             self._signal_in_turn(packet.args[0], packet.args[1])
 

@@ -135,6 +135,23 @@ def test_memory_bombs_are_killed_and_counted(siege: Siege, bomb: str, request: p
     assert siege.errors(name, "Runtime.OutOfMemory") == 1
 
 
+TOGETHER = {
+    "memory files": "fd = os.memfd_create('x')\nfor _ in range(700): os.write(fd, bytes(b'x') * (1 << 20))",
+    "shared": "m = mmap.mmap(-1, 700 << 20)\nfor at in range(0, 700 << 20, 1 << 20): m[at:at + (1 << 20)] = bytes(b'x') * (1 << 20)",
+    "children": "for _ in range(6):\n    if os.fork() == 0:\n        kept = bytearray(b'x') * (100 << 20); time.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("how", TOGETHER)
+def test_what_processes_use_together_is_the_functions_own(siege: Siege, how: str) -> None:
+    """At level user each process has a limit of its own memory: that was all, and one function could have the host's."""
+    name = siege.attacker(f"together-{how.split(maxsplit=1)[0]}", MemorySize=256, Timeout=60)
+    done = siege.attack(f"{TOGETHER[how]}\ntime.sleep(60)", name)
+    assert done.error is not None
+    assert done.error["errorType"] == "Runtime.OutOfMemory"
+    assert siege.attack(f"{TOGETHER[how].replace('700', '100').replace('(6)', '(1)')}\ntime.sleep(2)\nresult = 'enough'", name).result == "enough"
+
+
 @pytest.mark.full_only
 def test_what_waits_in_connections_is_the_functions_own(siege: Siege) -> None:
     """The kernel would hold a gigabyte for a function of 128 MB; a v2 group charges it as memory, a v1 group has a limit of its own for it."""
