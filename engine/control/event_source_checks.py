@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from engine.arn import FunctionRef
+from engine.arn import FunctionRef, fits
 from engine.control.broker_rules import source_of
 from engine.control.event_source_rules import DYNAMODB, KINESIS, SQS, Kind
 from engine.control.plane import Plane
@@ -24,12 +24,12 @@ _READING = {
 
 
 async def check_source(plane: Plane, kind: Kind, arn: str, ref: FunctionRef, version: Version) -> None:
-    """Raises InvalidParameterValue for a source that is not there, is in another region (what has its name in this one would be polled), is
+    """Raises InvalidParameterValue for a source that is not there, is in another region or partition (what has its name in this one would be polled), is
     closed to the function's role, or gives too little time.
 
     Whether a broker can be reached is for LastProcessingResult to say.
     """
-    if arn and arn.split(":")[3] != ref.region:
+    if arn and (arn.split(":")[3] != ref.region or not fits(arn.split(":")[1], ref.region)):
         raise InvalidParameterValue(f"The event source {arn} is not in the region of the function, {ref.region}.")
     if kind not in (SQS, KINESIS, DYNAMODB):
         return

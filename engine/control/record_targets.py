@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from engine.arn import fits
+
 _HERE = r"arn:aws[a-zA-Z-]*:{}:[a-z0-9-]+:\d{{12}}:"
 # FIFO queues and topics, whose names have a dot, take neither.
 _FORMS = {
@@ -28,4 +30,7 @@ def service_of(arn: str) -> str:
 def is_target(arn: str, services: Collection[str]) -> bool:
     """Whether ``arn`` can name what one of ``services`` (of sqs, sns, lambda, events and s3) takes records with."""
     service = service_of(arn)
-    return service in services and _FORMS[service].fullmatch(arn) is not None
+    if service not in services or _FORMS[service].fullmatch(arn) is None:
+        return False
+    _, partition, _, region, _ = arn.split(":", 4)
+    return not region or fits(partition, region)

@@ -209,7 +209,7 @@ def test_what_is_refused(running: Engine) -> None:
         found = other if other.endswith("function:f") else other.replace("function:f:", "function:kept:")
         to = {"OnSuccess": {"Destination": found}}
         assert refused(put, FunctionName="f", DestinationConfig=to) == (*bad, f"The destination ARN {found} is invalid.")
-    for nowhere in ("kafka://topic", "arn:aws:sqs:::", "arn:aws:sns:us-east-1:000000000000:", "arn:aws:events:us-east-1:000000000000:rule/r"):
+    for nowhere in ("kafka://topic", "arn:aws:sqs:::", "arn:aws:sns:us-east-1:000000000000:", "arn:aws:events:us-east-1:000000000000:rule/r", "arn:aws-cn:sqs:us-east-1:000000000000:q"):
         text = f"DestinationConfig(onSuccess=null, onFailure=OnFailure(destination={nowhere}))"
         to = {"OnFailure": {"Destination": nowhere}}
         assert refused(put, FunctionName="f", DestinationConfig=to) == (*bad, f"The provided destination config {text} is invalid.")

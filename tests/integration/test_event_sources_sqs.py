@@ -309,11 +309,12 @@ def test_what_is_refused(running: Engine) -> None:
     running.deploy("refused", CODE, Timeout=2)
     running.deploy("slow", CODE, Timeout=60)
     client, arn = running.client(), ARN.format("sqs", "refused")
-    elsewhere = arn.replace(":us-east-1:", ":eu-west-1:")
+    elsewhere, partition = arn.replace(":us-east-1:", ":eu-west-1:"), arn.replace("arn:aws:", "arn:aws-cn:")
     bad, create = (400, "InvalidParameterValueException"), client.create_event_source_mapping
     for members, text in (
         ({"EventSourceArn": ARN.format("s3", "bucket")}, "Unrecognized event source."),
         ({"EventSourceArn": elsewhere}, f"The event source {elsewhere} is not in the region of the function, us-east-1."),
+        ({"EventSourceArn": partition}, f"The event source {partition} is not in the region of the function, us-east-1."),
         ({"FunctionName": "nobody"}, "Function does not exist"),
         ({"FunctionName": "refused:9"}, "Function does not exist"),
         ({"StartingPosition": "LATEST"}, "StartingPosition is not valid for SQS event sources."),
