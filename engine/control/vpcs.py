@@ -15,6 +15,7 @@ import logging
 import math
 import re
 import secrets
+import threading
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -68,6 +69,7 @@ class Vpcs:
         # What has been said of VPCs, and when it was last looked for.
         self._told: set[tuple[str, str]] = set()
         self._told_s: dict[str, float] = {}
+        self._telling = threading.Lock()
         self._used_ports: tuple[int, dict[str, dict[str, str]]] = (-1, {})
         self._lock = asyncio.Lock()
         self._own = {name: vpc_documents.from_settings(vpc) for name, vpc in settings.vpcs.items()}
@@ -322,10 +324,12 @@ class Vpcs:
         except (BotoCoreError, ClientError) as e:
             _log.debug("nobody knows what is not obeyed of %s: %s", vpc, e)
             return
-        for sentence in found:
-            if (vpc, sentence) not in self._told:
-                self._told.add((vpc, sentence))
-                _log.warning("%s: %s", vpc, sentence)
+        # Several threads may have found it at once.
+        with self._telling:
+            news = [sentence for sentence in found if (vpc, sentence) not in self._told]
+            self._told.update((vpc, sentence) for sentence in news)
+        for sentence in news:
+            _log.warning("%s: %s", vpc, sentence)
 
     async def _settle(self) -> None:
         """Forget what nobody uses, of the others the addresses that nobody has."""
@@ -340,7 +344,8 @@ class Vpcs:
                     await self._keep(vpc, document)
                 else:
                     await self._replace(vpc, None)
-                    self._told.difference_update([said for said in list(self._told) if said[0] == vpc])
+                    with self._telling:
+                        self._told = {said for said in self._told if said[0] != vpc}
                     self._told_s.pop(vpc, None)
 
 

@@ -288,6 +288,7 @@ def test_functions_have_interfaces_and_what_these_hang_on_is_not_deleted(lab: La
     ec2.delete_security_group(GroupId=here.app)
 
 
+@pytest.mark.slow
 def test_rules_about_prefix_lists_are_obeyed(lab: Lab, place: Callable[[str], Place]) -> None:
     here, ec2 = place("10.63"), lab.ec2
     everything = ec2.describe_security_groups(GroupIds=[here.app])["SecurityGroups"][0]["IpPermissionsEgress"]
@@ -410,7 +411,7 @@ def test_nothing_is_left_and_all_is_there_again_after_a_restart(lab: Lab, number
     with lab.database.inside():
         settled(lambda: not [d for d in devices() if d.startswith("vpc")], "the server's end is gone")
     lab.engine.start()
-    lab.aws = lab.engine.client()
+    lab.aws, lab.ec2 = lab.engine.client(), lab.engine.client("ec2")
     assert lab.get(own, "db.internal", 5432) == "database for 10.0.1.254"
     assert lab.get(other, "10.0.1.10", 5432, 0.5) == "TimeoutError"
 
