@@ -368,6 +368,7 @@ class Holders:
         holder = self._holders.get(holder_id)
         if holder is None or holder.dying or holder.control is None:
             return
+        holder.stopped = frozen
         if holder.visited:
             holder.zygote.send(["signal", holder.id, int(signal.SIGSTOP if frozen else signal.SIGCONT)])
         else:

@@ -55,9 +55,10 @@ class QueueWatch:
             if holder.memory == (0, 0) or not holder.init_pid or holder.dying:
                 continue
             self.begin()
-            if holder.watch is not None and (holder.id + self._turn) % _TURNS == 0:
+            in_turn = (holder.id + self._turn) % _TURNS == 0
+            if holder.watch is not None and in_turn:
                 holder.watch.check()
-            if holder.data_limit:
+            if holder.data_limit and (in_turn or not holder.stopped):
                 with contextlib.suppress(OSError):
                     if sums.over(holder.init_pid, holder.data_limit):
                         self._on_exceeded(holder)

@@ -52,6 +52,8 @@ class Holder:
     task_root: bytes = b""
     data_limit: int = 0
     sweeping: bool = False
+    # By signals, while it is idle.
+    stopped: bool = False
     fresh_wanted: bool = False
     # How its worker ended, until that has been told.
     ended: int | None = None

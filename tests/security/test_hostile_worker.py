@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import threading
 import time
+from typing import Any
 
+import msgspec
 import pytest
 
 from engine.wire import messages
@@ -57,6 +60,61 @@ def test_a_broken_protocol_ends_the_sandbox(siege: Siege, what: str) -> None:
     assert siege.errors(name, "Runtime.Unknown") == 1
     assert "[engine] worker ended: " in siege.log(name, "[engine] worker ended: ")
     assert siege.attack("result = 'new'", name).result == "new", "the function itself goes on, in another sandbox"
+
+
+class Babble:
+    """Messages of every kind with anything in them: half of them of the right shape, some of them cut or bent. The same ones each time."""
+
+    TEXTS = ("", "a\r\nX-Evil: 1", "text/html", "x" * 300, "\u2028\0", FORGED, FORGED, "application/json", "Runtime.X")
+    DATA = (b"", b"{}", b'"x"', b"\xff\xfe", bytes(100_000), b'{"statusCode":200,"headers":{"a":"b\\r\\nX-Evil: 1"}}', b'{"errorType":"q","errorMessage":"m"}')
+    NUMBERS = (0, 1, -1, 255, 1 << 32, (1 << 63) - 1, -1 << 63, (1 << 64) - 1, 1_700_000_000_000_000)
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def anything(self, depth: int = 0) -> Any:
+        pick = self.random.choice
+        kind = self.random.randrange(8)
+        if kind == 0 and depth < 3:
+            return [self.anything(depth + 1) for _ in range(self.random.randrange(4))]
+        if kind == 1 and depth < 3:
+            return {pick(self.TEXTS): self.anything(depth + 1)}
+        return (None, pick((True, False)), pick(self.NUMBERS), pick((0.0, float("nan"), 1e308)), pick(self.TEXTS), pick(self.TEXTS), pick(self.DATA), None)[kind]
+
+    def message(self) -> bytes:
+        data = self.random.choice(self.DATA)
+        shapes = (
+            [messages.RESPONSE, FORGED, True, self.anything(), data], [messages.ERROR, FORGED, True, self.random.choice(self.TEXTS), data],
+            [messages.LOG, self.random.choice((None, FORGED)), self.anything(), self.anything(), data], [messages.STREAM_START, FORGED, self.anything(), self.anything()],
+            [messages.STREAM_CHUNK, FORGED, data], [messages.STREAM_END, FORGED, self.anything(), self.anything(), self.anything()],
+            [messages.TOO_LARGE, FORGED, self.anything(), self.anything()], [messages.IMPORTS, data], [messages.INIT_ERROR, "x", data],
+            [self.random.randrange(0x36), *(self.anything() for _ in range(self.random.randrange(6)))],
+        )  # fmt: skip
+        parts = list(self.random.choice(shapes))
+        if self.random.random() < 0.2:
+            parts[self.random.randrange(len(parts))] = self.anything()
+        packed = bytearray(msgspec.msgpack.encode(parts))
+        if self.random.random() < 0.1:
+            packed[self.random.randrange(len(packed))] = self.random.randrange(256)
+        return frame(bytes(packed))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_babble_harms_only_who_babbles(siege: Siege) -> None:
+    """Each invocation has an answer without waiting for its deadline, and nothing in the engine is surprised."""
+    name = siege.attacker("babbler", MemorySize=1769, Timeout=300)
+    before = siege.engine.log.stat().st_size
+    babble = Babble(7)
+    for _ in range(80):
+        said = base64.b64encode(b"".join(babble.message() for _ in range(babble.random.randrange(1, 4)))).decode()
+        source = f"data = base64.b64decode({said!r}).replace({FORGED.encode()!r}, context.aws_request_id.encode())\nos.write(3, data)\nresult = 'said'"
+        answer = siege.client.invoke(FunctionName=name, Payload=json.dumps({"source": source}))
+        assert not [header for header in answer["ResponseMetadata"]["HTTPHeaders"] if "evil" in header]
+        assert b"Sandbox.Timedout" not in answer["Payload"].read()
+    with siege.engine.log.open("rb") as log:
+        log.seek(before)
+        assert b"xception" not in log.read()
 
 
 def test_a_second_reply_reaches_nobody(siege: Siege) -> None:
