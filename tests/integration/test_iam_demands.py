@@ -124,6 +124,8 @@ def test_a_user_of_one_service_reaches_no_other(cloud: Cloud) -> None:
     # What nothing decides about is the operator's.
     status, said = send(cloud, keys, "es", "/2015-01-01/domain", method="GET")
     assert (status, "configured keys only" in said) == (403, True), said
+    status, said = in_json(cloud, keys, "dynamodb", "DynamoDB_20111205.ListTables", {})
+    assert (status, "configured keys only" in said) == (403, True), said
     # The region is the signature's, whatever the client calls itself.
     once = cloud.user(fresh("region"), allow("dynamodb:*", own("dynamodb", "table/open"), Condition={"StringEquals": {"aws:RequestedRegion": "us-east-1"}}))
     asked = {"TableName": "open"}
