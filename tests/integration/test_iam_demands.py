@@ -337,7 +337,7 @@ def test_services_give_queues_and_topics_what_their_policies_let_them(cloud: Clo
     assert refused(s3.put_bucket_notification_configuration, Bucket=name, NotificationConfiguration=notify) == (
         "InvalidArgument", "Unable to validate the following destination configurations",
     )  # fmt: skip
-    until(lambda: "NO_PERMISSIONS" in received(letters), "the rule's event in its dead-letter queue")
+    until(lambda: "NO_PERMISSIONS" in received(letters), "the rule's event in its dead-letter queue", timeout_s=120)
     sources = {"sns.amazonaws.com": topic, "events.amazonaws.com": rule, "s3.amazonaws.com": s3_arn}
     statements = [
         {**allow("sqs:SendMessage", arn), "Principal": {"Service": who}, "Condition": {"ArnEquals": {"aws:SourceArn": source}}} for who, source in sources.items()
@@ -352,7 +352,7 @@ def test_services_give_queues_and_topics_what_their_policies_let_them(cloud: Clo
         got.append(received(queue))
         return all(what in "".join(got) for what in ("second sns", "second events", "ObjectCreated:Put"))
 
-    until(all_there, "what the queue's policy lets in")
+    until(all_there, "what the queue's policy lets in", timeout_s=120)
     assert "first" not in "".join(got)
 
 
