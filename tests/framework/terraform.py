@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -57,6 +58,34 @@ def provider() -> Path | None:
 def missing() -> bool:
     """Whether this host lacks Terraform or the provider."""
     return shutil.which("terraform") is None or provider() is None
+
+
+def mirrored(folder: Path) -> Path:
+    """A CLI configuration with which ``terraform init`` installs the provider from a mirror of it in ``folder``.
+
+    Whoever uses it must have no ``TF_PLUGIN_CACHE_DIR``: Terraform deletes what it finds there for a link to where it installs from.
+    """
+    source = provider()
+    assert source is not None
+    (program,) = sorted(source.glob(_PROGRAM))[:1]
+    version = "".join(re.findall(r"_v(\d+\.\d+\.\d+)", program.name)) or source.parent.name
+    place = folder / "registry.terraform.io" / "hashicorp" / "aws" / version / _platform()
+    place.mkdir(parents=True)
+    for file in source.iterdir():
+        try:
+            os.link(file, place / file.name)
+        except OSError:
+            # Another file system.
+            shutil.copy2(file, place / file.name)
+    settings = folder / "terraformrc"
+    settings.write_text(f"provider_installation {{\n  filesystem_mirror {{\n    path = {json.dumps(str(folder))}\n  }}\n}}\n")
+    return settings
+
+
+def _platform() -> str:
+    """As Terraform calls it, after Go."""
+    machine = platform.machine()
+    return f"{platform.system().lower()}_{ {'x86_64': 'amd64', 'aarch64': 'arm64'}.get(machine, machine)}"
 
 
 def environment(engine: Engine) -> dict[str, str]:

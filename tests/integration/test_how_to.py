@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from engine.aws import embedded
-from tests.framework import host
+from tests.framework import host, terraform
 from tests.framework.engine import OWN_RUNTIME, Engine
 from tests.integration.test_embedded_aws import free_port
 
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.skipif(embedded.available() is not None, reason="the ex
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("LAMBDA_ENGINE_", "AWS_"))}
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("LAMBDA_ENGINE_", "AWS_", "TF_"))}
     return env | {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "HOME": str(home), "AWS_PAGER": "", "PYTHONPATH": str(ROOT), **more}
 
 
-def follow(page: str, url: str, folder: Path, timeout_s: float = 110) -> str:
-    """Write the page's files and type its commands; what they print."""
+def follow(page: str, url: str, folder: Path, timeout_s: float = 110, **more: str) -> str:
+    """Write the page's files and type its commands, with ``more`` in the environment; what they print."""
     text = (PAGES / page).read_text().replace(PRINTED, url).replace(WRITTEN_FOR, OWN_RUNTIME)
     commands = []
     for language, title, content in BLOCK.findall(text):
@@ -42,7 +42,7 @@ def follow(page: str, url: str, folder: Path, timeout_s: float = 110) -> str:
         elif language == "sh":
             commands.append(content)
     assert commands, f"{page} has no commands"
-    env = environment(folder, LAMBDA_ENGINE_ENDPOINT=url)
+    env = environment(folder, LAMBDA_ENGINE_ENDPOINT=url, **more)
     done = subprocess.run(
         ["bash", "-euc", "\n".join(commands)], cwd=folder, env=env, capture_output=True, text=True, timeout=timeout_s, check=False
     )
@@ -98,6 +98,18 @@ def test_serverless(shared: Engine, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_terraform(shared: Engine, tmp_path: Path) -> None:
+    host.require("no Terraform with a provider")
+    settings = terraform.mirrored(tmp_path / "mirror")
+    more = {"TF_CLI_CONFIG_FILE": str(settings), "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
+    printed = follow("terraform.md", shared.url, tmp_path / "page", timeout_s=580, **more)
+    assert '"Hello from Terraform"' in printed
+    assert "No changes." in printed
+    assert "how-to-terraform" not in {f["FunctionName"] for f in shared.client().list_functions()["Functions"]}
+
+
+@pytest.mark.slow
 def test_github_actions(tmp_path: Path) -> None:
     port = free_port()
     text = (PAGES / "github-actions.md").read_text().replace("4566", str(port)).replace(WRITTEN_FOR, OWN_RUNTIME)
@@ -119,7 +131,6 @@ def test_github_actions(tmp_path: Path) -> None:
 def test_every_page_is_followed_or_says_why_not() -> None:
     followed = set(re.findall(r'(?:follow\(|PAGES / )"([a-z0-9-]+\.md)"', Path(__file__).read_text()))
     assert {p.name for p in PAGES.glob("*.md")} - {"README.md"} == followed
-    assert "test_terraform_calls.py" in (PAGES / "terraform.md").read_text()
     for page in PAGES.glob("*.md"):
         if page.name != "README.md":
             assert f"({page.name})" in (PAGES / "README.md").read_text()

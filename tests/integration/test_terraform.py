@@ -56,9 +56,8 @@ def fetched(url: str) -> bytes:
 def test_an_application_is_applied_changed_imported_and_destroyed(
     terraform: Callable[..., Terraform], shared: Engine, packages: list[str]
 ) -> None:
-    """With the engine's address in the provider's block, in place of the environment."""
+    """With the engine's address in the provider's block."""
     application = terraform("application", endpoint=shared.url, package=packages[0])
-    del application.environment["AWS_ENDPOINT_URL"]
     try:
         assert fetched(application.apply()["url"]) == b"1"
         assert fetched(application.apply(package=packages[1], memory=256)["url"]) == b"2"
@@ -68,3 +67,57 @@ def test_an_application_is_applied_changed_imported_and_destroyed(
     finally:
         application.destroy()
     assert "terraform-real" not in functions(shared)
+
+
+@pytest.mark.timeout(1200)
+def test_functions_with_all_they_can_have(terraform: Callable[..., Terraform], shared: Engine, packages: list[str]) -> None:
+    """Packages from files and buckets, layers, VPC, keys, logging, dead letters; with the engine's address from the environment."""
+    host.require("not root")
+    configuration = terraform("functions", package=packages[0], round=1)
+    try:
+        shown = configuration.apply()["shown"]
+        assert {"terraform-full", "terraform-minimal"} <= set(shown.pop("functions"))
+        assert shown == {"account": "000000000000", "alias": "1", "layer": 1, "memory": 256, "minimal": "$LATEST"}
+        assert configuration.apply(package=packages[1], round=2)["shown"]["layer"] == 2
+        alias = shared.client().get_alias(FunctionName="terraform-full", Name="al")
+        assert alias["RoutingConfig"] == {"AdditionalVersionWeights": {"2": 0.25}}
+        configuration.adopt("aws_lambda_alias.al", "terraform-full/al")
+    finally:
+        configuration.destroy()
+    assert not functions(shared) & {"terraform-full", "terraform-minimal"}
+
+
+@pytest.mark.timeout(1200)
+def test_what_calls_a_function(terraform: Callable[..., Terraform], shared: Engine, packages: list[str]) -> None:
+    """Mappings, permissions, rules, schedules, notifications, subscriptions, URLs, scaling: each is made, changed and found unchanged."""
+    configuration = terraform("events", package=packages[0], round=1)
+    try:
+        outputs = configuration.apply()
+        assert outputs["said"] == ["1", "1", "1"]
+        assert fetched(outputs["url"]) == b"1"
+        outputs = configuration.apply(package=packages[1], round=2)
+        assert outputs["said"] == ["2", "2", "2"]
+        for address, identifier in (
+            ("aws_lambda_permission.sns", "terraform-events/AllowSNS"),
+            ("aws_lambda_function_event_invoke_config.q", "terraform-events:live"),
+            ("aws_lambda_function_url.live", "terraform-events/live"),
+            ("aws_lambda_function_recursion_config.r", "terraform-events"),
+            ("aws_lambda_provisioned_concurrency_config.p", "terraform-events,live"),
+        ):
+            configuration.run("state", "rm", address)
+            configuration.run("import", address, identifier)
+        configuration.no_changes()
+    finally:
+        configuration.destroy()
+    assert "terraform-events" not in functions(shared)
+
+
+@pytest.mark.timeout(1200)
+def test_apis_and_signed_functions(terraform: Callable[..., Terraform], packages: list[str]) -> None:
+    """REST, HTTP and WebSocket APIs, called where they say they are; a code signing configuration."""
+    configuration = terraform("apis", package=packages[0], round=1)
+    try:
+        assert {fetched(address) for address in configuration.apply()["addresses"]} == {b"1"}
+        assert {fetched(address) for address in configuration.apply(package=packages[1], round=2)["addresses"]} == {b"2"}
+    finally:
+        configuration.destroy()

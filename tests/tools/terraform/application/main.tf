@@ -7,8 +7,11 @@ terraform {
 }
 
 variable "endpoint" { type = string }
+
 variable "runtime" { type = string }
+
 variable "package" { type = string }
+
 variable "memory" {
   type    = number
   default = 128
