@@ -19,6 +19,8 @@ SIGNS: Mapping[str, Callable[[float, float], bool]] = {
     "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
 MAX_NESTED = 16
+# An escaped character, or a set of characters.
+_SET = re.compile(r"(\\.)|(\[\^?+(?:\]|(?!\])))((?:[^\]\\]|\\.)*)\]", re.DOTALL)
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|%(?:[^%\\]|\\.)+%|\|\||&&|.', re.DOTALL)
 
 
@@ -30,12 +32,22 @@ class InvalidLogPattern(EngineError):
 
 def regex(text: str) -> re.Pattern[str]:
     """What stands between percent signs. Groups are not part of the syntax. Raises InvalidLogPattern."""
-    if re.search(r"(?<!\\)[()]", text):
+    beside = _SET.sub("", text)
+    if "[" in beside:
+        raise InvalidLogPattern(f"%{text}%: a set is not closed")
+    if re.search(r"[()]", beside):
         raise InvalidLogPattern(f"%{text}%: regular expressions of filter patterns have no groups")
     try:
-        return re.compile(text)
-    except re.error as e:
+        return re.compile(_SET.sub(_plain_set, text))
+    except (re.error, OverflowError) as e:
         raise InvalidLogPattern(f"%{text}%: {e}") from None
+
+
+def _plain_set(found: re.Match[str]) -> str:
+    """A set of characters without what Python warns that it may read otherwise one day."""
+    if found[1]:
+        return found[0]
+    return found[2] + re.sub(r"(\\.)|([\[&|~])|(?<=-)-", lambda one: one[1] or "\\" + (one[2] or "-"), found[3]) + "]"
 
 
 def unquoted(text: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.core.log_patterns import InvalidLogPattern, parse
 
@@ -68,7 +71,7 @@ def test_columns(pattern, message, wanted):
     ("pattern", "message", "wanted"),
     [
         ("%[0-9]+ ms%", "took 12 ms", True), ("%[0-9]+ ms%", "took ms", False), ("%^took% ms", "took 12 ms", True), ("-%[0-9]%", "took 12 ms", False),
-        ("?%^x% ?12", "took 12 ms", True), (r"%\d{2}%", "took 12 ms", True), ("{ $.level = %^err% }", '{"level": "error"}', True),
+        ("?%^x% ?12", "took 12 ms", True), (r"%[[\]&&]x%", "[x", True), (r"%[[\]&&]x%", "]x", True), ("%[a||b]x%", "|x", True), ("%[^[]x%", "[x", False), ("%[(]x[)]%", "(x)", True), (r"%\\[[a]%", "\\[", True), (r"%\(x%", "(x", True), (r"%\d{2}%", "took 12 ms", True), ("{ $.level = %^err% }", '{"level": "error"}', True),
         ("{ $.level != %^err% }", '{"level": "error"}', False), ("{ ($.a = 1 || $.b = 2) && $.c = 3 }", '{"b": 2, "c": 3}', True),
         ("{ ($.a = 1 || $.b = 2) && $.c = 3 }", '{"a": 1, "b": 2}', False), ("{ $.a = 1 || $.b = 2 && $.c = 3 }", '{"a": 1}', True),
     ],
@@ -77,7 +80,13 @@ def test_regular_expressions_and_brackets(pattern, message, wanted):
     assert parse(pattern)(message) is wanted
 
 
-@pytest.mark.parametrize("pattern", ["[a, b", "[]", "[a, , b]", "[..., a, ...]", "[a = 1 || b = 2]", "[a > x]", "[a b]", "[a = b%c%]", "[(a = 1]", "%(x)%", "%[%", "{ ($.a = 1 }", "[" + "(" * 40 + "a=1" + ")" * 40 + "]", '"open', "{ level = 1 }", "{ $.a > x }", "{ $.a }", "{}"])
+@pytest.mark.parametrize("pattern", ["[a, b", "[]", "[a, , b]", "[..., a, ...]", "[a = 1 || b = 2]", "[a > x]", "[a b]", "[a = b%c%]", "[(a = 1]", "%(x)%", "%[%", "%a{99999999999}%", "%[a--]%", "%a**%", "{ ($.a = 1 }", "[" + "(" * 40 + "a=1" + ")" * 40 + "]", '"open', "{ level = 1 }", "{ $.a > x }", "{ $.a }", "{}"])
 def test_what_is_not_understood(pattern):
     with pytest.raises(InvalidLogPattern):
         parse(pattern)
+
+
+@given(text=st.text(alphabet="[]{}()\\\"%&|~-^=!<>$.,*?+ a0", max_size=20), around=st.sampled_from(["{}", "[{}]", "{{{}}}", "%{}%"]))
+def test_any_text_is_a_pattern_or_is_refused(text, around):
+    with contextlib.suppress(InvalidLogPattern):
+        assert parse(around.format(text))('{"a": "x [y] 5"}') in (True, False)
