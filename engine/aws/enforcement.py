@@ -20,13 +20,13 @@ from urllib.parse import parse_qs, urlsplit
 
 from engine.auth.authorization import context_of, denial, owner_of
 from engine.auth.identity import identity_of, root_of, service
-from engine.auth.policy import Decision, Identity, MalformedPolicy, Policy, Reason, Request, Source, evaluate, parse
+from engine.auth.policy import Decision, Identity, Kind, MalformedPolicy, Policy, Reason, Request, Source, evaluate, parse
 from engine.auth.sigv4 import claimed_access_key
 from engine.aws import bucket_actions, condition_keys, holdings, moto_requests, refusals, targets
 from engine.aws.clients import INSIDE_HEADER, SOURCE_HEADER
 from engine.aws.demands import PREFIXES, Asked, Demand, demands, passed_roles
 from engine.aws.identities import SOURCE_FUNCTION, record_of, role_of
-from engine.aws.sessions import note
+from engine.aws.sessions import note, too_long
 
 LAMBDA = service("lambda.amazonaws.com")
 # Allowed whatever the policies say (docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html).
@@ -56,18 +56,28 @@ def install() -> None:
 
 
 def _note_sources() -> None:
-    """Have sessions know what was said when they were asked for: for a role's function (see ``engine.control.roles``), and their policies and tags."""
-    from moto.sts.models import STSBackend  # noqa: PLC0415 - moto is an extra
+    """Have sessions know what was said when they were asked for: for a role's function (see ``engine.control.roles``), and their policies and tags.
+    And tell the owner of a configured key, whom moto does not know, who that is.
+    """
+    from moto.sts.exceptions import STSValidationError  # noqa: PLC0415 - moto is an extra
+    from moto.sts.models import STSBackend  # noqa: PLC0415
 
-    assume = STSBackend.assume_role
+    assume, identify = STSBackend.assume_role, STSBackend.get_caller_identity
 
     def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        problem = too_long(str(kwargs.get("role_arn")), kwargs.get("duration"), chained=bool(getattr(_asked, "chained", False)))
+        if problem is not None:
+            raise STSValidationError(problem)
         session = assume(self, *args, **kwargs)
         setattr(session, SOURCE_FUNCTION, getattr(_asked, "source", None))
         note(session, getattr(_asked, "members", None) or {})
         return session
 
-    STSBackend.assume_role = noted
+    def identified(self: Any, *args: Any) -> Any:
+        account = getattr(_asked, "root", None)
+        return identify(self, *args) if account is None else (account, root_of(account).arn, account)
+
+    STSBackend.assume_role, STSBackend.get_caller_identity = noted, identified
 
 
 def _check(response: Any, given: str) -> None:
@@ -85,6 +95,7 @@ def _check(response: Any, given: str) -> None:
         return
     account = str(response.current_account)
     full = f"{PREFIXES.get(service_name, service_name)}:{action}"
+    _asked.root = headers.get(ACCOUNT_HEADER) or account if headers.get(CALLER_HEADER) == ROOT else None
     if full in _ALWAYS:
         return
     if full in _NEVER:
@@ -103,6 +114,7 @@ def _check(response: Any, given: str) -> None:
     # Of nobody else is it believed. The operation follows in this thread.
     source = headers.get(SOURCE_HEADER) if engine_asks and full == "sts:AssumeRole" else None
     _asked.source, _asked.members = source if headers.get(INSIDE_HEADER) else None, members if full == "sts:AssumeRole" else None
+    _asked.chained = identity.kind is Kind.SESSION
     if engine_asks and full != "sts:AssumeRole":
         return
     wanted, keys = _of_objects(response, given) if objects else (demands(asked), condition_keys.of_request(asked))

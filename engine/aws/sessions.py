@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engine.aws.identities import SESSION_POLICIES, SESSION_TAGS, SOURCE_IDENTITY, managed_policy, tags_of
+from engine.aws.identities import SESSION_POLICIES, SESSION_TAGS, SOURCE_IDENTITY, managed_policy, role_of, tags_of
+
+CHAINED_S = 3600
 
 
 def note(session: Any, members: Mapping[str, Any]) -> None:
@@ -17,3 +19,14 @@ def note(session: Any, members: Mapping[str, Any]) -> None:
     setattr(session, SESSION_POLICIES, [managed_policy(session.role_arn.split(":")[4], arn) for arn in arns])
     setattr(session, SESSION_TAGS, tags_of(members.get("Tags")))
     setattr(session, SOURCE_IDENTITY, members.get("SourceIdentity"))
+
+
+def too_long(role_arn: str, duration_s: Any, *, chained: bool) -> str | None:
+    """Why a session cannot last as long as is asked, in AWS's words, or None. ``chained``: a session asks for it."""
+    wanted = duration_s if isinstance(duration_s, int) else CHAINED_S
+    if chained and wanted > CHAINED_S:
+        return "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining"
+    most = str(getattr(role_of(role_arn), "max_session_duration", None))
+    if wanted > (int(most) if most.isdecimal() else CHAINED_S):
+        return "The requested DurationSeconds exceeds the MaxSessionDuration set for this role."
+    return None

@@ -265,6 +265,18 @@ def test_what_a_session_is_asked_for_with_holds_for_it(cloud: Cloud) -> None:
     queues = "arn:aws:iam::aws:policy/AmazonSQSReadOnlyAccess"
     cut = cloud.engine.client("s3", **session(ExternalId="customer", PolicyArns=[{"arn": queues}]))
     assert "because no session policy allows the s3:ListAllMyBuckets action" in refused(cut.list_buckets)[1]
+    whole = cloud.engine.client("sts", **ROOT).get_caller_identity()
+    assert (whole["Account"], whole["UserId"], whole["Arn"]) == (ACCOUNT, ACCOUNT, f"arn:aws:iam::{ACCOUNT}:root")
+    longer = {"RoleArn": role, "RoleSessionName": "visit", "ExternalId": "customer", "DurationSeconds": 7200}
+    assert refused(sts.assume_role, **longer) == ("ValidationError", "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
+    cloud.iam.update_role(RoleName=role.rpartition("/")[2], MaxSessionDuration=7200)
+    sts.assume_role(**longer)
+    # From a session it is an hour at most.
+    next_role = cloud.role(fresh("next"), trust={"Version": "2012-10-17", "Statement": [{**trusting, "Action": "sts:AssumeRole"}]}, MaxSessionDuration=7200)
+    cloud.iam.put_role_policy(RoleName=role.rpartition("/")[2], PolicyName="q", PolicyDocument=document(allow("sts:AssumeRole", next_role)))
+    chain = cloud.engine.client("sts", **session(ExternalId="customer"))
+    assert "1 hour session limit for roles assumed by role chaining" in refused(chain.assume_role, RoleArn=next_role, RoleSessionName="visit", DurationSeconds=7200)[1]
+    chain.assume_role(RoleArn=next_role, RoleSessionName="visit")
 
 
 def test_code_comes_from_where_its_caller_may_read(cloud: Cloud) -> None:
