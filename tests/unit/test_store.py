@@ -269,6 +269,7 @@ def test_the_writer_lets_others_go_first_between_statements(where: Path | str, m
     monkeypatch.setattr("os.sched_yield", lambda: given.append(threading.current_thread().name), raising=False)
     # One that is held up gives way less often, and this machine may hold it up.
     monkeypatch.setattr("engine.turns.LONG_PAUSE_NS", 10**18)
+    monkeypatch.setattr("engine.turns.PIECE_NS", 0)
     database = Database(where)
     try:
         given.clear()

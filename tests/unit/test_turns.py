@@ -60,7 +60,7 @@ def test_a_thread_that_is_gone_is_no_matter() -> None:
     assert turns.slice_ns(gone.pid) == 0
 
 
-def test_who_gives_way_does_so_each_time_while_that_takes_a_moment() -> None:
+def test_who_gives_way_does_so_after_each_piece_of_work_while_that_takes_a_moment() -> None:
     now = [0]
     given: list[int] = []
 
@@ -71,8 +71,11 @@ def test_who_gives_way_does_so_each_time_while_that_takes_a_moment() -> None:
     give_way = turns.GivingWay(give, lambda: now[0])
     for _ in range(5):
         give_way()
+        now[0] += turns.PIECE_NS - 1
+        give_way()
+        now[0] += 1
 
-    assert given == [n * turns.LONG_PAUSE_NS for n in range(5)]
+    assert given == [n * (turns.LONG_PAUSE_NS + turns.PIECE_NS) for n in range(5)]
 
 
 def test_after_a_long_pause_nobody_is_let_go_first_for_ten_times_as_long() -> None:
