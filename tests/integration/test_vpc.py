@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import secrets
 import signal
 import subprocess
 import sys
@@ -58,7 +60,7 @@ class Lab:
         self.let_in(self.app)
 
     def group(self, name: str, vpc: str | None = None) -> str:
-        made = self.ec2.create_security_group(GroupName=name, Description=name, VpcId=vpc or self.vpc)
+        made = self.ec2.create_security_group(GroupName=f"{name}-{secrets.token_hex(4)}", Description=name, VpcId=vpc or self.vpc)
         return str(made["GroupId"])
 
     def let_in(self, group: str) -> None:
@@ -70,6 +72,9 @@ class Lab:
         self.ec2.revoke_security_group_ingress(GroupId=self.db, IpPermissions=[rule])
 
     def deploy(self, name: str, subnet: str, *groups: str) -> dict[str, Any]:
+        with contextlib.suppress(self.aws.exceptions.ResourceNotFoundException):
+            # Of a test that is run once more.
+            self.aws.delete_function(FunctionName=name)
         config = {"SubnetIds": [subnet], "SecurityGroupIds": list(groups)}
         return self.engine.deploy(name, {"m.py": CODE}, VpcConfig=config, Timeout=30)
 
@@ -237,6 +242,9 @@ def place(lab: Lab) -> Iterator[Callable[[str], Place]]:
     yield make
     for one in made:
         lab.command("detach", one.attached)
+        for function in lab.aws.list_functions()["Functions"]:
+            if function.get("VpcConfig", {}).get("VpcId") == one.vpc:
+                lab.aws.delete_function(FunctionName=function["FunctionName"])
 
 
 def test_functions_have_interfaces_and_what_these_hang_on_is_not_deleted(lab: Lab, place: Callable[[str], Place]) -> None:
