@@ -17,10 +17,11 @@ from engine.sandbox import kernel, landlock, rootfs
 NICE = 10
 # Descriptors below are the worker's: 0 to 2, the channel, and two to talk to the engine with until it has a function.
 KEPT = 6
-# As recorded in AWS Lambda, but no core files: the host's core handler would run outside every fence.
+# As recorded in AWS Lambda, but no core files: the host's core handler would run outside every fence. It is not kept from that by a limit of 0, which the
+# kernel heeds for files only; 1 is what it gives a handler of its own, so that none is called for that one's crash.
 _LIMITS = (
     (resource.RLIMIT_NOFILE, 1024),
-    (resource.RLIMIT_CORE, 0),
+    (resource.RLIMIT_CORE, 1),
     (resource.RLIMIT_MEMLOCK, 65536),
     (resource.RLIMIT_NICE, 0),
     (resource.RLIMIT_RTPRIO, 0),

@@ -43,6 +43,9 @@ _CLONE3 = 435
 _NEWEST = 462
 # clone, socket, ioctl, prlimit64, socketpair, prctl, madvise, fcntl, setsockopt, seccomp: refused by argument.
 _CHECKED = {_X86: (56, 41, 16, 302, 53, 157, 28, 72, 54, 317), _ARM: (220, 198, 29, 261, 199, 167, 233, 25, 208, 277)}
+# setrlimit: of core files' size nobody changes anything (``lockdown``), and is told it was done: programs that want none would give up otherwise.
+_SETRLIMIT = {_X86: 160, _ARM: 164}
+_RLIMIT_CORE = 4
 # mmap, memfd_create, shmget: which argument has the flags, and which of them asks for huge pages. Those that a host has set aside for somebody are
 # counted in no group's memory.
 _HUGE = {_X86: ((9, 3, 0x40000), (319, 1, 4), (29, 2, 0x800)), _ARM: ((222, 3, 0x40000), (279, 1, 4), (194, 2, 0x800))}
@@ -68,7 +71,7 @@ _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _IP_PROTOCOLS = (0, 1, 6, 17, 58, 262)
 
 _LOAD, _JUMP_EQ, _JUMP_GE, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_KILL, _ALLOW = 0x80000000, 0x7FFF0000
+_KILL, _ALLOW, _DONE = 0x80000000, 0x7FFF0000, 0x00050000
 _EINVAL = 0x00050016
 _EPERM, _ENOSYS, _ENOPROTOOPT, _EPROTONOSUPPORT, _EAFNOSUPPORT = 0x00050001, 0x00050026, 0x0005005C, 0x0005005D, 0x00050061
 
@@ -110,13 +113,28 @@ def _argument_checks(machine: str, may_enter: bool) -> list[tuple[int, bytes]]:
         + _returns(_ALLOW)
     )
     # Limits of other processes: the sandbox's init may have the worker's user id.
-    on_prlimit = _op(_LOAD, low[0]) + _op(_JUMP_EQ, 0, 0, 1) + _returns(_ALLOW) + _returns(_EPERM)
+    on_prlimit = (
+        _op(_LOAD, low[0])
+        + _op(_JUMP_EQ, 0, 1, 0)
+        + _returns(_EPERM)
+        + _op(_LOAD, low[1])
+        + _op(_JUMP_EQ, _RLIMIT_CORE, 1, 0)
+        + _returns(_ALLOW)
+        # Whether a new limit is given, by both halves of its address.
+        + _op(_LOAD, low[2])
+        + _op(_JUMP_EQ, 0, 0, 2)
+        + _op(_LOAD, low[2] + 4)
+        + _op(_JUMP_EQ, 0, 1, 0)
+        + _returns(_DONE)
+        + _returns(_ALLOW)
+    )
     filters = () if may_enter else (_PR_SET_SECCOMP,)
     checks = [
         (clone, on_clone), (socket, _on_socket(low)), (ioctl, on_ioctl), (prlimit, on_prlimit), (socketpair, on_socketpair),
         (prctl, _one_of(low[0], (_PR_SCHED_CORE, _PR_SET_MEMORY_MERGE, *filters), _EINVAL)),
         (madvise, _one_of(low[2], (_MADV_MERGEABLE,), _EINVAL)),
         (fcntl, _one_of(low[1], _OF_OPEN_FILES, _EINVAL)),
+        (_SETRLIMIT[machine], _one_of(low[0], (_RLIMIT_CORE,), _DONE)),
         (setsockopt, _on_setsockopt(low)),
         *((number, _op(_LOAD, low[at]) + _op(_JUMP_SET, flag, 0, 1) + _returns(_EINVAL) + _returns(_ALLOW)) for number, at, flag in _HUGE[machine]),
     ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import threading
 import time
 from pathlib import Path
@@ -412,4 +413,22 @@ def test_payloads_at_the_limit(siege: Siege) -> None:
 
 def test_the_limits_are_written_down(siege: Siege) -> None:
     done = siege.attack("result = [resource.getrlimit(r) for r in (resource.RLIMIT_NOFILE, resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK)]")
-    assert done.result == [[1024, 1024], [0, 0], [65536, 65536]]
+    core = _core_limit()
+    assert done.result == [[1024, 1024], [core, core], [65536, 65536]]
+
+
+def _core_limit() -> int:
+    """A byte, at which the kernel calls no handler; less only where the engine itself may not have that."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    return 1 if most == resource.RLIM_INFINITY else min(1, most)
+
+
+def test_a_crash_is_nothing_to_the_hosts_core_handler(siege: Siege) -> None:
+    """It runs as root, on what a function has laid out in its memory. The limit that keeps it away is not the function's to change, up or down."""
+    core = _core_limit()
+    source = """
+libc.setrlimit(4, ctypes.byref((ctypes.c_ulong * 2)(0, 0)))
+result = [sc(160 if os.uname().machine == 'x86_64' else 164, 4, ctypes.addressof((ctypes.c_ulong * 2)(0, 0))), resource.getrlimit(resource.RLIMIT_CORE),
+    resource.prlimit(0, resource.RLIMIT_CORE)]
+"""
+    assert siege.attack(source).result == ["DONE", [core, core], [core, core]]

@@ -126,6 +126,15 @@ def test_no_huge_pages_that_were_set_aside_for_somebody(machine):
 
 
 @pytest.mark.parametrize("machine", MACHINES)
+def test_the_limit_that_keeps_the_hosts_core_handler_away_stays(machine):
+    setrlimit, prlimit = {"x86_64": (160, 302), "aarch64": (164, 261)}[machine]
+    done = 0x00050000
+    assert [verdict(machine, setrlimit, resource, 0x7F0000000000) for resource in (3, 4, 5)] == [ALLOW, done, ALLOW]
+    assert [verdict(machine, prlimit, 0, 4, address, 1) for address in (0, 8, 0x7F0000000000, 1 << 32)] == [ALLOW, done, done, done]
+    assert [verdict(machine, prlimit, 0, 7, 8), verdict(machine, prlimit, 1, 4, 0)] == [ALLOW, EPERM]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
 def test_locks_are_those_of_processes(machine):
     fcntl = {"x86_64": 72, "aarch64": 25}[machine]
     assert {verdict(machine, fcntl, 5, command) for command in (37, 38)} == {EINVAL}
