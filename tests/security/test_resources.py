@@ -143,6 +143,7 @@ TOGETHER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", TOGETHER)
 def test_what_processes_use_together_is_the_functions_own(siege: Siege, how: str) -> None:
     """At level user each process has a limit of its own memory: that was all, and one function could have the host's."""
@@ -215,7 +216,7 @@ result = 'all of them'
     done = siege.attack(f"most = 10_000\n{source}", name)
     assert done.error is not None
     assert done.error["errorType"] == "Runtime.OutOfMemory"
-    assert siege.attack(f"most = 10\n{source}\ntime.sleep(2)", name).result == "all of them", "nobody minds nine thousand"
+    assert siege.attack(f"most = 10\n{source}\ntime.sleep(1.2)", name).result == "all of them", "nobody minds nine thousand"
 
 
 @pytest.mark.slow
