@@ -103,6 +103,13 @@ def devices() -> set[str]:
         return {line.partition(":")[0].strip() for line in f if ":" in line}
 
 
+def bare() -> list[str]:
+    """Names of the interfaces of a new namespace that nobody has touched: the loopback, and with some kernels tunnels."""
+    words = ["unshare", "-n", "cat", "/proc/net/dev"]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
+    return [line.partition(":")[0].strip() for line in shown.splitlines() if ":" in line]
+
+
 def filter_tables() -> set[str]:
     """Names of the nftables tables of the namespace the test runs in."""
     netlink = Netlink(NETFILTER)

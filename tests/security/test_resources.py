@@ -230,7 +230,7 @@ for folder, _, files in os.walk('/usr'):
     for file in files:
         path = os.path.join(folder, file)
         names += names < 20_000 and os.path.lexists(path)
-        if seen < 150 << 20 and (file.endswith(('.so', '.a', '.gz', '.py')) or '.so.' in file):
+        if seen < 150 << 20 and (file.endswith(('.so', '.a', '.gz', '.py')) or '.so.' in file) and os.path.exists(path):
             with open(path, 'rb') as f:
                 while chunk := f.read(1 << 20): seen += len(chunk)
 result = [names > 1000, seen > 0]
