@@ -76,6 +76,7 @@ def test_a_first_worker_is_like_a_fresh_one(full):
 
 
 def test_what_is_laid_out_as_steps_can_be_told_in_plain_calls(compiled, tmp_path):
+    require("no Landlock")
     read, write = os.pipe()
     steps = (
         kernel.Step("write", kernel.write_file, (str(tmp_path / "x"), b"text")),

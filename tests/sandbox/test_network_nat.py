@@ -212,6 +212,8 @@ def test_who_is_killed_while_it_leaves_is_remembered_too(tmp_path):
     """Its note went first, and networks were let together that the next engine took for the operator's doing."""
     require("not root")
     require("no iproute2")
+    require("no macvlan")
+    require("no packet filter")
     with Host() as host, Host() as before, Host() as later, host.inside():
         host.join(before, "192.0.2.1/30", "192.0.2.2/30")
         there = interfaces()
