@@ -14,7 +14,7 @@ from typing import Any
 
 import httptools
 
-from engine.errors import ServiceError
+from engine.errors import AwsError, ServiceError
 from engine.supervisor import replies
 from engine.supervisor.exchanges import Head
 from engine.supervisor.front import Connection
@@ -33,10 +33,11 @@ HIGH_WATER = 1024 * 1024
 Connect = Callable[[Callable[[], asyncio.Protocol]], Awaitable[Any]]
 
 
-class Unreachable(ServiceError):
+def unreachable(reason: str) -> AwsError:
     """ServiceException with 502: whoever was to answer is not there, or broke off before it said anything."""
-
-    status = 502
+    error = ServiceError(reason)
+    error.status = 502
+    return error
 
 
 class Passing(asyncio.Protocol):
@@ -289,7 +290,7 @@ class Passing(asyncio.Protocol):
             self._client.broken()
             return
         self._head.keep_alive = False
-        self._client.transport.write(replies.error(Unreachable(reason), keep_alive=False))
+        self._client.transport.write(replies.error(unreachable(reason), keep_alive=False))
         self._client.transport.close()
 
 

@@ -27,7 +27,7 @@ ours, theirs = packets.pair()
 null = os.open("/dev/null", os.O_RDONLY)
 children = kernel.child_signal_fd()
 # The entry and the stack are nobody's: nothing that is sent here comes to the making of a process.
-one = forge.begin(forge.Home(theirs.fileno(), children, null, null, os.getpid()), (0, 0, 0), 1, False)
+one = forge.begin(forge.Home(theirs.fileno(), children, null, null, os.getpid(), False), (0, 0, 0), 1, False)
 said = []
 def ask(message, fds=()):
     packets.send(ours, message, fds)
