@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,9 @@ pytest_plugins = ["tests.framework.again"]
 # Half of the usual number of examples; `make test-all`, by `--hypothesis-profile=default`, tries them all.
 settings.register_profile("quick", parent=settings.default, max_examples=50)
 settings.load_profile("quick")
+
+# A shell has what it starts in the background ignore SIGINT, and so would everything that tests start in order to interrupt it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _unexplained: list[str] = []
 
