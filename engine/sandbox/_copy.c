@@ -155,10 +155,13 @@ struct clone_args_2 {
     uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
 };
 
-/* Memory for `live`: no fork of the zygote has it. */
-struct live *forge_memory(void) {
+/* Memory for `live`: no fork of the zygote has it. NULL too where agreed, which is the size of the other side's state, says that the two do not fit. */
+struct live *forge_memory(long agreed) {
     size_t size = MOST_LIVE * sizeof(struct live);
-    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    void *memory;
+    if (agreed != (long)sizeof(struct forge))
+        return NULL;
+    memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         return NULL;
     if (madvise(memory, size, MADV_DONTFORK) != 0) {

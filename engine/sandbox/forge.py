@@ -102,5 +102,6 @@ def begin(home: Home, made_in: tuple[int, int, int], joins: int, into_group: boo
     """None where there is no helper. ``made_in``: flags, entry and stack of an init (``init.made_in``). ``joins``, ``into_group``: what every
     packet brings in control groups.
     """
-    memory = copier.forge_memory and copier.forge_memory()
+    # A helper built for another version of this module would read the wrong fields: then Python does the work.
+    memory = copier.forge_memory and copier.forge_memory(C.c_long(C.sizeof(_State)))
     return Forge(home, made_in, joins, into_group, memory) if memory else None

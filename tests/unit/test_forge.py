@@ -4,6 +4,7 @@ children it reaps.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.sandbox import forge
 from tests.framework import host
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,3 +107,11 @@ def test_what_it_does_not_know_is_passed_on_and_what_it_cannot_do_is_told(compil
         "no packet",
         None,
     ]
+
+
+def test_a_helper_of_another_version_is_not_used(compiled: str) -> None:
+    helper = ctypes.PyDLL(compiled)
+    helper.forge_memory.restype = ctypes.c_void_p
+    size = ctypes.sizeof(forge._State)
+    assert helper.forge_memory(ctypes.c_long(size))
+    assert helper.forge_memory(ctypes.c_long(size - 8)) is None
