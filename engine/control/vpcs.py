@@ -75,7 +75,9 @@ class Vpcs:
         self._own = {name: vpc_documents.from_settings(vpc) for name, vpc in settings.vpcs.items()}
         for name, document in self._documents.items():
             if name in self._own:
-                self._documents[name] = {**self._own[name], "servers": document["servers"], "ports": document.get("ports", {})}
+                # One that was kept before there were ports has none until they are given out: an empty list would say that its subnets are full.
+                own = {member: value for member, value in self._own[name].items() if member != "ports"}
+                self._documents[name] = own | {member: document[member] for member in ("servers", "ports") if member in document}
 
     def entries(self) -> list[dict[str, Any]]:
         """What the supervisor has to know, for a snapshot."""

@@ -14,6 +14,7 @@ import pytest
 
 from engine.config import load
 from engine.control import vpc_documents
+from engine.store.vpcs import SqlVpcStore
 from tests.framework.control import ControlServer, refused
 
 VPCS = {
@@ -62,6 +63,19 @@ def test_the_supervisor_has_the_vpc_before_the_function(control: ControlServer) 
     assert control.peer.log.count(("vpc", "vpc-own")) == 1, "it has it"
     twice = control.create("h", VpcConfig={name: values * 2 for name, values in CONFIG.items()})["VpcConfig"]
     assert {name: twice[name] for name in CONFIG} == CONFIG, "what is named twice is one"
+
+
+def test_a_vpc_kept_before_addresses_were_given_out_is_not_full(tmp_path: Any) -> None:
+    with ControlServer(tmp_path, settings={"vpcs": VPCS}) as before:
+        before.create("f", VpcConfig=CONFIG)
+        former = {name: value for name, value in before.vpcs.entries()[0]["document"].items() if name != "ports"}
+        run(before, SqlVpcStore(before.database).save("vpc-own", former))
+    with ControlServer(tmp_path, settings={"vpcs": VPCS}) as control:
+        assert "ports" not in control.vpcs.entries()[0]["document"], "the broker gives addresses out by itself, as it did"
+        run(control, control.vpcs.refresh())
+        document = control.peer.vpcs["vpc-own"]
+        assert document is not None
+        assert {key: port["ip"] for key, port in document["ports"].items()} == {"subnet-a/sg-app,sg-db": "10.9.1.254", "subnet-b/sg-app,sg-db": "10.9.2.254"}
 
 
 def test_a_vpc_that_nobody_uses_is_forgotten(control: ControlServer) -> None:
