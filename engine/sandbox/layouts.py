@@ -18,7 +18,9 @@ from engine.sandbox import layout
 _KEPT_S = 30 * 24 * 3600
 _PYTHON = "runtime_bootstrap.python.worker"
 _VARIABLE = "LAMBDA_ENGINE_LAYOUT"
-_WATCH, _SPREAD, _USE = "w", "s", "u"
+_WATCH, _SPREAD, _USE, _WITHOUT = "w", "s", "u", "without"
+# Of libraries in LD_PRELOAD, which knows no quotes.
+_SEPARATORS = frozenset(" :")
 _NUMBERS = itertools.count()
 # What of a plan decides about what is imported, and in which order.
 _DECISIVE = ("level", "network", "engine_root", "runtime_dir", "preload", "entry", "command", "language")
@@ -51,7 +53,12 @@ class Course:
         out = -1
         if self.learning:
             target = self._candidates if self._stage == _WATCH else self._learnt
-            out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            try:
+                out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            except OSError:
+                # A cache that cannot be written to, or no room: nothing is learnt, and the zygote starts all the same.
+                self._stage = _WITHOUT
+                return {}, -1
         elif self._stage == _USE:
             with contextlib.suppress(OSError):
                 os.utime(self._path)
@@ -59,7 +66,7 @@ class Course:
 
     def ended(self) -> None:
         """A process that learns is over, whichever way; the next is another, or the zygote."""
-        was, self._stage = self._stage, "without"
+        was, self._stage = self._stage, _WITHOUT
         with contextlib.suppress(OSError):
             if was == _WATCH and os.path.getsize(self._candidates):
                 self._stage = _SPREAD
@@ -79,6 +86,8 @@ class Course:
 def course(cache_dir: str, interpreter: str, plan: dict[str, Any]) -> Course | None:
     """For a zygote with this plan; None where there is no helper, or nowhere to keep files, or nothing that can rehearse."""
     if plan["entry"] != _PYTHON or not os.path.exists(layout.LIBRARY) or "t" in os.path.basename(interpreter).removeprefix("python"):
+        return None
+    if set(layout.LIBRARY) & _SEPARATORS:
         return None
     root = os.path.join(cache_dir, "layouts")
     try:

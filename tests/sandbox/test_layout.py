@@ -207,6 +207,16 @@ def test_a_zygote_starts_without_when_nothing_was_learnt_and_nothing_is_left(spo
     assert _course(tmp_path, interpreter).begin()[0]["LAMBDA_ENGINE_LAYOUT"] == "w"
 
 
+def test_a_zygote_starts_without_when_nothing_can_be_kept(tmp_path: Path, interpreter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _needs_the_helper()
+    course = _course(tmp_path, interpreter)
+    (tmp_path / "layouts").rmdir()
+    assert (course.begin(), course.learning) == (({}, -1), False)
+    monkeypatch.setattr(layout, "LIBRARY", str(tmp_path / "a b.so"))
+    (tmp_path / "a b.so").write_bytes(b"")
+    assert layouts.course(str(tmp_path), str(interpreter), PLAN) is None, "the dynamic linker takes it for two"
+
+
 def test_another_interpreter_or_other_imports_have_a_layout_of_their_own(tmp_path: Path, interpreter: Path) -> None:
     _needs_the_helper()
     course = _course(tmp_path, interpreter)
