@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from engine.eventing.sources.messages import queue_url
 from engine.store.api import Version
 
 _DENIED = "AccessDenied"
+# What some that speak SQS say of a queue has no account, or is not told.
+_OWNER = re.compile(r"arn:[^:]*:sqs:[^:]*:(\d{12}):")
 _NO_QUEUE = ("AWS.SimpleQueueService.NonExistentQueue", "The specified queue does not exist.")
 # What a stream's reader has to be allowed, as the refusal says it.
 _READING = {
@@ -84,7 +87,8 @@ def _visibility_s(aws: Any, queue: str) -> int:
         return f"Error occurred while ReceiveMessage. SQS Error Code: {code}. SQS Error Message: {message}"
 
     found = _asked(f"SQS about {queue}", ask, refused)["Attributes"]
-    if found["QueueArn"].split(":")[4] != queue.split(":")[4]:
+    owner = _OWNER.match(found.get("QueueArn", ""))
+    if owner is not None and owner[1] != queue.split(":")[4]:
         raise InvalidParameterValue(refused(*_NO_QUEUE))
     return int(found["VisibilityTimeout"])
 
