@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +23,8 @@ _HARMLESS = (".dispatch", "_dispatch", "_without_id", ".serve_pem", ".dns_event_
 _ASKED_LATER = frozenset({"api_version_elb_backend", "CloudFormationResponse.cfnresponse"})
 # They dispatch without asking.
 _UNASKED = frozenset({"moto.dynamodb_v20111205.responses"})
+# What moto answers another service's operations with.
+_BESIDE = {"timestream-write": "timestream-query"}
 _OWNERS = frozenset({"root", "engine"})
 _kept = threading.local()
 
@@ -60,7 +63,8 @@ def _model(name: str) -> tuple[str, frozenset[str]]:
     from moto.core.utils import get_service_model  # noqa: PLC0415 - moto is an extra
 
     model = get_service_model(name)
-    return str(model.signing_name), frozenset(model.operation_names)
+    beside = get_service_model(_BESIDE[name]).operation_names if name in _BESIDE else ()
+    return str(model.signing_name), frozenset((*model.operation_names, *beside))
 
 
 def problem(response: Any, service: str, region: str) -> str | None:
@@ -92,9 +96,29 @@ def _settle_region(response: Any, region: str) -> None:
 
 
 def action_of(response: Any) -> str | None:
-    """The operation."""
+    """The operation, as the service's model calls it: moto calls those of some services (Batch, Polly, X-Ray) by what is in their paths."""
     action: str | None = first(response._get_action())  # noqa: SLF001 - moto has no other name for it
-    return action
+    if not action or response.service_name == "s3" or action in _model(response.boto3_service_name)[1]:
+        return action
+    path = response.parsed_url.path
+    return next((name for method, form, name in _paths(response.boto3_service_name) if method == response.method and form.fullmatch(path)), action)
+
+
+@functools.lru_cache(maxsize=256)
+def _paths(name: str) -> tuple[tuple[str, re.Pattern[str], str], ...]:
+    """(method, path, operation) of a service that has a path for each operation."""
+    from moto.core.utils import get_service_model  # noqa: PLC0415 - moto is an extra
+
+    model = get_service_model(name)
+    if not str(model.metadata.get("protocol", "")).startswith("rest"):
+        return ()
+    found = ((operation, model.operation_model(operation).http) for operation in model.operation_names)
+    return tuple((http["method"], re.compile(_form(http["requestUri"].partition("?")[0])), operation) for operation, http in found)
+
+
+def _form(template: str) -> str:
+    parts = re.split(r"(\{[^}]+\})", template)
+    return "".join(re.escape(part) if not part.startswith("{") else ".+" if part.endswith("+}") else "[^/]+" for part in parts)
 
 
 def members(response: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/([^/,\s]+)/([^/,\s]+)/aws4_request")
 _QUERY_SCOPE = re.compile(r"X-Amz-Credential=[^&]*?(?:%2F|/)\d{8}(?:%2F|/)[^&/%]+(?:%2F|/)([^&/%]+)(?:%2F|/)aws4_request", re.IGNORECASE)
-REST_JSON = frozenset({"apigateway", "scheduler", "pipes", "kafka", "es", "batch", "eks", "appsync", "xray", "elasticfilesystem", "iot"})
+REST_JSON = frozenset({"apigateway", "scheduler", "pipes", "kafka", "es", "batch", "eks", "appsync", "xray", "elasticfilesystem", "iot", "polly"})
 # Service -> (member, the ARN's last part with {} for the member), of services with nothing more to them (the others: engine.aws.demands).
 _NAMED: Mapping[str, tuple[tuple[str, str], ...]] = {
     "firehose": (("DeliveryStreamName", "deliverystream/{}"),),

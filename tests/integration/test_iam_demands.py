@@ -390,3 +390,19 @@ def test_targets_are_those_that_the_functions_role_may_reach(cloud: Cloud) -> No
     cloud.iam.put_role_policy(RoleName=name, PolicyName="p", PolicyDocument=document(allow("sqs:SendMessage", own("sqs", name))))
     cloud.admin.update_function_configuration(FunctionName=name, DeadLetterConfig=dead_letters)
     cloud.admin.get_waiter("function_updated_v2").wait(FunctionName=name)
+
+
+def test_operations_that_moto_names_by_their_paths_are_known_by_their_own_names(cloud: Cloud) -> None:
+    """Batch, Polly, X-Ray, and Timestream's queries, which its other half answers: all of it was no action of theirs."""
+    calls = {
+        "batch:DescribeComputeEnvironments": lambda client: client.describe_compute_environments(),
+        "polly:DescribeVoices": lambda client: client.describe_voices(),
+        "xray:PutTraceSegments": lambda client: client.put_trace_segments(TraceSegmentDocuments=["{}"]),
+        "timestream:Query": lambda client: client.query(QueryString="SELECT 1"),
+    }
+    may, may_not = cloud.user(fresh("may"), allow("*", "*")), cloud.user(fresh("may-not"), allow("*", "*"), deny(list(calls), "*"))
+    for action, call in calls.items():
+        name = action.partition(":")[0].replace("timestream", "timestream-query")
+        call(cloud.engine.client(name, **may))
+        code, message = refused(lambda call=call, name=name: call(cloud.engine.client(name, **may_not)))
+        assert (code.startswith("AccessDenied"), action in message) == (True, True), (action, code, message)
