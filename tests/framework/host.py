@@ -120,8 +120,16 @@ nft.Filter().put(table)
 @functools.cache
 def _no_packet_filter() -> bool:
     """Whether the kernel takes no tables of nftables with NAT, tried in a network of its own."""
-    done = subprocess.run(["unshare", "-n", sys.executable, "-c", _FILTER], capture_output=True, check=False, timeout=60, cwd=_ROOT)
+    if shutil.which("unshare") is None:
+        return True
+    done = subprocess.run(["unshare", "-n", sys.executable, "-c", _FILTER], capture_output=True, check=False, timeout=110, cwd=_ROOT)
     return done.returncode != 0
+
+
+def _no_lock_count() -> bool:
+    from engine.sandbox import locks
+
+    return not os.path.exists(locks.COUNT)
 
 
 # Reason (a pattern matching the whole of it) -> whether the host really lacks it, told the pattern's groups.
@@ -138,6 +146,7 @@ REASONS: dict[str, Callable[..., bool]] = {
     "no macvlan": _no_macvlan,
     "no packet filter": _no_packet_filter,
     "no Landlock": _no_landlock,
+    "no count of the kernel's file locks": _no_lock_count,
     "no container tools": _no_programs("unshare", "setpriv", "mount"),
     "one core": lambda: len(os.sched_getaffinity(0)) < 2,
     "no hadolint wheel for this processor": lambda: platform.machine() != "x86_64",

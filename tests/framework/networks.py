@@ -32,7 +32,7 @@ server.serve_forever()
 
 def ip(*words: str) -> str:
     """Run the ``ip`` program."""
-    return subprocess.run(["ip", *words], capture_output=True, text=True, check=True, timeout=30).stdout
+    return subprocess.run(["ip", *words], capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 class Host:
@@ -106,7 +106,7 @@ def devices() -> set[str]:
 def bare() -> list[str]:
     """Names of the interfaces of a new namespace that nobody has touched: the loopback, and with some kernels tunnels."""
     words = ["unshare", "-n", "cat", "/proc/net/dev"]
-    shown = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
+    shown = subprocess.run(words, capture_output=True, text=True, check=True, timeout=110).stdout
     return [line.partition(":")[0].strip() for line in shown.splitlines() if ":" in line]
 
 
@@ -120,7 +120,7 @@ def filter_tables() -> set[str]:
         netlink.close()
 
 
-def settled(condition: object, what: str, deadline_s: float = 20.0) -> None:
+def settled(condition: object, what: str, deadline_s: float = 60.0) -> None:
     """Wait for what the kernel does in its own time."""
     until_s = time.monotonic() + deadline_s
     while not condition():  # type: ignore[operator]

@@ -32,7 +32,8 @@ def _places() -> Iterator[Path]:
     if named := os.environ.get("TEST_TERRAFORM_PROVIDER"):
         yield Path(named)
     configuration = Path(os.environ.get("TF_CLI_CONFIG_FILE") or home / ".terraformrc")
-    if configuration.is_file():
+    # Also where the home is not this user's to look into.
+    if os.access(configuration, os.R_OK) and configuration.is_file():
         yield from (Path(os.path.expandvars(p)).expanduser() for p in _NAMED.findall(configuration.read_text()))
     if cache := os.environ.get("TF_PLUGIN_CACHE_DIR"):
         yield Path(cache)

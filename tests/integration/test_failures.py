@@ -268,7 +268,7 @@ def test_an_event_that_is_no_json_is_the_apis_error(shared: Engine) -> None:
 
 def test_the_largest_response_and_one_byte_more(shared: Engine) -> None:
     code = "def f(e, c):\n    if e < 0: raise ValueError('x' * -e)\n    return 'x' * (e - 2)"
-    name = deploy(shared, "large", code, MemorySize=512, Timeout=30)
+    name = deploy(shared, "large", code, MemorySize=512, Timeout=60)
     most = Failure(shared, name, 6_291_556)
     assert most.error is None
     assert len(most.raw) == 6_291_556

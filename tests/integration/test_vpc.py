@@ -307,7 +307,7 @@ def test_rules_about_prefix_lists_are_obeyed(lab: Lab, place: Callable[[str], Pl
     made = ec2.create_managed_prefix_list(PrefixListName="servers", MaxEntries=5, AddressFamily="IPv4", Entries=entries)
     rule = {"IpProtocol": "tcp", "FromPort": 5432, "ToPort": 5432, "PrefixListIds": [{"PrefixListId": made["PrefixList"]["PrefixListId"]}]}
     ec2.authorize_security_group_egress(GroupId=here.app, IpPermissions=[rule])
-    until(lambda: lab.get("listed", here.server, 5432, 0.5).startswith("database"), "the rule holds")
+    until(lambda: lab.get("listed", here.server, 5432, 0.5).startswith("database"), "the rule holds", 60)
 
 
 def test_settings_of_a_vpc_that_have_no_effect_are_named(lab: Lab, place: Callable[[str], Place]) -> None:
@@ -319,9 +319,13 @@ def test_settings_of_a_vpc_that_have_no_effect_are_named(lab: Lab, place: Callab
     acl = ec2.create_network_acl(VpcId=here.vpc)["NetworkAcl"]["NetworkAclId"]
     ec2.create_network_acl_entry(NetworkAclId=acl, RuleNumber=90, Protocol="6", RuleAction="deny", Egress=True, CidrBlock="0.0.0.0/0")
     lab.deploy("unheeded", here.subnet, here.app)
-    said = [line for line in lab.engine.log.read_text().splitlines() if here.vpc in line]
-    assert [len([line for line in said if what in line]) for what in (f"routes of {table} to {gateway} have no effect", f"entries of network ACL {acl} have no effect")] == [1, 1]
-    assert len([line for line in said if "no effect" in line]) == 2, "nothing of what a VPC has by itself"
+
+    def said() -> list[str]:
+        return [line for line in lab.engine.log.read_text().splitlines() if here.vpc in line and "no effect" in line]
+
+    wanted = f"routes of {table} to {gateway} have no effect", f"entries of network ACL {acl} have no effect"
+    until(lambda: all(any(what in line for line in said()) for what in wanted), "both are named", 60)
+    assert len(said()) == 2, "each once, and nothing of what a VPC has by itself"
 
 
 @pytest.mark.slow
@@ -347,8 +351,8 @@ def test_addresses_of_a_small_subnet_come_back(lab: Lab, place: Callable[[str], 
         "Lambda couldn't set up VPC access for the Lambda function because one or more configured subnets has no available IP addresses.",
     )
     lab.aws.delete_function(FunctionName="tiny-3")
-    until(lambda: any(e["Groups"][0]["GroupId"] == groups[11] for e in here.interfaces()), "its address is another's")
-    assert until(lambda: given("tiny-11"), "it is let in") == "database for 10.62.9.11"
+    until(lambda: any(e["Groups"][0]["GroupId"] == groups[11] for e in here.interfaces()), "its address is another's", 60)
+    until(lambda: given("tiny-11") == "database for 10.62.9.11", "it is let in", 60)
     for n in (0, 1, 2, *range(4, 12)):
         lab.aws.delete_function(FunctionName=f"tiny-{n}")
     assert here.interfaces() == []

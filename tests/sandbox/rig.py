@@ -17,7 +17,7 @@ from engine.sandbox.interpreters import discover
 from engine.sandbox.link import BrokerLink
 
 BOOTSTRAP = Path(__file__).parent / "bootstrap" / "runtime_bootstrap"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Failed(Exception):

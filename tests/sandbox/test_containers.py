@@ -59,10 +59,9 @@ def _own_group() -> Iterator[list[str]]:
         yield ["sh", "-c", JOIN, str(group / "cgroup.procs")]
     finally:
         # Whoever was in there is dead, but not gone yet.
-        for directory in [*group.glob("*"), group]:
-            if directory.is_dir():
-                until(lambda d=directory: not (d / "cgroup.procs").read_text(), "the container's processes are gone")  # type: ignore[misc]
-                directory.rmdir()
+        for directory in [*sorted((found for found in group.rglob("*") if found.is_dir()), reverse=True), group]:
+            until(lambda d=directory: not (d / "cgroup.procs").read_text(), "the container's processes are gone", 60)  # type: ignore[misc]
+            directory.rmdir()
 
 
 def container(tmp_path: Path, *limits: str, groups: str = "rw") -> tuple[str, dict[str, str], str]:

@@ -99,6 +99,13 @@ def at(rig):
         rig.end(box)
 
 
+def answers(box, ip, port):
+    try:
+        return get(box, ip, port, QUICK_S)
+    except Failed:
+        return ""
+
+
 def unreachable(box, ip, port):
     try:
         get(box, ip, port, QUICK_S)
@@ -360,7 +367,7 @@ def test_a_server_that_went_away_is_reached_again_when_it_is_back(rig, at):
     settled(lambda: unreachable(box, "10.0.1.33", 80), "its namespace has gone", 60)
     with host:
         host.serve("second", 80)
-        settled(lambda: not unreachable(box, "10.0.1.33", 80), "it is attached again", 60)
+        settled(lambda: answers(box, "10.0.1.33", 80), "it is attached again", 60)
         assert get(box, "10.0.1.33").startswith("second")
     rig.vpc("vpc-1", rig.wanted)
 
@@ -388,7 +395,7 @@ def test_a_server_with_two_addresses_keeps_one_when_the_other_goes(rig, at):
         there = at(place("sg-client", vpc="vpc-6"))
         assert get(there, "10.0.1.6").startswith("other")
         rig.vpc("vpc-1", rig.wanted)
-        settled(lambda: not unreachable(there, "10.0.1.5", 80), "it has its turn where the other network has gone", 60)
+        settled(lambda: answers(there, "10.0.1.5", 80), "it has its turn where the other network has gone", 60)
         rig.vpc("vpc-6", None)
         with twice.inside():
             settled(lambda: devices() == before, "nothing is left", 60)

@@ -142,7 +142,7 @@ class Siege:
     def log(self, function: str, marker: str) -> str:
         """The function's log on disk, once ``marker`` is in it."""
         path = self.log_path(function)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while True:
             text = path.read_text(errors="replace") if path.exists() else ""
             if marker in text:

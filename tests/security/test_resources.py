@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
-from engine.sandbox import locks
+from tests.framework.host import require
 from tests.security.siege import Siege
 
 pytestmark = pytest.mark.root
@@ -203,8 +203,7 @@ time.sleep(60)
 @pytest.mark.full_only
 def test_locks_on_files_are_memory_too(siege: Siege) -> None:
     """No control group counts them, and there is no limit: a function of 128 MB held gigabytes."""
-    if not Path(locks.COUNT).exists():
-        pytest.skip("a kernel that does not tell how many locks there are")
+    require("no count of the kernel's file locks")
     name = siege.attacker("locksmith", MemorySize=1769, Timeout=60)
     source = """
 import fcntl, struct
@@ -388,7 +387,7 @@ def test_what_runs_on_dies_with_the_worker(siege: Siege) -> None:
 
 def test_what_outlives_processes_does_not_outlive_the_worker(siege: Siege) -> None:
     """Shared memory, queues and semaphores of System V are their namespace's: a function that crashed with them had their memory held against it for ever."""
-    name = siege.attacker("survivors", MemorySize=256)
+    name = siege.attacker("survivors", MemorySize=256, Timeout=60)
     source = """
 libc.shmat.restype = ctypes.c_void_p
 ctypes.memset(ctypes.c_void_p(libc.shmat(libc.shmget(77, 150 << 20, 0o1600), None, 0)), 1, 150 << 20)
