@@ -102,19 +102,17 @@ class Vpc:
             return []
         with self.space.inside():
             there = {name for _, name in socket.if_nameindex()}
-        gone = [name for name, server in self._servers.items() if server.interface not in there]
+        gone = {name: server for name, server in self._servers.items() if server.interface not in there}
         for name in gone:
             del self._servers[name]
-        back = [name for name in sorted(self._absent) if not self._try(name)]
-        self._absent.update(gone)
+        # A document that could not be applied to its end may have taken servers away that are still known here.
+        wishes = self._document["servers"]
+        back = [name for name in sorted(self._absent & wishes.keys()) if not self._try(name)]
+        self._absent.update(gone.keys() & wishes.keys())
         if gone or back:
             self._filter()
-        said = [f"attached server {name} has gone: {self._behind(name)} is not there any more" for name in gone]
-        return said + [f"attached server {name} is there again: {self._behind(name)}" for name in back]
-
-    def _behind(self, name: str) -> str:
-        wish = self._document["servers"][name]
-        return f"network namespace {wish['netns']}" if wish["netns"] else f"interface {wish['interface']}"
+        said = [f"attached server {name} has gone: {_behind(server.wish)} is not there any more" for name, server in gone.items()]
+        return said + [f"attached server {name} is there again: {_behind(wishes[name])}" for name in back]
 
     def _try(self, name: str) -> str:
         """Attach a wanted server; why that cannot be done, or an empty text."""
@@ -258,7 +256,14 @@ class Vpc:
         try:
             if not any(s.wish.get("netns") == name for s in self._servers.values()):
                 self._check_routes(there)
-            self._settle_in(there, self._pair(near, index, there), ip, number)
+            far = self._pair(near, index, there)
+            try:
+                self._settle_in(there, far, ip, number)
+            except OSError:
+                # It may be tried again and again.
+                with contextlib.suppress(OSError):
+                    self.space.routes.ask([delete(index)])
+                raise
         finally:
             os.close(there)
         return near, index, False
@@ -332,6 +337,10 @@ class Vpc:
 def _name(subnet: str, groups: tuple[str, ...]) -> str:
     """How a document names a port."""
     return f"{subnet}/{','.join(groups)}"
+
+
+def _behind(wish: Mapping[str, Any]) -> str:
+    return f"network namespace {wish['netns']}" if wish["netns"] else f"interface {wish['interface']}"
 
 
 def _nth(cidr: str, offset: int) -> ipaddress.IPv4Address:
