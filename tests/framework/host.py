@@ -132,6 +132,46 @@ def _no_lock_count() -> bool:
     return not os.path.exists(locks.COUNT)
 
 
+def _no_modern_python() -> bool:
+    from engine.sandbox.interpreters import discover
+
+    names = (re.fullmatch(r"python3\.(\d+)", name) for name in discover())
+    return not any(int(name[1]) >= 12 for name in names if name)
+
+
+def _no_slices() -> bool:
+    return tuple(int(n) for n in re.findall(r"\d+", platform.release())[:2]) < (6, 12)
+
+
+def _no_cpu_group() -> bool:
+    from engine.sandbox.cgroups import Groups
+
+    groups = Groups()
+    try:
+        return not groups.mechanisms["cpu"].startswith("cgroup")
+    finally:
+        groups.close()
+
+
+def _no_witness() -> bool:
+    from engine.sandbox.cgroups import Groups
+
+    groups = Groups()
+    try:
+        if (witness := groups.witness()) is None:
+            return True
+        witness.close()
+        return False
+    finally:
+        groups.close()
+
+
+def _no_start_in_instructions() -> bool:
+    from engine.sandbox import init
+
+    return platform.machine() not in init._CODE
+
+
 # Reason (a pattern matching the whole of it) -> whether the host really lacks it, told the pattern's groups.
 REASONS: dict[str, Callable[..., bool]] = {
     "not Linux": lambda: sys.platform != "linux",
@@ -163,6 +203,13 @@ REASONS: dict[str, Callable[..., bool]] = {
     "no Ruby": _no_programs("ruby"),
     "no JDK with Maven": _no_programs("javac", "mvn"),
     r"no (python3\.\d+) on this host": _no_interpreter,
+    r"no interpreter with immortal objects \(3\.12\) here": _no_modern_python,
+    r"SnapStart needs an interpreter of Python 3\.12 or later": _no_modern_python,
+    r"the kernel gives every thread the same slice \(older than Linux 6\.12\)": _no_slices,
+    "no control group for CPU here": _no_cpu_group,
+    "no cgroup v2 directory, or no programs for control groups, on this host": _no_witness,
+    "no instructions of ours for this machine": _no_start_in_instructions,
+    "the instructions of this test are x86-64's": lambda: platform.machine() != "x86_64",
 }
 
 

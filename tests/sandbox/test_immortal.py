@@ -54,6 +54,7 @@ def test_it_takes_where_the_interpreter_has_immortal_objects_and_new_objects_die
     assert rest == [True] * 6
 
 
+@pytest.mark.root
 def test_a_worker_leaves_the_counts_of_what_the_zygote_imported_alone(tmp_path: Path) -> None:
     modern = [n for n in discover() if n.startswith("python") and int(n.rpartition(".")[2]) >= 12]
     if not modern:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine.sandbox.api import Cause, SpecialiseSpec
+from tests.framework.host import require
 from tests.sandbox.rig import Box, Failed, Rig, alive, until
 
 # In a template: forget the compiled part, if it is there. The program is in memory only.
@@ -16,6 +17,8 @@ WITHOUT = 'type(copies)._fork_there = None; type(copies).wait_for_copy.__globals
 @pytest.fixture(scope="module", params=["full", "user", "full without the compiled part"])
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     level, _, more = request.param.partition(" ")
+    if level == "full":
+        require("not root")
     with Rig(tmp_path_factory.mktemp("templates"), level) as running:
         running.compiled = not more
         yield running
