@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_layout.so")
 # Bytes of a key in a file: phase and size, and the place in line.
 KEY = 8
 _MOST_KEYS = 1 << 18
+# A rehearsal takes milliseconds. One that hangs must not keep the zygote from starting for ever.
+PATIENCE_S = 60
 
 
 def _load() -> Any:
@@ -66,6 +69,8 @@ def learn(out: int, rehearse: Callable[[], object]) -> None:
         return
     try:
         kernel.die_with_parent()
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(PATIENCE_S)
         rehearse()
         _library.layout_learn.restype = ctypes.c_long
         found = _library.layout_learn(keys, ctypes.c_long(_MOST_KEYS))

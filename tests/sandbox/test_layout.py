@@ -8,6 +8,7 @@ import random
 import re
 import struct
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,14 @@ def test_a_zygote_starts_without_when_nothing_can_be_kept(tmp_path: Path, interp
     monkeypatch.setattr(layout, "LIBRARY", str(tmp_path / "a b.so"))
     (tmp_path / "a b.so").write_bytes(b"")
     assert layouts.course(str(tmp_path), str(interpreter), PLAN) is None, "the dynamic linker takes it for two"
+
+
+def test_a_rehearsal_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _needs_the_helper()
+    monkeypatch.setattr(layout, "PATIENCE_S", 1)
+    with (tmp_path / "learnt").open("wb") as out:
+        layout.learn(out.fileno(), threading.Event().wait)
+    assert not (tmp_path / "learnt").read_bytes()
 
 
 def test_another_interpreter_or_other_imports_have_a_layout_of_their_own(tmp_path: Path, interpreter: Path) -> None:
