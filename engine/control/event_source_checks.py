@@ -98,7 +98,7 @@ def _check_stream(aws: Any, kind: Kind, arn: str) -> None:
 
     def ask() -> Any:
         if kind is KINESIS:
-            found = aws.client("kinesis").describe_stream_summary(StreamARN=stream)
+            found = _summary(aws.client("kinesis"), stream)
             return _consumer(aws, arn) if consumer else found
         return aws.client("dynamodbstreams").describe_stream(StreamArn=arn, Limit=1)
 
@@ -110,6 +110,16 @@ def _check_stream(aws: Any, kind: Kind, arn: str) -> None:
         return f"Cannot access stream {arn}: {code}: {message}"
 
     _asked(arn, ask, refused)
+
+
+def _summary(kinesis: Any, stream: str) -> Any:
+    """By the ARN alone, which says whose it is; some that speak Kinesis ask for the name."""
+    try:
+        return kinesis.describe_stream_summary(StreamARN=stream)
+    except kinesis.exceptions.ClientError as e:
+        if e.response["Error"].get("Code", "") != "ValidationException":
+            raise
+    return kinesis.describe_stream_summary(StreamARN=stream, StreamName=stream.rpartition("/")[2])
 
 
 def _consumer(aws: Any, arn: str) -> Any:
