@@ -133,8 +133,8 @@ def test_functions_share_a_log_group_of_another_name(shared: Engine) -> None:
 
 def test_a_group_and_a_stream_are_deleted_and_begin_anew(shared: Engine) -> None:
     logs = shared.client("logs")
-    shared.deploy("logs-d", {"m.py": SOURCE})
-    group, stream = run(shared, "logs-d", say="first")
+    shared.deploy("logs-begin-anew", {"m.py": SOURCE})
+    group, stream = run(shared, "logs-begin-anew", say="first")
     reports(shared, group, 1)
     logs.put_retention_policy(logGroupName=group, retentionInDays=7)
     assert logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"][0]["retentionInDays"] == 7
@@ -144,7 +144,7 @@ def test_a_group_and_a_stream_are_deleted_and_begin_anew(shared: Engine) -> None
     assert messages(shared, group) == []
     logs.delete_log_group(logGroupName=group)
     assert logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"] == []
-    run(shared, "logs-d", say="second")
+    run(shared, "logs-begin-anew", say="second")
     reports(shared, group, 1)
     assert [m for m in messages(shared, group) if m.startswith(("first", "second"))] == ["second 0\n"]
 

@@ -8,7 +8,7 @@ import random
 import re
 import struct
 import subprocess
-import threading
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,11 +219,16 @@ def test_a_zygote_starts_without_when_nothing_can_be_kept(tmp_path: Path, interp
     assert layouts.course(str(tmp_path), str(interpreter), PLAN) is None, "the dynamic linker takes it for two"
 
 
-def test_a_rehearsal_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rehearsal_that_hangs_is_given_up(tmp_path: Path) -> None:
     _needs_the_helper()
-    monkeypatch.setattr(layout, "PATIENCE_S", 1)
+    program = (
+        f"import os, sys, threading; sys.path.insert(0, {str(_ROOT)!r}); from engine.sandbox import layout; layout.PATIENCE_S = 1; "
+        "layout.learn(int(sys.argv[1]), threading.Event().wait); print('went on')"
+    )
     with (tmp_path / "learnt").open("wb") as out:
-        layout.learn(out.fileno(), threading.Event().wait)
+        command = [sys.executable, "-I", "-S", "-B", "-c", program, str(out.fileno())]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100, pass_fds=[out.fileno()], env=_loaded("w"))
+    assert (done.stdout, done.stderr) == ("went on\n", "")
     assert not (tmp_path / "learnt").read_bytes()
 
 
