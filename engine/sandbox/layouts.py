@@ -43,6 +43,11 @@ class Course:
         """Whether the process that was begun last serves nobody."""
         return self._stage in (_WATCH, _SPREAD)
 
+    @property
+    def using(self) -> bool:
+        """Whether the process that was begun last has what was learnt."""
+        return self._stage == _USE
+
     def begin(self) -> tuple[dict[str, str], int]:
         """Variables for the process's environment and, if it learns, the descriptor that it writes what it has learnt to, else -1."""
         if self._stage == "":
@@ -65,7 +70,9 @@ class Course:
         return {"LD_PRELOAD": layout.LIBRARY, _VARIABLE: self._stage + path}, out
 
     def ended(self) -> None:
-        """A process that learns is over, whichever way; the next is another, or the zygote."""
+        """A process that learns is over, whichever way; the next is another, or the zygote. So is one that ended before it was ready with what was
+        learnt: the next does without, and what was learnt is forgotten.
+        """
         was, self._stage = self._stage, _WITHOUT
         with contextlib.suppress(OSError):
             if was == _WATCH and os.path.getsize(self._candidates):
@@ -74,6 +81,8 @@ class Course:
             if was == _SPREAD and os.path.getsize(self._learnt):
                 os.rename(self._learnt, self._path)
                 self._stage = _USE
+            if was == _USE:
+                os.unlink(self._path)
         self.give_up()
 
     def give_up(self) -> None:
@@ -85,13 +94,15 @@ class Course:
 
 def course(cache_dir: str, interpreter: str, plan: dict[str, Any]) -> Course | None:
     """For a zygote with this plan; None where there is no helper, or nowhere to keep files, or nothing that can rehearse."""
+    interpreter = os.path.realpath(interpreter)
+    # Without the interpreter lock (3.13t) its own allocator has to know all objects.
     if plan["entry"] != _PYTHON or not os.path.exists(layout.LIBRARY) or "t" in os.path.basename(interpreter).removeprefix("python"):
         return None
     if set(layout.LIBRARY) & _SEPARATORS:
         return None
     root = os.path.join(cache_dir, "layouts")
     try:
-        files = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in (os.path.realpath(interpreter), layout.LIBRARY)]
+        files = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in (interpreter, layout.LIBRARY)]
         os.makedirs(root, exist_ok=True)
         _forget_old(root)
     except OSError:

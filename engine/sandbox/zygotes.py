@@ -48,8 +48,12 @@ class ZygoteProcess:
         variables, learnt = self._course.begin() if self._course is not None else ({}, -1)
         try:
             ours, theirs = packets.pair()
-            self.pid = spawn(self._interpreter, str(self._plan["engine_root"]), theirs, variables)
-            theirs.close()
+            with theirs:
+                try:
+                    self.pid = spawn(self._interpreter, str(self._plan["engine_root"]), theirs, variables)
+                except OSError:
+                    ours.close()
+                    raise
             self._peer = Peer(self._loop, ours, lambda packet: self._on_packet(self, packet), lambda _reason: None)
             self.send(["plan", self._plan | {"learns": learnt >= 0}], [learnt] if learnt >= 0 else [])
         finally:
@@ -57,8 +61,12 @@ class ZygoteProcess:
                 os.close(learnt)
 
     def goes_on(self) -> bool:
-        """Whether what has ended only learnt for the zygote, which another process now is, or learns for. Raises OSError like the constructor."""
-        if self._course is None or not self._course.learning or self._killed:
+        """Whether another process has taken the place of the one that has ended: because that only learnt for the zygote, or because it came to nothing
+        with what was learnt. Raises OSError like the constructor.
+        """
+        if self._course is None or self._killed:
+            return False
+        if not self._course.learning and (self.ready or self.failure or not self._course.using):
             return False
         self._peer.close()
         self._course.ended()

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 
 from engine.sandbox import layout, layouts
 from engine.sandbox.interpreters import discover
+from engine.sandbox.peers import Loop
+from engine.sandbox.zygotes import ZygoteProcess
 from tests.framework import host
 
 _ROOT = Path(__file__).parents[2]
@@ -245,9 +248,40 @@ def test_another_interpreter_or_other_imports_have_a_layout_of_their_own(tmp_pat
     assert _course(tmp_path, interpreter).begin()[0]["LAMBDA_ENGINE_LAYOUT"] == "w"
 
 
+def test_a_zygote_that_comes_to_nothing_with_a_layout_starts_without(tmp_path: Path, interpreter: Path) -> None:
+    _needs_the_helper()
+    course = _course(tmp_path, interpreter)
+    for stage in range(2):
+        _, out = course.begin()
+        _say(out, b"%d" % stage)
+        course.ended()
+    (learnt,) = (tmp_path / "layouts").iterdir()
+    # Stands for an interpreter that crashes for as long as there is a layout.
+    crashing = tmp_path / "crashing"
+    crashing.write_text(f"#!/bin/sh\n[ -e {learnt} ] && kill -SEGV $$\nexec sleep 100\n")
+    crashing.chmod(0o755)
+    loop = Loop()
+    process = ZygoteProcess(loop, "key", {"prefixes": [], "engine_root": str(_ROOT)}, str(crashing), lambda *_: None, course)
+    try:
+        assert os.WTERMSIG(os.waitpid(process.pid, 0)[1]) == signal.SIGSEGV
+        assert process.goes_on()
+        assert not list((tmp_path / "layouts").iterdir())
+    finally:
+        process.kill()
+        _, status = os.waitpid(process.pid, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL, "it was still there"
+    assert not process.goes_on()
+    process.close()
+    loop.close()
+
+
 def test_only_what_can_rehearse_learns(tmp_path: Path, interpreter: Path) -> None:
     assert layouts.course(str(tmp_path), str(interpreter), {**PLAN, "entry": "runtime_bootstrap.agent.zygote"}) is None
-    assert layouts.course(str(tmp_path), str(interpreter.with_name("python3.13t")), PLAN) is None
+    threaded, linked = interpreter.with_name("python3.13t"), interpreter.with_name("python3")
+    threaded.touch()
+    linked.symlink_to(threaded)
+    assert layouts.course(str(tmp_path), str(threaded), PLAN) is None
+    assert layouts.course(str(tmp_path), str(linked), PLAN) is None
     assert layouts.course("/proc/nowhere", str(interpreter), PLAN) is None
 
 
