@@ -9,6 +9,13 @@ libc then uses clone, whose flags are checked. Python 3.9, standard library.
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # A line: code, value, where to go on when the test holds and when not; or the name of the next. Places are names of lines that come
+    # later, verdicts, or the next line.
+    _Place = str | int
+    _Line = str | tuple[int, int, _Place, _Place]
 
 _X86 = "x86_64"
 _ARM = "aarch64"
@@ -39,6 +46,8 @@ _REFUSED_NEW = {
     "listmount": 458, "lsm_get_self_attr": 459, "lsm_set_self_attr": 460, "lsm_list_modules": 461,
 }  # fmt: skip
 _CLONE3 = 435
+# Where x32's calls begin on x86-64.
+_FOREIGN = 0x40000000
 # mseal 462 is the newest call judged.
 _NEWEST = 462
 # clone, socket, ioctl, prlimit64, socketpair, prctl, madvise, fcntl, setsockopt, seccomp: refused by argument.
@@ -76,93 +85,80 @@ _EINVAL = 0x00050016
 _EPERM, _ENOSYS, _ENOPROTOOPT, _EPROTONOSUPPORT, _EAFNOSUPPORT = 0x00050001, 0x00050026, 0x0005005C, 0x0005005D, 0x00050061
 
 
-def _op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
-    return struct.pack("HBBI", code, if_true, if_false, value)
+_NEXT = ""
+# So few ranges are not worth halving before those with one number are asked for.
+_FEW = 5
 
 
-def _returns(value: int) -> bytes:
-    return _op(_RETURN, value)
+def _load(at: int) -> _Line:
+    return (_LOAD, at, _NEXT, _NEXT)
 
 
-def _one_of(at: int, values: tuple[int, ...], verdict: int) -> bytes:
+def _when(value: int, then: _Place, otherwise: _Place = _NEXT) -> _Line:
+    return (_JUMP_EQ, value, then, otherwise)
+
+
+def _when_any(bits: int, then: _Place, otherwise: _Place = _NEXT) -> _Line:
+    return (_JUMP_SET, bits, then, otherwise)
+
+
+def _one_of(values: tuple[int, ...], then: _Place, otherwise: _Place) -> list[_Line]:
+    """Whether what was loaded is one of these."""
+    return [*(_when(value, then) for value in values[:-1]), _when(values[-1], then, otherwise)]
+
+
+def _judged_by(at: int, values: tuple[int, ...], verdict: int) -> list[_Line]:
     """The verdict on a call whose argument at this offset is one of these."""
-    checks = b"".join(_op(_JUMP_EQ, value, len(values) - n, 0) for n, value in enumerate(values))
-    return _op(_LOAD, at) + checks + _returns(_ALLOW) + _returns(verdict)
+    return [_load(at), *_one_of(values, verdict, _ALLOW)]
 
 
-def _argument_checks(machine: str, may_enter: bool) -> list[tuple[int, bytes]]:
-    """(number, program) for the calls judged by their arguments; each program returns."""
+def _argument_checks(machine: str, may_enter: bool) -> dict[int, list[_Line]]:
+    """What judges the calls that are judged by their arguments, by number."""
     clone, socket, ioctl, prlimit, socketpair, prctl, madvise, fcntl, setsockopt, seccomp = _CHECKED[machine]
     low = [16 + 8 * n for n in range(6)]  # offsets of the low halves of the arguments
-    on_clone = (
-        _op(_LOAD, low[0])
-        + _op(_JUMP_SET, _CLONE_REFUSED, 0, 1)
-        + _returns(_EPERM)
-        + _op(_JUMP_SET, _CLONE_FILES, 0, 2)
-        + _op(_JUMP_SET, _CLONE_THREAD, 1, 0)
-        + _returns(_EPERM)
-        + _returns(_ALLOW)
-    )
-    # The kernel makes both sockets before it asks the family whether it has pairs: any family's code would run.
-    on_socketpair = _op(_LOAD, low[0]) + _op(_JUMP_EQ, _AF_UNIX, 0, 1) + _returns(_ALLOW) + _returns(_EAFNOSUPPORT)
-    on_ioctl = (
-        _op(_LOAD, low[1])
-        + _op(_JUMP_EQ, _TIOCSTI, 1)
-        + _op(_JUMP_EQ, _TIOCLINUX, 0, 1)
-        + _returns(_EPERM)
-        + _returns(_ALLOW)
-    )
-    # Limits of other processes: the sandbox's init may have the worker's user id.
-    on_prlimit = (
-        _op(_LOAD, low[0])
-        + _op(_JUMP_EQ, 0, 1, 0)
-        + _returns(_EPERM)
-        + _op(_LOAD, low[1])
-        + _op(_JUMP_EQ, _RLIMIT_CORE, 1, 0)
-        + _returns(_ALLOW)
-        # Whether a new limit is given, by both halves of its address.
-        + _op(_LOAD, low[2])
-        + _op(_JUMP_EQ, 0, 0, 2)
-        + _op(_LOAD, low[2] + 4)
-        + _op(_JUMP_EQ, 0, 1, 0)
-        + _returns(_DONE)
-        + _returns(_ALLOW)
-    )
     filters = () if may_enter else (_PR_SET_SECCOMP,)
-    checks = [
-        (clone, on_clone), (socket, _on_socket(low)), (ioctl, on_ioctl), (prlimit, on_prlimit), (socketpair, on_socketpair),
-        (prctl, _one_of(low[0], (_PR_SCHED_CORE, _PR_SET_MEMORY_MERGE, *filters), _EINVAL)),
-        (madvise, _one_of(low[2], (_MADV_MERGEABLE,), _EINVAL)),
-        (fcntl, _one_of(low[1], _OF_OPEN_FILES, _EINVAL)),
-        (_SETRLIMIT[machine], _one_of(low[0], (_RLIMIT_CORE,), _DONE)),
-        (setsockopt, _on_setsockopt(low)),
-        *((number, _op(_LOAD, low[at]) + _op(_JUMP_SET, flag, 0, 1) + _returns(_EINVAL) + _returns(_ALLOW)) for number, at, flag in _HUGE[machine]),
-    ]  # fmt: skip
-    return checks if may_enter else [*checks, (seccomp, _one_of(low[0], (_SET_MODE_FILTER,), _EINVAL))]
+    checks: dict[int, list[_Line]] = {
+        clone: [_load(low[0]), _when_any(_CLONE_REFUSED, _EPERM), _when_any(_CLONE_FILES, _NEXT, _ALLOW), _when_any(_CLONE_THREAD, _ALLOW, _EPERM)],
+        socket: _on_socket(low),
+        ioctl: _judged_by(low[1], (_TIOCSTI, _TIOCLINUX), _EPERM),
+        # Limits of other processes: the sandbox's init may have the worker's user id. Of core files' size, whether a new limit is given is told by both
+        # halves of its address.
+        prlimit: [
+            _load(low[0]), _when(0, _NEXT, _EPERM), _load(low[1]), _when(_RLIMIT_CORE, _NEXT, _ALLOW),
+            _load(low[2]), _when(0, _NEXT, _DONE), _load(low[2] + 4), _when(0, _ALLOW, _DONE),
+        ],
+        # The kernel makes both sockets before it asks the family whether it has pairs: any family's code would run.
+        socketpair: [_load(low[0]), _when(_AF_UNIX, _ALLOW, _EAFNOSUPPORT)],
+        prctl: _judged_by(low[0], (_PR_SCHED_CORE, _PR_SET_MEMORY_MERGE, *filters), _EINVAL),
+        madvise: _judged_by(low[2], (_MADV_MERGEABLE,), _EINVAL),
+        fcntl: _judged_by(low[1], _OF_OPEN_FILES, _EINVAL),
+        _SETRLIMIT[machine]: _judged_by(low[0], (_RLIMIT_CORE,), _DONE),
+        setsockopt: _on_setsockopt(low),
+        **{number: [_load(low[at]), _when_any(flag, _EINVAL, _ALLOW)] for number, at, flag in _HUGE[machine]},
+    }  # fmt: skip
+    if not may_enter:
+        checks[seccomp] = _judged_by(low[0], (_SET_MODE_FILTER,), _EINVAL)
+    return checks
 
 
-def _on_setsockopt(low: list[int]) -> bytes:
+def _on_setsockopt(low: list[int]) -> list[_Line]:
     """By level and option."""
-    bodies = ((level, _one_of(low[2], options, _ENOPROTOOPT)) for level, options in _OPTIONS.items())
-    return _op(_LOAD, low[1]) + b"".join(_op(_JUMP_EQ, level, 0, len(body) // 8) + body for level, body in bodies) + _returns(_ALLOW)
+    levels = tuple(_OPTIONS)
+    lines: list[_Line] = [_load(low[1])]
+    for level in levels:
+        lines.append(_when(level, f"options of {level}", _ALLOW if level == levels[-1] else _NEXT))
+    for level in levels:
+        lines += [f"options of {level}", *_judged_by(low[2], _OPTIONS[level], _ENOPROTOOPT)]
+    return lines
 
 
-def _on_socket(low: list[int]) -> bytes:
+def _on_socket(low: list[int]) -> list[_Line]:
     """By family and protocol. Netlink only for the routing family, which name resolution reads the interfaces from."""
-    known = len(_IP_PROTOCOLS)
-    of_ip = _op(_LOAD, low[2]) + b"".join(_op(_JUMP_EQ, n, known - i, 0) for i, n in enumerate(_IP_PROTOCOLS)) + _returns(_EPROTONOSUPPORT)
-    of_netlink = _op(_LOAD, low[2]) + _op(_JUMP_EQ, 0, known + 2, known + 3)
-    return (
-        _op(_LOAD, low[0])
-        + _op(_JUMP_EQ, _AF_UNIX, known + 7, 0)
-        + _op(_JUMP_EQ, _AF_INET, 4, 0)
-        + _op(_JUMP_EQ, _AF_INET6, 3, 0)
-        + _op(_JUMP_EQ, _AF_NETLINK, 0, known + 5)
-        + of_netlink
-        + of_ip
-        + _returns(_ALLOW)
-        + _returns(_EAFNOSUPPORT)
-    )
+    return [
+        _load(low[0]), _when(_AF_UNIX, _ALLOW), _when(_AF_INET, "IP"), _when(_AF_INET6, "IP"), _when(_AF_NETLINK, _NEXT, _EAFNOSUPPORT),
+        _load(low[2]), _when(0, _ALLOW, _EAFNOSUPPORT),
+        "IP", _load(low[2]), *_one_of(_IP_PROTOCOLS, _ALLOW, _EPROTONOSUPPORT),
+    ]  # fmt: skip
 
 
 def refused(machine: str) -> list[int]:
@@ -172,30 +168,69 @@ def refused(machine: str) -> list[int]:
     return sorted([int(str(n)) for n in old] + list(_REFUSED_NEW.values()))
 
 
-def _tree(numbers: list[int]) -> bytes:
-    """Binary search: returns EPERM when the accumulator is one of ``numbers``, ALLOW otherwise."""
-    if len(numbers) <= 3:
-        checks = b"".join(_op(_JUMP_EQ, n, len(numbers) - i, 0) for i, n in enumerate(numbers))
-        return checks + _returns(_ALLOW) + _returns(_EPERM)
-    middle = len(numbers) // 2
-    left, right = _tree(numbers[:middle]), _tree(numbers[middle:])
-    skip = len(left) // 8
-    if skip > 255:
-        raise ValueError("refusal list too long for one jump")
-    return _op(_JUMP_GE, numbers[middle], skip, 0) + left + right
+def _ranges(of: dict[int, _Place], end: _Place) -> list[tuple[int, _Place]]:
+    """(first number, place) of runs of numbers that go to the same place: those in ``of``, the others up to the newest, and what follows at ``end``."""
+    ranges: list[tuple[int, _Place]] = []
+    for number in range(_NEWEST + 1):
+        place = of.get(number, _ALLOW)
+        if not ranges or ranges[-1][1] != place:
+            ranges.append((number, place))
+    return [*ranges, (_NEWEST + 1, end)]
+
+
+def _search(ranges: list[tuple[int, _Place]]) -> tuple[list[_Line], _Place]:
+    """Binary search: lines that find the place of the loaded number, and where to begin, which is a place itself if there is but one. Each half has about
+    as many of the calls there are, since the kernel asks for all of them.
+    """
+    if len(ranges) == 1:
+        return [], ranges[0][1]
+    for n in range(1, len(ranges) - 1 if len(ranges) <= _FEW else 0):
+        (_, before), (first, here), (after, behind) = ranges[n - 1 : n + 2]
+        if before == behind and after == first + 1:
+            others, otherwise = _search(ranges[:n] + ranges[n + 2 :])
+            return [_when(first, here, otherwise), *others], _NEXT
+    half = (ranges[0][0] + min(ranges[-1][0], _NEWEST)) / 2
+    middle = min(range(1, len(ranges)), key=lambda n: abs(ranges[n][0] - half))
+    at = ranges[middle][0]
+    left, to_left = _search(ranges[:middle])
+    right, to_right = _search(ranges[middle:])
+    if right:
+        to_right = f"from {at}"
+        right.insert(0, to_right)
+    return [(_JUMP_GE, at, to_right, to_left), *left, *right], _NEXT
+
+
+def _assembled(lines: list[_Line]) -> bytes:
+    """The program: the lines, then one that returns for each verdict. All jumps lead forward, as the kernel wants them."""
+    code = [line for line in lines if isinstance(line, tuple)]
+    verdicts = list(dict.fromkeys(place for line in code for place in line[2:] if isinstance(place, int)))
+    places: dict[_Place, int] = {verdict: len(code) + n for n, verdict in enumerate(verdicts)}
+    at = 0
+    for line in lines:
+        if isinstance(line, tuple):
+            at += 1
+        else:
+            places[line] = at
+    packed = [
+        struct.pack("HBBI", kind, *(0 if place == _NEXT else places[place] - at - 1 for place in (then, otherwise)), value)
+        for at, (kind, value, then, otherwise) in enumerate(code)
+    ]
+    return b"".join([*packed, *(struct.pack("HBBI", _RETURN, 0, 0, verdict) for verdict in verdicts)])
 
 
 def program(machine: str, *, may_enter: bool = False) -> bytes:
     """The filter for ``x86_64`` or ``aarch64`` as packed ``sock_filter`` records. Raises KeyError for other machines.
 
     ``may_enter`` lets setns and further filters pass: for templates, whose copies install the strict one on top once they are where they belong.
+    The kernel translates it for every worker anew, and goes through it for every number: both take as long as it is long and its ways are.
     """
-    head = _op(_LOAD, 4) + _op(_JUMP_EQ, _AUDIT_ARCH[machine], 1, 0) + _returns(_KILL) + _op(_LOAD, 0)
-    if machine == _X86:
-        head += _op(_JUMP_GE, 0x40000000, 0, 1) + _returns(_KILL)
-    head += _op(_JUMP_GE, _NEWEST + 1, 0, 1) + _returns(_ENOSYS)
-    head += _op(_JUMP_EQ, _CLONE3, 0, 1) + _returns(_ENOSYS)
-    for number, body in _argument_checks(machine, may_enter):
-        head += _op(_JUMP_EQ, number, 0, len(body) // 8) + body
+    head: list[_Line] = [_load(4), _when(_AUDIT_ARCH[machine], _NEXT, _KILL), _load(0)]
+    checks = _argument_checks(machine, may_enter)
     setns = _REFUSED_OLD["setns"][0 if machine == _X86 else 1]
-    return head + _tree([n for n in refused(machine) if not may_enter or n != setns])
+    of: dict[int, _Place] = {n: _EPERM for n in refused(machine) if not may_enter or n != setns}
+    of |= {_CLONE3: _ENOSYS, **{number: f"call {number}" for number in checks}}
+    ranges = _ranges(of, _ENOSYS)
+    if machine == _X86:
+        ranges.append((_FOREIGN, _KILL))
+    search, _ = _search(ranges)
+    return _assembled([*head, *search, *(line for number, body in checks.items() for line in (f"call {number}", *body))])
