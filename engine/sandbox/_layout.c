@@ -15,6 +15,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "_pages.h"
+
 struct allocator {
     void *context;
     void *(*malloc)(void *, size_t);
@@ -28,7 +30,6 @@ extern void PyMem_SetAllocator(int, struct allocator *) __attribute__((weak));
 extern void *PyObject_Malloc(size_t) __attribute__((weak));
 extern void PyObject_Free(void *) __attribute__((weak));
 
-#define PAGE 4096
 /* Of larger blocks workers write to some pages only, and these lie wherever they lie. */
 #define LARGEST (PAGE - 16)
 #define PHASES 2
@@ -61,7 +62,6 @@ static struct live *table;
 static uint32_t n_live;
 static char *spread, *spread_end, *spread_next;
 static struct key *of_page;
-static uint64_t own[1 << 16];
 
 static int in_spread(const void *p) {
     return (const char *)p >= spread && (const char *)p < spread_end;
@@ -221,65 +221,22 @@ void layout_close(void) {
     closed = 1;
 }
 
-/* Numbers of the pages that only this process has, in order: what it has written to since it was forked. -1 if that cannot be found out. Nothing here
-   allocates: it would be found too. */
-static long own_pages(uint64_t *pages, long room) {
-    static char maps[1 << 20];
-    static uint64_t entries[PAGE];
-    const uint64_t present = 1ull << 63, of_file = 1ull << 61, alone = 1ull << 56;
-    long found = 0, length = 0, got;
-    char *line;
-    int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC), pagemap;
-    if (fd < 0)
-        return -1;
-    while ((got = read(fd, maps + length, sizeof maps - 1 - (size_t)length)) > 0)
-        length += got;
-    close(fd);
-    pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    if (pagemap < 0)
-        return -1;
-    for (line = maps; line && *line; line = strchr(line, '\n'), line += line != NULL) {
-        char *rest;
-        uint64_t from = strtoull(line, &rest, 16) / PAGE, to = strtoull(rest + 1, &rest, 16) / PAGE;
-        if (rest[2] != 'w')
-            continue;
-        while (from < to && found < room) {
-            uint64_t n = to - from < PAGE ? to - from : PAGE, i;
-            got = pread(pagemap, entries, n * sizeof *entries, (off_t)(from * sizeof *entries));
-            if (got <= 0)
-                break;
-            n = (uint64_t)got / sizeof *entries;
-            for (i = 0; i < n && found < room; i++)
-                if (entries[i] & present && entries[i] & alone && !(entries[i] & of_file))
-                    pages[found++] = from + i;
-            from += n;
-        }
-    }
-    close(pagemap);
-    return found;
-}
-
-/* How many pages only this process has, -1 if that cannot be found out. */
-long layout_own_pages(void) {
-    return own_pages(own, sizeof own / sizeof *own);
-}
-
 /* The keys of the blocks that this process has written to since it was forked: of those spread out if they are, else of all that share a page with one.
    How many were put into out; -1 if that cannot be said. */
 long layout_learn(struct key *out, long room) {
     long found = 0, i, n;
     if (mode != SPREADING && !(mode == WATCH && table))
         return -1;
-    n = own_pages(own, sizeof own / sizeof *own);
+    n = own_pages();
     if (n < 0)
         return -1;
     if (mode == SPREADING) {
         for (i = 0; i < (spread_next - spread) / PAGE && found < room; i++)
-            if (of_page[i].phase_size != UINT32_MAX && on_one(own, n, (uintptr_t)spread + (uintptr_t)i * PAGE, 1))
+            if (of_page[i].phase_size != UINT32_MAX && on_one(scratch.own, n, (uintptr_t)spread + (uintptr_t)i * PAGE, 1))
                 out[found++] = of_page[i];
     } else {
         for (i = 0; i < LIVE && found < room; i++)
-            if (table[i].at > GONE && table[i].key.phase_size != UINT32_MAX && on_one(own, n, table[i].at, table[i].key.phase_size & 0xFFFF))
+            if (table[i].at > GONE && table[i].key.phase_size != UINT32_MAX && on_one(scratch.own, n, table[i].at, table[i].key.phase_size & 0xFFFF))
                 out[found++] = table[i].key;
     }
     qsort(out, (size_t)found, sizeof *out, by_place);
@@ -341,6 +298,7 @@ static long fill_heap(void) {
 
 /* Python's own allocator takes over. pool: bytes of one of its pools, 0 to leave gaps alone. How much was taken to fill them. */
 long layout_finish(long pool) {
+    long taken;
     uint32_t i;
     int domain;
     if (hooked && mode != SPREADING) {
@@ -354,7 +312,10 @@ long layout_finish(long pool) {
     blocks = NULL;
     if (!pool || !PyObject_Malloc || !PyObject_Free)
         return 0;
-    return fill_heap() + fill_pools((size_t)pool);
+    taken = fill_heap() + fill_pools((size_t)pool);
+    if (mode == USE)
+        settle_land();
+    return taken;
 }
 
 static int read_keys(const char *path) {
@@ -403,6 +364,7 @@ static int ready_to(int wanted, const char *path) {
         return 0;
     for (i = 0; i < n_keys; i++)
         blocks[i] = malloc(keys[i].phase_size & 0xFFFF);
+    take_land();
     return 1;
 }
 

@@ -28,7 +28,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.sandbox import copier, ipc, kernel, lockdown, packets
+from engine.sandbox import copier, ipc, kernel, layout, lockdown, packets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -392,9 +392,10 @@ def _become_worker(build: Build, control: socket.socket, channel: int, output: i
             packets.send(control, ["failed", "lock down the worker", str(e)])
             os._exit(1)
         control.close()
+        touched = layout.touch()
         lockdown.renew_entropy()
         gc.enable()
-        run_worker(build, socket.socket(fileno=CHANNEL), _ORDERS if orders >= 0 else -1)
+        run_worker(build, socket.socket(fileno=CHANNEL), _ORDERS if orders >= 0 else -1, hurried=touched)
     except BaseException:  # the process must not return into the zygote's loop
         traceback.print_exc()
         os._exit(1)

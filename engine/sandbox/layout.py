@@ -8,6 +8,10 @@ fill the gaps that imports have left between objects, so that what workers alloc
 
 An object is known by its size and its place in line among those of that size. Where that is not what it was, an object lies somewhere else, and that is all.
 
+What no worker writes to lies on large pages (``_pages.h``), of which a fork copies, and at its end drops, a few entries or runs of them in place of thousands.
+And once all is in its place, one more fork rehearses, to show which pages that writes to. A worker copies these with a few calls, which costs half of what
+being interrupted for each of them does, and needs no rehearsal of its own any more.
+
 ``layouts`` is the broker's part. Python 3.9, standard library.
 """
 
@@ -61,7 +65,33 @@ def finish() -> int:
 def learn(out: int, rehearse: Callable[[], object]) -> None:
     """Have a fork rehearse and write to ``out`` which objects it has written to: nothing, when that cannot be found out. Raises OSError."""
     keys = ctypes.create_string_buffer(KEY * _MOST_KEYS)
+    _library.layout_learn.restype = ctypes.c_long
+
+    def tell() -> None:
+        found = _library.layout_learn(keys, ctypes.c_long(_MOST_KEYS))
+        if found > 0:
+            os.write(out, keys.raw[: KEY * found])
+
     _library.layout_close()
+    _in_a_fork(rehearse, tell)
+
+
+def watch(rehearse: Callable[[], object]) -> int:
+    """Have a fork rehearse and remember which pages it has written to; how many, 0 when that cannot be found out. Raises OSError."""
+    if _library is None or _library.pages_watch() < 0:
+        return 0
+    _library.pages_keep.restype = ctypes.c_long
+    _in_a_fork(rehearse, _library.pages_seen)
+    return int(_library.pages_keep())
+
+
+def touch() -> bool:
+    """In a worker: make those pages its own before it needs them, all at once. Whether there were any: then it need not rehearse."""
+    return _library is not None and _library.pages_touch() > 0
+
+
+def _in_a_fork(rehearse: Callable[[], object], then: Callable[[], object]) -> None:
+    """Both, in a process that is waited for but given up when it hangs."""
     pid, pidfd = kernel.clone3(0)
     if pid:
         os.close(pidfd)
@@ -72,9 +102,6 @@ def learn(out: int, rehearse: Callable[[], object]) -> None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(PATIENCE_S)
         rehearse()
-        _library.layout_learn.restype = ctypes.c_long
-        found = _library.layout_learn(keys, ctypes.c_long(_MOST_KEYS))
-        if found > 0:
-            os.write(out, keys.raw[: KEY * found])
+        then()
     finally:
         os._exit(0)

@@ -128,6 +128,8 @@ class Zygote:
             return
         layout.finish()
         gc.freeze()
+        if hasattr(entry, "serve_at_once"):
+            layout.watch(functools.partial(holder.rehearse, self._build))
 
     def _prepare_nests(self, build: holder.Build) -> None:
         if build.fences.namespaces:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 import os
 import random
 import re
@@ -30,7 +32,7 @@ sys.path.insert(0, {root!r})
 gc.disable()
 from engine.sandbox import layout
 layout.mark()
-import argparse, collections, dataclasses, decimal, hashlib, json, logging, random, re, statistics, urllib.parse
+import argparse, collections, dataclasses, decimal, hashlib, json, logging, random, re, resource, statistics, urllib.parse
 
 class Thing:
     def __init__(self, n):
@@ -54,12 +56,26 @@ if {learns}:
     layout.learn(int(sys.argv[1]), rehearse)
 else:
     layout.finish()
+    large = sum(int(line.split()[1]) for line in open("/proc/self/smaps") if line.startswith("AnonHugePages"))
     gc.freeze()
+    watched = layout.watch(rehearse)
+
+    def faults_of(what):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        what()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
     read_end, write_end = os.pipe()
     if os.fork() == 0:
-        rehearse()
-        os.write(write_end, b"%d" % layout._library.layout_own_pages())
+        faults = faults_of(rehearse)
+        os.write(write_end, b"%d %d " % (layout._library.pages_own(), faults))
         os._exit(0)
+    os.wait()
+    if os.fork() == 0:
+        touched = layout.touch()
+        os.write(write_end, b"%d %d" % (touched, faults_of(rehearse)))
+        os._exit(0)
+    os.wait()
     # Blocks of all sizes that grow, shrink and go, which they would not survive in the wrong hands.
     numbers = random.Random(7)
     rows = {{}}
@@ -76,7 +92,7 @@ else:
     import json
     kept = [k for k in os.environ if k.startswith(("LD_", "LAMBDA_"))]
     shown = open("/proc/self/environ", "rb").read()
-    print(json.dumps([int(os.read(read_end, 20)), kept, b"PRELOAD" in shown or b"LAYOUT" in shown, os.environ.get("OTHER")]))
+    print(json.dumps([[large, watched, *map(int, os.read(read_end, 80).split())], kept, b"PRELOAD" in shown or b"LAYOUT" in shown, os.environ.get("OTHER")]))
 """
 
 
@@ -114,11 +130,33 @@ def test_forks_write_to_fewer_pages_and_programs_notice_nothing(name: str, tmp_p
     candidates, chosen = ((tmp_path / n).stat().st_size // layout.KEY for n in ("spread", "learnt"))
     assert 0 < chosen < candidates / 4
 
-    pages, variables, seen, other = _run(interpreter, learns=False, variables=_loaded("u", tmp_path / "learnt"))
-    usual, *_ = _run(interpreter, learns=False, variables={})
+    (large, watched, pages, faults, touched, faults_then), variables, seen, other = _run(
+        interpreter, learns=False, variables=_loaded("u", tmp_path / "learnt")
+    )
+    (_, _, usual, *_), *_ = _run(interpreter, learns=False, variables={})
 
     assert (variables, seen, other) == ([], False, "kept")
     assert pages < 0.9 * usual, "a third fewer, more or less: where hashes send objects is another place each time"
+    assert large > 0 or not _has_large_pages()
+    assert 0 < watched < 1.2 * pages, (large, watched, pages, faults, touched, faults_then)
+    # What is left are pages of files, and what the touching itself needs.
+    assert (touched, faults_then < 0.5 * faults) == ((True, True) if _touches() else (False, False))
+
+
+def _advised(advice: int, size: int) -> bool:
+    """Whether the kernel follows such advice, which Python's module has no name for."""
+    with mmap.mmap(-1, 2 * size) as memory:
+        memory[:] = b"x" * (2 * size)
+        at = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        return ctypes.CDLL(None).madvise(ctypes.c_void_p(-at % size + at), ctypes.c_size_t(size), advice) == 0
+
+
+def _has_large_pages() -> bool:
+    return _advised(25, 2 << 20)  # MADV_COLLAPSE
+
+
+def _touches() -> bool:
+    return _advised(23, 4096)  # MADV_POPULATE_WRITE
 
 
 def _keys(*keys: tuple[int, int]) -> bytes:

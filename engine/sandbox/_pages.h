@@ -1,0 +1,187 @@
+/* The pages under a zygote's objects, for _layout.c. See layout.py.
+
+   What many forks share is best kept on large pages: the kernel copies one entry of a page table, or one run of entries, where it had to copy hundreds, and
+   drops them as fast. What every fork writes to is best copied all at once: each page by itself is an interruption. */
+
+#define PAGE 4096
+#define LARGE_PAGE ((size_t)2 << 20)
+/* More than any interpreter imports. Only what is used of it is ever readable or counts. */
+#define LAND ((size_t)64 << 20)
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#define MOST_PAGES (1 << 16)
+
+struct arena_allocator {
+    void *context;
+    void *(*alloc)(void *, size_t);
+    void (*free)(void *, void *, size_t);
+};
+struct range {
+    char *at;
+    size_t length;
+};
+
+extern void PyObject_GetArenaAllocator(struct arena_allocator *) __attribute__((weak));
+extern void PyObject_SetArenaAllocator(struct arena_allocator *) __attribute__((weak));
+
+/* What is written to in finding out which pages are: these are not found. */
+static struct {
+    char maps[1 << 20];
+    uint64_t entries[PAGE], own[MOST_PAGES];
+} __attribute__((aligned(PAGE))) scratch;
+
+static char *land, *land_next, *land_open, *land_end, *heap;
+static struct arena_allocator arenas_before;
+static uint64_t *seen;
+static struct range *written;
+static long n_written;
+
+/* Numbers of the pages that only this process has, in order: what it has written to since it was forked. How many were put into scratch.own, -1 if that cannot
+   be found out. Nothing here allocates: it would be found too. */
+static long own_pages(void) {
+    const uint64_t present = 1ull << 63, of_file = 1ull << 61, alone = 1ull << 56;
+    const uint64_t ours = (uintptr_t)&scratch / PAGE, ours_end = ours + sizeof scratch / PAGE;
+    long found = 0, length = 0, got;
+    char *line;
+    int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC), pagemap;
+    if (fd < 0)
+        return -1;
+    while ((got = read(fd, scratch.maps + length, sizeof scratch.maps - 1 - (size_t)length)) > 0)
+        length += got;
+    close(fd);
+    pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (pagemap < 0)
+        return -1;
+    for (line = scratch.maps; line && *line; line = strchr(line, '\n'), line += line != NULL) {
+        char *rest;
+        uint64_t from = strtoull(line, &rest, 16) / PAGE, to = strtoull(rest + 1, &rest, 16) / PAGE;
+        if (rest[2] != 'w')
+            continue;
+        while (from < to && found < MOST_PAGES) {
+            uint64_t n = to - from < PAGE ? to - from : PAGE, i;
+            got = pread(pagemap, scratch.entries, n * sizeof *scratch.entries, (off_t)(from * sizeof *scratch.entries));
+            if (got <= 0)
+                break;
+            n = (uint64_t)got / sizeof *scratch.entries;
+            for (i = 0; i < n && found < MOST_PAGES; i++)
+                if (scratch.entries[i] & present && scratch.entries[i] & alone && !(scratch.entries[i] & of_file) && (from + i < ours || from + i >= ours_end))
+                    scratch.own[found++] = from + i;
+            from += n;
+        }
+    }
+    close(pagemap);
+    return found;
+}
+
+/* How many pages only this process has, -1 if that cannot be found out. */
+long pages_own(void) {
+    return own_pages();
+}
+
+/* In the zygote, before the fork that shows what is written to. 0, or -1 without memory. */
+long pages_watch(void) {
+    void *p = mmap(NULL, sizeof scratch.own + sizeof *seen, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    seen = p == MAP_FAILED ? NULL : p;
+    return seen ? 0 : -1;
+}
+
+/* In that fork, at its end. */
+void pages_seen(void) {
+    long n = own_pages();
+    if (n > 0) {
+        memcpy(seen + 1, scratch.own, (size_t)n * sizeof *seen);
+        seen[0] = (uint64_t)n;
+    }
+}
+
+/* In the zygote, after the fork's end: how many pages these were. */
+long pages_keep(void) {
+    uint64_t i, n = seen[0];
+    written = n ? malloc(n * sizeof *written) : NULL;
+    for (i = 1, n_written = 0; written && i <= n; i++) {
+        char *at = (char *)(seen[i] * PAGE);
+        if (n_written && written[n_written - 1].at + written[n_written - 1].length == at)
+            written[n_written - 1].length += PAGE;
+        else
+            written[n_written++] = (struct range){at, PAGE};
+    }
+    munmap(seen, sizeof scratch.own + sizeof *seen);
+    return written ? (long)n : 0;
+}
+
+/* In a worker: those pages become its own. How many ranges did; 0 before Linux 5.14. */
+long pages_touch(void) {
+    long i, done = 0;
+    for (i = 0; i < n_written; i++)
+        done += !madvise(written[i].at, written[i].length, MADV_POPULATE_WRITE);
+    return done;
+}
+
+static char *aligned(char *p) {
+    return (char *)(((uintptr_t)p + LARGE_PAGE - 1) & ~(LARGE_PAGE - 1));
+}
+
+static void *take_arena(void *context, size_t size) {
+    char *p = land_next;
+    (void)context;
+    if (size > (size_t)(land_end - land_next))
+        return arenas_before.alloc(arenas_before.context, size);
+    while (land_next + size > land_open) {
+        if (mprotect(land_open, LARGE_PAGE, PROT_READ | PROT_WRITE))
+            return NULL;
+        land_open += LARGE_PAGE;
+    }
+    land_next += size;
+    return p;
+}
+
+static void give_arena_back(void *context, void *p, size_t size) {
+    (void)context;
+    if ((char *)p < land || (char *)p >= land_end)
+        arenas_before.free(arenas_before.context, p, size);
+    else
+        madvise(p, size, MADV_DONTNEED);
+}
+
+/* From here on Python's arenas lie side by side, and the C library's heap goes on at a large page's beginning. */
+static void take_land(void) {
+    struct arena_allocator ours = {NULL, take_arena, give_arena_back};
+    char *end = sbrk(0), *p;
+    if (sbrk(aligned(end) - end) != (void *)-1)
+        heap = aligned(end);
+    if (!PyObject_GetArenaAllocator || !PyObject_SetArenaAllocator)
+        return;
+    p = mmap(NULL, LAND + LARGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return;
+    land = land_next = land_open = aligned(p);
+    land_end = land + LAND;
+    if (land > p)
+        munmap(p, (size_t)(land - p));
+    if (p + LARGE_PAGE > land)
+        munmap(land_end, (size_t)(p + LARGE_PAGE - land));
+    PyObject_GetArenaAllocator(&arenas_before);
+    PyObject_SetArenaAllocator(&ours);
+}
+
+/* On large pages, where the kernel has MADV_COLLAPSE (Linux 6.1) and such a page to give; else they stay as they are. */
+static void collapse(char *from, char *to) {
+    for (; from < to; from += LARGE_PAGE)
+        madvise(from, LARGE_PAGE, MADV_COLLAPSE);
+}
+
+/* Nobody but the zygote's forks writes here any more. What they allocate goes where it would without us. */
+static void settle_land(void) {
+    char *end = sbrk(0);
+    if (heap && sbrk(aligned(end) - end) != (void *)-1)
+        collapse(heap, aligned(end));
+    if (!land)
+        return;
+    PyObject_SetArenaAllocator(&arenas_before);
+    munmap(land_open, (size_t)(land_end - land_open));
+    collapse(land, land_open);
+}
