@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from engine.sandbox import kernel, unified
 from engine.sandbox.group import FREEZE_FILES, SOCKET_BYTES, SOCKET_FILE, Group, limits, quota, read
+from engine.sandbox.opened import Files, Shelf
 from engine.sandbox.witness import Witness
 
 _CONTROLLERS = ("memory", "pids", "cpu")
@@ -116,6 +117,7 @@ class Groups:
         self._trunks: set[str] = set()
         self._kept: list[str] = []
         self._serial = 0
+        self._shelf = Shelf()
         self._spare: list[Group] = []
         self._idle = 0
         try:
@@ -142,6 +144,7 @@ class Groups:
         groups._spare = []
         groups._idle = 0
         groups._serial = 0
+        groups._shelf = Shelf()
         groups._movable = frozenset()
         groups._name = ""
         return groups
@@ -318,7 +321,7 @@ class Groups:
 
     def _new(self) -> Group:
         self._serial += 1
-        group = Group({p.controller: (p.version, os.path.join(p.parent, f"h{self._serial}")) for p in self._places})
+        group = Group({p.controller: (p.version, os.path.join(p.parent, f"h{self._serial}")) for p in self._places}, Files(self._shelf))
         try:
             for directory in group.directories():
                 os.mkdir(directory)

@@ -13,6 +13,7 @@ import signal
 from dataclasses import dataclass, field
 
 from engine.sandbox import kernel
+from engine.sandbox.opened import Files, Shelf
 
 # AWS's own period is believed to be 20 ms (functions of 128 MB are seen to stall for up to 19 ms). The kernel's default of 100 ms would
 # let short work of small functions run at full speed and stall long work for 93 ms at a time.
@@ -25,6 +26,8 @@ _LEFT_OVER = 256 << 10
 # can have the kernel hold a gigabyte for it, and three of them all that the host allows for connections.
 SOCKET_BYTES = 64 << 20
 SOCKET_FILE = "memory.kmem.tcp.limit_in_bytes"
+# Written in every life of a sandbox, so they stay open.
+_OFTEN = frozenset({"cpu.shares", "cpu.weight", "cpu.cfs_quota_us", "cpu.max"})
 FREEZE_FILES = {1: ("freezer.state", b"FROZEN", b"THAWED"), 2: ("cgroup.freeze", b"1", b"0")}
 
 
@@ -72,11 +75,15 @@ def cpu_used_s(path: str | None) -> float:
     except OSError:
         return 0.0
     try:
-        text = os.read(fd, 256)
+        return _seconds(os.read(fd, 256))
     except OSError:
         return 0.0
     finally:
         os.close(fd)
+
+
+def _seconds(text: bytes) -> float:
+    """Of a counter of CPU time."""
     if text.startswith(b"usage_usec "):
         return int(text.split(None, 2)[1]) / 1e6
     return int(text) / 1e9
@@ -87,6 +94,7 @@ class Group:
     """The control groups of one holder. ``cpu_before_s``: CPU time that its counter already showed when they were given to it."""
 
     places: dict[str, tuple[int, str]]
+    files: Files = field(default_factory=lambda: Files(Shelf(1)))
     cpu_before_s: float = 0.0
     # What files were last written with: a group that is used again mostly gets the limits it has.
     _written: dict[str, str] = field(default_factory=dict)
@@ -98,7 +106,10 @@ class Group:
         path = f"{directory}/{name}"
         if self._written.get(path) != text:
             self._written.pop(path, None)
-            kernel.write_file(path, text.encode())
+            if name in _OFTEN:
+                self.files.write(path, text.encode())
+            else:
+                kernel.write_file(path, text.encode())
             self._written[path] = text
 
     def leave_mark(self, mark: int, fd: int) -> None:
@@ -127,23 +138,17 @@ class Group:
         """Each directory once (controllers may share one)."""
         return list(dict.fromkeys(directory for _, directory in self.places.values()))
 
-    def open_joins(self) -> tuple[list[int], bool]:
-        """Descriptors to join by: v1 ``tasks`` files, then, if the flag is set, a v2 directory to clone into."""
-        fds: list[int] = []
-        unified = [d for v, d in self.places.values() if v == 2]
-        try:
-            for directory in dict.fromkeys(d for v, d in self.places.values() if v == 1):
-                fds.append(os.open(os.path.join(directory, "tasks"), os.O_WRONLY | os.O_CLOEXEC))
-            if unified:
-                fds.append(os.open(unified[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        except OSError:
-            for fd in fds:
-                os.close(fd)
-            raise
-        return fds, bool(unified)
+    def joins(self) -> tuple[list[int], bool]:
+        """Descriptors to join by, which stay the group's: v1 ``tasks`` files, then, if the flag is set, a v2 directory to clone into. Raises OSError."""
+        old = dict.fromkeys(d for v, d in self.places.values() if v == 1)
+        fds = [self.files.descriptor(f"{directory}/tasks", os.O_WRONLY) for directory in old]
+        unified = next((d for v, d in self.places.values() if v == 2), None)
+        if unified is not None:
+            fds.append(self.files.descriptor(unified, os.O_RDONLY | os.O_DIRECTORY))
+        return fds, unified is not None
 
     def open_moves(self) -> list[int]:
-        """Descriptors for a process to join by writing 0 to each. On v2 that takes milliseconds, which ``open_joins`` avoids."""
+        """Descriptors for a process to join by writing 0 to each. On v2 that takes milliseconds, which ``joins`` avoids."""
         names = {1: "tasks", 2: "cgroup.procs"}
         fds: list[int] = []
         try:
@@ -203,19 +208,19 @@ class Group:
             if e.errno != errno.EINVAL:
                 raise
 
-    def open_freezer(self) -> tuple[int, int]:
-        """(cgroup version, descriptor to write FREEZE_FILES' words to); (0, -1) where there is none."""
+    def freezer(self) -> tuple[int, int]:
+        """(cgroup version, descriptor to write FREEZE_FILES' words to, which stays the group's); (0, -1) where there is none. Raises OSError."""
         version, directory = self.places.get("freeze", (0, ""))
         if not version:
             return 0, -1
-        return version, os.open(f"{directory}/{FREEZE_FILES[version][0]}", os.O_WRONLY | os.O_CLOEXEC)
+        return version, self.files.descriptor(f"{directory}/{FREEZE_FILES[version][0]}", os.O_WRONLY)
 
     def let_die(self) -> None:
         """Thaw what v1 has frozen: it does not even die before."""
         version, directory = self.places.get("freeze", (0, ""))
         if version == 1:
             with contextlib.suppress(OSError):
-                kernel.write_file(f"{directory}/freezer.state", b"THAWED")
+                self.files.write(f"{directory}/freezer.state", b"THAWED")
 
     def kill_all_but(self, spared: int) -> None:
         """SIGKILL to every process of the memory group except one."""
@@ -231,12 +236,15 @@ class Group:
         version, directory = self.places.get("memory", (0, ""))
         if not version:
             return 0
-        with contextlib.suppress(OSError, ValueError):
-            text = read(os.path.join(directory, "memory.oom_control" if version == 1 else "memory.events"))
-            for line in text.splitlines():
-                if line.startswith("oom_kill "):
-                    return int(line.split()[1])
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            text = b"\n" + self.files.read(f"{directory}/{'memory.oom_control' if version == 1 else 'memory.events'}")
+            return int(text.partition(b"\noom_kill ")[2].split(None, 1)[0])
         return 0
+
+    def memory_used(self) -> int:
+        """Bytes charged to it. Raises OSError."""
+        version, directory = self.places["memory"]
+        return int(self.files.read(f"{directory}/{'memory.usage_in_bytes' if version == 1 else 'memory.current'}"))
 
     def peak_file(self) -> str | None:
         """File with the highest memory use so far in bytes, where the kernel keeps one."""
@@ -255,9 +263,12 @@ class Group:
 
     def empty(self) -> bool:
         """Whether no process is in here; False where that cannot be seen."""
-        for directory in self.directories()[:1]:
+        for version, directory in self.places.values():
+            path = f"{directory}/cgroup.procs"
             with contextlib.suppress(OSError):
-                return not read(os.path.join(directory, "cgroup.procs"))
+                # v1 remembers for an open file what it said a second ago.
+                return not (read(path) if version == 1 else self.files.read(path))
+            break
         return False
 
     def renew(self) -> bool:
@@ -268,15 +279,17 @@ class Group:
         try:
             if version != 1 or not self.empty() or self.oom_kills():
                 return False
-            kernel.write_file(f"{directory}/memory.max_usage_in_bytes", b"0")
-            if int(read(f"{directory}/memory.max_usage_in_bytes")) > _LEFT_OVER:
+            peak = f"{directory}/memory.max_usage_in_bytes"
+            self.files.write(peak, b"0", os.O_RDWR)
+            if int(self.files.read(peak)) > _LEFT_OVER:
                 return False
             self._uncap_cpu()
             freezer, directory = self.places.get("freeze", (0, ""))
             if freezer:
                 name, _, thawed = FREEZE_FILES[freezer]
-                kernel.write_file(f"{directory}/{name}", thawed)
-            self.cpu_before_s = cpu_used_s(self.cpu_file())
+                self.files.write(f"{directory}/{name}", thawed)
+            counter = self.cpu_file()
+            self.cpu_before_s = 0.0 if counter is None else _seconds(self.files.read(counter))
         except (OSError, ValueError):
             return False
         return True
@@ -290,6 +303,7 @@ class Group:
     def remove(self) -> bool:
         """Remove the directories; False while a process is still leaving one of them."""
         self._drop_mark()
+        self.files.close()
         gone = True
         for directory in self.directories():
             try:

@@ -150,8 +150,8 @@ class Holders:
     def _order(self, holder: Holder, kind: str, *first_id: int) -> None:
         """Have the zygote fork a worker: its channel, output, control socket and groups are made here."""
         assert holder.group is not None  # noqa: S101 - made before
-        joins, into = holder.group.open_joins()
-        lent = list(joins)
+        joins, into = holder.group.joins()
+        lent: list[int] = []
         try:
             ours, theirs = packets.pair()
             lent.append(theirs.detach())
@@ -171,8 +171,7 @@ class Holders:
                 holder.orders.setblocking(False)
                 holder.orders.shutdown(socket.SHUT_RD)
                 lent.append(orders.detach())
-            given = lent[len(joins) :]
-            holder.zygote.send(request, [*given, *joins, *([net.space] if net is not None else [])])
+            holder.zygote.send(request, [*lent, *joins, *([net.space] if net is not None else [])])
         finally:
             for fd in lent:
                 os.close(fd)
@@ -338,18 +337,14 @@ class Holders:
         what: dict[str, object] = {"endpoint": holder.endpoint >= 0, "freezer": 0}
         if holder.endpoint >= 0:
             fds.append(holder.endpoint)
-        freezer = -1
         if group is not None:
             with contextlib.suppress(OSError):
-                what["freezer"], freezer = group.open_freezer()
+                version, freezer = group.freezer()
+                if version:
+                    what["freezer"] = version
+                    fds.append(freezer)
             what["peak_file"], what["cpu_file"], what["cpu_before_s"] = group.peak_file(), group.cpu_file(), group.cpu_before_s
-        if freezer >= 0:
-            fds.append(freezer)
-        try:
-            self._tell(["holder_ready", holder.id, holder.worker_pid, what], fds)
-        finally:
-            if freezer >= 0:
-                os.close(freezer)
+        self._tell(["holder_ready", holder.id, holder.worker_pid, what], fds)
 
     def specialise(self, holder_id: int, spec: dict[str, Any]) -> None:
         """Give a ready holder its code and limits. Ignored for one that is gone or going."""

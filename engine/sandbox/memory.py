@@ -268,5 +268,4 @@ class MemoryWatch:
         return 0
 
     def _usage(self) -> int:
-        with open(f"{self._directory}/memory.{'usage_in_bytes' if self._version == 1 else 'current'}", "rb") as f:
-            return int(f.read())
+        return self._group.memory_used()

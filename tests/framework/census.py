@@ -73,7 +73,10 @@ def _descriptors(pid: int) -> list[str]:
         with contextlib.suppress(OSError):
             target = os.readlink(link)
             if target.startswith("/sys/fs/cgroup"):
-                target = "control group: " + os.path.basename(target.removesuffix(" (deleted)"))
+                if os.path.exists(target):
+                    # As long as the group is there, which is counted; how many have been opened depends on what happened in it.
+                    continue
+                target = "file of a control group that is gone"
             elif "/net/sockstat" in target:
                 # Named after whoever opened it.
                 target = "count of sockets"

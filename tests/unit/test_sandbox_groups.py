@@ -13,6 +13,7 @@ from engine.sandbox import unified as v2
 from engine.sandbox.cgroups import Groups
 from engine.sandbox.freezer import GroupFreezer
 from engine.sandbox.group import Group, limits, quota
+from engine.sandbox.opened import Files, Shelf
 
 ALL = ("memory", "pids", "cpu", "cpu time", "freeze")
 
@@ -57,10 +58,10 @@ def test_v2_joins_by_one_directory_and_writes_its_own_files(unified):
     group = groups.create()
     (directory,) = group.directories()
     _v2_files(directory)
-    fds, into = group.open_joins()
+    fds, into = group.joins()
     assert into
     assert [os.readlink(f"/proc/self/fd/{fd}") for fd in fds] == [directory]
-    os.close(fds[0])
+    assert group.joins() == (fds, into), "it stays open"
     group.limit(256 << 20, 100, 1024)
 
     def text(name: str) -> str:
@@ -71,8 +72,8 @@ def test_v2_joins_by_one_directory_and_writes_its_own_files(unified):
     assert text("cpu.max") == "", "init runs at full speed"
     group.cap_cpu(1447)
     assert text("cpu.max") == "1447 20000"
-    version, fd = group.open_freezer()
-    freezer = GroupFreezer(version, fd)
+    version, fd = group.freezer()
+    freezer = GroupFreezer(version, os.dup(fd))
     freezer.freeze()
     assert text("cgroup.freeze") == "1"
     freezer.thaw()
@@ -168,6 +169,25 @@ def test_groups_are_kept_while_somebody_takes_them(ended):
     assert not groups.give_back(ended)
 
 
+def test_only_so_many_groups_have_files_open(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    shelf = Shelf(1)
+    first, second = Files(shelf), Files(shelf)
+    path = str(tmp_path / "a")
+    fd = first.descriptor(path, os.O_RDWR)
+    assert first.descriptor(path, os.O_RDWR) == fd
+    first.write(path, b"c")
+    (tmp_path / "b").write_text("new")
+    assert (first.read(path), first.read(str(tmp_path / "b"))) == (b"c", b"new")
+    with pytest.raises(FileNotFoundError):
+        second.read(str(tmp_path / "none"))
+    assert not os.path.exists(f"/proc/self/fd/{fd}"), "another group took its place"
+    assert first.read(path) == b"c"
+    first.close()
+    assert not os.path.exists(f"/proc/self/fd/{fd}")
+
+
 def test_with_swap_is_never_less_than_without(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(kernel, "write_file", lambda path, data: written.append((os.path.basename(path), int(data))))
@@ -183,11 +203,11 @@ def test_without_groups_there_is_nothing_to_do():
     assert set(groups.mechanisms.values()) == {"none: why"}
     assert "cpu quota" in groups.mechanisms
     group = groups.create()
-    assert group.open_joins() == ([], False)
+    assert group.joins() == ([], False)
     group.limit(1, 1, 2)
     group.cap_cpu(1000)
     group.let_die()
-    assert (group.open_freezer(), group.cpu_file()) == ((0, -1), None)
+    assert (group.freezer(), group.cpu_file()) == ((0, -1), None)
     assert (group.oom_kills(), group.peak_file(), group.remove()) == (0, None, True)
     groups.close()
 
