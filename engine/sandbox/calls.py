@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _NUMBERS = {
-    "write": 1, "close": 3, "sigprocmask": 14, "dup2": 33, "fcntl": 72, "setsid": 112, "setgroups": 116, "setresuid": 117, "setresgid": 119,
+    "write": 1, "close": 3, "sigprocmask": 14, "dup2": 33, "fcntl": 72, "setpgid": 109, "setsid": 112, "setgroups": 116, "setresuid": 117, "setresgid": 119,
     "capset": 126, "setpriority": 141, "prctl": 157, "mount": 165, "sethostname": 170, "openat": 257, "unshare": 272, "dup3": 292,
     "prlimit64": 302, "setns": 308, "close_range": 436, "landlock_create_ruleset": 444, "landlock_add_rule": 445, "landlock_restrict_self": 446,
 }  # fmt: skip

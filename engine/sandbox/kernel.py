@@ -327,11 +327,8 @@ DIE_WITH_PARENT = prctl_step("pdeathsig", _PR_SET_PDEATHSIG, int(signal.SIGKILL)
 NO_NEW_PRIVILEGES = prctl_step("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)
 # /proc/self belongs to the process's own user again, which a change of user takes away.
 DUMPABLE = prctl_step("dumpable", _PR_SET_DUMPABLE, 1)
-# Give up every effective, permitted, inheritable and ambient capability.
-DROP_CAPABILITIES = (
-    prctl_step("ambient", _PR_CAP_AMBIENT, 4),
-    Step("capset", _libc.capset, (struct.pack("Ii", _CAPABILITY_VERSION_3, 0), b"\0" * 24)),
-)
+# Give up every effective, permitted and inheritable capability, and with them the ambient ones, which are always both permitted and inheritable.
+DROP_CAPABILITIES = (Step("capset", _libc.capset, (struct.pack("Ii", _CAPABILITY_VERSION_3, 0), b"\0" * 24)),)
 UNBLOCK_SIGNALS = Step("sigprocmask", _libc.sigprocmask, (C.c_int(signal.SIG_SETMASK), b"\0" * 128, None))
 
 

@@ -34,7 +34,7 @@ def version() -> int:
 
 
 class Ruleset:
-    """``writable`` directories and files to do anything with, ``devices`` to write to. Paths that do not exist are skipped.
+    """``writable`` directories and files to do anything with, ``devices`` to write to, or directories of such. Paths that do not exist are skipped.
 
     ``writable`` are looked up by the process that is confined, where something of its own is mounted there; the others
     here, and their descriptors must still be open then. Raises OSError.

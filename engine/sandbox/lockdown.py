@@ -49,8 +49,8 @@ class Fences(NamedTuple):
 
     @property
     def writable(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Directories and devices that may be written to."""
-        return ("/tmp", "/mnt") if self.files else ("/tmp",), rootfs.DEVICE_PATHS
+        """Directories that may be written to, and where there are devices to write to, in a directory in which nothing else can be written to."""
+        return ("/tmp", "/mnt") if self.files else ("/tmp",), (rootfs.DEVICES,)
 
     def of_template(self) -> Fences:
         """Landlock stands on directories that a copy does not have: each copy puts up its own."""
@@ -62,7 +62,9 @@ def steps(fences: Fences) -> tuple[kernel.Step, ...]:
     fence = (kernel.Step("landlock", landlock.prepare(*fences.writable)),) if fences.landlock else ()
     return (
         kernel.UNBLOCK_SIGNALS,
-        kernel.Step("own session", os.setsid),
+        # Signals to a process's own group stay among what the function starts. A session of its own, which the kernel makes a group for scheduling for,
+        # would keep terminals away: the zygote's has none, and of whoever else is in it a process sees nobody.
+        kernel.Step("own process group", os.setpgid, (0, 0)),
         # An engine that was itself started at a low priority cannot raise its workers to this one.
         kernel.Step("priority", os.setpriority, (os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))),
         *_privileges(fences),

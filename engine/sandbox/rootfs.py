@@ -32,7 +32,7 @@ _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "u
 # An interpreter installed right here, or in what a sandbox mounts over, cannot be shown without showing far too much or nothing.
 _TOO_WIDE = frozenset({"/", "/boot", "/dev", "/etc", "/home", "/media", "/mnt", "/opt", "/proc", "/root", "/run", "/srv", "/sys", "/tmp", "/var"})
 _COVERED = ("/dev/", "/proc/", "/sys/", "/tmp/", "/var/task/", "/var/runtime/")
-DEVICE_PATHS = tuple(f"/dev/{name}" for name in _DEVICES)
+DEVICES = "/dev"
 # As node_sdk calls it, which zygotes of older Pythons cannot import.
 _SDK = "nodejs-sdk"
 _EMPTY = ("var/task", "opt", "proc", "mnt", "run", "home", "srv")

@@ -29,7 +29,7 @@ result = {
     'descriptors': {n: re.sub('[0-9]+', 'N', os.readlink('/proc/self/fd/' + n)) for n in map(str, range(100)) if os.path.lexists('/proc/self/fd/' + n)},
     'flags': {n: open('/proc/self/fdinfo/%d' % n).read().split('flags:')[1].split()[0] for n in range(4)},
     'host': os.uname().nodename,
-    'leader': os.getsid(0) == os.getpid(),
+    'leader': os.getpgid(0) == os.getpid(),
 }
 """
 FORBIDDEN = """
