@@ -81,6 +81,9 @@ class Broker:
             self._holders.initialised(int(args[0]))
         elif kind == "freeze":
             self._holders.freeze(int(args[0]), bool(args[1]))
+        elif kind == "several":
+            for each, *its_args in args:
+                self._on_supervisor(packets.Packet(each, its_args, [], 0))
         elif kind == "zygote":
             self._add_zygote(*args)
         elif kind == "vpc":

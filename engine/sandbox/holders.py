@@ -63,7 +63,7 @@ class Holders:
         self._slots: list[int] = []
         self._next_slot = 0
         self._next_pid = random.SystemRandom().randrange(_PIDS)
-        self._leavings = Leavings(loop, level.groups)
+        self._leavings = Leavings(loop, level.groups, lambda ids: tell(["holder_gone", *ids]))
         self._nets = None if network is None else Nets(loop, network, level.groups.witness())
         self._outfitter = Outfitter(loop, level, config, self._holders, self.refused, lambda: bool(self._hurried))
         self._pods = Pods(self._holders, tell, fail=self._fail, kill=self.kill, announce=self._announce, finish=self._finish)
@@ -568,7 +568,7 @@ class Holders:
         if holder.group is None or not holder.group.directories():
             self._tell(["holder_gone", holder.id])
             return
-        self._leavings.add(holder.group, lambda: self._tell(["holder_gone", holder.id]), usable=holder.let_go and holder.visited)
+        self._leavings.add(holder.group, holder.id, usable=holder.let_go and holder.visited)
 
     def kill_all(self) -> None:
         """End every holder."""
