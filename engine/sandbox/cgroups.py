@@ -36,7 +36,7 @@ _TRUNK_WEIGHT = {1: ("cpu.shares", b"4096"), 2: ("cpu.weight", b"400")}
 # have fourteen times as much, and serving would wait for what is only made ahead of need.
 MAKING_SHARES = 64
 # Groups kept for the next holders at most.
-SPARE = 128
+SPARE = 256
 
 
 @dataclass(frozen=True)

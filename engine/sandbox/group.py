@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engine.sandbox import kernel
@@ -101,6 +102,7 @@ class Group:
     _memory: int = 0
     # A threshold that the kernel was told of (v1): bytes, and the descriptor it tells by.
     _mark: tuple[int, int] = (0, -1)
+    _forget_mark: Callable[[int], None] = lambda _fd: None
 
     def _set(self, directory: str, name: str, text: str) -> None:
         path = f"{directory}/{name}"
@@ -112,26 +114,28 @@ class Group:
                 kernel.write_file(path, text.encode())
             self._written[path] = text
 
-    def leave_mark(self, mark: int, fd: int) -> None:
-        """Let a threshold stand: the next sandbox in these groups mostly has the same limit, and setting one takes grace periods of RCU."""
+    def leave_mark(self, mark: int, fd: int, forget: Callable[[int], None]) -> None:
+        """Let a threshold stand: the next sandbox in these groups mostly has the same limit, and setting one takes grace periods of RCU.
+        ``forget`` is called before the descriptor is closed, if nobody takes it.
+        """
         self._drop_mark()
         self._mark = (mark, fd)
+        self._forget_mark = forget
 
     def take_mark(self, mark: int) -> int:
-        """The descriptor of a threshold at ``mark`` that stands, to be given back or closed; -1 without one. What has come by it is from before."""
+        """The descriptor of a threshold at ``mark`` that stands, to be given back or closed; -1 without one."""
         kept, fd = self._mark
         if kept != mark or fd < 0:
             self._drop_mark()
             return -1
         self._mark = (0, -1)
-        with contextlib.suppress(BlockingIOError):
-            os.read(fd, 8)
         return fd
 
     def _drop_mark(self) -> None:
         _, fd = self._mark
         self._mark = (0, -1)
         if fd >= 0:
+            self._forget_mark(fd)
             os.close(fd)
 
     def directories(self) -> list[str]:

@@ -135,7 +135,6 @@ class Holders:
             self._leave_net(holder, ended=True)
             return
         try:
-            holder.endpoint = os.dup(net.listener)
             self._order(holder, "make", self._level.first_id + 2 * holder.slot)
         except OSError as e:
             self._made_one(holder)
@@ -153,8 +152,8 @@ class Holders:
         joins, into = holder.group.joins()
         lent: list[int] = []
         try:
-            ours, theirs = packets.pair()
-            lent.append(theirs.detach())
+            ours, theirs = packets.ends()
+            lent.append(theirs)
             packets.want_credentials(ours)
             lent += self._connect(holder)
             if holder.control is not None:
@@ -217,11 +216,11 @@ class Holders:
     def _connect(holder: Holder) -> list[int]:
         """New channel and output pipe; ours go to the holder, the worker's ends are returned."""
         holder.close_fds("channel", "output")
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours, theirs = packets.ends(socket.SOCK_STREAM)
         holder.channel = ours.detach()
         holder.output, write_end = os.pipe()
         os.set_blocking(holder.output, False)
-        return [theirs.detach(), write_end]
+        return [theirs, write_end]
 
     def made(self, holder_id: int, pid: int, pidfd: int) -> None:
         """The zygote has forked the init."""
@@ -334,9 +333,10 @@ class Holders:
     def _announce_first(self, holder: Holder, fds: list[int]) -> None:
         """With ``holder_ready`` go what only the first worker's supervisor end needs: the endpoint, the freezer, the counters' places."""
         group = holder.group
-        what: dict[str, object] = {"endpoint": holder.endpoint >= 0, "freezer": 0}
-        if holder.endpoint >= 0:
-            fds.append(holder.endpoint)
+        endpoint = holder.endpoint if holder.net is None else holder.net.listener
+        what: dict[str, object] = {"endpoint": endpoint >= 0, "freezer": 0}
+        if endpoint >= 0:
+            fds.append(endpoint)
         if group is not None:
             with contextlib.suppress(OSError):
                 version, freezer = group.freezer()
@@ -556,8 +556,11 @@ class Holders:
         self._pods.finished(holder)
         if holder.control is not None:
             holder.control.close()
+            # It knows its holder: neither would go before the other.
+            holder.control = None
         if holder.watch is not None:
             holder.watch.close()
+            holder.watch = None
         holder.close_fds()
         if holder.netted:
             self._leave_net(holder, ended=holder.reaped and holder.let_go)

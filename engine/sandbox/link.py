@@ -163,7 +163,7 @@ class BrokerLink:
 
     def make(self, holder_id: int, zygote_key: str, network: str = "", *, template: bool = False, hurried: bool = False) -> None:
         """Make an empty sandbox in a network."""
-        self._ask(["make", holder_id, zygote_key, network, template, hurried])
+        self._ask(["make", holder_id, zygote_key, network, template, hurried], small=True)
 
     def declare_template(self, key: str, holder_id: int) -> None:
         """A template's worker waits to be copied."""
@@ -292,7 +292,7 @@ class BrokerLink:
         fds = _worker_fds(packet)
         rest = iter(packet.fds[:])
         packet.fds.clear()
-        fds.endpoint = socket.socket(fileno=next(rest)) if what["endpoint"] else None
+        fds.endpoint = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, next(rest)) if what["endpoint"] else None
         if what["freezer"]:
             fds.freezer = GroupFreezer(what["freezer"], next(rest))
         elif self._report is not None and self._report.mechanisms.get("freeze", "").startswith("signals"):
@@ -373,7 +373,8 @@ def _spelt(spec: SpecialiseSpec) -> bytes:
 def _worker_fds(packet: packets.Packet) -> HolderFds:
     channel, output = packet.fds[:2]
     del packet.fds[:2]
-    return HolderFds(socket.socket(fileno=channel), output, None)
+    # Told what it is, it need not ask the kernel.
+    return HolderFds(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel), output, None)
 
 
 def report_of(members: dict[str, Any]) -> SandboxReport:

@@ -97,9 +97,12 @@ class MemoryWatch:
         else:
             self._fd = os.open(f"{self._directory}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if not self._stands:
+            if self._stands:
+                # Whatever came by it since the sandbox before this comes now, and means to look.
+                self._loop.hand_over(self._fd, self._passed)
+            else:
                 self._set_mark()
-            self._loop.watch(self._fd, self._passed, select.EPOLLIN if self._version == 1 else select.EPOLLPRI)
+                self._loop.watch(self._fd, self._passed, select.EPOLLIN if self._version == 1 else select.EPOLLPRI)
         except OSError:
             os.close(self._fd)
             raise
@@ -109,12 +112,13 @@ class MemoryWatch:
     def close(self) -> None:
         """Stop watching. Idempotent."""
         if self._fd >= 0:
-            self._loop.forget(self._fd)
+            fd, self._fd = self._fd, -1
             if self._stands and self._mark == self._limit:
-                self._group.leave_mark(self._limit, self._fd)
+                self._loop.hand_over(fd, lambda _mask: _drained(fd))
+                self._group.leave_mark(self._limit, fd, self._loop.forget)
             else:
-                os.close(self._fd)
-            self._fd = -1
+                self._loop.forget(fd)
+                os.close(fd)
 
     def _set_mark(self) -> None:
         if self._version == 2:
@@ -145,8 +149,10 @@ class MemoryWatch:
                 self._set_mark()
 
     def _passed(self, _mask: int) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._fd, 8) if self._version == 1 else os.pread(self._fd, 4096, 0)
+        if self._version == 1:
+            _drained(self._fd)
+        else:
+            os.pread(self._fd, 4096, 0)
         self._judge()
 
     def check(self) -> None:
@@ -269,3 +275,8 @@ class MemoryWatch:
 
     def _usage(self) -> int:
         return self._group.memory_used()
+
+
+def _drained(event: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        os.read(event, 8)

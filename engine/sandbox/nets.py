@@ -29,7 +29,7 @@ from engine.sandbox.witness import Witness, cookie
 
 # Made ahead of need; and kept at most of those that are free again, as long as somebody takes them.
 AHEAD = 8
-_MOST_SPARE = 128
+_MOST_SPARE = 256
 _SPARE_S = 1.0
 _NOBODY = b"sockets: used 1\n"
 

@@ -5,6 +5,7 @@ The sockets are SOCK_SEQPACKET, so a packet is whole or absent. Python 3.9, stan
 
 from __future__ import annotations
 
+import _socket
 import array
 import json
 import os
@@ -19,10 +20,12 @@ MAX_PACKET = 65536
 MAX_FDS = 16
 _CREDENTIALS = struct.Struct("iII")
 # Plain numbers: the enumerations of the socket module cost more than the calls they are passed to.
+_UNIX = int(socket.AF_UNIX)
 _SOCKET, _RIGHTS, _SENDER = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS), int(socket.SCM_CREDENTIALS)
+_PASS_CREDENTIALS = int(socket.SO_PASSCRED)
 _CUT, _CLOEXEC = int(socket.MSG_CTRUNC | socket.MSG_TRUNC), int(socket.MSG_CMSG_CLOEXEC)
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-_decode = json.JSONDecoder().decode
+_decode = json.JSONDecoder().raw_decode
 _ROOM = socket.CMSG_SPACE(MAX_FDS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
 
 
@@ -50,6 +53,12 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
+def ends(kind: int = socket.SOCK_SEQPACKET) -> tuple[socket.SocketType, int]:
+    """Two connected sockets, one to keep and one to give away. As the kernel makes them: they are not asked what they are."""
+    ours, theirs = _socket.socketpair(_UNIX, kind)
+    return ours, theirs.detach()
+
+
 def encode(message: Sequence[object]) -> bytes:
     """The bytes of a packet. Raises ValueError when it is too big."""
     data = _encode(message).encode()
@@ -58,7 +67,7 @@ def encode(message: Sequence[object]) -> bytes:
     return data
 
 
-def send_raw(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
+def send_raw(sock: socket.SocketType, data: bytes, fds: Sequence[int] = ()) -> None:
     """Send encoded bytes with copies of ``fds``. Raises OSError (BlockingIOError when a non-blocking socket is full)."""
     if fds:
         sock.sendmsg([data], [(_SOCKET, _RIGHTS, array.array("i", fds))])
@@ -66,12 +75,12 @@ def send_raw(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
         sock.send(data)
 
 
-def send(sock: socket.socket, message: Sequence[object], fds: Sequence[int] = ()) -> None:
+def send(sock: socket.SocketType, message: Sequence[object], fds: Sequence[int] = ()) -> None:
     """Encode and send. Raises OSError."""
     send_raw(sock, encode(message), fds)
 
 
-def receive(sock: socket.socket) -> Packet | None:
+def receive(sock: socket.SocketType) -> Packet | None:
     """The next packet, None at the end of the stream. Raises PacketError, OSError (BlockingIOError when there is none)."""
     data, ancillary, flags, _ = sock.recvmsg(MAX_PACKET, _ROOM, _CLOEXEC)
     fds: list[int] = []
@@ -94,8 +103,9 @@ def unpacked(data: bytes, fds: list[int], pid: int = 0, *, cut: bool = False) ->
     try:
         if cut:
             raise PacketError("packet was cut")
-        message = _decode(data.decode())
-        if not isinstance(message, list) or not message or not isinstance(message[0], str):
+        text = data.decode()
+        message, end = _decode(text)
+        if end != len(text) or not isinstance(message, list) or not message or not isinstance(message[0], str):
             raise PacketError("a packet is an array that begins with its kind")
     except (ValueError, RecursionError, PacketError) as e:
         Packet("", [], fds, pid).close()
@@ -103,6 +113,6 @@ def unpacked(data: bytes, fds: list[int], pid: int = 0, *, cut: bool = False) ->
     return Packet(message[0], message[1:], fds, pid)
 
 
-def want_credentials(sock: socket.socket) -> None:
+def want_credentials(sock: socket.SocketType) -> None:
     """Have the kernel name the sender of every packet received here."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    sock.setsockopt(_SOCKET, _PASS_CREDENTIALS, 1)

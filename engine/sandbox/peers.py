@@ -39,6 +39,10 @@ class Loop:
         """Wait for other events."""
         self._epoll.modify(fd, events)
 
+    def hand_over(self, fd: int, callback: Callable[[int], None]) -> None:
+        """Have another one called back from now on."""
+        self._callbacks[fd] = callback
+
     def forget(self, fd: int) -> None:
         """Stop watching; call before closing."""
         if self._callbacks.pop(fd, None) is not None:
@@ -80,7 +84,7 @@ class Peer:
     def __init__(
         self,
         loop: Loop,
-        sock: socket.socket,
+        sock: socket.SocketType,
         on_packet: Callable[[packets.Packet], None],
         on_lost: Callable[[str], None],
     ) -> None:

@@ -74,6 +74,8 @@ class QueueWatch:
 
 def _sockets(holder: Holder) -> int:
     """How many there are in its network namespace, of any family. Raises OSError when it is gone."""
+    if holder.net is not None:
+        return int(os.pread(holder.net.sockets, 64, 0).split(None, 3)[2])
     if holder.sockets < 0:
         holder.sockets = os.open(f"/proc/{holder.init_pid}/net/sockstat", os.O_RDONLY | os.O_CLOEXEC)
     return int(os.pread(holder.sockets, 64, 0).split(None, 3)[2])

@@ -12,6 +12,8 @@ from engine.sandbox.nets import Net
 from engine.sandbox.peers import Peer
 from engine.sandbox.sources import Source
 
+_DESCRIPTORS = ("pidfd", "channel", "output", "endpoint", "sockets")
+
 
 @dataclass
 class Holder:
@@ -63,11 +65,10 @@ class Holder:
     lent: list[int] = field(default_factory=list)
     is_template: bool = False
     hurried: bool = False
-    fds: set[str] = field(default_factory=lambda: {"pidfd", "channel", "output", "endpoint", "sockets"})
 
     def close_fds(self, *names: str) -> None:
         """Close the named descriptors, or all."""
-        for name in names or tuple(self.fds):
+        for name in names or _DESCRIPTORS:
             fd = getattr(self, name)
             if fd >= 0:
                 os.close(fd)

@@ -47,7 +47,7 @@ def test_a_function_over_its_memory_is_found_though_nobody_told(group: Group, tm
     loop, exceeded = Loop(), []
     # A file system without blocks stands for an empty /tmp.
     watch = MemoryWatch(loop, group, (128 * MIB, 640 * MIB), "/proc", lambda *_: None, lambda: exceeded.append(1))  # type: ignore[arg-type]
-    holder = SimpleNamespace(id=3, memory=(128 * MIB, 640 * MIB), init_pid=1 << 30, dying=False, watch=watch, sockets=-1, data_limit=0)
+    holder = SimpleNamespace(id=3, memory=(128 * MIB, 640 * MIB), init_pid=1 << 30, dying=False, watch=watch, sockets=-1, net=None, data_limit=0)
     look = queues.QueueWatch(loop, {3: holder}, lambda _: None)  # type: ignore[arg-type, dict-item]
     look.begin()
 
@@ -103,7 +103,7 @@ def test_what_may_be_reclaimable_is_asked_for_before_anybody_is_killed(
 def test_sockets_are_held_against_a_sandbox_in_its_own_network_only(networks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Loop()
     over: list[object] = []
-    holder = SimpleNamespace(id=1, memory=(1, 2), init_pid=1 << 30, dying=False, watch=None, sockets=-1, data_limit=0)
+    holder = SimpleNamespace(id=1, memory=(1, 2), init_pid=1 << 30, dying=False, watch=None, sockets=-1, net=None, data_limit=0)
     monkeypatch.setattr(queues, "_sockets", lambda _holder: queues.MANY + 1)
     monkeypatch.setattr(queues, "waiting", lambda _pid: queues.LIMIT + 1)
     queues.QueueWatch(loop, {1: holder}, over.append, networks=networks).begin()  # type: ignore[arg-type, dict-item]
