@@ -221,13 +221,13 @@ void layout_close(void) {
     closed = 1;
 }
 
-/* The keys of the blocks that this process has written to since it was forked: of those spread out if they are, else of all that share a page with one.
+/* The keys of the blocks that a process has written to since it was forked from this one: of those spread out if they are, else of all that share a page with one.
    How many were put into out; -1 if that cannot be said. */
-long layout_learn(struct key *out, long room) {
+long layout_learn(const char *process, struct key *out, long room) {
     long found = 0, i, n;
     if (mode != SPREADING && !(mode == WATCH && table))
         return -1;
-    n = own_pages();
+    n = own_pages(process);
     if (n < 0)
         return -1;
     if (mode == SPREADING) {

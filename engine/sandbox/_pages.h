@@ -40,20 +40,25 @@ static uint64_t *seen;
 static struct range *written;
 static long n_written;
 
-/* Numbers of the pages that only this process has, in order: what it has written to since it was forked. How many were put into scratch.own, -1 if that cannot
-   be found out. Nothing here allocates: it would be found too. */
-static long own_pages(void) {
+static int open_of(const char *process, const char *what) {
+    char path[64] = "/proc/";
+    return open(strcat(strcat(strcat(path, process), "/"), what), O_RDONLY | O_CLOEXEC);
+}
+
+/* Numbers of the pages that only that process has, in order: what it has written to since it was forked. process: its number in digits, or "self". How many
+   were put into scratch.own, -1 if that cannot be found out. Nothing here allocates: it would be found too. */
+static long own_pages(const char *process) {
     const uint64_t present = 1ull << 63, of_file = 1ull << 61, alone = 1ull << 56;
     const uint64_t ours = (uintptr_t)&scratch / PAGE, ours_end = ours + sizeof scratch / PAGE;
     long found = 0, length = 0, got;
     char *line;
-    int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC), pagemap;
+    int fd = open_of(process, "maps"), pagemap;
     if (fd < 0)
         return -1;
     while ((got = read(fd, scratch.maps + length, sizeof scratch.maps - 1 - (size_t)length)) > 0)
         length += got;
     close(fd);
-    pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    pagemap = open_of(process, "pagemap");
     if (pagemap < 0)
         return -1;
     for (line = scratch.maps; line && *line; line = strchr(line, '\n'), line += line != NULL) {
@@ -79,7 +84,7 @@ static long own_pages(void) {
 
 /* How many pages only this process has, -1 if that cannot be found out. */
 long pages_own(void) {
-    return own_pages();
+    return own_pages("self");
 }
 
 /* In the zygote, before the fork that shows what is written to. 0, or -1 without memory. */
@@ -89,9 +94,9 @@ long pages_watch(void) {
     return seen ? 0 : -1;
 }
 
-/* In that fork, at its end. */
-void pages_seen(void) {
-    long n = own_pages();
+/* In that fork: which process has written. */
+void pages_seen(const char *process) {
+    long n = own_pages(process);
     if (n > 0) {
         memcpy(seen + 1, scratch.own, (size_t)n * sizeof *seen);
         seen[0] = (uint64_t)n;

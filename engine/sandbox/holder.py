@@ -465,15 +465,6 @@ def _serve(build: Build, channel: socket.socket, orders: int, *, hurried: bool) 
         build.serve(channel, _wait_ready, copies)
 
 
-def rehearse(build: Build) -> None:
-    """What a worker for the stock goes through until it waits for its function, in a fork that never gets one."""
-    ours, theirs = socket.socketpair()
-    theirs.shutdown(socket.SHUT_WR)
-    lockdown.renew_entropy()
-    gc.enable()
-    _serve(build, ours, -1, hurried=False)
-
-
 def run_worker(build: Build, channel: socket.socket, orders: int, *, hurried: bool = False) -> None:
     """The bootstrap's loop, then the interpreter's own end: exit functions, flushed streams, the status it asked for."""
     import atexit  # noqa: PLC0415 - only needed here

@@ -2,14 +2,14 @@
 
 In Python even reading an object writes to it, and in a fork the page that it is on is copied for that. Of 2,900 pages that a zygote of Python 3.11 has, a
 worker on its way to its first response writes to 750, but to no more than some thousand objects on them, of 100 bytes each. Which ones is the same every
-time. So it is learnt, once for an interpreter and what it imports, in two zygotes that serve nobody: the first says on which pages a rehearsal writes,
-the second, with every object of those pages on a page of its own, on which objects. All later zygotes put these together (``_layout.c``), and
+time. So it is learnt, once for an interpreter and what it imports, in two zygotes that serve nobody: the first says on which pages a worker writes in its
+life (``trial``), the second, with every object of those pages on a page of its own, on which objects. All later zygotes put these together (``_layout.c``), and
 fill the gaps that imports have left between objects, so that what workers allocate themselves does not lie strewn either.
 
 An object is known by its size and its place in line among those of that size. Where that is not what it was, an object lies somewhere else, and that is all.
 
 What no worker writes to lies on large pages (``_pages.h``), of which a fork copies, and at its end drops, a few entries or runs of them in place of thousands.
-And once all is in its place, one more fork rehearses, to show which pages that writes to. A worker copies these with a few calls, which costs half of what
+And once all is in its place, one more worker lives, to show which pages that writes to. The others copy these with a few calls, which costs half of what
 being interrupted for each of them does, and needs no rehearsal of its own any more.
 
 ``layouts`` is the broker's part. Python 3.9, standard library.
@@ -32,7 +32,7 @@ LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_layout.so")
 # Bytes of a key in a file: phase and size, and the place in line.
 KEY = 8
 _MOST_KEYS = 1 << 18
-# A rehearsal takes milliseconds. One that hangs must not keep the zygote from starting for ever.
+# A life takes milliseconds. One that hangs must not keep the zygote from starting for ever.
 PATIENCE_S = 60
 
 
@@ -62,26 +62,28 @@ def finish() -> int:
     return int(_library.layout_finish(ctypes.c_long(pool)))
 
 
-def learn(out: int, rehearse: Callable[[], object]) -> None:
-    """Have a fork rehearse and write to ``out`` which objects it has written to: nothing, when that cannot be found out. Raises OSError."""
+def learn(out: int, live: Callable[[], int | None]) -> None:
+    """Write to ``out`` which objects were written to by a fork in which ``live`` was called, or by the process whose number that returned, which has been
+    forked there: nothing, when it cannot be found out. Raises OSError.
+    """
     keys = ctypes.create_string_buffer(KEY * _MOST_KEYS)
     _library.layout_learn.restype = ctypes.c_long
 
-    def tell() -> None:
-        found = _library.layout_learn(keys, ctypes.c_long(_MOST_KEYS))
+    def tell(process: bytes) -> None:
+        found = _library.layout_learn(process, keys, ctypes.c_long(_MOST_KEYS))
         if found > 0:
             os.write(out, keys.raw[: KEY * found])
 
     _library.layout_close()
-    _in_a_fork(rehearse, tell)
+    _in_a_fork(live, tell)
 
 
-def watch(rehearse: Callable[[], object]) -> int:
-    """Have a fork rehearse and remember which pages it has written to; how many, 0 when that cannot be found out. Raises OSError."""
+def watch(live: Callable[[], int | None]) -> int:
+    """Remember to which pages the same was written; how many, 0 when that cannot be found out. Raises OSError."""
     if _library is None or _library.pages_watch() < 0:
         return 0
     _library.pages_keep.restype = ctypes.c_long
-    _in_a_fork(rehearse, _library.pages_seen)
+    _in_a_fork(live, _library.pages_seen)
     return int(_library.pages_keep())
 
 
@@ -90,8 +92,8 @@ def touch() -> bool:
     return _library is not None and _library.pages_touch() > 0
 
 
-def _in_a_fork(rehearse: Callable[[], object], then: Callable[[], object]) -> None:
-    """Both, in a process that is waited for but given up when it hangs."""
+def _in_a_fork(live: Callable[[], int | None], then: Callable[[bytes], object]) -> None:
+    """Both, in a process that is waited for but given up when it hangs. ``then`` gets the name of the process to look at, as in /proc."""
     pid, pidfd = kernel.clone3(0)
     if pid:
         os.close(pidfd)
@@ -101,7 +103,7 @@ def _in_a_fork(rehearse: Callable[[], object], then: Callable[[], object]) -> No
         kernel.die_with_parent()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(PATIENCE_S)
-        rehearse()
-        then()
+        lived = live()
+        then(b"self" if lived is None else b"%d" % lived)
     finally:
         os._exit(0)

@@ -20,7 +20,7 @@ import os
 import socket
 import struct
 import traceback
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from engine.sandbox import calls, holder, ipc, kernel, layout, lockdown, packets
 
@@ -63,6 +63,11 @@ def plan(build: holder.Build) -> Plan:
     return Plan(build, become_root, furnish, lockdown.steps(build.fences), {})
 
 
+def bare(build: holder.Build) -> Plan:
+    """The plan of a worker that nothing is done to (``enter_bare``)."""
+    return Plan(build, (), (), (), {0: calls.table([*_arranged(), _said])})
+
+
 def straight(plan: Plan, joins: int) -> calls.Table | None:
     """The run of calls of workers that join so many control groups; None where they go the way in Python. To be asked for before the fork."""
     if joins not in plan.runs:
@@ -75,14 +80,22 @@ def straight(plan: Plan, joins: int) -> calls.Table | None:
 
 def _straight(plan: Plan, joins: int) -> list[calls.Call]:
     """What ``enter`` does until the worker has said that it is ready."""
-    call, null = calls.call, calls.SCRATCH
-    arrange = "arrange descriptors"
+    call = calls.call
     return [
         *(call("join control groups", "write", fd, b"0", 1) for fd in calls.JOINS[:joins]),
         call("enter the namespaces", "setns", calls.INIT, plan.joined),
         *calls.translated(plan.become_root),
         *([call("cgroup namespace", "unshare", kernel.CLONE_NEWCGROUP)] if joins else []),
         *calls.translated(plan.furnish),
+        *_arranged(),
+        *calls.translated(plan.lock_down),
+        _said,
+    ]
+
+
+def _arranged() -> list[calls.Call]:
+    call, null, arrange = calls.call, calls.SCRATCH, "arrange descriptors"
+    return [
         *(call(arrange, "fcntl", fd, fcntl.F_DUPFD, 64, result=fd) for fd in (calls.CHANNEL, calls.CONTROL, calls.OUTPUT)),
         call(arrange, "openat", -100, b"/dev/null", os.O_RDWR | os.O_CLOEXEC, result=null),
         call(arrange, "dup2", null, 0),
@@ -91,8 +104,6 @@ def _straight(plan: Plan, joins: int) -> list[calls.Call]:
         call(arrange, "dup3", calls.CHANNEL, _CHANNEL, os.O_CLOEXEC),
         call(arrange, "dup3", calls.CONTROL, _CONTROL, os.O_CLOEXEC),
         call(arrange, "close", _LISTENER, lax=True),
-        *calls.translated(plan.lock_down),
-        call("say that it is ready", "write", _CONTROL, _READY, len(_READY)),
     ]
 
 
@@ -128,6 +139,16 @@ def enter(plan: Plan, init: int, control: int, channel: int, output: int, joins:
             _fail(control, step, str(e))
     except BaseException:  # the process must not return into the zygote's loop
         traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def enter_bare(plan: Plan, init: int, control: int, channel: int, output: int, joins: Sequence[int], hurried: bool) -> NoReturn:
+    """``enter`` for a worker that stays where it is and as it is. Never returns."""
+    if plan.runs[0] is not None:
+        enter(plan, init, control, channel, output, joins, False, hurried, False)
+    try:
+        _become_worker(plan, control, channel, output, None, hurried)
     finally:
         os._exit(1)
 
@@ -187,6 +208,7 @@ def _work(plan: Plan, hurried: bool) -> None:
 
 _CHANNEL, _CONTROL, _LISTENER = holder.CHANNEL, holder.GO, holder.GO + 1
 _READY, _ENDPOINT = packets.encode(["worker"]), packets.encode(["endpoint"])
+_said = calls.call("say that it is ready", "write", _CONTROL, _READY, len(_READY))
 
 
 def _arrange(control: int, channel: int, output: int) -> None:

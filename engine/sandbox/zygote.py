@@ -24,7 +24,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from engine import turns
-from engine.sandbox import forge, holder, immortal, init, kernel, layout, lockdown, nest, packets, rootfs, seccomp, templates
+from engine.sandbox import forge, holder, immortal, init, kernel, layout, lockdown, nest, packets, rootfs, seccomp, templates, trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,13 +123,16 @@ class Zygote:
         getattr(entry, "warm_up", _nothing_more)()
         gc.collect()
         immortal.make_immortal()
+        piece = getattr(entry, "REHEARSAL", None)
+        live = functools.partial(trial.live, nest.bare(self._build), piece) if piece else None
         if self.learns:
-            layout.learn(self._learnt, functools.partial(holder.rehearse, self._build))
+            if live is not None:
+                layout.learn(self._learnt, live)
             return
         layout.finish()
         gc.freeze()
-        if hasattr(entry, "serve_at_once"):
-            layout.watch(functools.partial(holder.rehearse, self._build))
+        if live is not None:
+            layout.watch(live)
 
     def _prepare_nests(self, build: holder.Build) -> None:
         if build.fences.namespaces:

@@ -19,7 +19,7 @@ from runtime_bootstrap.python import libraries
 _MODULE = "_rehearsed"
 _REQUEST_ID = "00000000-0000-4000-8000-000000000000"
 # Stands for the function's directory, at every level.
-_STAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stage")
+STAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stage")
 _NAME, _STREAM = "a-function-of-some-name", "2000/01/01/[$LATEST]" + 32 * "0"
 # As a function has it: what is made of it, in Python and in the C library, lies where the real one's will.
 _ENV = {
@@ -35,7 +35,7 @@ _ENV = {
     "AWS_EXECUTION_ENV": "AWS_Lambda_python3.00", "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand", "AWS_LAMBDA_LOG_STREAM_NAME": _STREAM,
 }  # fmt: skip
 _INIT = {
-    "handler": _MODULE + ".handler", "env": _ENV, "task_root": _STAGE, "opt_root": "/nonexistent", "function_name": _NAME,
+    "handler": _MODULE + ".handler", "env": _ENV, "task_root": STAGE, "opt_root": "/nonexistent", "function_name": _NAME,
     "function_version": "$LATEST", "memory_mb": 128, "log_group": "/aws/lambda/" + _NAME, "log_stream": _STREAM,
     "init_type": "on-demand", "log_format": "Text", "log_level": None, "features": ["stream"], "account_id": "000000000000",
 }  # fmt: skip
@@ -67,7 +67,7 @@ def _invoke_frame() -> bytes:
     return len(body).to_bytes(4, "big") + body
 
 
-_FRAMES = (_init_frame(), _invoke_frame())
+FRAMES = (_init_frame(), _invoke_frame())
 
 
 def rehearse(perform: "Callable[[socket.socket, Callable[[], None]], Any]") -> None:
@@ -81,7 +81,7 @@ def rehearse(perform: "Callable[[socket.socket, Callable[[], None]], Any]") -> N
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     ours, theirs = socket.socketpair()
-    init, event = _FRAMES
+    init, event = FRAMES
 
     def invoke() -> None:
         theirs.send(event)
@@ -98,7 +98,7 @@ def rehearse(perform: "Callable[[socket.socket, Callable[[], None]], Any]") -> N
         sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
         sys.path[:] = path
         sys.modules.pop(_MODULE, None)
-        sys.path_importer_cache.pop(_STAGE, None)
+        sys.path_importer_cache.pop(STAGE, None)
         root.handlers[:] = handlers
         root.setLevel(level)
         libraries.install("")

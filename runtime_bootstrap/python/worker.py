@@ -335,6 +335,10 @@ def _perform(sock: socket.socket, invoke: Callable[[], None]) -> Worker:
     return worker
 
 
+# For zygotes: a function's INIT and event, and where it lies.
+REHEARSAL = (*rehearsal.FRAMES, rehearsal.STAGE)
+
+
 def warm_up() -> None:
     """Go once, in the zygote, through what every worker goes through: what is only made when it is first needed is then there for all of them."""
     rehearsal.rehearse(_perform)

@@ -1,0 +1,69 @@
+"""One life of a worker, from the zygote's fork to its answers, which ``layout`` learns from: nobody confines it, and its function is the rehearsal's.
+
+It is the same code as in every other life; only the calls that make a sandbox are left out, which touch none of the zygote's memory. Who gives it its
+function is a fork of the zygote too, so that the zygote itself writes to nothing meanwhile: what it wrote to would be the worker's alone. Python 3.9,
+standard library.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import NoReturn
+
+from engine.sandbox import forge, kernel, nest, packets
+
+# An INIT, an event, and the directory that stands for the function's.
+Piece = tuple[bytes, bytes, str]
+_RESPONSE, _LOG = 5, 8
+_TOLD = frozenset((1, 3, _LOG))  # HELLO, NEXT
+
+
+def live(plan: nest.Plan, piece: Piece) -> int:
+    """In a fork of the zygote: have a worker live. Its process number when it has answered two events and waits for another. ``plan``: of ``nest.bare``.
+
+    Raises OSError when it does not get that far. It ends with the caller.
+    """
+    channel, ours = socket.socketpair()
+    control, go = packets.pair()
+    null = os.open("/dev/null", os.O_RDWR)
+    pid, pidfd = kernel.clone3(0)
+    if pid == 0:
+        _be_born(plan, forge.Worker(-1, control.detach(), channel.detach(), null, [], True))
+    for end in (channel, control):
+        end.close()
+    for fd in (null, pidfd):
+        os.close(fd)
+    init, event, directory = piece
+    ours.sendall(init + event)
+    go.send(os.fsencode(directory) + b"\n")
+    _await_answer(ours)
+    # The second answer says that the first event is over with, too.
+    ours.sendall(event)
+    _await_answer(ours)
+    # Open for as long as the caller: the worker would end with it.
+    ours.detach()
+    return pid
+
+
+def _be_born(plan: nest.Plan, one: forge.Worker) -> NoReturn:
+    kernel.die_with_parent()
+    nest.enter_bare(plan, one.init, one.control, one.channel, one.output, one.joins, one.hurried)
+
+
+def _await_answer(sock: socket.socket) -> None:
+    """Read frames until one is a response. Raises OSError when something else comes, or nothing more."""
+    while True:
+        size = int.from_bytes(_exactly(sock, 4), "big")
+        kind = _exactly(sock, size)[1]
+        if kind == _RESPONSE:
+            return
+        if kind not in _TOLD:
+            raise OSError(f"a trial of a worker said {kind}")
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    data = sock.recv(size, socket.MSG_WAITALL)
+    if len(data) < size:
+        raise OSError("a trial of a worker ended")
+    return data
