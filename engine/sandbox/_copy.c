@@ -69,8 +69,8 @@ static int between(void *argument) {
 }
 
 /* A run of system calls for calls.py, which builds the table. `places` has a bit for each argument that is found in `values`; `result` is where
-   the result goes there, -1 for nowhere; a number of -1 is no call but stores its second argument, an int, at its first.
-   0 when all is done; else which one failed, from 1 on, with its error in values[0]. */
+   the result goes there, -1 for nowhere; a number of -1 is no call but stores its second argument, an int, at its first, and one of -2 calls the
+   function there. 0 when all is done; else which one failed, from 1 on, with its error in values[0]. */
 struct call {
     long number, argument[6], places, result, lax;
 };
@@ -86,7 +86,10 @@ int perform(const struct call *calls, int n, long *values) {
             *(int *)a[0] = (int)a[1];
             continue;
         }
-        got = syscall(one->number, a[0], a[1], a[2], a[3], a[4], a[5]);
+        if (one->number == -2)
+            got = ((long (*)(void))a[0])();
+        else
+            got = syscall(one->number, a[0], a[1], a[2], a[3], a[4], a[5]);
         if (got == -1 && !one->lax) {
             values[0] = errno;
             return i + 1;
@@ -128,6 +131,9 @@ int copy_into(const int *groups, int n_groups, const int *spaces, const int *kin
 #define TRIES 8
 #define FIRST_PID 300
 #define PIDS 31700
+/* Where a worker's descriptors go in the values of its run: init, control, channel, output; control groups. */
+#define OWN_VALUES 1
+#define JOIN_VALUES 7
 
 enum { PACKET = 1, REAPED, WORKER, BROKEN };
 
@@ -141,13 +147,17 @@ struct forge {
     int control, children, own_pids, own_net, zygote_pid, worker_uid, worker_gid, joins, into_group, owned;
     int n_live, reaping;
     /* What is to be said to Python. */
-    int pid, status, problem, length, cut, hurried, pidfd, n_fds;
+    int pid, status, problem, length, cut, hurried, n_fds;
     int fds[MOST_FDS];
     long init_flags, tid_address;
     void *init_entry, *init_stack;
     struct live *live;
     char *packet;
     long room;
+    /* What a worker does first. */
+    const struct call *calls;
+    long *values;
+    int n_calls, failed;
 };
 
 /* The kernel's. */
@@ -338,6 +348,18 @@ static int fork_into(struct forge *forge, int init, int group, int number) {
     return pid;
 }
 
+/* In a new worker: its run, before Python touches any memory. */
+static int begin(struct forge *forge, int init) {
+    int n;
+    forge->values[OWN_VALUES] = init;
+    for (n = 0; n < 3; n++)
+        forge->values[OWN_VALUES + 1 + n] = forge->fds[n];
+    for (n = 0; n < forge->joins; n++)
+        forge->values[JOIN_VALUES + n] = forge->fds[3 + n];
+    forge->failed = perform(forge->calls, forge->n_calls, forge->values);
+    return WORKER;
+}
+
 /* An ordinary sandbox. 0 when it is made or has been told to fail. */
 static int make(struct forge *forge, long holder, int number, long first) {
     char text[192];
@@ -354,10 +376,8 @@ static int make(struct forge *forge, long holder, int number, long first) {
             problem = errno;
         } else {
             worker = fork_into(forge, pidfd, group, number);
-            if (worker == 0) {
-                forge->pidfd = pidfd;
-                return WORKER;
-            }
+            if (worker == 0)
+                return begin(forge, pidfd);
             if (worker == -2)
                 return broken(forge);
             if (worker < 0)

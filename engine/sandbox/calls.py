@@ -25,7 +25,7 @@ _NUMBERS = {
     "capset": 126, "setpriority": 141, "prctl": 157, "mount": 165, "sethostname": 170, "openat": 257, "unshare": 272, "dup3": 292,
     "prlimit64": 302, "setns": 308, "close_range": 436, "landlock_create_ruleset": 444, "landlock_add_rule": 445, "landlock_restrict_self": 446,
 }  # fmt: skip
-_STORE = -1
+_STORE, _FUNCTION = -1, -2
 _RECORD = struct.Struct("=10q")
 _HERE, _LAST_FD = -100, 0x7FFFFFFE
 _MOST_JOINS = 8
@@ -40,6 +40,8 @@ class Value(NamedTuple):
 # The error of a call that failed, the descriptors a worker is given, and one for what is needed in between.
 ERROR, INIT, CONTROL, CHANNEL, OUTPUT, SCRATCH, OTHER = (Value(n) for n in range(7))
 JOINS = tuple(Value(7 + n) for n in range(_MOST_JOINS))
+# What a function of the compiled helpers came to.
+FOUND = Value(7 + _MOST_JOINS)
 
 
 class Call(NamedTuple):
@@ -57,6 +59,11 @@ def call(step: str, name: str, *arguments: Any, result: Value | None = None, lax
     return Call(step, _NUMBERS[name], arguments, result, lax)
 
 
+def function(step: str, address: int, result: Value) -> Call:
+    """A call of a function of ours that takes nothing, gives a long and touches no memory of Python's."""
+    return Call(step, _FUNCTION, (address,), result, lax=True)
+
+
 class Table:
     """A run of calls in memory of its own. ``values`` is where a worker's descriptors go before it is run."""
 
@@ -64,9 +71,11 @@ class Table:
         self._perform = perform
         self._steps = [one.step for one in calls]
         self._kept: list[Any] = []
-        self.values = (C.c_long * (7 + _MOST_JOINS))()
+        self.values = (C.c_long * (FOUND.place + 1))()
         self._records = C.create_string_buffer(b"".join(self._record(one) for one in calls))
-        self._arguments = (C.c_void_p(C.addressof(self._records)), C.c_int(len(calls)), C.c_void_p(C.addressof(self.values)))
+        self.place = (C.addressof(self._records), len(calls), C.addressof(self.values))
+        records, count, values = self.place
+        self._arguments = (C.c_void_p(records), C.c_int(count), C.c_void_p(values))
 
     def _record(self, one: Call) -> bytes:
         places = 0
@@ -86,8 +95,12 @@ class Table:
         """Make the calls. Raises OSError naming the step that failed."""
         failed = self._perform(*self._arguments)
         if failed:
-            code = self.values[ERROR.place]
-            raise OSError(code, f"{self._steps[failed - 1]}: {os.strerror(code)}")
+            raise self.failure(failed)
+
+    def failure(self, failed: int) -> OSError:
+        """The failure of a call: which one, from 1 on."""
+        code = self.values[ERROR.place]
+        return OSError(code, f"{self._steps[failed - 1]}: {os.strerror(code)}")
 
 
 def table(calls: Iterable[Call]) -> Table | None:

@@ -2,7 +2,8 @@
 
 Theory of operation. After each fork the zygote's own next write to any page copies that page, as it does in the worker; going through all this in
 Python wrote to 190 pages for every sandbox. ``forge_run`` in ``_copy.c`` does the same from a structure and its stack, and comes back with what it does not
-know: other packets than the making of a sandbox in a network that is there, the end of a process that Python has forked, and in the new worker.
+know: other packets than the making of a sandbox in a network that is there, the end of a process that Python has forked, and in the new worker, when that
+has made its run of calls (``calls``) and is locked down.
 What it does is what ``zygote`` does step by step, which stays for whatever else is asked for, and where there is no helper. Which process is whose is
 kept in memory that forks do not have. Python 3.9, standard library.
 """
@@ -10,9 +11,12 @@ kept in memory that forks do not have. Python 3.9, standard library.
 from __future__ import annotations
 
 import ctypes as C
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine.sandbox import copier, kernel, packets, rootfs
+
+if TYPE_CHECKING:
+    from engine.sandbox import calls
 
 PACKET, REAPED, WORKER, _BROKEN = 1, 2, 3, 4
 
@@ -22,7 +26,7 @@ class _State(C.Structure):
 
     _fields_ = (
         *((name, C.c_int) for name in ("control", "children", "own_pids", "own_net", "zygote_pid", "worker_uid", "worker_gid", "joins", "into_group", "owned")),
-        *((name, C.c_int) for name in ("n_live", "reaping", "pid", "status", "problem", "length", "cut", "hurried", "pidfd", "n_fds")),
+        *((name, C.c_int) for name in ("n_live", "reaping", "pid", "status", "problem", "length", "cut", "hurried", "n_fds")),
         ("fds", C.c_int * packets.MAX_FDS),
         ("init_flags", C.c_long),
         ("tid_address", C.c_long),
@@ -31,6 +35,10 @@ class _State(C.Structure):
         ("live", C.c_void_p),
         ("packet", C.c_void_p),
         ("room", C.c_long),
+        ("calls", C.c_void_p),
+        ("values", C.c_void_p),
+        ("n_calls", C.c_int),
+        ("failed", C.c_int),
     )
 
 
@@ -59,14 +67,16 @@ class Home(NamedTuple):
 class Forge:
     """See ``begin``."""
 
-    def __init__(self, home: Home, made_in: tuple[int, int, int], joins: int, into_group: bool, memory: int) -> None:
+    def __init__(self, home: Home, made_in: tuple[int, int, int], joins: int, into_group: bool, run: calls.Table, memory: int) -> None:
         self._packet = C.create_string_buffer(packets.MAX_PACKET + 1)
+        self._table = run
         flags, entry, stack = made_in
+        first_call, n_calls, values = run.place
         self._state = _State(
             control=home.control, children=home.children, own_pids=home.pids, own_net=home.net, zygote_pid=home.pid,
             worker_uid=rootfs.WORKER_UID, worker_gid=rootfs.WORKER_GID, joins=joins, into_group=into_group, owned=home.owned,
             init_flags=flags, tid_address=kernel.tid_address(), init_entry=entry, init_stack=stack, live=memory,
-            packet=C.addressof(self._packet), room=len(self._packet),
+            packet=C.addressof(self._packet), room=len(self._packet), calls=first_call, values=values, n_calls=n_calls,
         )  # fmt: skip
         self._run = copier.forge_run
         self._reference = C.byref(self._state)
@@ -87,21 +97,19 @@ class Forge:
         """Number and status of a process that is not its own."""
         return self._state.pid, self._state.status
 
-    def worker(self) -> Worker:
-        """For the worker."""
-        state = self._state
-        control, channel, output, *joins = state.fds[: 3 + state.joins]
-        return Worker(state.pidfd, control, channel, output, joins, bool(state.hurried))
+    def worker(self) -> tuple[calls.Table, int, bool]:
+        """For the worker: its run, which call of it failed, from 1 on, or 0, and whether somebody waits for it."""
+        return self._table, self._state.failed, bool(self._state.hurried)
 
     def init_of(self, holder_id: int) -> int:
         """The process number of a sandbox's init, -1 when it has ended or was not made here."""
         return int(copier.forge_init_of(self._reference, C.c_long(holder_id)))
 
 
-def begin(home: Home, made_in: tuple[int, int, int], joins: int, into_group: bool) -> Forge | None:
+def begin(home: Home, made_in: tuple[int, int, int], joins: int, into_group: bool, run: calls.Table) -> Forge | None:
     """None where there is no helper. ``made_in``: flags, entry and stack of an init (``init.made_in``). ``joins``, ``into_group``: what every
-    packet brings in control groups.
+    packet brings in control groups. ``run``: what workers then do.
     """
     # A helper built for another version of this module would read the wrong fields: then Python does the work.
     memory = copier.forge_memory and copier.forge_memory(C.c_long(C.sizeof(_State)))
-    return Forge(home, made_in, joins, into_group, memory) if memory else None
+    return Forge(home, made_in, joins, into_group, run, memory) if memory else None

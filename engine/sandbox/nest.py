@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import _socket
 import contextlib
+import ctypes
 import fcntl
 import gc
 import os
@@ -83,6 +84,8 @@ def _straight(plan: Plan, joins: int) -> list[calls.Call]:
     call = calls.call
     return [
         *(call("join control groups", "write", fd, b"0", 1) for fd in calls.JOINS[:joins]),
+        # Not before: its memory is counted there.
+        *_copied,
         call("enter the namespaces", "setns", calls.INIT, plan.joined),
         *calls.translated(plan.become_root),
         *([call("cgroup namespace", "unshare", kernel.CLONE_NEWCGROUP)] if joins else []),
@@ -161,11 +164,28 @@ def _go_straight(plan: Plan, run: calls.Table, fds: tuple[int, int, int, int], j
     try:
         run.run()
     except OSError as e:
-        # One of the two is its control socket.
-        for control in {fds[1], run.values[calls.CONTROL.place], _CONTROL}:
-            _fail(control, "build the sandbox", e.strerror or str(e))
+        _give_up(run, e)
+    _work(plan, hurried, touched=run.values[calls.FOUND.place] > 0)
+
+
+def arrive(plan: Plan, run: calls.Table, failed: int, hurried: bool) -> None:
+    """``enter`` where the run of calls has been made already, but for the one that ``failed`` and what would have followed. Never returns."""
+    try:
+        if failed:
+            _give_up(run, run.failure(failed))
+        _work(plan, hurried, touched=run.values[calls.FOUND.place] > 0)
+    except BaseException:  # the process must not return into the zygote's loop
+        traceback.print_exc()
+    finally:
         os._exit(1)
-    _work(plan, hurried)
+
+
+def _give_up(run: calls.Table, error: OSError) -> None:
+    """Never returns."""
+    # One of the two is its control socket.
+    for control in {run.values[calls.CONTROL.place], _CONTROL}:
+        _fail(control, "build the sandbox", error.strerror or str(error))
+    os._exit(1)
 
 
 def _open_network() -> _socket.socket:
@@ -194,13 +214,22 @@ def _become_worker(plan: Plan, control: int, channel: int, output: int, listener
     except (OSError, ValueError) as e:
         _fail(_CONTROL, "lock down the worker", str(e))
         os._exit(1)
-    _work(plan, hurried)
+    _work(plan, hurried, touched=False)
 
 
-def _work(plan: Plan, hurried: bool) -> None:
-    """Locked down: user code may come. Never returns."""
+def _copying() -> list[calls.Call]:
+    """What ``layout.touch`` does. To be asked while the engine's own files can be seen."""
+    try:
+        address = ctypes.cast(ctypes.PyDLL(layout.LIBRARY).pages_touch, ctypes.c_void_p).value
+    except (OSError, AttributeError):
+        return []
+    return [calls.function("copy what it writes to", address, calls.FOUND)] if address else []
+
+
+def _work(plan: Plan, hurried: bool, *, touched: bool) -> None:
+    """Locked down: user code may come. ``touched``: ``layout.touch`` has been done. Never returns."""
     # What a rehearsal is for has then been done.
-    hurried = layout.touch() or hurried
+    hurried = touched or layout.touch() or hurried
     lockdown.renew_entropy()
     gc.enable()
     holder.run_worker(plan.build, socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, _CHANNEL), -1, hurried=hurried)
@@ -208,6 +237,7 @@ def _work(plan: Plan, hurried: bool) -> None:
 
 _CHANNEL, _CONTROL, _LISTENER = holder.CHANNEL, holder.GO, holder.GO + 1
 _READY, _ENDPOINT = packets.encode(["worker"]), packets.encode(["endpoint"])
+_copied = _copying()
 _said = calls.call("say that it is ready", "write", _CONTROL, _READY, len(_READY))
 
 

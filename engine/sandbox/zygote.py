@@ -167,8 +167,7 @@ class Zygote:
         while True:
             what = helper.run()
             if what == forge.WORKER:
-                one = helper.worker()
-                nest.enter(self._nest, one.init, one.control, one.channel, one.output, one.joins, False, one.hurried, False)
+                nest.arrive(self._nest, *helper.worker())
             elif what == forge.REAPED:
                 self._tell_end(*helper.reaped())
             else:
@@ -190,9 +189,10 @@ class Zygote:
         """From now on sandboxes like the one just made are the helper's to make, if there is one."""
         flags = (self._nest.joined | kernel.CLONE_NEWPID) & ~kernel.CLONE_NEWNET
         made_in = init.made_in(self._spawn_init, flags)
-        if made_in is not None and self._own_pids >= 0 and self._nest.build.fences.own_uid and self._nest.runs[joins] is not None:
+        run = self._nest.runs[joins]
+        if made_in is not None and self._own_pids >= 0 and self._nest.build.fences.own_uid and run is not None:
             home = forge.Home(self._control.fileno(), self._children_fd, self._own_pids, self._own_net, os.getpid(), self._owned)
-            self._forge = forge.begin(home, made_in, joins, into_group)
+            self._forge = forge.begin(home, made_in, joins, into_group, run)
 
     def _obey(self, packet: packets.Packet) -> None:
         if packet.kind == "make":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.sandbox import calls, copier, kernel, landlock
+from engine.sandbox import calls, copier, holder, kernel, landlock, nest
 from tests.framework.host import require
 
 STATE = """
@@ -117,6 +118,31 @@ def test_a_call_that_fails_is_named_and_nothing_follows(compiled):
     assert failed.value.errno == errno.EBADF
     os.close(write)
     os.close(read)
+
+
+def test_a_run_that_failed_in_the_fork_is_told_as_any_other(compiled):
+    run = calls.table([calls.call("the step", "close", -1)])
+    assert run is not None
+    read, write = os.pipe()
+    run.values[calls.CONTROL.place] = holder.GO
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(write, holder.GO)
+        with pytest.raises(OSError, match="the step"):
+            run.run()
+        nest.arrive(None, run, 1, hurried=False)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert json.loads(os.read(read, 1000)) == ["failed", "build the sandbox", "the step: Bad file descriptor"]
+    os.close(write)
+    os.close(read)
+
+
+def test_functions_of_the_helper_are_called_among_the_calls(compiled):
+    getpid = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p).value
+    run = calls.table([calls.call("nothing", "close", -1, lax=True), calls.function("a function", getpid, calls.FOUND)])
+    assert run is not None
+    run.run()
+    assert run.values[calls.FOUND.place] == os.getpid()
 
 
 def test_whatever_else_is_left_to_python(monkeypatch):
