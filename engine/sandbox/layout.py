@@ -53,6 +53,14 @@ def mark() -> None:
         _library.layout_mark()
 
 
+def forget_lookups() -> None:
+    """Empty the interpreter's memory of attributes that it has looked up in types. A worker's own would take the places of what imports left in it, and
+    write to the names of those, which lie anywhere.
+    """
+    if sys.implementation.name == "cpython":
+        ctypes.pythonapi.PyType_ClearCache()
+
+
 def finish() -> int:
     """All that lives as long as the zygote is there. Returns how many bytes were spent on filling gaps."""
     if _library is None or sys.implementation.name != "cpython":
