@@ -124,7 +124,11 @@ class Zygote:
         getattr(entry, "warm_up", _nothing_more)()
         gc.collect()
         immortal.make_immortal()
-        piece = getattr(entry, "REHEARSAL", None)
+        self._lay_out(getattr(entry, "REHEARSAL", None))
+
+    def _lay_out(self, piece: trial.Piece | None) -> None:
+        """Give what was imported its place, by what is learnt from a life with this ``piece``; or learn that, and no more."""
+        assert self._build is not None  # noqa: S101 - prepare() made it
         live = functools.partial(trial.live, nest.bare(self._build), piece) if piece else None
         if self.learns:
             if live is not None:
