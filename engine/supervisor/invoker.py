@@ -32,6 +32,7 @@ from engine.supervisor.environment import Home
 from engine.supervisor.faults import Faults
 from engine.supervisor.finishing import Finishing
 from engine.supervisor.fleet import Fleet
+from engine.supervisor.folding import Folding
 from engine.supervisor.holders import HolderPool
 from engine.supervisor.instance import Instance
 from engine.supervisor.lanes import Lanes, LaneWorker
@@ -84,6 +85,7 @@ class Invoker:
         self.standing = Standing(loop, clock, self._fleet, self._free, host_wait_s=host_wait_s, snapshots=snapshots, learn_imports=learn_imports)
         self._fleet.standing = self.standing
         self.provisioner = self.standing.provisioner
+        self.folding = Folding()
         self._timed: dict[Instance, None] = {}
         self._finishing = Finishing(clock, self._fleet.spawn_deficit)
         self.farewell = self._fleet.farewell
@@ -453,6 +455,8 @@ class Invoker:
         if request.version.tracer is not None:
             request.version.tracer.end(request, outcome, init_ms)
         started_s = request.started_s
+        if not stats.pending:
+            self.folding.waiting.append(stats)
         stats.pending.append((started_s - request.received_s, now_s - started_s, self._monotonic() - now_s))
         if outcome.status is Status.SUCCESS:
             stats.success += 1

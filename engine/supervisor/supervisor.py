@@ -42,7 +42,6 @@ from engine.supervisor.door import MOST_BYTES_OF_ALL, Allowance, Door
 from engine.supervisor.environment import CREDENTIALS, NO_DAEMON, Home
 from engine.supervisor.event_lane import EventLane
 from engine.supervisor.exchanges import Head, Passed
-from engine.supervisor.folding import Folding
 from engine.supervisor.front import Connection
 from engine.supervisor.gateway.front import Gateways
 from engine.supervisor.guard import Guard
@@ -53,6 +52,7 @@ from engine.supervisor.logs import LogStore
 from engine.supervisor.passthrough import Collecting, Passing
 from engine.supervisor.refusals import refusal
 from engine.supervisor.role_credentials import RoleCredentials
+from engine.supervisor.rounds import Rounds
 from engine.supervisor.sealed_environments import SealedEnvironments
 from engine.supervisor.status import Status
 from engine.supervisor.streaming import Pacing
@@ -67,6 +67,7 @@ log = structlog.get_logger("engine")
 INNER_ENDPOINT = "http://127.0.0.1:4566"
 FLUSH_S = 0.05
 EXPIRE_S = 0.1
+TICK_S = 1.0
 # A restarted control plane imports for a second or two on a quiet machine, and much longer on a loaded one.
 CONTROL_WAIT_S = 20.0
 MAX_SIGNED_BODY = 128 * 1024 * 1024
@@ -119,7 +120,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._now = asyncio.Event()
         self._drained = asyncio.Event()
-        self._timers: list[asyncio.TimerHandle] = []
+        self._rounds = Rounds(loop)
         self._sandbox: Sandbox
         self._logs = LogStore(settings.data_dir / "logs", settings.log_file_mib * 1024 * 1024)
         self._invoker = self._new_invoker()
@@ -210,7 +211,6 @@ class Supervisor:
         """The sandbox has started: everything that depends on its level follows."""
         self._sandbox = sandbox
         self._kept = Upstreams(self._loop)
-        self._folding = Folding(self.catalogue.functions)
         settings = self.settings
         isolated = report.network != "host"
         endpoint = INNER_ENDPOINT if isolated else self.endpoint_url()
@@ -263,10 +263,7 @@ class Supervisor:
             self._holders.use(warm_runtime)
         await self._listen()
         self._control.start()
-        self._flush()
-        self._tick()
-        self._expire()
-        self._freeze()
+        self._go_round()
         self._tell_port()
         log.info("listening", url=self.endpoint_url(), sandbox=self._status.report.level, data_dir=str(self.settings.data_dir))
         await self._stopping.wait()
@@ -355,8 +352,7 @@ class Supervisor:
                 wait.cancel()
 
     async def _close(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
+        self._rounds.end()
         self._holders.closed = True
         self._invoker.stop()
         while self._invoker.farewell.pending and not self._now.is_set():
@@ -373,34 +369,28 @@ class Supervisor:
             with contextlib.suppress(FileNotFoundError):
                 (self._run_dir / name).unlink()
 
+    def _go_round(self) -> None:
+        """From now on look after what nobody asks for."""
+        rounds, after_s = self._rounds, self.settings.freeze_after_s
+        rounds.add(FLUSH_S, self._flush)
+        rounds.add(TICK_S, self._tick)
+        rounds.add(EXPIRE_S, self._invoker.expire)
+        if after_s:
+            rounds.add(after_s / 2, lambda: self._invoker.freeze_idle(after_s))
+        rounds.begin()
+
     def _flush(self) -> None:
         self._invoker.write_starts()
         problem = self._logs.flush()
         if problem is not None:
             log.error("function logs were lost", reason=problem)
-        self._folding.fold()
-        self._later(FLUSH_S, self._flush)
+        self._invoker.folding.fold()
 
     def _tick(self) -> None:
         self._invoker.tick()
         if self._retained != self.catalogue.revision:
             self._retained = self.catalogue.revision
             self._holders.retain(self.catalogue.stocks)
-        self._later(1.0, self._tick)
-
-    def _expire(self) -> None:
-        self._invoker.expire()
-        self._later(EXPIRE_S, self._expire)
-
-    def _freeze(self) -> None:
-        after_s = self.settings.freeze_after_s
-        if after_s:
-            self._invoker.freeze_idle(after_s)
-            self._later(max(FLUSH_S, after_s / 2), self._freeze)
-
-    def _later(self, delay_s: float, call: Callable[[], None]) -> None:
-        self._timers = [t for t in self._timers if t.when() > self._loop.time()]
-        self._timers.append(self._loop.call_later(delay_s, call))
 
     def _child_ended(self, name: str, status: int) -> None:
         log.warning("child ended; it is started again", child=name, status=status)

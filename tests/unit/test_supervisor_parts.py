@@ -14,8 +14,8 @@ import pytest
 
 from engine.arn import FunctionRef
 from engine.clock import ManualClock, SystemClock
+from engine.core.stats import FunctionStats
 from engine.errors import ResourceNotFound, WireError
-from engine.supervisor import folding as folding_module
 from engine.supervisor import logs as logs_module
 from engine.supervisor.aws_endpoint import AwsEndpoint
 from engine.supervisor.catalogue import Catalogue, Version, parse_entry
@@ -23,6 +23,7 @@ from engine.supervisor.children import Child
 from engine.supervisor.environment import Home, base_env
 from engine.supervisor.folding import Folding
 from engine.supervisor.logs import FunctionLog, LogStore
+from engine.supervisor.rounds import BEAT_S, Rounds
 from tests.unit.test_invoker import ACCOUNT, entry
 
 REGION = "us-east-1"
@@ -217,27 +218,45 @@ def test_only_logs_with_something_to_write_are_looked_at_and_each_once(tmp_path:
     assert busy.path.read_text() == "1\ts\tone\n1\ts\ttwo\n2\ts\tthree\n"
 
 
-def test_figures_of_many_functions_are_folded_in_rounds_and_of_busy_ones_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding_module, "LOOKED_AT", 3)
-    c = catalogue(tmp_path, [])
-    for n in range(10):
-        c.put(parse_entry(entry(f"f{n}")))
-    functions = [f for _, f in c.functions()]
-    folding = Folding(c.functions)
-    for function in functions:
-        function.stats.pending.append((0.1, 0.1, 0.1))
-    for _ in range(6):
-        folding.fold()
-    assert not any(f.stats.pending for f in functions)
-    functions[0].stats.pending.append((0.1, 0.1, 0.1))
-    rounds = 0
-    while functions[0].stats.pending:
-        folding.fold()
-        rounds += 1
-    assert rounds <= 6
-    functions[0].stats.pending.append((0.1, 0.1, 0.1))
+def test_figures_are_folded_of_the_functions_that_have_some_and_counted_once() -> None:
+    folding, stats = Folding(), FunctionStats()
+    for _ in range(2):
+        for _ in range(2):
+            if not stats.pending:
+                folding.waiting.append(stats)
+            stats.pending.append((0.1, 0.2, 0.3))
+        # As whoever asks for the figures does.
+        assert sum(stats.snapshot()["phases"]["invoke"][0]) in {2, 4}
     folding.fold()
-    assert not functions[0].stats.pending
+    folding.fold()
+    assert (folding.waiting, stats.pending) == ([], [])
+    assert (sum(stats.invoke.counts), round(stats.invoke.sum_s, 6)) == (4, 0.8)
+
+
+def test_chores_come_up_in_their_order_each_after_its_time_whatever_another_does() -> None:
+    async def scenario() -> None:
+        loop, seen = asyncio.get_running_loop(), []
+        rounds = Rounds(loop)
+        loop.set_exception_handler(lambda _loop, context: seen.append(str(context["exception"])))
+
+        def break_once() -> None:
+            if seen.count("often") == 1:
+                raise ValueError("broken")
+
+        rounds.add(0.0, lambda: seen.append("often"))
+        rounds.add(3 * BEAT_S, lambda: seen.append("seldom"))
+        rounds.add(BEAT_S, break_once)
+        loop.call_soon(rounds.begin)
+        async with asyncio.timeout(30):
+            while seen.count("seldom") < 3:
+                await asyncio.sleep(BEAT_S / 10)
+        rounds.end()
+        assert seen[:9] == ["often", "seldom", "broken", "often", "often", "often", "seldom", "often", "often"]
+        before = len(seen)
+        await asyncio.sleep(2 * BEAT_S)
+        assert len(seen) == before
+
+    asyncio.run(scenario())
 
 
 def test_a_child_is_started_again_when_it_ends_and_stopped_when_asked() -> None:
