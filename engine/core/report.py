@@ -108,28 +108,27 @@ def event(at_ms: int, kind: str, record: dict[str, object]) -> str:
     return json.dumps({"time": iso_ms(at_ms), "type": kind, "record": record}, separators=(",", ":"))
 
 
-class InitStarted:
+def init_start_text(version: str, arn: str, *, restored: bool) -> str:
     """INIT_START: which interpreter a new environment of a managed runtime gets. ``version`` is ``python:3.12.4``, ``arn`` its name.
     RESTORE_START for one that is restored from a snapshot.
     """
+    return f"{'RESTORE_START' if restored else 'INIT_START'} Runtime Version: {version}\tRuntime Version ARN: {arn}"
 
-    __slots__ = ("_about", "_arn", "_at_ms", "_json", "_level", "_restored", "_version")
 
-    def __init__(
-        self, at_ms: int, version: str, arn: str, about: dict[str, object], *, json_format: bool, level: str | None, restored: bool = False
-    ) -> None:
+class InitStarted:
+    """What ``init_start_text`` says, as the event ``platform.initStart`` or ``platform.restoreStart``, still to be written."""
+
+    __slots__ = ("_about", "_arn", "_at_ms", "_level", "_restored", "_version")
+
+    def __init__(self, at_ms: int, version: str, arn: str, about: dict[str, object], *, level: str | None, restored: bool = False) -> None:
         self._restored = restored
         self._at_ms = at_ms
         self._version = version
         self._arn = arn
         self._about = about
-        self._json = json_format
         self._level = level
 
     def render(self) -> str | None:
-        if not self._json:
-            name = "RESTORE_START" if self._restored else "INIT_START"
-            return f"{name} Runtime Version: {self._version}\tRuntime Version ARN: {self._arn}"
         if not shown(self._level, "INFO"):
             return None
         if self._restored:

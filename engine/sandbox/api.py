@@ -14,7 +14,7 @@ mount, cgroup or file of that holder is left. Calls on a holder that is gone are
 
 from __future__ import annotations
 
-import socket
+import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -93,20 +93,29 @@ class SpecialiseSpec:
 class HolderFds:
     """What connects the supervisor to one worker; whoever receives this owns and closes them.
 
+    Descriptors, for one of each comes with every cold start and an object around it costs as much as what is done with it.
     ``channel``: stream socket that carries frames. ``output_fd``: read end of the worker's stdout and stderr, non-blocking.
     ``endpoint``: a listening TCP socket on 127.0.0.1:4566 *inside* the sandbox's network namespace, to be accepted from out
-    here so that the function reaches the engine and nothing else of the host; None when the function shares the host's network.
+    here so that the function reaches the engine and nothing else of the host; -1 when the function shares the host's network.
     ``freezer`` stops the sandbox between invocations; ``peak_file`` holds the peak of memory use in bytes as text, ``cpu_file`` counts
     CPU time (v1 nanoseconds, v2 ``usage_usec``), of which ``cpu_before_s`` was used before this sandbox. These and ``endpoint`` come with the first worker only and stay valid after a reset.
     """
 
-    channel: socket.socket
+    channel: int
     output_fd: int
-    endpoint: socket.socket | None
+    endpoint: int = -1
     freezer: Freezer | None = None
     peak_file: str | None = None
     cpu_file: str | None = None
     cpu_before_s: float = 0.0
+
+    def close(self) -> None:
+        """Close everything; for what nobody took over."""
+        for fd in (self.channel, self.output_fd, self.endpoint):
+            if fd >= 0:
+                os.close(fd)
+        if self.freezer is not None:
+            self.freezer.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +150,7 @@ class SandboxListener(Protocol):
     def worker_exited(self, holder_id: int, cause: ExitCause) -> None: ...
 
     def worker_reset(self, holder_id: int, fds: HolderFds, pid: int) -> None:
-        """A fresh worker in the same sandbox; ``fds.endpoint`` is None, the first one stays valid."""
+        """A fresh worker in the same sandbox; ``fds.endpoint`` is -1, the first one stays valid."""
 
     def holder_gone(self, holder_id: int) -> None: ...
 

@@ -6,7 +6,6 @@ given, so that thawing never waits for another process. Signals reach every proc
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
 from typing import Protocol
@@ -42,8 +41,10 @@ class GroupFreezer:
 
     def _write(self, word: bytes) -> None:
         # ENODEV: the sandbox has ended; its end is reported in any case.
-        with contextlib.suppress(OSError):
+        try:
             os.pwrite(self._fd, word, 0)
+        except OSError:
+            pass
 
     def close(self) -> None:
         if self._fd >= 0:

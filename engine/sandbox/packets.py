@@ -14,7 +14,7 @@ import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 MAX_PACKET = 65536
 MAX_FDS = 16
@@ -80,8 +80,19 @@ def send(sock: socket.SocketType, message: Sequence[object], fds: Sequence[int] 
     send_raw(sock, encode(message), fds)
 
 
-def receive(sock: socket.SocketType) -> Packet | None:
-    """The next packet, None at the end of the stream. Raises PacketError, OSError (BlockingIOError when there is none)."""
+def decode(data: bytes) -> object:
+    """What ``encode`` was given. Raises ValueError, RecursionError."""
+    text = data.decode()
+    message, end = _decode(text)
+    if end != len(text):
+        raise ValueError("something follows the message")
+    return message
+
+
+def receive(sock: socket.SocketType, read: Callable[[bytes], object] = decode) -> Packet | None:
+    """The next packet, None at the end of the stream. ``read`` does what ``decode`` does. Raises PacketError, OSError (BlockingIOError when there is
+    none).
+    """
     data, ancillary, flags, _ = sock.recvmsg(MAX_PACKET, _ROOM, _CLOEXEC)
     fds: list[int] = []
     pid = 0
@@ -92,10 +103,10 @@ def receive(sock: socket.SocketType) -> Packet | None:
             fds.extend(numbers)
         elif level == _SOCKET and kind == _SENDER:
             pid = _CREDENTIALS.unpack(raw[: _CREDENTIALS.size])[0]
-    return unpacked(data, fds, pid, cut=bool(flags & _CUT))
+    return unpacked(data, fds, pid, cut=bool(flags & _CUT), read=read)
 
 
-def unpacked(data: bytes, fds: list[int], pid: int = 0, *, cut: bool = False) -> Packet | None:
+def unpacked(data: bytes, fds: list[int], pid: int = 0, *, cut: bool = False, read: Callable[[bytes], object] = decode) -> Packet | None:
     """The packet of what was received; None for nothing, the end of the stream. ``fds`` are closed for what is none. Raises PacketError."""
     if not data:
         Packet("", [], fds, pid).close()
@@ -103,9 +114,8 @@ def unpacked(data: bytes, fds: list[int], pid: int = 0, *, cut: bool = False) ->
     try:
         if cut:
             raise PacketError("packet was cut")
-        text = data.decode()
-        message, end = _decode(text)
-        if end != len(text) or not isinstance(message, list) or not message or not isinstance(message[0], str):
+        message = read(data)
+        if not isinstance(message, list) or not message or not isinstance(message[0], str):
             raise PacketError("a packet is an array that begins with its kind")
     except (ValueError, RecursionError, PacketError) as e:
         Packet("", [], fds, pid).close()

@@ -41,6 +41,7 @@ class Version:
     """
 
     __slots__ = (
+        "announced",
         "base_env",
         "config",
         "extensions",
@@ -92,6 +93,8 @@ class Version:
         self.base_env: dict[str, str] | None = None
         # The INIT last sent (see ``setting``), and what its sandboxes are made.
         self.init_sent: InitSent | None = None
+        # INIT_START (False) and RESTORE_START (True) of its instances as text, empty where there is none.
+        self.announced: dict[bool, str] = {}
         self.sandbox: SpecialiseSpec | None = None
         # Members of INIT that this version has beyond the usual.
         self.init_more: dict[str, Any] = {"features": ["stream"], "account_id": config.account}

@@ -1,46 +1,49 @@
 """A non-blocking stream socket that carries frames to and from one worker.
 
-Raw sockets on the loop's readiness callbacks, not a transport: a cold start must have its channel working in microseconds, and the
-usual request is one ``recv`` and one ``send``.
+A raw descriptor and readiness callbacks, not a transport: a cold start must have its channel working in microseconds, and the
+usual request is one ``read`` and one ``write``. The loop itself watches only what is heard often (see ``ears``).
 """
 
 from __future__ import annotations
 
-import asyncio
-import socket
+import os
 from collections.abc import Callable
 
 from engine.errors import WireError
+from engine.supervisor.ears import Ears
 from engine.supervisor.lanes import LaneWorker
 from engine.wire.frames import MAX_FRAME, FrameDecoder
 
 RECV = 64 * 1024
 BIG_RECV = 1024 * 1024
+# An instance that is used once is heard this often at most, unless its function logs.
+SELDOM = 4
 
 
 class Channel:
-    """One worker's connection. Calls ``on_frame(body)`` per frame, ``on_error(error)`` for hostile bytes, ``on_eof()`` once.
+    """One worker's connection, whose descriptor it owns. Calls ``on_frame(body)`` per frame, ``on_error(error)`` for hostile bytes, ``on_eof()`` once.
 
     After ``close`` no callback comes.
     """
 
     __slots__ = (
-        "_decoder", "_fd", "_loop", "_on_eof", "_on_error", "_on_frame", "_out", "_paused", "_readable", "_recv", "_send", "_sock", "closed", "listening", "worker",
+        "_by_loop", "_decoder", "_ears", "_heard", "_loop", "_on_eof", "_on_error", "_on_frame", "_out", "_paused", "_readable", "_watched", "closed",
+        "fd", "listening", "worker",
     )  # fmt: skip
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
-        sock: socket.socket,
+        ears: Ears,
+        fd: int,
         on_frame: Callable[[bytes], None],
         on_error: Callable[[WireError], None],
         on_eof: Callable[[], None],
     ) -> None:
-        self._loop = loop
-        self._sock = sock
-        self._recv = sock.recv
-        self._send = sock.send
-        self._fd = sock.fileno()
+        self._ears = ears
+        self._loop = ears.loop
+        self._heard = 0
+        self._watched = self._by_loop = False
+        self.fd = fd
         self._on_frame = on_frame
         self._on_error = on_error
         self._on_eof = on_eof
@@ -51,15 +54,39 @@ class Channel:
         self.listening = False
         self.worker: LaneWorker | None = None
         self._readable: Callable[[], object] = self.read_once
-        sock.setblocking(False)
+        os.set_blocking(fd, False)
 
-    def listen(self, make_worker: Callable[[Channel, int], LaneWorker | None]) -> None:
-        """Begin to hear the worker; ``make_worker`` may give a compiled reader, called with this channel and its descriptor."""
+    def listen(self, worker: LaneWorker | None) -> None:
+        """Begin to hear the worker, with its compiled reader where there is one, and at once what it said while it was in stock."""
         self.listening = True
-        self.worker = make_worker(self, self._fd)
-        if self.worker is not None:
-            self._readable = self.worker.readable
-        self._loop.add_reader(self._fd, self._readable)
+        self.worker = worker
+        if worker is not None:
+            self._readable = worker.readable
+        self._watch()
+        self.read_once()
+
+    def _seldom(self) -> None:
+        """Something came while it was not known yet whether much will."""
+        self._readable()
+        self._heard += 1
+        if self._heard > SELDOM and self._watched:
+            self._unwatch()
+            self._watch()
+
+    def _watch(self) -> None:
+        self._watched = True
+        self._by_loop = self._heard > SELDOM
+        if self._by_loop:
+            self._loop.add_reader(self.fd, self._readable)
+        else:
+            self._ears.add(self.fd, self._seldom)
+
+    def _unwatch(self) -> None:
+        self._watched = False
+        if self._by_loop:
+            self._loop.remove_reader(self.fd)
+        else:
+            self._ears.remove(self.fd)
 
     @property
     def backlog(self) -> bool:
@@ -70,7 +97,7 @@ class Channel:
         """One read; False when there was nothing more."""
         decoder = self._decoder
         try:
-            data = self._recv(BIG_RECV if decoder.buffered > RECV else RECV)
+            data = os.read(self.fd, BIG_RECV if decoder.buffered > RECV else RECV)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -81,7 +108,7 @@ class Channel:
         """Handle bytes that the worker sent, none at its end; False when nothing more is to be read."""
         decoder = self._decoder
         if not data:
-            self._loop.remove_reader(self._fd)
+            self._unwatch()
             self._on_eof()
             return False
         try:
@@ -104,12 +131,12 @@ class Channel:
         """Read no more until ``resume``: the worker's own writes will wait."""
         if not self.closed and not self._paused:
             self._paused = True
-            self._loop.remove_reader(self._fd)
+            self._unwatch()
 
     def resume(self) -> None:
         if not self.closed and self._paused:
             self._paused = False
-            self._loop.add_reader(self._fd, self._readable)
+            self._watch()
 
     def drain(self) -> None:
         """Handle what the worker sent before it ended."""
@@ -124,19 +151,19 @@ class Channel:
             self._out.append(memoryview(data))
             return
         try:
-            sent = self._send(data)
+            sent = os.write(self.fd, data)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
             return
         if sent < len(data):
             self._out.append(memoryview(data)[sent:])
-            self._loop.add_writer(self._fd, self._writable)
+            self._loop.add_writer(self.fd, self._writable)
 
     def _writable(self) -> None:
         while self._out:
             try:
-                sent = self._sock.send(self._out[0])
+                sent = os.write(self.fd, self._out[0])
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -146,7 +173,7 @@ class Channel:
                 self._out[0] = self._out[0][sent:]
             else:
                 self._out.pop(0)
-        self._loop.remove_writer(self._fd)
+        self._loop.remove_writer(self.fd)
 
     def close(self) -> None:
         """Idempotent."""
@@ -155,8 +182,11 @@ class Channel:
         self.closed = True
         if self.worker is not None:
             self.worker.close()
-        self._loop.remove_reader(self._fd)
+        if self._by_loop:
+            self._loop.remove_reader(self.fd)
+        else:
+            self._ears.forget(self.fd)
         if self._out:
-            self._loop.remove_writer(self._fd)
+            self._loop.remove_writer(self.fd)
             self._out.clear()
-        self._sock.close()
+        os.close(self.fd)

@@ -7,6 +7,7 @@ held in the engine's memory, not in the function's: six megabytes a connection, 
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 # boto3 opens ten per client, and a function has 1,024 descriptors in all.
@@ -55,6 +56,19 @@ class Door:
         if self._allowance is None:
             self._allowance = Allowance(MOST_BYTES, all_functions)
         return self._allowance
+
+    @staticmethod
+    def answer(endpoint: int) -> socket.socket | None:
+        """Who stands before a listening socket, given by its descriptor; None for nobody."""
+        # A socket around it for the moment: most functions never come here, so none is kept.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, endpoint)
+        try:
+            listener.setblocking(False)
+            return listener.accept()[0]
+        except OSError:
+            return None
+        finally:
+            listener.detach()
 
     def entered(self) -> bool:
         """One more connection; whether another may come."""

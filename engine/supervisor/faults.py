@@ -137,7 +137,8 @@ class Faults:
     def worker_reset(self, holder_id: int, fds: HolderFds, pid: int) -> None:
         """A fresh worker stands in the instance's sandbox."""
         instance = self._fleet.readopt(holder_id, fds, pid)
-        if instance is not None:
+        # What the worker had said by then may have been the end of it.
+        if instance is not None and instance.state is State.IDLE:
             self._ready(instance)
 
     def holder_failed(self, holder_id: int, reason: str) -> None:

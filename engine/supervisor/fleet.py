@@ -10,6 +10,7 @@ to the memory budget, or when it runs short of memory. Then instances idle for l
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -23,15 +24,17 @@ from engine.sandbox.api import HolderFds, Sandbox, SpecialiseSpec
 from engine.sandbox.group import CPU_PERIOD_US
 from engine.supervisor import tenants
 from engine.supervisor.catalogue import Version
+from engine.supervisor.ears import Ears
 from engine.supervisor.farewell import Farewell
 from engine.supervisor.holders import Holder, HolderPool
 from engine.supervisor.instance import Instance, InstanceEvents
 from engine.supervisor.provision import Provision
 from engine.supervisor.room import Room
 
-# The first event goes to its worker before the quota is written: on one processor the broker, which outranks it, would come first, and take a
-# tenth of a millisecond of what somebody waits for. A small function has its reply out by then; one that works on loses nothing but this.
-QUOTA_AFTER_S = 0.003
+# The first event goes to its worker before the quota is written and the stock refilled: on one processor the broker, which outranks it, would come
+# first, and take a tenth of a millisecond of what somebody waits for. A small function has its reply out by then; one that works on loses nothing but
+# this. Cold starts that are over at about the same time are seen to together, up to as long again after it.
+AFTER_S = 0.003
 # 1,769 MB buy one vCPU (docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html); 1,024 shares are one by custom.
 MIB_PER_VCPU = 1769
 _DAY_MS = 86_400_000
@@ -77,6 +80,7 @@ class Fleet:
         self, loop: asyncio.AbstractEventLoop, clock: Clock, room: Room, owner: FleetOwner, *, cpu_quota: bool = True
     ) -> None:
         self._loop = loop
+        self._ears = Ears(loop)
         self._clock = clock
         self._room = room
         self._owner = owner
@@ -88,6 +92,8 @@ class Fleet:
         self._holders: HolderPool
         self._by_holder: dict[int, Instance] = {}
         self.instances: set[Instance] = set()
+        # Whose init was over, and when: see ``_after``.
+        self._over: deque[tuple[Instance, float]] = deque()
         self.starved: dict[Version, None] = {}
         self._versions: dict[Version, None] = {}
 
@@ -125,7 +131,7 @@ class Fleet:
         day = self._date()
         now_s = self._clock.monotonic()
         events = self._owner.sharing if version.limit > 1 and provision is None and not template else self._owner
-        instance = Instance(self._loop, version, events, now_s, day, provision=provision, template=template)
+        instance = Instance(self._ears, version, events, now_s, day, provision=provision, template=template)
         self.instances.add(instance)
         self._room.take(version.config.memory_mib)
         if version.shared is not None:
@@ -206,7 +212,7 @@ class Fleet:
             return
         if instance.state is not State.STARTING:
             self._sandbox.kill(holder.holder_id)
-            holder.close_fds()
+            holder.fds.close()
             return
         self._by_holder[holder.holder_id] = instance
         instance.adopt(holder)
@@ -229,10 +235,21 @@ class Fleet:
             )
         return spec
 
-    def limit_cpu_soon(self, instance: Instance) -> None:
-        """The init phase is over: the CPU quota of its memory size holds, a moment after the first event is on its way."""
-        if self._cpu_quota:
-            self._loop.call_later(QUOTA_AFTER_S, self.limit_cpu, instance)
+    def cold_start_over(self, instance: Instance) -> None:
+        """The init phase is over: a moment after the first event is on its way, the CPU quota of its memory size holds, and what it took from
+        the stock may be replaced.
+        """
+        if not self._over:
+            self._loop.call_later(AFTER_S, self._after)
+        self._over.append((instance, self._loop.time()))
+
+    def _after(self) -> None:
+        over, until_s = self._over, self._loop.time() - AFTER_S / 2
+        while over and over[0][1] < until_s:
+            self.limit_cpu(over.popleft()[0])
+        self._holders.settled()
+        if over:
+            self._loop.call_later(AFTER_S, self._after)
 
     def limit_cpu(self, instance: Instance) -> None:
         """The CPU quota of its memory size holds from now on."""
@@ -285,11 +302,11 @@ class Fleet:
         """A fresh worker stands in a sandbox that was reset; its instance, or None when nobody wants it any more."""
         instance = self._by_holder.get(holder_id)
         if instance is None or instance.state is not State.STARTING:
-            Holder(holder_id, "", fds, pid).close_fds()
+            fds.close()
             return None
         instance.readopt(fds.channel, fds.output_fd, pid)
-        instance.listen()
         instance.move(Event.WORKER_RESET)
+        instance.listen()
         return instance
 
     def retire(self, instance: Instance) -> None:
@@ -408,10 +425,6 @@ class Fleet:
             provision.pool.draining = True
             while (instance := provision.spare()) is not None:
                 self.retire(instance)
-
-    def cold_start_over(self) -> None:
-        """An instance is initialised: what it took from the stock may be replaced."""
-        self._holders.settled()
 
     def prepare(self, version: Version) -> None:
         """A version appeared: have its zygote and stock ready before the first request."""

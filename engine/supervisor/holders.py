@@ -10,7 +10,6 @@ version wants them (``retain``), and after a failure make holders only for whoev
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -21,10 +20,9 @@ from engine.sandbox.api import HolderFds, Sandbox, ZygoteSpec
 MAX_MAKING = 8
 # For the stock, while nobody waits: warm invocations go on beside it, and a few at a time come between them least.
 UNHURRIED = 2
-# A holder that was taken is replaced when the cold start it serves is over (``settled``), or after this long if that takes more:
+# A holder that was taken is replaced soon after the cold start it serves is over (``settled``), or after this long if that takes more:
 # making one costs about as much as the cold start itself, and on few cores it would be the first to suffer.
 REFILL_DELAY_S = 0.1
-SETTLED_DELAY_S = 0.002
 # Holders kept per zygote and network: one network serves few functions, and there may be many.
 NETWORK_SIZE = 2
 
@@ -37,15 +35,6 @@ class Holder:
     key: str
     fds: HolderFds
     pid: int
-
-    def close_fds(self) -> None:
-        """Close what nobody took over."""
-        self.fds.channel.close()
-        os.close(self.fds.output_fd)
-        if self.fds.endpoint is not None:
-            self.fds.endpoint.close()
-        if self.fds.freezer is not None:
-            self.fds.freezer.close()
 
 
 class _Stock:
@@ -86,7 +75,6 @@ class HolderPool:
         self._by_id: dict[int, _Stock] = {}
         self._next_id = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._soon = False
         self.closed = False
         self._orders: dict[int, tuple[_Stock, Callable[[Holder | None, str], None]]] = {}
 
@@ -141,7 +129,7 @@ class HolderPool:
             self._sandbox.kill(holder_id)
         for holder in stock.ready:
             self._sandbox.kill(holder.holder_id)
-            holder.close_fds()
+            holder.fds.close()
         stock.ready.clear()
         stock.up = False
         wanted, stock.wanted = stock.wanted, deque()
@@ -160,7 +148,7 @@ class HolderPool:
                     del self._by_id[holder_id]
                     self._sandbox.kill(holder_id)
                 for holder in stock.ready:
-                    holder.close_fds()
+                    holder.fds.close()
 
     def take(self, key: str, then: Callable[[Holder | None, str], None]) -> None:
         """Call ``then(holder, "")`` now or when one is ready; ``then(None, reason)`` when none can be had."""
@@ -179,15 +167,15 @@ class HolderPool:
         self._refill(stock)
 
     def settled(self) -> None:
-        """A cold start is over: replace what it took, after its answer has left."""
-        if self._timer is not None and not self._soon:
-            self._timer.cancel()
-            self._timer = self._loop.call_later(SETTLED_DELAY_S, self._refill_all)
-            self._soon = True
+        """A cold start is over and its answer has left: replace what it took."""
+        if self._timer is not None:
+            self._refill_stocks()
 
     def _refill_all(self) -> None:
         self._timer = None
-        self._soon = False
+        self._refill_stocks()
+
+    def _refill_stocks(self) -> None:
         for stock in self._stocks.values():
             self._refill(stock)
 
@@ -272,14 +260,14 @@ class HolderPool:
         for holder in list(stock.ready):
             if holder.holder_id == holder_id:
                 stock.ready.remove(holder)
-                holder.close_fds()
+                holder.fds.close()
         self._refill(stock)
 
     def reset(self) -> None:
         """The broker is lost and every holder with it. Its successor starts the zygotes again; orders follow when they are ready."""
         for stock in self._stocks.values():
             for holder in stock.ready:
-                holder.close_fds()
+                holder.fds.close()
             stock.ready.clear()
             stock.making.clear()
             stock.zygote_pid = None
@@ -298,7 +286,7 @@ class HolderPool:
             self._timer.cancel()
         for stock in self._stocks.values():
             for holder in stock.ready:
-                holder.close_fds()
+                holder.fds.close()
             stock.ready.clear()
 
     def counts(self) -> dict[str, dict[str, int]]:

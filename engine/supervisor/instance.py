@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import os
@@ -26,6 +25,7 @@ from engine.supervisor.logs import MAX_EVENT
 if TYPE_CHECKING:
     from engine.sandbox.freezer import Freezer
     from engine.supervisor.catalogue import Version
+    from engine.supervisor.ears import Ears
     from engine.supervisor.holders import Holder
     from engine.supervisor.lanes import LaneWorker
     from engine.supervisor.provision import Provision
@@ -51,14 +51,14 @@ class InstanceEvents(Protocol):
 
     def on_connection(self, sock: socket.socket, door: Door) -> None: ...
 
-    def lane_worker(self, instance: Instance, channel: Channel, fd: int) -> LaneWorker | None: ...
+    def lane_worker(self, instance: Instance, channel: Channel) -> LaneWorker | None: ...
 
 
 class Instance:
     """An execution environment of one version. Hashable by identity."""
 
     __slots__ = (
-        "_accepting", "_cpu_read_ms", "_current", "_events", "_listening", "_loop", "_output_fd", "_partial", "_peak_read_ms", "answered",
+        "_accepting", "_cpu_read_ms", "_current", "_ears", "_events", "_listening", "_output_fd", "_partial", "_peak_read_ms", "answered",
         "born_s", "capped", "channel", "copied", "cpu_before_s", "cpu_file", "cpu_s", "crew", "deadline_s", "door", "endpoint", "flight", "freezer",
         "frozen", "holder_id", "init_error", "init_failed_in_init", "init_ms", "init_started_s", "init_took_s", "invocations", "kind", "learned",
         "leave_s", "leaving", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "printed_ms", "provisioned", "raw_used", "response",
@@ -67,7 +67,7 @@ class Instance:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        ears: Ears,
         version: Version,
         events: InstanceEvents,
         now_s: float,
@@ -76,7 +76,7 @@ class Instance:
         provision: Provision | None = None,
         template: bool = False,
     ) -> None:
-        self._loop = loop
+        self._ears = ears
         self._events = events
         self._output_fd = -1
         self._listening = self._accepting = False
@@ -94,7 +94,7 @@ class Instance:
         self.holder_id = 0
         self.pid = 0
         self.channel: Channel | None = None
-        self.endpoint: socket.socket | None = None
+        self.endpoint = -1
         self.door = Door(self.listen)
         self.memory_peak_file: str | None = None
         self.memory_bytes = 0
@@ -178,33 +178,33 @@ class Instance:
         fds = holder.fds
         self.memory_peak_file, self.cpu_file, self.freezer = fds.peak_file, fds.cpu_file, fds.freezer
         self.cpu_before_s = fds.cpu_before_s
-        self._attach(holder.fds.channel, holder.fds.output_fd, holder.pid)
-        self.endpoint = holder.fds.endpoint
+        self._attach(fds.channel, fds.output_fd, holder.pid)
+        self.endpoint = fds.endpoint
 
-    def readopt(self, channel: socket.socket, output_fd: int, pid: int) -> None:
+    def readopt(self, channel: int, output_fd: int, pid: int) -> None:
         """The same sandbox has a fresh worker."""
         self.detach_worker()
         self.said_hello = False
         self.init_error = None
         self._attach(channel, output_fd, pid)
 
-    def _attach(self, channel: socket.socket, output_fd: int, pid: int) -> None:
+    def _attach(self, channel: int, output_fd: int, pid: int) -> None:
         self.pid = pid
         self._output_fd = output_fd
-        self.channel = Channel(self._loop, channel, partial(self._events.on_frame, self), self._broken, self._eof)
+        self.channel = Channel(self._ears, channel, partial(self._events.on_frame, self), self._broken, self._eof)
 
     def listen(self) -> None:
         """Hear the worker, its raw output and its connections to the engine; apart from ``adopt`` so that INIT need not wait for it."""
-        if self.channel is not None and not self.channel.listening:
-            self.channel.listen(partial(self._events.lane_worker, self))
+        channel, ears = self.channel, self._ears
         if self._output_fd >= 0 and not self._listening:
-            os.set_blocking(self._output_fd, False)
-            self._loop.add_reader(self._output_fd, self.read_output)
+            ears.add(self._output_fd, self.read_output)
             self._listening = True
-        if self.endpoint is not None and not self._accepting:
-            self.endpoint.setblocking(False)
-            self._loop.add_reader(self.endpoint.fileno(), self._accept)
+        if self.endpoint >= 0 and not self._accepting:
+            ears.add(self.endpoint, self._accept)
             self._accepting = True
+        if channel is not None and not channel.listening:
+            # Last, for what is heard may be the end of this instance.
+            channel.listen(self._events.lane_worker(self, channel))
 
     def _broken(self, error: WireError) -> None:
         self._events.on_violation(self, error)
@@ -214,14 +214,11 @@ class Instance:
         return
 
     def _accept(self) -> None:
-        if self.endpoint is None:
-            return
-        try:
-            sock, _ = self.endpoint.accept()
-        except OSError:
+        sock = self.door.answer(self.endpoint)
+        if sock is None:
             return
         if not self.door.entered():
-            self._loop.remove_reader(self.endpoint.fileno())
+            self._ears.remove(self.endpoint)
             self._accepting = False
         self._events.on_connection(sock, self.door)
 
@@ -257,7 +254,7 @@ class Instance:
     def _close_output(self) -> None:
         if self._output_fd >= 0:
             if self._listening:
-                self._loop.remove_reader(self._output_fd)
+                self._ears.forget(self._output_fd)
                 self._listening = False
             os.close(self._output_fd)
             self._output_fd = -1
@@ -289,7 +286,10 @@ class Instance:
         if now_ms - self._peak_read_ms >= PEAK_AGE_MS:
             self._peak_read_ms = now_ms
             self.memory_bytes = max(self.memory_bytes, self._read_peak() or 0)
-            if now_ms - self._cpu_read_ms >= CPU_AGE_MS:
+            if not self._cpu_read_ms:
+                # Most instances are used for less than that; at their end, or when somebody asks, it is read anyway.
+                self._cpu_read_ms = now_ms
+            elif now_ms - self._cpu_read_ms >= CPU_AGE_MS:
                 self._cpu_read_ms = now_ms
                 self.read_cpu()
         if not self.memory_bytes:
@@ -360,9 +360,9 @@ class Instance:
         if self.freezer is not None:
             self.freezer.close()
             self.freezer = None
-        if self.endpoint is not None:
+        if self.endpoint >= 0:
             if self._accepting:
-                self._loop.remove_reader(self.endpoint.fileno())
-            self.endpoint.close()
-            self.endpoint = None
+                self._ears.remove(self.endpoint)
+            os.close(self.endpoint)
+            self.endpoint = -1
 

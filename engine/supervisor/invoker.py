@@ -193,12 +193,12 @@ class Invoker:
     def _initialising(self, instance: Instance, began_s: float) -> None:
         """What need not be done before the worker begins."""
         self.setting.announce(instance)
-        instance.listen()
         instance.move(Event.WORKER_READY)
         instance.init_started_s = began_s
         instance.deadline_s = began_s + self.setting.limit_s(instance, self._init_timeout_s)
         self._timed[instance] = None
         self._sweep_soon()
+        instance.listen()
 
     def _on_credentials(self, instance: Instance, problem: AwsError | None) -> None:
         """The wait of a worker for its role's credentials, or for its variables, is over."""
@@ -374,7 +374,6 @@ class Invoker:
         stats = instance.version.function.stats
         stats.init.observe(took_s)
         stats.count_cold_start(instance.kind)
-        self._fleet.cold_start_over()
         instance.move(Event.INITIALISED)
         self._timed.pop(instance, None)
         instance.init_took_s = took_s
@@ -393,11 +392,11 @@ class Invoker:
             self._ready(instance, now_s)
             if instance.version.template is not None:
                 self.standing.warmed(instance, took_s)
-        self._fleet.limit_cpu_soon(instance)
+        self._fleet.cold_start_over(instance)
 
-    def lane_worker(self, instance: Instance, channel: Channel, fd: int) -> LaneWorker | None:
+    def lane_worker(self, instance: Instance, channel: Channel) -> LaneWorker | None:
         """The compiled reader of a worker's channel, where there is one."""
-        return None if self.lanes is None else self.lanes.Worker(instance, channel, fd)
+        return None if self.lanes is None else self.lanes.Worker(instance, channel, channel.fd)
 
     def _free(self, instance: Instance) -> None:
         self._ready(instance, self._monotonic())

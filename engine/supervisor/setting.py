@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine.arn import runtime_version_arn
 from engine.clock import Clock
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
 
 class InitSent(NamedTuple):
-    """An INIT: the next one of the same version mostly differs from it in the name of the log stream, and is as long."""
+    """An INIT: the next one of the same version mostly differs from it in the name of the log stream, and is as long.
+
+    ``imports``: it asks what is imported.
+    """
 
     env: dict[str, str]
     kind: str
-    more: dict[str, Any]
+    imports: bool
     stream: bytes
     frame: bytes
 
@@ -59,9 +62,25 @@ class Setting:
         if instance.learned:
             return
         config = version.config
-        interpreter = self.runtimes.get(config.runtime)
-        kind = family(config.runtime)
-        if interpreter is None or kind is None or kind in (Family.PROVIDED, Family.IMAGE):
+        if config.log_format == "JSON":
+            self._announce_json(instance)
+            return
+        line = version.announced.get(instance.restored)
+        if line is None:
+            line = report.init_start_text(*self._runtime_version(config.runtime), restored=instance.restored) if self._is_managed(config.runtime) else ""
+            version.announced[instance.restored] = line
+        if line:
+            at_ms = instance.printed_ms = self._epoch_ms()
+            version.log.write(at_ms, instance.stream, line)
+
+    def _is_managed(self, runtime: str) -> bool:
+        """Whether it is one of ours, whose version is known."""
+        return runtime in self.runtimes and family(runtime) not in (None, Family.PROVIDED, Family.IMAGE)
+
+    def _announce_json(self, instance: Instance) -> None:
+        version = instance.version
+        config = version.config
+        if not self._is_managed(config.runtime):
             return
         about: dict[str, object] = {
             "initializationType": instance.kind,
@@ -71,14 +90,7 @@ class Setting:
             "instanceMaxMemory": config.memory_mib * report.MIB,
         }
         at_ms = instance.printed_ms = self._epoch_ms()
-        line = report.InitStarted(
-            at_ms,
-            *self._runtime_version(config.runtime),
-            about,
-            json_format=config.log_format == "JSON",
-            level=config.system_log_level,
-            restored=instance.restored,
-        )
+        line = report.InitStarted(at_ms, *self._runtime_version(config.runtime), about, level=config.system_log_level, restored=instance.restored)
         version.log.write(at_ms, instance.stream, line)
 
     def _runtime_version(self, runtime: str) -> tuple[str, str]:
@@ -111,7 +123,14 @@ class Setting:
 
     def init(self, instance: Instance) -> bytes:
         """INIT for an instance; with roles, their credentials must be there."""
-        version = instance.version
+        version, sent, stream = instance.version, instance.version.init_sent, instance.stream.encode()
+        is_plain = self.roles is None and instance.crew is None and instance.current is None and not (instance.snapshot or instance.template)
+        if (
+            is_plain and sent is not None and sent.env is version.base_env and sent.kind == instance.kind
+            and sent.imports is (version.imports is None) and len(sent.stream) == len(stream)
+        ):  # fmt: skip
+            # The name of a stream is unlike everything else.
+            return sent.frame.replace(sent.stream, stream)
         contained = instance.kind == SNAP_START and self.container.offered
         config = version.config
         if config.sealed:
@@ -145,14 +164,9 @@ class Setting:
             more["image"] = {name: version.config.image[name] for name in ("entrypoint", "cmd", "workdir")}
         if instance.current is not None:
             more["request_id"] = instance.current.request_id
-        sent = version.init_sent
-        stream = instance.stream.encode()
-        if sent is not None and sent.env is env and sent.kind == instance.kind and sent.more == more and len(sent.stream) == len(stream):
-            # The name of a stream is unlike everything else.
-            return sent.frame.replace(sent.stream, stream)
         frame = init_message(
             version.config, env, instance.stream, instance.kind, task_root=task_root, opt_root=opt_root, more=more
         )
-        if env is version.base_env and self.roles is None and not config.sealed:
-            version.init_sent = InitSent(env, instance.kind, more, stream, frame)
+        if is_plain and not config.sealed:
+            version.init_sent = InitSent(env, instance.kind, version.imports is None, stream, frame)
         return frame

@@ -175,7 +175,7 @@ class Sharing:
     def on_connection(self, sock: socket.socket, door: Door) -> None:
         self._accepted(sock, door)
 
-    def lane_worker(self, _instance: Instance, _channel: Channel, _fd: int) -> None:
+    def lane_worker(self, _instance: Instance, _channel: Channel) -> None:
         """The compiled lane is for one invocation at a time."""
         return
 
@@ -198,7 +198,6 @@ class Sharing:
         stats = instance.version.function.stats
         stats.init.observe(took_s)
         stats.count_cold_start(instance.kind)
-        self._fleet.cold_start_over()
         instance.move(Event.INITIALISED)
         self._timed.pop(instance, None)
         instance.init_ms = took_s * 1000
@@ -208,7 +207,7 @@ class Sharing:
         assert isinstance(pool, SharedPool)  # noqa: S101 - see ``assign``
         while (request := pool.join(instance)) is not None:
             self._run(instance, request, now_s)
-        self._fleet.limit_cpu_soon(instance)
+        self._fleet.cold_start_over(instance)
 
     def _free(self, instance: Instance, now_s: float) -> None:
         """A seat is free: it goes to the next in line; an instance without work idles, or goes."""

@@ -170,6 +170,8 @@ def _pooled(pools: Sequence[VersionPool[Any, Any]]) -> dict[str, int]:
 
 
 def _instance(i: Instance, now_s: float) -> dict[str, Any]:
+    if not i.cpu_s:
+        i.read_cpu()
     return {
         "id": i.stream[-32:],
         "function": i.version.function.name,

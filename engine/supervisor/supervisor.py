@@ -547,7 +547,7 @@ class Supervisor:
     def holder_ready(self, holder_id: int, fds: HolderFds, pid: int) -> None:
         holder = Holder(holder_id, "", fds, pid)
         if not self._holders.holder_ready(holder):
-            holder.close_fds()
+            holder.fds.close()
             self._sandbox.kill(holder_id)
 
     def holder_failed(self, holder_id: int, step: str, reason: str) -> None:

@@ -111,8 +111,9 @@ class ScriptedSandbox:
     def _fds(self, holder_id: int) -> HolderFds:
         ours, theirs = socket.socketpair()
         read, write = os.pipe()
+        os.set_blocking(read, False)
         self.workers[holder_id] = ScriptedWorker(self, holder_id, theirs, write)
-        return HolderFds(ours, read, None, SignalFreezer(lambda frozen: self._freeze(holder_id, frozen)))
+        return HolderFds(ours.detach(), read, -1, SignalFreezer(lambda frozen: self._freeze(holder_id, frozen)))
 
     def _freeze(self, holder_id: int, frozen: bool) -> None:
         self.freezes.append(f"{'freeze' if frozen else 'thaw'} {holder_id}")

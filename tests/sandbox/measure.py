@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -112,7 +113,7 @@ class Measure:
             self.rig.link.make(holder_id, self.rig.key)
             ready = await self._event("holder_ready", holder_id)
             self.rig.link.specialise(holder_id, self.spec)
-            channel = ready[2].channel
+            channel = socket.socket(fileno=ready[2].channel)
             channel.setblocking(False)
             loop = asyncio.get_running_loop()
             await loop.sock_sendall(channel, b'{"source": "result = 1", "wait": true}\n')
@@ -121,10 +122,8 @@ class Measure:
                 got += await loop.sock_recv(channel, 4096)
             self.rig.link.kill(holder_id)
             await self._event("holder_gone", holder_id)
-            channel.close()
-            os.close(ready[2].output_fd)
-            if ready[2].endpoint is not None:
-                ready[2].endpoint.close()
+            channel.detach()
+            ready[2].close()
 
     async def _event(self, kind: str, holder_id: int) -> tuple:
         while True:

@@ -34,12 +34,13 @@ class Box:
     def __init__(self, holder_id: int, fds: HolderFds, pid: int) -> None:
         self.id, self.pid, self.peak_file, self.cpu_file = holder_id, pid, fds.peak_file, fds.cpu_file
         self.cpu_before_s = fds.cpu_before_s
-        self.endpoint, self.freezer = fds.endpoint, fds.freezer
+        self.endpoint = None if fds.endpoint < 0 else socket.socket(fileno=fds.endpoint)
+        self.freezer = fds.freezer
         self.attach(fds, pid)
 
     def attach(self, fds: HolderFds, pid: int) -> None:
         self.pid = pid
-        self.channel, self.output_fd = fds.channel, fds.output_fd
+        self.channel, self.output_fd = socket.socket(fileno=fds.channel), fds.output_fd
         self.channel.settimeout(DEADLINE_S)
         self._stream = self.channel.makefile("rwb", buffering=0)
         assert self._line() == "hello"

@@ -236,7 +236,7 @@ def test_reset_gives_a_fresh_worker_and_keeps_tmp(full):
     box.detach()
     full.link.reset(box.id)
     _, _, fds, pid = full.wait("worker_reset", box.id)
-    assert fds.endpoint is None
+    assert fds.endpoint == -1
     box.attach(fds, pid)
     assert box.run("import os; result = [os.listdir('/tmp'), 'counter' in globals(), os.listdir('.')]") == [["kept"], False, ["here"]]
     assert box.run("result = os.getpid()") != first
@@ -336,10 +336,7 @@ def test_kill_before_it_is_ready_ends_in_gone_alone(full):
         for event in [e for e in full.events if e[1] == holder_id]:
             # A few were ready before the kill reached the broker.
             assert event[0] == "holder_ready"
-            event[2].channel.close()
-            event[2].endpoint.close()
-            event[2].freezer.close()
-            os.close(event[2].output_fd)
+            event[2].close()
             full.events.remove(event)
 
 
@@ -369,10 +366,7 @@ def test_a_hundred_at_once(full):
     assert len({event[3] for event in ready}) == 100
     for event in ready:
         full.link.kill(event[1])
-        event[2].channel.close()
-        event[2].endpoint.close()
-        event[2].freezer.close()
-        os.close(event[2].output_fd)
+        event[2].close()
     for holder_id in ids:
         full.wait("holder_gone", holder_id)
 

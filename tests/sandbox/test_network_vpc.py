@@ -257,9 +257,7 @@ def test_a_subnet_without_addresses_is_said_to_be_full(rig):
         rig.link.make(holder, rig.key, place(name, subnets="subnet-b", vpc="vpc-3"))
         if n < 11:  # of 16, four are reserved at the beginning and one at the end
             _, _, fds, *_ = rig.wait("holder_ready", holder)
-            fds.channel.close()
-            os.close(fds.output_fd)
-            fds.endpoint.close()
+            fds.close()
         else:
             assert rig.wait("holder_failed", holder)[3] == "subnet subnet-b has no free address"
             break

@@ -134,7 +134,7 @@ class Rig(SandboxListener):
     def holder_ready(self, holder_id: int, fds: HolderFds, pid: int) -> None:
         holder = Holder(holder_id, "", fds, pid)
         if not self.holders.holder_ready(holder):
-            holder.close_fds()
+            holder.fds.close()
 
     def holder_failed(self, holder_id: int, step: str, reason: str) -> None:
         self.holders.holder_failed(holder_id, f"{step}: {reason}")
@@ -587,6 +587,34 @@ def test_the_idle_are_frozen_oldest_first_and_thawed_after_their_event_was_sent(
         assert seen == [f"thaw {newer}", "event"]
         assert sent[0] > 0, "the event was there before the thaw"
         assert sorted(i.frozen for i in rig.invoker.instances) == [False, True]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("of_a_reset", [False, True])
+def test_what_a_worker_said_before_it_is_listened_to_is_heard_and_may_end_it(of_a_reset: bool, play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        make, nonsense = rig.sandbox._fds, messages.encode_reply(messages.RESPONSE, "0" * 36, b"1")
+
+        def forward(holder_id: int) -> HolderFds:
+            fds = make(holder_id)
+            if (holder_id in rig.sandbox.resets) is of_a_reset:
+                rig.sandbox.workers[holder_id].send(nonsense)
+            return fds
+
+        rig.sandbox._fds = forward  # type: ignore[method-assign]
+        rig.put()
+        rig.sandbox.on_invoke = lambda w, _e: w.die()
+        answer = rig.invoke()
+        await answer.done.wait()
+        if of_a_reset:
+            assert answer.outcome is not None
+            assert answer.outcome.error_type == "Runtime.ExitError"
+        else:
+            assert "broke the protocol" in str(answer.error)
+        await rig.until(lambda: rig.sandbox.killed != [])
+        await rig.until(lambda: not rig.invoker.instances)
+        assert any("[engine] worker ended" in line for line in rig.lines())
 
     play(scenario)
 
