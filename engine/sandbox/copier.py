@@ -51,7 +51,7 @@ _copy_into = _load("copy_into")
 # What ``calls`` has its tables run by.
 perform = _load("perform")
 # What ``forge`` rests on.
-forge_run, forge_init_of, forge_memory = _load("forge_run"), _load("forge_init_of"), _load("forge_memory")
+forge_run, forge_init_of, forge_memory, forge_try = _load("forge_run"), _load("forge_init_of"), _load("forge_memory"), _load("forge_try")
 if forge_memory is not None:
     forge_memory.restype = ctypes.c_void_p
 

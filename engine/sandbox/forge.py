@@ -11,6 +11,7 @@ kept in memory that forks do not have. Python 3.9, standard library.
 from __future__ import annotations
 
 import ctypes as C
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.sandbox import copier, kernel, packets, rootfs
@@ -42,17 +43,6 @@ class _State(C.Structure):
     )
 
 
-class Worker(NamedTuple):
-    """What a worker finds when it comes to itself: the init of its sandbox, its descriptors, the control groups to join."""
-
-    init: int
-    control: int
-    channel: int
-    output: int
-    joins: list[int]
-    hurried: bool
-
-
 class Home(NamedTuple):
     """The zygote's own: the broker's socket, the descriptor that tells of children, those of its namespaces, and whether sandboxes own theirs."""
 
@@ -80,6 +70,12 @@ class Forge:
         )  # fmt: skip
         self._run = copier.forge_run
         self._reference = C.byref(self._state)
+
+    def try_with(self, control: int, channel: int, output: int) -> None:
+        """From now on ``run`` is as in a new worker, with these descriptors."""
+        self._state.fds[:3] = [control, channel, output]
+        self._state.hurried = True
+        self._run = copier.forge_try
 
     def run(self) -> int:
         """PACKET, REAPED, or, in a worker, WORKER. Raises OSError when the zygote cannot go on."""
@@ -113,3 +109,8 @@ def begin(home: Home, made_in: tuple[int, int, int], joins: int, into_group: boo
     # A helper built for another version of this module would read the wrong fields: then Python does the work.
     memory = copier.forge_memory and copier.forge_memory(C.c_long(C.sizeof(_State)))
     return Forge(home, made_in, joins, into_group, run, memory) if memory else None
+
+
+def on_trial(run: calls.Table) -> Forge | None:
+    """One that makes nothing but what ``try_with`` makes of the process itself. None where there is no helper."""
+    return begin(Home(-1, -1, -1, -1, os.getpid(), owned=False), (0, 0, 0), 0, into_group=False, run=run)

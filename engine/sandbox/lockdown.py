@@ -132,7 +132,8 @@ def renew_entropy() -> None:
         ssl.RAND_add(os.urandom(48), 48.0)
     random = modules.get("random")
     if random is not None:
-        random._inst.seed()
+        # By itself it would read 2,496 bytes; these are more than anybody can guess.
+        random._inst.seed(int.from_bytes(os.urandom(32), "big"))
     threading = modules.get("threading")
     if threading is not None:
         threading.main_thread()._set_native_id()

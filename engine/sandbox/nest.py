@@ -146,12 +146,12 @@ def enter(plan: Plan, init: int, control: int, channel: int, output: int, joins:
         os._exit(1)
 
 
-def enter_bare(plan: Plan, init: int, control: int, channel: int, output: int, joins: Sequence[int], hurried: bool) -> NoReturn:
+def enter_bare(plan: Plan, control: int, channel: int, output: int) -> NoReturn:
     """``enter`` for a worker that stays where it is and as it is. Never returns."""
     if plan.runs[0] is not None:
-        enter(plan, init, control, channel, output, joins, False, hurried, False)
+        enter(plan, -1, control, channel, output, (), fresh=False, hurried=True, listens=False)
     try:
-        _become_worker(plan, control, channel, output, None, hurried)
+        _become_worker(plan, control, channel, output, None, hurried=True)
     finally:
         os._exit(1)
 

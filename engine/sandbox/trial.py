@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
 from engine.sandbox import forge, kernel, nest, packets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # An INIT, an event, and the directory that stands for the function's.
 Piece = tuple[bytes, bytes, str]
@@ -19,17 +22,24 @@ _RESPONSE, _LOG = 5, 8
 _TOLD = frozenset((1, 3, _LOG))  # HELLO, NEXT
 
 
-def live(plan: nest.Plan, piece: Piece) -> int:
-    """In a fork of the zygote: have a worker live. Its process number when it has answered two events and waits for another. ``plan``: of ``nest.bare``.
+def live(plan: nest.Plan, piece: Piece, serve_by: Callable[[forge.Forge], object] | None = None) -> int:
+    """In a fork of the zygote: have a worker live. Its process number when it has answered two events and waits for another. ``plan``: of ``nest.bare``;
+    ``serve_by``: what the zygote does with its helper, if it has one.
 
     Raises OSError when it does not get that far. It ends with the caller.
     """
     channel, ours = socket.socketpair()
     control, go = packets.pair()
     null = os.open("/dev/null", os.O_RDWR)
+    run = plan.runs[0]
+    helper = None if run is None or serve_by is None else forge.on_trial(run)
     pid, pidfd = kernel.clone3(0)
     if pid == 0:
-        _be_born(plan, forge.Worker(-1, control.detach(), channel.detach(), null, [], True))
+        kernel.die_with_parent()
+        if helper is not None and serve_by is not None:
+            helper.try_with(control.detach(), channel.detach(), null)
+            serve_by(helper)
+        nest.enter_bare(plan, control.detach(), channel.detach(), null)
     for end in (channel, control):
         end.close()
     for fd in (null, pidfd):
@@ -44,11 +54,6 @@ def live(plan: nest.Plan, piece: Piece) -> int:
     # Open for as long as the caller: the worker would end with it.
     ours.detach()
     return pid
-
-
-def _be_born(plan: nest.Plan, one: forge.Worker) -> NoReturn:
-    kernel.die_with_parent()
-    nest.enter_bare(plan, one.init, one.control, one.channel, one.output, one.joins, one.hurried)
 
 
 def _await_answer(sock: socket.socket) -> None:

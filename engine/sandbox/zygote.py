@@ -129,7 +129,8 @@ class Zygote:
     def _lay_out(self, piece: trial.Piece | None) -> None:
         """Give what was imported its place, by what is learnt from a life with this ``piece``; or learn that, and no more."""
         assert self._build is not None  # noqa: S101 - prepare() made it
-        live = functools.partial(trial.live, nest.bare(self._build), piece) if piece else None
+        serve_by = self._serve_by if self._build.fences.own_uid else None
+        live = functools.partial(trial.live, nest.bare(self._build), piece, serve_by) if piece else None
         if self.learns:
             if live is not None:
                 layout.learn(self._learnt, live)

@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Callable, Optional, Tuple, Union
 
 from runtime_bootstrap import packing
 
@@ -54,12 +54,11 @@ class Channel:
     ``foreign`` turns true in a process that user code forked: nothing is sent from there, and the socket is closed.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(True)
-        sock.set_inheritable(False)
-        self._sock = sock
-        self._recv = sock.recv
-        self._send_once = sock.send
+    _sock: socket.socket
+    _recv: "Callable[[int], bytes]"
+    _send_once: "Callable[[bytes], int]"
+
+    def __init__(self, sock: Optional[socket.socket] = None) -> None:
         self._left = b""
         self._lock = threading.RLock()
         self._sending = False
@@ -68,6 +67,8 @@ class Channel:
         self.request_id: Optional[str] = None
         self.foreign = False
         os.register_at_fork(after_in_child=self._forked)
+        if sock is not None:
+            self.adopt(sock)
 
     def _forked(self) -> None:
         self.foreign = True
@@ -76,7 +77,7 @@ class Channel:
         self._sending = False
         try:
             self._sock.close()
-        except OSError:
+        except (OSError, AttributeError):
             pass
 
     def receive(self) -> Frame:
@@ -180,7 +181,7 @@ class Channel:
         return self._sock.fileno()
 
     def adopt(self, sock: socket.socket) -> None:
-        """This process is a copy, with a connection of its own."""
+        """This process has a connection of its own."""
         sock.setblocking(True)
         sock.set_inheritable(False)
         self._sock = sock

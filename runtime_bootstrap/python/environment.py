@@ -112,10 +112,8 @@ def enter(task_root: str) -> None:
 
 
 def renew_randomness() -> None:
-    """What a fork copied and must not be the same in two functions. (The sandbox sees to OpenSSL's generator.)"""
+    """What a fork copied and must not be the same in two functions. (The sandbox sees to the generators of ``random`` and OpenSSL.)"""
     modules = sys.modules
-    if "random" in modules:
-        modules["random"].seed()
     if "tempfile" in modules:
         modules["tempfile"]._name_sequence = None  # type: ignore[attr-defined]
     numpy_random = modules.get("numpy.random")
@@ -144,10 +142,13 @@ class TraceVariable:
     """
 
     _NAME = b"_X_AMZN_TRACE_ID"
+    _ROOM = 255
+    # Kept: a type that nobody refers to is made again for each buffer.
+    _USUAL = ctypes.c_char * (len(_NAME) + _ROOM + 2)
 
     def __init__(self) -> None:
-        self._room = 0
-        self._buffer: Any = None
+        self._room = self._ROOM
+        self._buffer: Any = self._USUAL()
         self._current: Optional[bytes] = None
         # The dict behind os.environ; without it (another Python) every set goes through setenv.
         self._shown: "Optional[dict[bytes, bytes]]" = getattr(os.environ, "_data", None)
@@ -162,12 +163,14 @@ class TraceVariable:
             os.environ["_X_AMZN_TRACE_ID"] = value
             return
         raw = value.encode("utf-8", "surrogateescape")
-        if len(raw) > self._room or shown.get(self._NAME) is not self._current or self._current is None:
-            self._room = max(len(raw), 255)
+        if len(raw) > self._room:
+            self._room = len(raw)
             # The former buffer stays referenced until the C library points to the new one.
             buffer = ctypes.create_string_buffer(self._NAME + b"=" + raw, len(self._NAME) + self._room + 2)
             _putenv(buffer)
             self._buffer = buffer
         else:
             self._buffer.value = self._NAME + b"=" + raw
+            if shown.get(self._NAME) is not self._current or self._current is None:
+                _putenv(self._buffer)
         self._current = shown[self._NAME] = raw

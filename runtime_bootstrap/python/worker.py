@@ -43,20 +43,25 @@ _AFTER_RESTORE_FAILED = 65
 class Worker:
     """One function in one process."""
 
-    def __init__(self, channel: Channel, copies: Any = None) -> None:
-        """Everything that is the same for all functions: this is done while the process waits for its own."""
+    def __init__(self, channel: Channel) -> None:
+        """Everything that is the same for all functions: this is done before the process has its own, in a zygote for all that it forks."""
         self._channel = channel
         # In a template: what forks copies of this process (``findings``, ``wait_for_copy``).
-        self._copies = copies
+        self._copies: Any = None
         self._lines = (streams.Lines(channel, 1), streams.Lines(channel, 2))
         self._outputs = (streams.Stream(self._lines[0], "surrogateescape"), streams.Stream(self._lines[1], "backslashreplace"))
         self._sink = logs.Sink(channel)
         self._log_handler = logs.LambdaLoggerHandler(self._sink)
         self._trace = environment.TraceVariable()
         self._handler: Optional[handler.Handler] = None
-        environment.renew_randomness()
         snapstart.provide()
         streaming.provide()
+
+    def connect(self, sock: socket.socket, copies: Any = None) -> None:
+        """The process is the worker's, and ``sock`` its connection: it may have been made in the process that this one was forked from."""
+        self._copies = copies
+        self._channel.adopt(sock)
+        environment.renew_randomness()
 
     def become(self, init: "dict[str, Any]") -> None:
         """The function of ``init``, as far as that takes none of its files: they may still be on their way. Raises SystemExit after a
@@ -326,8 +331,9 @@ def _status_of(error: BaseException) -> int:
 
 def _perform(sock: socket.socket, invoke: Callable[[], None]) -> Worker:
     """One init and one event, for the rehearsal."""
-    channel = Channel(sock)
+    channel = Channel()
     worker = Worker(channel)
+    worker.connect(sock)
     worker.become(message_of(channel.receive())[1])
     worker.initialise()
     invoke()
@@ -336,12 +342,17 @@ def _perform(sock: socket.socket, invoke: Callable[[], None]) -> Worker:
 
 
 # For zygotes: a function's INIT and event, and where it lies.
-REHEARSAL = (*rehearsal.FRAMES, rehearsal.STAGE)
+REHEARSAL = (*rehearsal.OTHER_FRAMES, rehearsal.STAGE)
+
+
+# What ``warm_up`` has made for the next to take.
+_made: "list[Worker]" = []
 
 
 def warm_up() -> None:
     """Go once, in the zygote, through what every worker goes through: what is only made when it is first needed is then there for all of them."""
     rehearsal.rehearse(_perform)
+    _made[:] = [Worker(Channel())]
 
 
 def serve(
@@ -356,8 +367,9 @@ def serve(
     env = dict(os.environ) if own_env else None
     if rehearsed:
         rehearsal.rehearse(_perform)
-    channel = Channel(sock)
-    worker = Worker(channel, copies)
+    worker = _made.pop() if _made else Worker(Channel())
+    worker.connect(sock, copies)
+    channel = worker._channel
     channel.hello(_TAG, _VERSION)
     try:
         message = message_of(channel.receive())
@@ -372,6 +384,7 @@ def serve(
         wait_ready()
         if "preload" in message[1]:
             init = worker.preload()
+            environment.renew_randomness()
             worker = Worker(channel)
             worker.become(init)
         worker.initialise()

@@ -24,10 +24,13 @@ one = zygote.Zygote(here, names)
 one.prepare()
 piece = sys.modules["runtime_bootstrap.python.worker"].REHEARSAL
 plan = nest.bare(one._build)
-if {by_python}:
+if {by!r} == "Python":
     plan = plan._replace(runs={{0: None}})
+if {by!r} == "helper":
+    nest.enter_bare = None
+one._nest = plan
 try:
-    pid = trial.live(plan, {piece})
+    pid = trial.live(plan, {piece}, one._serve_by if {by!r} == "helper" else None)
 except OSError as e:
     print(e)
 else:
@@ -41,18 +44,19 @@ _OTHER_HANDLER = "(piece[0].replace(b'_rehearsed.handler', b'_rehearsed.handles'
 
 
 @pytest.mark.parametrize(
-    ("piece", "by_python", "said"),
+    ("piece", "by", "said"),
     [
-        ("piece", False, "lives"),
-        ("piece", True, "lives"),
-        (_OTHER_HANDLER, False, "a trial of a worker said 7"),
+        ("piece", "calls", "lives"),
+        ("piece", "Python", "lives"),
+        ("piece", "helper", "lives"),
+        (_OTHER_HANDLER, "calls", "a trial of a worker said 7"),
         # SHUTDOWN in place of the event.
-        ("(piece[0], bytes((0, 0, 0, 2, 0x91, 9)), piece[2])", False, "a trial of a worker ended"),
+        ("(piece[0], bytes((0, 0, 0, 2, 0x91, 9)), piece[2])", "calls", "a trial of a worker ended"),
     ],
-    ids=["by calls", "by Python", "no such handler", "ended"],
+    ids=["by calls", "by Python", "by the helper", "no such handler", "ended"],
 )
-def test_a_worker_lives_until_its_second_answer_or_says_what_kept_it(piece: str, by_python: bool, said: str) -> None:
+def test_a_worker_lives_until_its_second_answer_or_says_what_kept_it(piece: str, by: str, said: str) -> None:
     host.require("no C compiler")
-    program = _PROGRAM.format(root=str(_ROOT), piece=piece, by_python=by_python)
+    program = _PROGRAM.format(root=str(_ROOT), piece=piece, by=by)
     done = subprocess.run([sys.executable, "-I", "-S", "-B", "-c", program], capture_output=True, text=True, check=False, timeout=100, env={})
     assert done.stdout.split("\n")[:2] == [said, "True"], done.stderr
