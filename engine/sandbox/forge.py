@@ -43,6 +43,10 @@ class _State(C.Structure):
     )
 
 
+# Made where all that lives long is made.
+_Packet = C.c_char * (packets.MAX_PACKET + 1)
+
+
 class Home(NamedTuple):
     """The zygote's own: the broker's socket, the descriptor that tells of children, those of its namespaces, and whether sandboxes own theirs."""
 
@@ -58,7 +62,7 @@ class Forge:
     """See ``begin``."""
 
     def __init__(self, home: Home, made_in: tuple[int, int, int], joins: int, into_group: bool, run: calls.Table, memory: int) -> None:
-        self._packet = C.create_string_buffer(packets.MAX_PACKET + 1)
+        self._packet = _Packet()
         self._table = run
         flags, entry, stack = made_in
         first_call, n_calls, values = run.place

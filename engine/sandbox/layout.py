@@ -100,6 +100,16 @@ def touch() -> bool:
     return _library is not None and _library.pages_touch() > 0
 
 
+def guard() -> None:
+    """In the fork that is about to have another one live: what it writes to from here on is not taken for what the other wrote to."""
+    if _library is not None:
+        _library.pages_guard.restype = ctypes.c_long
+        _guards.append(int(_library.pages_guard()))
+
+
+_guards: list[int] = []
+
+
 def _in_a_fork(live: Callable[[], int | None], then: Callable[[bytes], object]) -> None:
     """Both, in a process that is waited for but given up when it hangs. ``then`` gets the name of the process to look at, as in /proc."""
     pid, pidfd = kernel.clone3(0)
@@ -113,5 +123,9 @@ def _in_a_fork(live: Callable[[], int | None], then: Callable[[bytes], object]) 
         signal.alarm(PATIENCE_S)
         lived = live()
         then(b"self" if lived is None else b"%d" % lived)
+        for other in (*_guards, *(() if lived is None else (lived,))):
+            if other > 0:
+                os.kill(other, signal.SIGKILL)
+                os.waitpid(other, 0)
     finally:
         os._exit(0)

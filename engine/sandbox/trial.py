@@ -11,15 +11,15 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from engine.sandbox import forge, kernel, nest, packets
+from engine.sandbox import forge, kernel, layout, nest, packets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 # An INIT, an event, and the directory that stands for the function's.
 Piece = tuple[bytes, bytes, str]
-_RESPONSE, _LOG = 5, 8
-_TOLD = frozenset((1, 3, _LOG))  # HELLO, NEXT
+_RESPONSE = 5
+_TOLD = frozenset((1, 3, 8, 0x11))  # HELLO, NEXT, LOG, IMPORTS
 
 
 def live(plan: nest.Plan, piece: Piece, serve_by: Callable[[forge.Forge], object] | None = None) -> int:
@@ -33,6 +33,7 @@ def live(plan: nest.Plan, piece: Piece, serve_by: Callable[[forge.Forge], object
     null = os.open("/dev/null", os.O_RDWR)
     run = plan.runs[0]
     helper = None if run is None or serve_by is None else forge.on_trial(run)
+    layout.guard()
     pid, pidfd = kernel.clone3(0)
     if pid == 0:
         kernel.die_with_parent()

@@ -42,7 +42,7 @@ def _init(name: str, mark: str) -> "dict[str, Any]":
     return {
         "handler": _MODULE + ".handler", "env": env, "task_root": STAGE, "opt_root": "/nonexistent", "function_name": name,
         "function_version": "$LATEST", "memory_mb": _MEMORY_MB, "log_group": group, "log_stream": stream,
-        "init_type": "on-demand", "log_format": "Text", "log_level": None, "features": ["stream"], "account_id": 12 * mark,
+        "init_type": "on-demand", "log_format": "Text", "log_level": None, "features": ["stream", "imports"], "account_id": 12 * mark,
     }  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def _packed(value: Any) -> bytes:
     if isinstance(value, dict):
         return b"\xde" + len(value).to_bytes(2, "big") + b"".join(_packed(k) + _packed(v) for k, v in value.items())
     if isinstance(value, list):
-        return b"\x91" + _packed(value[0])
+        return bytes((0x90 | len(value),)) + b"".join(map(_packed, value))
     return b"\xc0" if value is None else b"\xcd" + value.to_bytes(2, "big")
 
 
