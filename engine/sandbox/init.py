@@ -15,7 +15,6 @@ no capability. The one who forks must have blocked every signal that has a handl
 from __future__ import annotations
 
 import ctypes as C
-import mmap
 import os
 import platform
 import signal
@@ -27,6 +26,8 @@ from engine.sandbox import kernel
 NAME = "sandbox-init"
 _PAGE = 4096
 _CLONE_VM, _CLONE_PIDFD = 0x100, 0x1000
+_PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
+_MAP_PRIVATE, _MAP_ANONYMOUS, _MAP_FAILED = 0x2, 0x20, C.c_void_p(-1).value
 # Where ``_ARGUMENT`` is in the page of the code, which finds it from where it is itself: what libc hands over goes by the stack, and that
 # is shared by inits that start at the same time.
 _ARGUMENT_AT = 0x100
@@ -62,12 +63,14 @@ def spawner(machine: str = platform.machine()) -> Spawn:
 
 def _sharing(code: bytes) -> Spawn | None:
     """Inits in the memory of this process; None when the host does not let it make memory executable."""
-    memory = mmap.mmap(-1, 2 * _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.write(code)
-    memory.seek(_ARGUMENT_AT)
-    memory.write(_ARGUMENT)
-    entry = C.addressof(C.c_char.from_buffer(memory))
-    if _libc.mprotect(C.c_void_p(entry), C.c_size_t(_PAGE), C.c_int(mmap.PROT_READ | mmap.PROT_EXEC)) != 0:
+    # Not by Python's module for it: each library takes five mappings, which every fork copies.
+    _libc.mmap.restype = C.c_void_p
+    entry = _libc.mmap(None, C.c_size_t(2 * _PAGE), _PROT_READ | _PROT_WRITE, _MAP_PRIVATE | _MAP_ANONYMOUS, -1, C.c_long(0))
+    if entry in (None, _MAP_FAILED):
+        return None
+    C.memmove(entry, code, len(code))
+    C.memmove(entry + _ARGUMENT_AT, _ARGUMENT, len(_ARGUMENT))
+    if _libc.mprotect(C.c_void_p(entry), C.c_size_t(_PAGE), C.c_int(_PROT_READ | _PROT_EXEC)) != 0:
         return None
     kernel.clear_at_end(entry + _ALIVE_AT)
     # libc puts the entry and a word that is not used here on top of this stack, the same each time, and calls the entry: an init that starts
@@ -92,7 +95,6 @@ def _sharing(code: bytes) -> Spawn | None:
             raise OSError(code, f"clone: {os.strerror(code)}")
         return pid, pidfd.value
 
-    spawn.memory = memory  # type: ignore[attr-defined]
     spawn.place = (entry, stack)  # type: ignore[attr-defined]
     return spawn
 

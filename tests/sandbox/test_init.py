@@ -94,7 +94,7 @@ def test_killing_an_init_ends_what_runs_in_its_namespace_and_nothing_else(machin
 @pytest.mark.skipif(platform.machine() not in init._CODE, reason="no instructions of ours for this machine")
 def test_an_init_whose_maker_was_killed_before_it_could_ask_to_die_with_it_ends_by_itself():
     """It asks after the fact: the kernel has cleared the word by which it knows that its maker lives."""
-    maker, (first, _, _, _) = _make(platform.machine(), "import mmap; spawn.memory[4096:4100] = bytes(4); print(spawn(0)[0], flush=True); sys.stdin.read()")
+    maker, (first, _, _, _) = _make(platform.machine(), "import ctypes; ctypes.memset(spawn.place[0] + init._ALIVE_AT, 0, 4); print(spawn(0)[0], flush=True); sys.stdin.read()")
     try:
         late = int(maker.stdout.readline())
         # Nobody has reaped it.
@@ -116,7 +116,7 @@ if maker == 0:
     # One that neither asks to die with its maker nor closes anything: only pause, for ever.
     init._CODE["x86_64"] = bytes.fromhex("b8220000000f05ebf7")
     spawn = init.spawner("x86_64")
-    address = ctypes.addressof(ctypes.c_char.from_buffer(spawn.memory)) + init._ALIVE_AT
+    address = spawn.place[0] + init._ALIVE_AT
     assert ctypes.c_int.from_address(address).value == os.getpid()
     os.write(write_end, b"%d %d" % (spawn(0)[0], address))
     import signal
