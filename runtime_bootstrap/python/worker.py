@@ -345,13 +345,16 @@ def _perform(sock: socket.socket, invoke: Callable[[], None]) -> Worker:
 REHEARSAL = (*rehearsal.OTHER_FRAMES, rehearsal.STAGE)
 
 
+# What runs often, the interpreter makes faster by writing to it: in the zygote once, or else in every worker.
+_REHEARSALS = 20
 # What ``warm_up`` has made for the next to take.
 _made: "list[Worker]" = []
 
 
 def warm_up() -> None:
     """Go once, in the zygote, through what every worker goes through: what is only made when it is first needed is then there for all of them."""
-    rehearsal.rehearse(_perform)
+    for _ in range(_REHEARSALS):
+        rehearsal.rehearse(_perform)
     _made[:] = [Worker(Channel())]
 
 
