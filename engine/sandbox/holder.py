@@ -143,10 +143,10 @@ class Init:
             listener.listen(128)
             packets.send(self._control, ["endpoint"], [listener.fileno()])
 
-    def _choose_pid(self) -> None:
-        """Make the next process number one that no other worker of this zygote has, nor the zygote itself."""
+    def _choose_pid(self) -> int:
+        """Make the next process number one that no other worker of this zygote has, nor the zygote itself: which. 0 without namespaces."""
         if not self._build.fences.namespaces:
-            return
+            return 0
         self._step = "process number"
         wanted = self._pid_hint
         self._pid_hint = 0
@@ -154,6 +154,7 @@ class Init:
             wanted = random.SystemRandom().randrange(300, _MAX_PID)
         with contextlib.suppress(FileNotFoundError):
             kernel.write_file("/proc/sys/kernel/ns_last_pid", b"%d" % (wanted - 1))
+        return wanted
 
     def _spawn(self, channel: int, output: int) -> None:
         self._choose_pid()

@@ -78,6 +78,8 @@ class Pods:
         message: list[object] = ["copy", packet.args[0], "/var/task"]
         fds = [*packet.fds, *pod.lent]
         pod.init_pid = packet.pid
+        # Not always the one that was asked for.
+        pod.inner_pid = int(packet.args[1])
         if not isinstance(template, Template) or not template.order(lambda orders: packets.send(orders, message, fds)):
             self._fail(pod, "order a copy", "the template does not take orders any more")
             self._kill(pod.id)

@@ -125,8 +125,7 @@ class PodInit(holder.Init):
             self._mount()
             self._open_network()
             children = kernel.child_signal_fd()
-            self._choose_pid()
-            self._offer(cgroup=bool(joins))
+            self._offer(self._choose_pid(), cgroup=bool(joins))
             self._settle()
             self._serve(children)
         except (OSError, packets.PacketError) as e:
@@ -170,8 +169,8 @@ class PodInit(holder.Init):
             self._step = "cgroup namespace"
             kernel.unshare(kernel.CLONE_NEWCGROUP)
 
-    def _offer(self, *, cgroup: bool) -> None:
-        """Send the namespaces to the broker."""
+    def _offer(self, number: int, *, cgroup: bool) -> None:
+        """Send the namespaces to the broker, and by which process number inside it will hear of the copy's end."""
         self._step = "open the namespaces"
         absent = {"cgroup"} if not cgroup else set()
         if not self._build.isolated_network:
@@ -179,7 +178,7 @@ class PodInit(holder.Init):
         names = [name for name, _ in copier.NAMESPACES if name not in absent]
         fds = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in names]
         try:
-            packets.send(self._control, ["pod", names], fds)
+            packets.send(self._control, ["pod", names, number], fds)
         finally:
             for fd in fds:
                 os.close(fd)
