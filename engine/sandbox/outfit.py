@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -25,8 +27,10 @@ from engine.sandbox.record import Holder
 
 # Many instances live shorter than this; and it is off the path of the first invocation. The hard limit stands from the beginning.
 _WATCH_AFTER_S = 0.05
-# So many times longer while somebody waits for a sandbox that is being made.
-_PATIENCE = 4
+# The longest while somebody waits for a sandbox that is being made.
+_WATCH_PATIENTLY_S = 0.2
+# How often it is looked whose time has come: one timer for all.
+_LOOK_EVERY_S = 0.02
 # Charged to every sandbox besides the function: page tables, the kernel's own, and an init if it has memory.
 _OVERHEAD = 1 << 20
 _ATTRIBUTES = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
@@ -49,6 +53,8 @@ class Outfitter:
         self._holders = holders
         self._fail = fail
         self._rushed = rushed
+        # Whose memory is to be watched, since when.
+        self._unwatched: deque[tuple[float, Holder]] = deque()
         self._data_dir = str(config["data_dir"])
         self._shares = shares.Shares(config.get("file_systems") or {}, str(config["data_dir"]), idmapped=level.name == "full")
         self._data_fd = os.open(self._data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -166,15 +172,22 @@ class Outfitter:
         if self._queues is not None:
             self._queues.begin()
 
-    def watch_soon(self, holder: Holder, waited: int = 0) -> None:
+    def watch_soon(self, holder: Holder) -> None:
+        """Have its memory watched when that is in nobody's way."""
         if holder.group is not None and "memory" in holder.group.places and holder.memory != (0, 0):
-            self._loop.later(_WATCH_AFTER_S, lambda: self._watch(holder, waited))
+            if not self._unwatched:
+                self._loop.later(_WATCH_AFTER_S, self._watch_some)
+            self._unwatched.append((time.monotonic(), holder))
 
-    def _watch(self, holder: Holder, waited: int) -> None:
+    def _watch_some(self) -> None:
+        before_s = time.monotonic() - (_WATCH_PATIENTLY_S if self._rushed() else _WATCH_AFTER_S)
+        while self._unwatched and self._unwatched[0][0] <= before_s:
+            self._watch(self._unwatched.popleft()[1])
+        if self._unwatched:
+            self._loop.later(_LOOK_EVERY_S, self._watch_some)
+
+    def _watch(self, holder: Holder) -> None:
         if holder.dying or holder.group is None:
-            return
-        if waited < _PATIENCE and self._rushed():
-            self.watch_soon(holder, waited + 1)
             return
         if holder.watch is not None:
             holder.watch.close()

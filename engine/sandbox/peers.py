@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from engine.sandbox import packets
 
 _RETRY_S = 0.005
+# How late a timer may be where nothing else happens: it waits so long for something that wakes the loop anyway.
+_SLACK_S = 0.01
 
 
 class Loop:
@@ -50,7 +52,7 @@ class Loop:
                 self._epoll.unregister(fd)
 
     def later(self, delay_s: float, callback: Callable[[], None]) -> None:
-        """Call once, after a delay."""
+        """Call once, after a delay, or a little later."""
         self._counter += 1
         heapq.heappush(self._timers, (time.monotonic() + delay_s, self._counter, callback))
 
@@ -63,7 +65,7 @@ class Loop:
         """One round: wait for something, at most ``limit_s``, and handle what is there."""
         wait = limit_s
         if self._timers:
-            until = max(0.0, self._timers[0][0] - time.monotonic())
+            until = max(0.0, self._timers[0][0] + _SLACK_S - time.monotonic())
             wait = until if wait is None else min(wait, until)
         for fd, mask in self._epoll.poll(wait):
             callback = self._callbacks.get(fd)
