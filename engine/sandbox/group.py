@@ -100,6 +100,8 @@ class Group:
     # What files were last written with: a group that is used again mostly gets the limits it has.
     _written: dict[str, str] = field(default_factory=dict)
     _memory: int = 0
+    # Limits that are written: memory, and processes and threads.
+    _limited: tuple[int, int] = (-1, -1)
     # A threshold that the kernel was told of (v1): bytes, and the descriptor it tells by.
     _mark: tuple[int, int] = (0, -1)
     _forget_mark: Callable[[int], None] = lambda _fd: None
@@ -138,18 +140,23 @@ class Group:
             self._forget_mark(fd)
             os.close(fd)
 
+    def __post_init__(self) -> None:
+        # Each directory once: controllers may share one.
+        self._directories = list(dict.fromkeys(directory for _, directory in self.places.values()))
+        # By which files, or directory, a process joins.
+        self._joins = [(f"{d}/tasks", os.O_WRONLY) for d in dict.fromkeys(d for v, d in self.places.values() if v == 1)]
+        unified = next((d for v, d in self.places.values() if v == 2), None)
+        if unified is not None:
+            self._joins.append((unified, os.O_RDONLY | os.O_DIRECTORY))
+        self._unified = unified is not None
+
     def directories(self) -> list[str]:
-        """Each directory once (controllers may share one)."""
-        return list(dict.fromkeys(directory for _, directory in self.places.values()))
+        """Each directory once."""
+        return self._directories
 
     def joins(self) -> tuple[list[int], bool]:
         """Descriptors to join by, which stay the group's: v1 ``tasks`` files, then, if the flag is set, a v2 directory to clone into. Raises OSError."""
-        old = dict.fromkeys(d for v, d in self.places.values() if v == 1)
-        fds = [self.files.descriptor(f"{directory}/tasks", os.O_WRONLY) for directory in old]
-        unified = next((d for v, d in self.places.values() if v == 2), None)
-        if unified is not None:
-            fds.append(self.files.descriptor(unified, os.O_RDONLY | os.O_DIRECTORY))
-        return fds, unified is not None
+        return [self.files.descriptor(path, flags) for path, flags in self._joins], self._unified
 
     def open_moves(self) -> list[int]:
         """Descriptors for a process to join by writing 0 to each. On v2 that takes milliseconds, which ``joins`` avoids."""
@@ -166,16 +173,21 @@ class Group:
 
     def limit(self, memory: int, pids: int, shares: int) -> None:
         """Write the limits: bytes, processes and threads, v1 CPU shares. Raises OSError naming the file."""
-        # With swap is never less than without: the one that makes room goes first.
-        grows = 0 < self._memory < memory
-        if grows:
-            self._forbid_swap(memory)
-        for controller, (version, directory) in self.places.items():
-            for name, text in limits(controller, version, memory, pids, shares):
-                self._set(directory, name, text)
-        if not grows:
-            self._forbid_swap(memory)
-        self._memory = memory
+        if self._limited != (memory, pids):
+            self._limited = (-1, -1)
+            # With swap is never less than without: the one that makes room goes first.
+            grows = 0 < self._memory < memory
+            if grows:
+                self._forbid_swap(memory)
+            for controller in ("memory", "pids"):
+                version, directory = self.places.get(controller, (0, ""))
+                for name, text in limits(controller, version, memory, pids, shares) if version else ():
+                    self._set(directory, name, text)
+            if not grows:
+                self._forbid_swap(memory)
+            self._memory = memory
+            self._limited = (memory, pids)
+        self.weigh(shares)
 
     def weigh(self, shares: int) -> None:
         """Write only how much it weighs against its siblings when the processors are busy. Raises OSError naming the file."""
@@ -240,10 +252,11 @@ class Group:
         version, directory = self.places.get("memory", (0, ""))
         if not version:
             return 0
-        with contextlib.suppress(OSError, ValueError, IndexError):
+        try:
             text = b"\n" + self.files.read(f"{directory}/{'memory.oom_control' if version == 1 else 'memory.events'}")
             return int(text.partition(b"\noom_kill ")[2].split(None, 1)[0])
-        return 0
+        except (OSError, ValueError, IndexError):
+            return 0
 
     def memory_used(self) -> int:
         """Bytes charged to it. Raises OSError."""
@@ -267,13 +280,12 @@ class Group:
 
     def empty(self) -> bool:
         """Whether no process is in here; False where that cannot be seen."""
-        for version, directory in self.places.values():
-            path = f"{directory}/cgroup.procs"
-            with contextlib.suppress(OSError):
-                # v1 remembers for an open file what it said a second ago.
-                return not (read(path) if version == 1 else self.files.read(path))
-            break
-        return False
+        version, directory = next(iter(self.places.values()), (0, ""))
+        try:
+            # v1 remembers for an open file what it said a second ago.
+            return version > 0 and not (read(f"{directory}/cgroup.procs") if version == 1 else self.files.read(f"{directory}/cgroup.procs"))
+        except OSError:
+            return False
 
     def renew(self) -> bool:
         """Make the groups of a sandbox that has ended fit for another. False where they are not: something is left in them or charged to

@@ -37,6 +37,7 @@ from engine.sandbox.sources import Source, Template
 _IN_FLIGHT = 8
 _FORCE_AFTER_S = 2.0
 _PIDS, _FIRST_PID = 31700, 300
+_KILL = int(signal.SIGKILL)
 
 
 class Tell(Protocol):
@@ -460,8 +461,10 @@ class Holders:
     def _force(holder: Holder) -> None:
         """SIGKILL to the init; what v1 has frozen needs ``let_die`` before."""
         if holder.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(holder.pidfd, signal.SIGKILL)
+            try:
+                signal.pidfd_send_signal(holder.pidfd, _KILL)
+            except ProcessLookupError:
+                return
 
     def ended(self, holder_id: int, status: int) -> None:
         """The zygote has reaped a worker: what it left behind goes before its end is told."""

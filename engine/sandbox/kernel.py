@@ -25,6 +25,10 @@ _locked = C.PyDLL(None, use_errno=True)
 _libc.syscall.restype = C.c_long
 _locked.syscall.restype = C.c_long
 
+# Numbers as wide as a register, bytes and buffers by where they are.
+_call_wide = C.CFUNCTYPE(C.c_long, C.c_long, *(C.c_void_p,) * 6, use_errno=True)(("syscall", _libc))
+_NOTHING = (0,) * 6
+
 MACHINE = platform.machine()
 _PIVOT_ROOT = 41 if MACHINE == "aarch64" else 155
 _SECCOMP = 277 if MACHINE == "aarch64" else 317
@@ -65,8 +69,7 @@ def _fail(what: str) -> OSError:
 
 
 def _call(what: str, number: int, *args: Any) -> int:
-    wide = [C.c_long(a) if isinstance(a, int) else a for a in args]
-    result = int(_libc.syscall(C.c_long(number), *wide))
+    result: int = _call_wide(number, *args, *_NOTHING[len(args) :])
     if result < 0:
         raise _fail(what)
     return result
@@ -162,7 +165,7 @@ def unshare(flags: int) -> None:
 
 def setns(fd: int, flags: int = 0) -> None:
     """Enter the namespace of a descriptor, or with ``flags`` those namespaces of a pidfd's process."""
-    if _libc.setns(C.c_int(fd), C.c_int(flags)) != 0:
+    if _libc.setns(fd, flags) != 0:
         raise _fail("setns")
 
 

@@ -19,6 +19,7 @@ import socket
 import struct
 
 _BPF = {"x86_64": 321, "aarch64": 280}
+_NUMBER = _BPF.get(platform.machine(), -1)
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _LOAD, _LINK = 0, 1, 2, 3, 5, 28
 _HASH, _NO_PREALLOC = 1, 1
 _CGROUP_SOCK, _SOCK_CREATE = 9, 2
@@ -58,7 +59,7 @@ def _program(marks: int) -> bytes:
 
 
 def _call(command: int, attributes: bytes, what: str) -> int:
-    result = int(_libc.syscall(C.c_long(_BPF[platform.machine()]), C.c_long(command), attributes, C.c_long(len(attributes))))
+    result = int(_libc.syscall(C.c_long(_NUMBER), C.c_long(command), attributes, C.c_long(len(attributes))))
     if result < 0:
         code = C.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
@@ -70,7 +71,7 @@ class Witness:
 
     def __init__(self, directory: str) -> None:
         """Raises OSError where the kernel has nothing like it or does not let us."""
-        if platform.machine() not in _BPF:
+        if _NUMBER < 0:
             raise OSError(errno.ENOSYS, f"bpf on {platform.machine()}")
         with contextlib.ExitStack() as opened:
             self._marks = self._keep(opened, _call(_MAP_CREATE, struct.pack("=5I", _HASH, 8, 8, _MOST, _NO_PREALLOC), "bpf map"))
