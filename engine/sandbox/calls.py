@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _NUMBERS = {
     "write": 1, "close": 3, "sigprocmask": 14, "dup2": 33, "fcntl": 72, "setpgid": 109, "setsid": 112, "setgroups": 116, "setresuid": 117, "setresgid": 119,
     "capset": 126, "setpriority": 141, "prctl": 157, "mount": 165, "sethostname": 170, "openat": 257, "unshare": 272, "dup3": 292,
-    "prlimit64": 302, "setns": 308, "close_range": 436, "landlock_create_ruleset": 444, "landlock_add_rule": 445, "landlock_restrict_self": 446,
+    "prlimit64": 302, "setns": 308, "open_tree": 428, "move_mount": 429, "close_range": 436, "openat2": 437, "mount_setattr": 442,
+    "landlock_create_ruleset": 444, "landlock_add_rule": 445, "landlock_restrict_self": 446,
 }  # fmt: skip
 _STORE, _FUNCTION = -1, -2
 _RECORD = struct.Struct("=10q")

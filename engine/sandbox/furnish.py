@@ -36,6 +36,11 @@ class Visitor:
         flags = os.O_RDONLY | os.O_CLOEXEC
         self._home = [(os.open(f"/proc/self/ns/{name}", flags), flag) for name, flag in (("mnt", kernel.CLONE_NEWNS), ("uts", kernel.CLONE_NEWUTS))]
 
+    @property
+    def home(self) -> int:
+        """The broker's own mount namespace."""
+        return self._home[0][0]
+
     def close(self) -> None:
         """Give the descriptors back."""
         for fd, _ in self._home:

@@ -253,9 +253,14 @@ def bind(source: str, target: str, attributes: int = MOUNT_ATTR_RDONLY | MOUNT_A
         os.close(fd)
 
 
+def beneath(flags: int) -> bytes:
+    """How ``open_beneath`` opens, for the kernel."""
+    return struct.pack("QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
+
+
 def open_beneath(root_fd: int, path: str, flags: int) -> int:
     """Open a relative path that may not leave ``root_fd``, not even by symbolic links. O_CLOEXEC is added."""
-    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
+    how = beneath(flags)
     return _call(f"openat2 {path}", _OPENAT2, root_fd, _raw(path), how, len(how))
 
 

@@ -15,15 +15,17 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from engine.sandbox import kernel, layers, shares
+from engine.sandbox import kernel, layers, nest, shares
 from engine.sandbox.api import MOUNTING, NO_IMAGES
 from engine.sandbox.furnish import FurnishError, Visitor
+from engine.sandbox.holder import DEFAULT_TMP_MIB
 from engine.sandbox.levels import Level
 from engine.sandbox.marker import Marker
 from engine.sandbox.memory import MemoryWatch
 from engine.sandbox.peers import Loop
 from engine.sandbox.queues import QueueWatch
 from engine.sandbox.record import Holder
+from engine.sandbox.visit import ShortVisit
 
 # Many instances live shorter than this; and it is off the path of the first invocation. The hard limit stands from the beginning.
 _WATCH_AFTER_S = 0.05
@@ -59,6 +61,7 @@ class Outfitter:
         self._shares = shares.Shares(config.get("file_systems") or {}, str(config["data_dir"]), idmapped=level.name == "full")
         self._data_fd = os.open(self._data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._visitor = Visitor() if level.namespaces else None
+        self._short = ShortVisit(self._data_fd, self._visitor.home, _ATTRIBUTES) if self._visitor is not None else None
         self._queues = QueueWatch(loop, holders, self._over, networks=level.network != "host") if level.namespaces else None
         self._marker = Marker(loop, lambda number: self._tell(number, MemoryWatch.marked), lambda number: self._tell(number, MemoryWatch.unmarked))
         self._taker = Marker(
@@ -104,6 +107,9 @@ class Outfitter:
         if image and not (self._level.namespaces and holder.visited):
             raise FurnishError("mount the image", NO_IMAGES)
         hostname, tmp_mib = str(spec["hostname"])[:64], int(spec["tmp_mib"])
+        plain = not (image or share or spec["layers"]) and (hostname, tmp_mib) == (nest.HOSTNAME, DEFAULT_TMP_MIB)
+        if plain and holder.visited and self._bring(holder, str(spec["code_dir"])):
+            return
         try:
             if self._level.namespaces:
                 mounts.append(self._open_code(str(spec["code_dir"])))
@@ -127,6 +133,16 @@ class Outfitter:
         finally:
             for fd in (*mounts, *(share[:1] if share is not None else ())):
                 os.close(fd)
+
+    def _bring(self, holder: Holder, code: str) -> bool:
+        """Bring nothing but code; False where that has to be done step by step."""
+        if self._short is None or not code.startswith(self._data_dir + "/"):
+            return False
+        if not self._short.bring(holder.pidfd, code[len(self._data_dir) + 1 :]):
+            return False
+        holder.task_root = b"/var/task\n"
+        self.release(holder)
+        return True
 
     def _share(self, holder: Holder, wanted: Sequence[Any] | None) -> shares.Share | None:
         """The mount of what goes below /mnt. Raises FurnishError."""

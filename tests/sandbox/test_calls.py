@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,28 @@ def test_a_zygote_hardly_writes_to_its_memory_for_a_sandbox(full):
 
 def _faults(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+
+VISIT = """
+import os, sys
+from engine.sandbox import kernel
+from engine.sandbox.visit import ShortVisit
+
+kernel.unshare(kernel.CLONE_NEWNS)
+data = os.open(sys.argv[1], os.O_PATH | os.O_DIRECTORY)
+visit = ShortVisit(data, os.open("/proc/self/ns/mnt", os.O_RDONLY), kernel.MOUNT_ATTR_RDONLY)
+here, fds = os.readlink("/proc/self/ns/mnt"), sorted(os.listdir("/proc/self/fd"))
+done = [visit.bring(-1, path) for path in ("code", "missing", "../data/code", "out")]
+assert (os.readlink("/proc/self/ns/mnt"), sorted(os.listdir("/proc/self/fd"))) == (here, fds)
+print(done)
+"""
+
+
+def test_a_visit_that_does_not_work_out_changes_nothing(tmp_path):
+    """Whoever makes it then step by step says why: no such sandbox, no such code, or code that is somewhere else."""
+    require("not root")
+    data = tmp_path / "data"
+    (data / "code").mkdir(parents=True)
+    (data / "out").symlink_to(tmp_path)
+    done = subprocess.run([sys.executable, "-c", VISIT, str(data)], capture_output=True, text=True, check=False, timeout=100, cwd=Path(calls.__file__).parents[2])
+    assert (done.stdout, done.stderr) == ("[False, False, False, False]\n", "")
