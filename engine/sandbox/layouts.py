@@ -102,13 +102,20 @@ def course(cache_dir: str, interpreter: str, plan: dict[str, Any]) -> Course | N
         return None
     root = os.path.join(cache_dir, "layouts")
     try:
-        files = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in (interpreter, layout.LIBRARY)]
+        files = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in (interpreter, layout.LIBRARY, *_imported(plan))]
         os.makedirs(root, exist_ok=True)
         _forget_old(root)
     except OSError:
         return None
     key = repr((files, [plan.get(name) for name in _DECISIVE]))
     return Course(os.path.join(root, hashlib.sha256(key.encode()).hexdigest()[:32]))
+
+
+def _imported(plan: dict[str, Any]) -> list[str]:
+    """The engine's own of what zygotes import: another version's objects come in another order."""
+    places: tuple[str, ...] = (os.path.join(str(plan["engine_root"]), "engine", "sandbox"), os.path.join(str(plan["runtime_dir"]), "runtime_bootstrap"))
+    places += (os.path.join(places[1], "python"),)
+    return sorted(entry.path for place in places for entry in os.scandir(place) if entry.name.endswith(".py"))
 
 
 def _forget_old(root: str) -> None:

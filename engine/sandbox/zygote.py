@@ -120,6 +120,7 @@ class Zygote:
         )  # fmt: skip
         self._prepare_nests(self._build)
         _hide(title)
+        layout.thaw()
         layout.forget_lookups()
         getattr(entry, "warm_up", _nothing_more)()
         gc.collect()

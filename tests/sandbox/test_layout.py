@@ -8,6 +8,7 @@ import mmap
 import os
 import random
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -195,7 +196,7 @@ def test_a_layout_that_is_not_there_is_none(value: str) -> None:
     assert _run(discover()[_PYTHONS[-1]].path, learns=False, variables=variables)[1:] == [[], False, "kept"]
 
 
-PLAN = {"entry": "runtime_bootstrap.python.worker", "level": "full", "preload": [], "runtime_dir": "/var/runtime"}
+PLAN = {"entry": "runtime_bootstrap.python.worker", "level": "full", "preload": [], "runtime_dir": str(_ROOT), "engine_root": str(_ROOT)}
 
 
 def _course(cache: Path, interpreter: Path, **plan: object) -> layouts.Course:
@@ -282,6 +283,11 @@ def test_another_interpreter_or_other_imports_have_a_layout_of_their_own(tmp_pat
         course.ended()
     assert course.begin()[0]["LAMBDA_ENGINE_LAYOUT"][0] == "u"
     assert _course(tmp_path, interpreter, preload=["boto3"]).begin()[0]["LAMBDA_ENGINE_LAYOUT"] == "w"
+    (tmp_path / "runtime_bootstrap" / "python").mkdir(parents=True)
+    shutil.copy(_ROOT / "runtime_bootstrap" / "packing.py", tmp_path / "runtime_bootstrap")
+    other = _course(tmp_path, interpreter, runtime_dir=str(tmp_path))
+    (tmp_path / "runtime_bootstrap" / "packing.py").write_text("")
+    assert other._path != _course(tmp_path, interpreter, runtime_dir=str(tmp_path))._path, "another version of what workers run"
     interpreter.write_bytes(b"a newer interpreter")
     assert _course(tmp_path, interpreter).begin()[0]["LAMBDA_ENGINE_LAYOUT"] == "w"
 
