@@ -64,9 +64,11 @@ def forget_lookups() -> None:
 
 
 def thaw() -> int:
-    """Give functions of frozen modules code of their own, which has a place like every other object; how many. That of the interpreter is part of its data,
-    and being run writes to it: reference counts, and what the interpreter learns about the run.
+    """Give functions of frozen modules code of their own, which has a place like every other object; how many. That of the interpreter (3.11's) is part of
+    its data, strewn over it, and being run writes to it: reference counts, and what the interpreter learns about the run.
     """
+    if sys.version_info[:2] != (3, 11):
+        return 0
     functions = [f for f in gc.get_objects() if type(f) is types.FunctionType and f.__code__.co_filename.startswith("<frozen ")]
     for function in functions:
         function.__code__ = _thawed(function.__code__)
