@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import os
 import sys
 import time
 from importlib.machinery import FileFinder
 from typing import Any, Optional
 
-from runtime_bootstrap.python import libraries
+from runtime_bootstrap.python import libraries, loading
 
-_LOADERS: Any = importlib._bootstrap_external._get_supported_file_loaders()  # type: ignore[attr-defined]
 _putenv = ctypes.CDLL(None).putenv
 _TAG = "python%d.%d" % sys.version_info[:2]
 # What AWS's runtime has imported when it loads the handler. A function that ships a module of one of these names does not get its
@@ -98,7 +96,7 @@ def settle(task_root: str, opt_root: str, env: "dict[str, str]") -> None:
     for directory in sys.path[:3]:
         sys.path_importer_cache.pop(directory, None)
     # What the hooks of sys.path come to for a directory, ahead of their asking the file system whether it is one or an archive.
-    sys.path_importer_cache[task_root] = FileFinder(task_root, *_LOADERS)
+    sys.path_importer_cache[task_root] = FileFinder(task_root, *loading.LOADERS)
     libraries.install(env.get("LD_LIBRARY_PATH", ""))
 
 
