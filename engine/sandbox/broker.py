@@ -30,6 +30,8 @@ from engine.sandbox.spaces import RESOLVER
 from engine.sandbox.zygotes import ZygoteProcess
 
 _ENDING_S = 5.0
+# Objects that may come to be before it is looked for those that only know each other.
+_GARBAGE = 10_000
 
 
 class Broker:
@@ -286,6 +288,8 @@ def _serve(sock: socket.socket, config: dict[str, Any], level: levels.Level, rep
         else:
             gc.collect()
             gc.freeze()
+            # Next to nothing of what it makes knows itself.
+            gc.set_threshold(_GARBAGE)
             Broker(sock, config, level, settled.process).run()
     finally:
         settled.close()

@@ -57,6 +57,11 @@ class Use(NamedTuple):
 class MemoryWatch:
     """Watches one specialised holder. ``on_exceeded`` is called from the loop."""
 
+    __slots__ = (
+        "_asked", "_asking", "_directory", "_fd", "_group", "_lend", "_limit", "_loop", "_lowering", "_mark", "_on_exceeded", "_resting", "_stands",
+        "_step", "_tmp", "_version",
+    )  # fmt: skip
+
     def __init__(
         self,
         loop: Loop,

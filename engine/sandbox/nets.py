@@ -62,7 +62,7 @@ def prepare(home: int, gateway: Gateway | None) -> tuple[list[int], bytes]:
     return fds, ip
 
 
-@dataclass
+@dataclass(slots=True)
 class Net:
     """``space`` is the namespace, ``cookie`` the kernel's number for it, 0 where nobody watches it."""
 

@@ -83,6 +83,8 @@ class Loop:
 class Peer:
     """One end of a packet socket on a Loop. Owns the socket and the descriptors waiting to be sent."""
 
+    __slots__ = ("_loop", "_on_lost", "_on_packet", "_queue", "_sock", "closed")
+
     def __init__(
         self,
         loop: Loop,

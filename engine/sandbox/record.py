@@ -15,7 +15,7 @@ from engine.sandbox.sources import Source
 _DESCRIPTORS = ("pidfd", "channel", "output", "endpoint", "sockets")
 
 
-@dataclass
+@dataclass(slots=True)
 class Holder:
     """-1 stands for a descriptor that is not there."""
 

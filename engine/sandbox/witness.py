@@ -87,6 +87,7 @@ class Witness:
             os.close(where)
             opened.pop_all()
         self._key, self._value = C.c_uint64(), C.c_uint64()
+        self._place = struct.pack("=IxxxxQQQ", self._marks, C.addressof(self._key), C.addressof(self._value), 0)
 
     @staticmethod
     def _keep(opened: contextlib.ExitStack, fd: int) -> int:
@@ -95,7 +96,7 @@ class Witness:
 
     def _element(self, command: int, number: int, value: int = 0) -> None:
         self._key.value, self._value.value = number, value
-        _call(command, struct.pack("=IxxxxQQQ", self._marks, C.addressof(self._key), C.addressof(self._value), 0), "bpf element")
+        _call(command, self._place, "bpf element")
 
     def watch(self, number: int) -> bool:
         """Begin to watch the namespace with this cookie, before a function is in it; False when it cannot be."""
