@@ -166,7 +166,12 @@ class BrokerLink:
     def make(self, holder_id: int, zygote_key: str, network: str = "", *, template: bool = False, hurried: bool = False) -> None:
         """Make an empty sandbox in a network."""
         if self._sock is not None and self._serving:
-            self._push(self._errands.taken_by(b'["make",%d,%b]' % (holder_id, _spelt_make(zygote_key, network, template, hurried))))
+            order = b'["make",%d,%b]' % (holder_id, _spelt_make(zygote_key, network, template, hurried))
+            if hurried:
+                self._push(self._errands.taken_by(order))
+            else:
+                # Several are mostly ordered at a time.
+                self._errands.leave(order)
 
     def declare_template(self, key: str, holder_id: int) -> None:
         """A template's worker waits to be copied."""
