@@ -1,7 +1,7 @@
 """Inside an ordinary sandbox: the worker, from the zygote's fork to user code.
 
 Theory of operation. The sandbox's init (``init``) is there already and holds its namespaces. The worker is a fork of the zygote in
-the init's pid namespace. It joins the control groups and the other namespaces, becomes the sandbox's root, mounts /proc and
+the init's pid namespace. It joins the control groups and the other namespaces, mounts /proc and
 /tmp and opens the endpoint listener, then locks itself down completely, says so, and waits, still without a function, for
 the path of its code on the control socket: by then the broker has mounted it. It gives that socket up before user code runs.
 
@@ -38,7 +38,6 @@ class Plan(NamedTuple):
     """How every sandbox of one zygote is made: ``furnish`` is what makes namespaces a sandbox, done once in each."""
 
     build: holder.Build
-    become_root: tuple[kernel.Step, ...]
     furnish: tuple[kernel.Step, ...]
     lock_down: tuple[kernel.Step, ...]
     # The same as one run of calls, for a first worker in a network that is there, by the number of control groups to join.
@@ -53,20 +52,21 @@ class Plan(NamedTuple):
 def plan(build: holder.Build) -> Plan:
     """The plan of a zygote's sandboxes. Call it in the zygote, when its root is in place."""
     safe = kernel.MS_NOSUID | kernel.MS_NODEV
+    # All that is the sandbox's is its root's. Who enters its user namespace need not become that root for it, which takes three system calls.
+    owner = ",uid=0,gid=0" if build.fences.own_uid else ""
     furnish = (
         kernel.mount_step("proc", "/proc", "proc", safe | kernel.MS_NOEXEC),
         *holder.shared_limits(build.fences),
-        kernel.mount_step("tmp", "/tmp", "tmpfs", safe, f"{holder.tmp_options(holder.DEFAULT_TMP_MIB)},mode=1777"),
+        kernel.mount_step("tmp", "/tmp", "tmpfs", safe, f"{holder.tmp_options(holder.DEFAULT_TMP_MIB)},mode=1777{owner}"),
         kernel.Step("host name", _socket.sethostname, (HOSTNAME,)),
-        *((kernel.mount_step("mnt", "/mnt", "tmpfs", safe | kernel.MS_NOEXEC, "size=4k,nr_inodes=4,mode=755"),) if build.fences.files else ()),
+        *((kernel.mount_step("mnt", "/mnt", "tmpfs", safe | kernel.MS_NOEXEC, f"size=4k,nr_inodes=4,mode=755{owner}"),) if build.fences.files else ()),
     )
-    become_root = kernel.become_steps("become the sandbox's root", 0, 0) if build.fences.own_uid else ()
-    return Plan(build, become_root, furnish, lockdown.steps(build.fences), {})
+    return Plan(build, furnish, lockdown.steps(build.fences), {})
 
 
 def bare(build: holder.Build) -> Plan:
     """The plan of a worker that nothing is done to (``enter_bare``)."""
-    return Plan(build, (), (), (), {0: calls.table([*_arranged(), _said])})
+    return Plan(build, (), (), {0: calls.table([*_arranged(), _said])})
 
 
 def straight(plan: Plan, joins: int) -> calls.Table | None:
@@ -87,7 +87,6 @@ def _straight(plan: Plan, joins: int) -> list[calls.Call]:
         # Not before: its memory is counted there.
         *_copied,
         call("enter the namespaces", "setns", calls.INIT, plan.joined),
-        *calls.translated(plan.become_root),
         *([call("cgroup namespace", "unshare", kernel.CLONE_NEWCGROUP)] if joins else []),
         *calls.translated(plan.furnish),
         *_arranged(),
@@ -124,7 +123,6 @@ def enter(plan: Plan, init: int, control: int, channel: int, output: int, joins:
                 os.write(fd, b"0")
             step = "enter the namespaces"
             kernel.setns(init, plan.joined)
-            kernel.perform(plan.become_root)
             if joins:
                 step = "cgroup namespace"
                 kernel.unshare(kernel.CLONE_NEWCGROUP)
@@ -204,7 +202,7 @@ def _fail(control: int, step: str, reason: str) -> None:
 
 
 def _become_worker(plan: Plan, control: int, channel: int, output: int, listener: _socket.socket | None, hurried: bool) -> None:
-    """From the sandbox's root to user code. Never returns."""
+    """From the furnished sandbox to user code. Never returns."""
     try:
         if listener is not None:
             _hand_over(control, listener)
