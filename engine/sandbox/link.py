@@ -221,6 +221,13 @@ class BrokerLink:
         self._push(order)
 
     def _push(self, packet: bytes) -> None:
+        if not self._outbox and self._sock is not None:
+            try:
+                self._sock.send(packet)
+                return
+            except OSError:
+                # ``_flush`` meets the same, and sees to it.
+                pass
         self._outbox.append(packet)
         if len(self._outbox) == 1:
             self._flush()
@@ -261,7 +268,8 @@ class BrokerLink:
         try:
             self._dispatch(packet)
         finally:
-            packet.close()
+            if packet.fds:
+                packet.close()
 
     def _dispatch(self, packet: packets.Packet) -> None:
         kind, args, listener = packet.kind, packet.args, self._listener

@@ -25,6 +25,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.unicode cimport PyUnicode_DecodeASCII
+from libc.errno cimport EAGAIN, errno
 from libc.math cimport ceil
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
@@ -425,10 +426,12 @@ cdef class Worker:
         if self.fd < 0:
             return
         if not (self.flying and self.clean):
-            if self.finishing and self.clean:
+            if not self.clean:
+                self.channel.read_once()
+            elif self.finishing:
                 self._read_next()
             else:
-                self.channel.read_once()
+                self._read_other()
             return
         try:
             self._read()
@@ -471,6 +474,14 @@ cdef class Worker:
         elif n >= 0:
             self.channel.received(PyBytes_FromStringAndSize(_in, n))
         else:
+            self.channel.read_once()
+
+    cdef _read_other(self):
+        """Something that is no answer to an invocation of the lane's."""
+        cdef ssize_t n = recv(self.fd, _in, READ, MSG_DONTWAIT)
+        if n >= 0:
+            self.channel.received(PyBytes_FromStringAndSize(_in, n))
+        elif errno != EAGAIN:
             self.channel.read_once()
 
     cdef _freed(self):

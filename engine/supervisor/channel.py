@@ -47,7 +47,8 @@ class Channel:
         self._on_frame = on_frame
         self._on_error = on_error
         self._on_eof = on_eof
-        self._decoder = FrameDecoder(MAX_FRAME)
+        # Made when something comes that is not one whole frame.
+        self._decoder: FrameDecoder | None = None
         self._out: list[memoryview] = []
         self._paused = False
         self.closed = False
@@ -63,7 +64,7 @@ class Channel:
         if worker is not None:
             self._readable = worker.readable
         self._watch()
-        self.read_once()
+        self._readable()
 
     def _seldom(self) -> None:
         """Something came while it was not known yet whether much will."""
@@ -97,7 +98,7 @@ class Channel:
         """One read; False when there was nothing more."""
         decoder = self._decoder
         try:
-            data = os.read(self.fd, BIG_RECV if decoder.buffered > RECV else RECV)
+            data = os.read(self.fd, RECV if decoder is None or decoder.buffered <= RECV else BIG_RECV)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -112,9 +113,11 @@ class Channel:
             self._on_eof()
             return False
         try:
-            if not decoder.buffered and len(data) == 4 + int.from_bytes(data[:4], "big") and len(data) > 4:
+            if len(data) == 4 + int.from_bytes(data[:4], "big") and len(data) > 4 and (decoder is None or not decoder.buffered):
                 self._on_frame(data[4:])
             else:
+                if decoder is None:
+                    decoder = self._decoder = FrameDecoder(MAX_FRAME)
                 for body in decoder.feed(data):
                     if self.closed:
                         return False
@@ -123,7 +126,7 @@ class Channel:
             if not self.closed:
                 self._on_error(e)
             return False
-        if self.worker is not None:
+        if decoder is not None and self.worker is not None:
             self.worker.clean = not decoder.buffered
         return not self.closed
 

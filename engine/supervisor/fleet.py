@@ -315,11 +315,13 @@ class Fleet:
             return
         was = instance.state
         self._retire(instance)
-        if instance.holder_id:
-            self.farewell.say(instance, "spindown", lambda: self._end(instance), was=was)
-        else:
+        if not instance.holder_id:
             instance.close()
             self._forget(instance)
+        elif instance.version.extensions:
+            self.farewell.say(instance, "spindown", lambda: self._end(instance), was=was)
+        else:
+            self._end(instance)
 
     def _retire(self, instance: Instance) -> None:
         instance.pool.lost(instance)

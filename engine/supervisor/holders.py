@@ -152,7 +152,7 @@ class HolderPool:
 
     def take(self, key: str, then: Callable[[Holder | None, str], None]) -> None:
         """Call ``then(holder, "")`` now or when one is ready; ``then(None, reason)`` when none can be had."""
-        stock = self.use(key)
+        stock = self._stocks.get(key) or self.use(key)
         if stock.failed is not None:
             then(None, stock.failed)
             return
@@ -182,10 +182,14 @@ class HolderPool:
     def _refill(self, stock: _Stock) -> None:
         if self.closed or not stock.up:
             return
-        size = min(self._size, stock.spec.most, NETWORK_SIZE if stock.network else self._size)
-        missing = (0 if stock.paused else size) + len(stock.wanted) - len(stock.ready) - len(stock.making)
-        most = max(UNHURRIED, min(len(stock.wanted), MAX_MAKING))
-        for _ in range(min(missing, most - len(stock.making))):
+        wanted, making = len(stock.wanted), len(stock.making)
+        missing = wanted - len(stock.ready) - making
+        if not stock.paused:
+            missing += min(self._size, stock.spec.most, NETWORK_SIZE if stock.network else self._size)
+        most = max(UNHURRIED, min(wanted, MAX_MAKING)) - making
+        if missing <= 0 or most <= 0:
+            return
+        for _ in range(min(missing, most)):
             self._next_id += 1
             # Those made first go to those who wait.
             hurried = len(stock.making) < len(stock.wanted)

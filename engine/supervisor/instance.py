@@ -11,7 +11,7 @@ import termios
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from engine.core.instance import Event, State, transition
+from engine.core.instance import TRANSITIONS, Event, State, transition
 from engine.core.pool import VersionPool
 from engine.core.report import init_error_type
 from engine.errors import WireError
@@ -58,8 +58,8 @@ class Instance:
     """An execution environment of one version. Hashable by identity."""
 
     __slots__ = (
-        "_accepting", "_cpu_read_ms", "_current", "_ears", "_events", "_listening", "_output_fd", "_partial", "_peak_read_ms", "answered",
-        "born_s", "capped", "channel", "copied", "cpu_before_s", "cpu_file", "cpu_s", "crew", "deadline_s", "door", "endpoint", "flight", "freezer",
+        "_accepting", "_cpu_read_ms", "_current", "_door", "_ears", "_events", "_listening", "_output_fd", "_partial", "_peak_read_ms", "answered",
+        "born_s", "capped", "channel", "copied", "cpu_before_s", "cpu_file", "cpu_s", "crew", "deadline_s", "endpoint", "flight", "freezer",
         "frozen", "holder_id", "init_error", "init_failed_in_init", "init_ms", "init_started_s", "init_took_s", "invocations", "kind", "learned",
         "leave_s", "leaving", "memory_bytes", "memory_peak_file", "needs_init", "pid", "pool", "printed_ms", "provisioned", "raw_used", "response",
         "restore_ms", "restored", "said_hello", "snapshot", "state", "stream", "template", "version",
@@ -95,7 +95,7 @@ class Instance:
         self.pid = 0
         self.channel: Channel | None = None
         self.endpoint = -1
-        self.door = Door(self.listen)
+        self._door: Door | None = None
         self.memory_peak_file: str | None = None
         self.memory_bytes = 0
         self.cpu_file: str | None = None
@@ -170,7 +170,7 @@ class Instance:
 
     def move(self, event: Event) -> None:
         """Apply a transition; raises IllegalTransition."""
-        self.state = transition(self.state, event)
+        self.state = TRANSITIONS.get((self.state, event)) or transition(self.state, event)
 
     def adopt(self, holder: Holder) -> None:
         """Take over a prepared sandbox. Nothing is heard of it until ``listen``."""
@@ -214,13 +214,15 @@ class Instance:
         return
 
     def _accept(self) -> None:
-        sock = self.door.answer(self.endpoint)
+        sock = Door.answer(self.endpoint)
         if sock is None:
             return
-        if not self.door.entered():
+        # Most functions never come here.
+        door = self._door = self._door or Door(self.listen)
+        if not door.entered():
             self._ears.remove(self.endpoint)
             self._accepting = False
-        self._events.on_connection(sock, self.door)
+        self._events.on_connection(sock, door)
 
     def read_output(self) -> None:
         """Take what subprocesses and C code wrote to fd 1 and 2; whole lines become log events."""
@@ -354,7 +356,8 @@ class Instance:
     def close(self) -> None:
         """Let go of everything. Idempotent."""
         self.detach_worker()
-        self.door.shut()
+        if self._door is not None:
+            self._door.shut()
         self.read_cpu()
         self.cpu_file = None
         if self.freezer is not None:

@@ -157,7 +157,8 @@ class Invoker:
                 self.refuse(request, throttled(Throttle.FUNCTION_RATE), throttle=True)
                 return
             self._fleet.spawn(version)
-        self._sweep_soon()
+        if not self._sweeping:
+            self._sweep_soon()
 
     def refuse(self, request: Request, error: AwsError, *, throttle: bool = False) -> None:
         """An admitted request that will not run."""
@@ -197,7 +198,8 @@ class Invoker:
         instance.init_started_s = began_s
         instance.deadline_s = began_s + self.setting.limit_s(instance, self._init_timeout_s)
         self._timed[instance] = None
-        self._sweep_soon()
+        if not self._sweeping:
+            self._sweep_soon()
         instance.listen()
 
     def _on_credentials(self, instance: Instance, problem: AwsError | None) -> None:

@@ -139,7 +139,8 @@ class FunctionLog:
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         if not self._begun:
-            self._path = path = self.path
+            path = self.path
+            self._path = str(path)
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self._group:
                 path.with_suffix(".group").write_text(f"{self._group}\n")

@@ -53,11 +53,11 @@ class Ended:
     __slots__ = ("_at_ms", "_duration_ms", "_init_ms", "_instance", "_outcome", "_request", "_restore_ms")
 
     def __init__(
-        self, instance: Instance, request: Request, duration_ms: float, init_ms: float | None, outcome: Outcome, at_ms: int
+        self, instance: Instance, request: Request, duration_ms: float, init_ms: float | None, outcome: Outcome, at_ms: int, first_ms: int
     ) -> None:
         self._instance = instance
         # Only names and times are read later; the payload need not live that long.
-        self._request = (request.request_id, _not_before(instance, request.started_ms) if not request.start_logged else -1)
+        self._request = (request.request_id, -1 if request.start_logged else first_ms)
         self._duration_ms = duration_ms
         self._init_ms = init_ms
         self._restore_ms, instance.restore_ms = instance.restore_ms, None
@@ -147,8 +147,8 @@ class Story:
         at_ms = _not_before(instance, at_ms)
         if outcome.platform:
             instance.peak_memory_mib(at_ms)  # while there still is something to measure
-        ended = Ended(instance, request, duration_ms, init_ms, outcome, at_ms)
         first_ms = at_ms if request.start_logged else _not_before(instance, request.started_ms)
+        ended = Ended(instance, request, duration_ms, init_ms, outcome, at_ms, first_ms)
         instance.printed_ms = at_ms
         instance.version.log.write(first_ms, instance.stream, ended)
         if request.tail is not None:
