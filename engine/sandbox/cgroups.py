@@ -293,9 +293,11 @@ class Groups:
         """Groups for a holder: what another one left, or new ones. Raises OSError; nothing is left then."""
         group = self._spare.pop() if self._spare else self._new()
         self._idle = min(self._idle, len(self._spare))
-        with contextlib.suppress(OSError):
-            # Only a matter of turns: what cannot be weighed is made all the same.
+        try:
             group.weigh(MAKING_SHARES)
+        except OSError:
+            # Only a matter of turns: what cannot be weighed is made all the same.
+            return group
         return group
 
     def give_back(self, group: Group) -> bool:

@@ -19,6 +19,7 @@ import random
 import signal
 import socket
 from collections import deque
+from functools import partial
 from typing import Any, Protocol
 
 from engine.sandbox import packets
@@ -159,9 +160,7 @@ class Holders:
             lent += self._connect(holder)
             if holder.control is not None:
                 holder.control.close()
-            holder.control = Peer(
-                self._loop, ours, lambda p: self._on_control(holder, p), lambda _r: self._on_control_lost(holder)
-            )
+            holder.control = Peer(self._loop, ours, partial(self._on_control, holder), partial(self._on_control_lost, holder))
             self._next_pid = (self._next_pid + 7919) % _PIDS
             first = kind == "make"
             net = holder.net if first else None
@@ -184,9 +183,7 @@ class Holders:
         joins: list[int] = []
         try:
             packets.want_credentials(ours)
-            holder.control = Peer(
-                self._loop, ours, lambda p: self._on_control(holder, p), lambda _r: self._on_control_lost(holder)
-            )
+            holder.control = Peer(self._loop, ours, partial(self._on_control, holder), partial(self._on_control_lost, holder))
             joins = group.open_moves()
             holder.lent = [*self._connect(holder), *group.open_moves()]
             holder.zygote.send(["make", holder.id, holder.inner_pid], [theirs.fileno(), *joins])
@@ -312,7 +309,7 @@ class Holders:
             self._fail(holder, str(args[0]), str(args[1]))
             self.kill(holder.id)
 
-    def _on_control_lost(self, holder: Holder) -> None:
+    def _on_control_lost(self, holder: Holder, _reason: str) -> None:
         """Its init, or worker, is gone. Normally the reaping says so; not when the zygote died before it could name the init."""
         if not holder.init_pid and holder.zygote.key not in self._making:
             self._finish(holder)

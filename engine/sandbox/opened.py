@@ -52,11 +52,13 @@ class Files:
 
     def write(self, path: str, data: bytes, flags: int = os.O_WRONLY) -> None:
         """Write once, from the beginning. Raises OSError."""
-        os.pwrite(self.descriptor(path, flags), data, 0)
+        fd = self._fds.get(path)
+        os.pwrite(self.descriptor(path, flags) if fd is None else fd, data, 0)
 
     def read(self, path: str, most: int = 512, flags: int = os.O_RDONLY) -> bytes:
         """The first bytes as they are now. Raises OSError."""
-        return os.pread(self.descriptor(path, flags), most, 0)
+        fd = self._fds.get(path)
+        return os.pread(self.descriptor(path, flags) if fd is None else fd, most, 0)
 
     def close(self) -> None:
         """Close all; what is needed again is opened again."""

@@ -48,6 +48,10 @@ class Packet(NamedTuple):
         self.fds.clear()
 
 
+# Without the function that makes named tuples of their members: on the broker's way from a wake to its work every call counts.
+_new = tuple.__new__
+
+
 def pair() -> tuple[socket.socket, socket.socket]:
     """Two connected packet sockets."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -120,7 +124,7 @@ def unpacked(data: bytes, fds: list[int], pid: int = 0, *, cut: bool = False, re
     except (ValueError, RecursionError, PacketError) as e:
         Packet("", [], fds, pid).close()
         raise e if isinstance(e, PacketError) else PacketError(f"not a packet: {e}") from e
-    return Packet(message[0], message[1:], fds, pid)
+    return _new(Packet, (message[0], message[1:], fds, pid))
 
 
 def want_credentials(sock: socket.SocketType) -> None:

@@ -5,7 +5,6 @@ Sending queues when the other side is slow; a peer that goes away is reported on
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import heapq
 import os
@@ -20,6 +19,7 @@ from engine.sandbox import packets
 _RETRY_S = 0.005
 # How late a timer may be where nothing else happens: it waits so long for something that wakes the loop anyway.
 _SLACK_S = 0.01
+_IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 
 
 class Loop:
@@ -27,12 +27,12 @@ class Loop:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._callbacks: dict[int, Callable[[int], object]] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._counter = 0
         self.stopped = False
 
-    def watch(self, fd: int, callback: Callable[[int], None], events: int = select.EPOLLIN) -> None:
+    def watch(self, fd: int, callback: Callable[[int], object], events: int = select.EPOLLIN) -> None:
         """Call back with the event mask whenever ``fd`` is ready."""
         self._callbacks[fd] = callback
         self._epoll.register(fd, events)
@@ -41,15 +41,17 @@ class Loop:
         """Wait for other events."""
         self._epoll.modify(fd, events)
 
-    def hand_over(self, fd: int, callback: Callable[[int], None]) -> None:
+    def hand_over(self, fd: int, callback: Callable[[int], object]) -> None:
         """Have another one called back from now on."""
         self._callbacks[fd] = callback
 
     def forget(self, fd: int) -> None:
         """Stop watching; call before closing."""
         if self._callbacks.pop(fd, None) is not None:
-            with contextlib.suppress(OSError):
+            try:
                 self._epoll.unregister(fd)
+            except OSError:
+                return
 
     def later(self, delay_s: float, callback: Callable[[], None]) -> None:
         """Call once, after a delay, or a little later."""
@@ -109,26 +111,37 @@ class Peer:
         """``send`` for what is encoded already."""
         if self.closed:
             return
-        if self._queue or not self._try(data, fds):
-            self._queue.append((data, [os.dup(fd) for fd in fds]))
+        if not self._queue:
+            try:
+                packets.send_raw(self._sock, data, fds)
+            except OSError as e:
+                if self._done_with(e):
+                    return
+            else:
+                return
+        self._queue.append((data, [os.dup(fd) for fd in fds]))
 
     def _try(self, data: bytes, fds: Sequence[int]) -> bool:
         """Whether this packet is done with. When not, a later ``_flush`` has been arranged."""
         try:
             packets.send_raw(self._sock, data, fds)
-        except BlockingIOError:
+        except OSError as e:
+            return self._done_with(e)
+        return True
+
+    def _done_with(self, e: OSError) -> bool:
+        """``_try`` for one that could not be sent."""
+        if isinstance(e, BlockingIOError):
             self._loop.change(self._sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
             return False
-        except OSError as e:
-            if e.errno in (errno.ETOOMANYREFS, errno.ENOBUFS):
-                # Too many descriptors in flight: the socket stays writable, so come back by timer.
-                self._loop.change(self._sock.fileno(), select.EPOLLIN)
-                self._loop.later(_RETRY_S, self._flush)
-                return False
-            if e.errno in (errno.EPIPE, errno.ECONNRESET):
-                # The other side has gone, but its last words may still be unread: reading comes to its end by itself.
-                return True
+        if e.errno in (errno.ETOOMANYREFS, errno.ENOBUFS):
+            # Too many descriptors in flight: the socket stays writable, so come back by timer.
+            self._loop.change(self._sock.fileno(), select.EPOLLIN)
+            self._loop.later(_RETRY_S, self._flush)
+            return False
+        if e.errno not in (errno.EPIPE, errno.ECONNRESET):
             self._lose(e.strerror or str(e))
+        # Otherwise the other side has gone, but its last words may still be unread: reading comes to its end by itself.
         return True
 
     def _flush(self) -> None:
@@ -143,14 +156,13 @@ class Peer:
         if not self.closed:
             self._loop.change(self._sock.fileno(), select.EPOLLIN)
 
-    def _ready(self, mask: int) -> None:
-        if mask & select.EPOLLOUT:
-            self._flush()
-        if mask & ~select.EPOLLOUT and not self.closed:
-            # One at a time: level-triggered epoll says when there is more, an empty read would cost an exception.
-            self._receive()
-
-    def _receive(self) -> bool:
+    def _ready(self, mask: int = _IN) -> bool:
+        """Handle one packet, if there is one. One at a time: level-triggered epoll says when there is more, an empty read would cost an exception."""
+        if mask != _IN:
+            if mask & _OUT:
+                self._flush()
+            if not mask & ~_OUT or self.closed:
+                return False
         try:
             packet = packets.receive(self._sock)
         except BlockingIOError:
@@ -167,12 +179,13 @@ class Peer:
         try:
             self._on_packet(packet)
         finally:
-            packet.close()
+            if packet.fds:
+                packet.close()
         return True
 
     def drain(self) -> None:
         """Handle what has already arrived, without waiting."""
-        while not self.closed and self._receive():
+        while not self.closed and self._ready():
             pass
 
     def _lose(self, reason: str) -> None:

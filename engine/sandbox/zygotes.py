@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from engine.sandbox import kernel, layouts, packets
@@ -54,7 +55,7 @@ class ZygoteProcess:
                 except OSError:
                     ours.close()
                     raise
-            self._peer = Peer(self._loop, ours, lambda packet: self._on_packet(self, packet), lambda _reason: None)
+            self._peer = Peer(self._loop, ours, partial(self._on_packet, self), lambda _reason: None)
             self.send(["plan", self._plan | {"learns": learnt >= 0}], [learnt] if learnt >= 0 else [])
         finally:
             if learnt >= 0:
