@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import ctypes, json, os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from engine.sandbox import copier, forge, kernel, packets
+from engine.sandbox import calls, copier, forge, kernel, packets
 helper = ctypes.PyDLL(sys.argv[2])
 copier.forge_run, copier.forge_init_of, copier.forge_memory = helper.forge_run, helper.forge_init_of, helper.forge_memory
 copier.forge_memory.restype = ctypes.c_void_p
@@ -29,7 +29,7 @@ ours, theirs = packets.pair()
 null = os.open("/dev/null", os.O_RDONLY)
 children = kernel.child_signal_fd()
 # The entry and the stack are nobody's: nothing that is sent here comes to the making of a process.
-one = forge.begin(forge.Home(theirs.fileno(), children, null, null, os.getpid(), False), (0, 0, 0), 1, False)
+one = forge.begin(forge.Home(theirs.fileno(), children, null, null, os.getpid(), False), (0, 0, 0), 1, False, calls.Table(None, []))
 said = []
 def ask(message, fds=()):
     packets.send(ours, message, fds)
