@@ -183,6 +183,7 @@ class Channel:
         if self.closed:
             return
         self.closed = True
+        self._watched = False
         if self.worker is not None:
             self.worker.close()
         if self._by_loop:
