@@ -44,6 +44,7 @@ class Version:
         "announced",
         "base_env",
         "config",
+        "expires_s",
         "extensions",
         "function",
         "imports",
@@ -83,6 +84,8 @@ class Version:
         self.extensions = external or config.api == "extends"
         # Invocations that an instance may run at once; a pool of such instances is another.
         self.limit = zygotes.places(config, behind_agent=behind_agent)
+        # Monotonic: no instance on demand will have been idle for too long before.
+        self.expires_s = 0.0
         self.pool: VersionPool[Instance, Request] = SharedPool(self.limit) if self.limit > 1 else VersionPool()
         self.provisioned: Provision | None = None
         self.zygote_key = self.stock_key = zygotes.key(config, behind_agent=behind_agent)

@@ -96,6 +96,8 @@ class Fleet:
         self._over: deque[tuple[Instance, float]] = deque()
         self.starved: dict[Version, None] = {}
         self._versions: dict[Version, None] = {}
+        # Those that may have something to freeze: see ``freeze_idle``.
+        self._awake: dict[Version, None] = {}
 
     def wire(self, sandbox: Sandbox, holders: HolderPool) -> None:
         """The two are made after the fleet, which listens to both."""
@@ -137,6 +139,7 @@ class Fleet:
         if version.shared is not None:
             version.function.tenant_instances += 1
         instance.pool.started(instance)
+        self._awake[version] = None
         return instance
 
     def _date(self) -> str:
@@ -258,16 +261,29 @@ class Fleet:
             self._sandbox.initialised(instance.holder_id)
 
     def freeze_idle(self, now_s: float, after_s: float) -> None:
-        """Freeze what has been idle for ``after_s``. An instance is used last in, first out, so the frozen ones are the oldest."""
-        for version in self._versions:
-            if version.limit > 1:
-                continue
+        """Freeze what has been idle for ``after_s``. An instance is used last in, first out, so the frozen ones are the oldest.
+
+        A version all of whose instances are frozen is not looked at again before one of them is ``thawed`` or another is made: there may be a
+        thousand.
+        """
+        for version in list(self._awake):
+            done = version.provisioned is None and version.pool.live == version.pool.idle_count
             for pool in (version.pool,) if version.provisioned is None else (version.pool, version.provisioned.pool):
+                if version.limit > 1:
+                    continue
                 for instance, since_s in pool.newest_idle():
                     if instance.frozen:
                         break
                     if now_s - since_s >= after_s:
                         instance.freeze()
+                    done = done and instance.frozen
+            if done:
+                del self._awake[version]
+
+    def thaw(self, instance: Instance) -> None:
+        """Let a frozen instance go on; its message is there already."""
+        instance.thaw()
+        self._awake[instance.version] = None
 
     def reset(self, instance: Instance, reason: str = "failure") -> None:
         """Kill what the function started, keep its sandbox; a fresh worker will be there. For INITIALISING and BUSY only."""
@@ -383,6 +399,7 @@ class Fleet:
         if pool.live == 0 and (pool.draining or not (pool.waiting or version.provisioned)):
             # Whoever looks at all versions looks at those that have, or want, instances; ``spawn`` adds it again.
             self._versions.pop(version, None)
+            self._awake.pop(version, None)
             if version.shared is not None:
                 tenants.forget(version)
         self.feed_starved()
@@ -404,15 +421,22 @@ class Fleet:
         """See how much memory the host has left."""
         self._room.look()
 
-    def expire(self, now_s: float, keep_alive_s: float, max_age_s: float) -> None:
-        """Retire what has been idle for too long, and idle instances that are too old (``max_age_s`` 0: none is)."""
+    def expire(self, now_s: float, keep_alive_s: float, max_age_s: float, *, all_of_them: bool) -> None:
+        """Retire what has been idle for too long, and idle instances that are too old (``max_age_s`` 0: none is).
+
+        ``all_of_them``: also of versions of which it was known, as their settings were then, that nothing can have expired by now.
+        """
         for version in list(self._versions):
+            if now_s < version.expires_s and not all_of_them:
+                continue
             function = version.function
             keep_s = keep_alive_s if function.keep_alive_s is None else function.keep_alive_s
             age_s = max_age_s if function.max_age_s is None else function.max_age_s
             leaving = version.pool.expired(now_s, keep_s)
             if age_s:
                 leaving += [i for i in version.pool.idle if now_s - i.born_s >= age_s]
+            oldest_s = version.pool.oldest_idle_since()
+            version.expires_s = keep_s + (now_s if oldest_s is None else oldest_s)
             for instance in leaving:
                 self.retire(instance)
         self.feed_starved()

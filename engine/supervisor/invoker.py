@@ -252,7 +252,7 @@ class Invoker:
                 messages.encode_invoke(request.request_id, started_ms + timeout_s * 1000, request.middle, request.payload)
             )
         if instance.frozen:
-            instance.thaw()
+            self._fleet.thaw(instance)
         if request.tail is not None:
             self._stories.started(request, instance)
         if not self._sweeping:
@@ -512,15 +512,15 @@ class Invoker:
         """Once a second: let idle instances expire, keep provisioned ones complete, let requests without room fail."""
         now_s = self._monotonic()
         self._fleet.look()
-        self.expire()
+        self.expire(all_of_them=True)
         for instance in () if self.setting.roles is None else self.setting.roles.overdue(self._fleet.instances):
             self._fleet.leave(instance)
         self.provisioner.tick()
         self._refuse_the_starved(now_s)
 
-    def expire(self) -> None:
+    def expire(self, *, all_of_them: bool = False) -> None:
         """Let idle instances expire: several times a second, for what ends together is in the way of what starts."""
-        self._fleet.expire(self._monotonic(), self._keep_alive_s, self._max_age_s)
+        self._fleet.expire(self._monotonic(), self._keep_alive_s, self._max_age_s, all_of_them=all_of_them)
 
     def _overdue(self, instance: Instance) -> None:
         if instance.state is State.INITIALISING:

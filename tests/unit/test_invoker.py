@@ -587,6 +587,10 @@ def test_the_idle_are_frozen_oldest_first_and_thawed_after_their_event_was_sent(
         assert seen == [f"thaw {newer}", "event"]
         assert sent[0] > 0, "the event was there before the thaw"
         assert sorted(i.frozen for i in rig.invoker.instances) == [False, True]
+        rig.clock.advance(0.2)
+        for _ in range(2):
+            rig.invoker.freeze_idle(0.1)
+        assert seen[2:] == [f"freeze {newer}"]
 
     play(scenario)
 
@@ -656,6 +660,27 @@ def test_idle_instances_expire(play: Callable[..., None]) -> None:
         rig.invoker.tick()
         await rig.until(lambda: not rig.invoker.instances)
         assert len(rig.sandbox.killed) == 1
+
+    play(scenario)
+
+
+def test_idle_instances_expire_between_ticks_too_each_in_its_time(play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.put()
+        await rig.finish(rig.invoke())
+        for used in (True, False):
+            rig.invoker.expire()
+            rig.clock.advance(59.9)
+            rig.invoker.expire()
+            assert len(rig.invoker.instances) == 1
+            if used:
+                await rig.finish(rig.invoke())
+        rig.clock.advance(0.05)
+        rig.invoker.expire()
+        assert rig.sandbox.killed == []
+        rig.clock.advance(0.1)
+        rig.invoker.expire()
+        await rig.until(lambda: not rig.invoker.instances)
 
     play(scenario)
 
