@@ -20,6 +20,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 from engine import turns
@@ -58,7 +59,7 @@ class Broker:
         self._loop.run()
         self._end()
 
-    def _tell(self, message: list[object], fds: list[int] | None = None) -> None:
+    def _tell(self, message: Sequence[object], fds: list[int] | None = None) -> None:
         self._supervisor.send(message, fds or [])
 
     def _on_supervisor_lost(self, _reason: str) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from engine.sandbox import kernel
 from engine.sandbox.opened import Files, Shelf
@@ -270,6 +272,11 @@ class Group:
             return f"{directory}/memory.max_usage_in_bytes"
         # Since Linux 5.19.
         return f"{directory}/memory.peak" if version and os.path.exists(f"{directory}/memory.peak") else None
+
+    @cached_property
+    def counters(self) -> bytes:
+        """Where ``peak_file`` and ``cpu_file`` are, as members of a JSON object: the same for all sandboxes that these groups have been."""
+        return json.dumps({"peak_file": self.peak_file(), "cpu_file": self.cpu_file()}, separators=(",", ":"))[1:-1].encode()
 
     def cpu_file(self) -> str | None:
         """File that counts the CPU time used: v1 nanoseconds, v2 a table that begins with ``usage_usec``."""

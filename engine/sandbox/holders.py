@@ -19,6 +19,7 @@ import random
 import signal
 import socket
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -39,12 +40,13 @@ _IN_FLIGHT = 8
 _FORCE_AFTER_S = 2.0
 _PIDS, _FIRST_PID = 31700, 300
 _KILL = int(signal.SIGKILL)
+_WORDS = (b"false", b"true")
 
 
 class Tell(Protocol):
     """Sends an event to the supervisor, with copies of descriptors."""
 
-    def __call__(self, message: list[object], fds: list[int] | None = None) -> None: ...
+    def __call__(self, message: Sequence[object], fds: list[int] | None = None) -> None: ...
 
 
 class Holders:
@@ -55,6 +57,7 @@ class Holders:
     ) -> None:
         self._loop = loop
         self._level = level
+        self._namespaces = level.namespaces
         self._tell = tell
         self._network = network
         self._holders: dict[int, Holder] = {}
@@ -88,7 +91,7 @@ class Holders:
         if isinstance(zygote, Template):
             network = zygote.network
         holder = Holder(holder_id, zygote, network=network, is_template=template, hurried=hurried)
-        holder.visited = self._level.namespaces and not template and not isinstance(zygote, Template)
+        holder.visited = self._namespaces and not template and not isinstance(zygote, Template)
         holder.netted = self._nets is not None and holder.visited and not network
         holder.wired = holder.netted or (not network and self._level.network != "nat")
         self._holders[holder_id] = holder
@@ -332,17 +335,17 @@ class Holders:
         """With ``holder_ready`` go what only the first worker's supervisor end needs: the endpoint, the freezer, the counters' places."""
         group = holder.group
         endpoint = holder.endpoint if holder.net is None else holder.net.listener
-        what: dict[str, object] = {"endpoint": endpoint >= 0, "freezer": 0}
+        version, more = 0, b""
         if endpoint >= 0:
             fds.append(endpoint)
         if group is not None:
             with contextlib.suppress(OSError):
                 version, freezer = group.freezer()
                 if version:
-                    what["freezer"] = version
                     fds.append(freezer)
-            what["peak_file"], what["cpu_file"], what["cpu_before_s"] = group.peak_file(), group.cpu_file(), group.cpu_before_s
-        self._tell(["holder_ready", holder.id, holder.worker_pid, what], fds)
+            more = b',%b,"cpu_before_s":%r' % (group.counters, group.cpu_before_s)
+        what = b'"endpoint":%b,"freezer":%d%b' % (_WORDS[endpoint >= 0], version, more)
+        self._tell(b'["holder_ready",%d,%d,{%b}]' % (holder.id, holder.worker_pid, what), fds)
 
     def specialise(self, holder_id: int, spec: dict[str, Any]) -> None:
         """Give a ready holder its code and limits. Ignored for one that is gone or going."""
@@ -447,7 +450,7 @@ class Holders:
     def _signal(self, holder: Holder) -> None:
         if holder.group is not None:
             holder.group.let_die()
-        if self._level.namespaces:
+        if self._namespaces:
             self._force(holder)
         elif holder.control is not None:
             # Without a pid namespace the init itself has to kill what descends from it.
@@ -488,7 +491,7 @@ class Holders:
             # A fresh worker after a reset: whoever waits for it gets another sandbox.
             self.kill(holder.id)
         elif not was_ready and not holder.dying:
-            self._fail(holder, "start the worker", f"it ended with wait status {status}: {_last_words(holder.output)}")
+            self._fail(holder, "start the worker", f"it ended with wait status {status}: {holder.last_words()}")
             self.kill(holder.id)
         elif holder.announced and not holder.dying:
             self._tell(["worker_exited", holder.id, *self._cause(holder, status)])
@@ -577,7 +580,7 @@ class Holders:
         """End every holder."""
         for holder in list(self._holders.values()):
             self.kill(holder.id)
-            if not self._level.namespaces and holder.init_pid:
+            if not self._namespaces and holder.init_pid:
                 continue
             self._force(holder)
 
@@ -588,10 +591,3 @@ class Holders:
             self._nets.close()
         self._outfitter.close()
         self._level.groups.close()
-
-
-def _last_words(output: int) -> str:
-    """What a worker that never became ready has written, for the error message."""
-    with contextlib.suppress(OSError):
-        return os.read(output, 4000).decode(errors="replace") or "no output"
-    return "no output"

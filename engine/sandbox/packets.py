@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import struct
+from json import scanner
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ _SOCKET, _RIGHTS, _SENDER = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS), int(
 _PASS_CREDENTIALS = int(socket.SO_PASSCRED)
 _CUT, _CLOEXEC = int(socket.MSG_CTRUNC | socket.MSG_TRUNC), int(socket.MSG_CMSG_CLOEXEC)
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-_decode = json.JSONDecoder().raw_decode
+# What reads and nothing else: a decoder's methods look for blanks around it first.
+_scanner: Any = scanner
+_scan = _scanner.make_scanner(json.JSONDecoder())
 _ROOM = socket.CMSG_SPACE(MAX_FDS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
 
 
@@ -64,7 +67,9 @@ def ends(kind: int = socket.SOCK_SEQPACKET) -> tuple[socket.SocketType, int]:
 
 
 def encode(message: Sequence[object]) -> bytes:
-    """The bytes of a packet. Raises ValueError when it is too big."""
+    """The bytes of a packet, which they may be already. Raises ValueError when it is too big."""
+    if isinstance(message, bytes):
+        return message
     data = _encode(message).encode()
     if len(data) > MAX_PACKET:
         raise ValueError(f"packet of {len(data)} bytes is over {MAX_PACKET}")
@@ -87,7 +92,10 @@ def send(sock: socket.SocketType, message: Sequence[object], fds: Sequence[int] 
 def decode(data: bytes) -> object:
     """What ``encode`` was given. Raises ValueError, RecursionError."""
     text = data.decode()
-    message, end = _decode(text)
+    try:
+        message, end = _scan(text, 0)
+    except StopIteration as e:
+        raise ValueError(f"nothing to be read at {e.value}") from e
     if end != len(text):
         raise ValueError("something follows the message")
     return message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from dataclasses import dataclass, field
@@ -81,3 +82,9 @@ class Holder:
         for fd in self.lent:
             os.close(fd)
         self.lent.clear()
+
+    def last_words(self) -> str:
+        """What a worker that never became ready has written, for the error message."""
+        with contextlib.suppress(OSError):
+            return os.read(self.output, 4000).decode(errors="replace") or "no output"
+        return "no output"
