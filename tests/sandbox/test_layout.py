@@ -56,7 +56,14 @@ gc.collect()
 if {learns}:
     layout.learn(int(sys.argv[1]), rehearse)
 else:
+    def mappings():
+        return [line.split()[1] for line in open("/proc/self/maps")]
+
+    before = len(mappings())
     layout.finish()
+    # Constants lie with code, in no mapping that can be written.
+    assert not any(access.startswith("rwx") for access in mappings())
+    joined = before - len(mappings())
     large = sum(int(line.split()[1]) for line in open("/proc/self/smaps") if line.startswith("AnonHugePages"))
     gc.freeze()
     watched = layout.watch(rehearse)
@@ -93,7 +100,7 @@ else:
     import json
     kept = [k for k in os.environ if k.startswith(("LD_", "LAMBDA_"))]
     shown = open("/proc/self/environ", "rb").read()
-    print(json.dumps([[large, watched, *map(int, os.read(read_end, 80).split())], kept, b"PRELOAD" in shown or b"LAYOUT" in shown, os.environ.get("OTHER")]))
+    print(json.dumps([[joined, large, watched, *map(int, os.read(read_end, 80).split())], kept, b"PRELOAD" in shown or b"LAYOUT" in shown, os.environ.get("OTHER")]))
 """
 
 
@@ -131,13 +138,14 @@ def test_forks_write_to_fewer_pages_and_programs_notice_nothing(name: str, tmp_p
     candidates, chosen = ((tmp_path / n).stat().st_size // layout.KEY for n in ("spread", "learnt"))
     assert 0 < chosen < candidates / 4
 
-    (large, watched, pages, faults, touched, faults_then), variables, seen, other = _run(
+    (joined, large, watched, pages, faults, touched, faults_then), variables, seen, other = _run(
         interpreter, learns=False, variables=_loaded("u", tmp_path / "learnt")
     )
-    (_, _, usual, *_), *_ = _run(interpreter, learns=False, variables={})
+    (*_, usual, _, _, _), *_ = _run(interpreter, learns=False, variables={})
 
     assert (variables, seen, other) == ([], False, "kept")
     assert pages < 0.9 * usual, "a third fewer, more or less: where hashes send objects is another place each time"
+    assert joined > 0, "every library has constants"
     assert large > 0 or not _has_large_pages()
     assert 0 < watched < 1.2 * pages, (large, watched, pages, faults, touched, faults_then)
     # What is left are pages of files, and what the touching itself needs.
