@@ -235,10 +235,57 @@ static void join_mappings(void) {
     }
 }
 
+/* One that is nobody's yet; NULL when there is none to be had. */
+static char *large_page(void) {
+    char *p = mmap(NULL, 2 * LARGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *page = aligned(p);
+    if (p == MAP_FAILED)
+        return NULL;
+    if (page > p)
+        munmap(p, (size_t)(page - p));
+    if (page < p + LARGE_PAGE)
+        munmap(page + LARGE_PAGE, (size_t)(p + LARGE_PAGE - page));
+    *(volatile char *)page = 0;
+    if (madvise(page, LARGE_PAGE, MADV_COLLAPSE) == 0)
+        return page;
+    munmap(page, LARGE_PAGE);
+    return NULL;
+}
+
+/* Libraries' data, and what was relocated when they were loaded, goes to large pages too, and stays where it is for all that look there. Little of it is not
+   worth the call. */
+static void move_data(void) {
+    enum { LEAST = 1 << 16 };
+    long n = read_maps("self"), m;
+    size_t used = 0;
+    char *page = NULL;
+    for (m = 0; m + 1 < n; m++) {
+        const struct mapping *one = &scratch.mappings[m], *next = one + 1;
+        int relocated = !one->writes && !one->executes && next->writes && next->file == one->file && next->from == one->to;
+        size_t size = one->to - one->from;
+        if (!one->file || !(one->writes || relocated) || size < LEAST || size > LARGE_PAGE)
+            continue;
+        if (page && used + size > LARGE_PAGE)
+            munmap(page + used, LARGE_PAGE - used);
+        if (!page || used + size > LARGE_PAGE) {
+            if (!(page = large_page()))
+                return;
+            used = 0;
+        }
+        memcpy(page + used, (const void *)one->from, size);
+        mremap(page + used, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)one->from);
+        if (relocated)
+            mprotect((void *)one->from, size, PROT_READ);
+        used += size;
+    }
+    if (page && used < LARGE_PAGE)
+        munmap(page + used, LARGE_PAGE - used);
+}
+
 /* Nobody but the zygote's forks writes here any more. What they allocate goes where it would without us. */
 static void settle_land(void) {
     char *end = sbrk(0);
     join_mappings();
+    move_data();
     if (heap && sbrk(aligned(end) - end) != (void *)-1)
         collapse(heap, aligned(end));
     if (!land)
