@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-_MOST = 256
+from engine.sandbox import packets
+
+# Bytes of orders that a packet has room for beside what says that there are several. A longer one would be cut, and end the broker with all its sandboxes.
+_MOST = packets.MAX_PACKET - len(b'["several",]')
 
 
 class Errands:
@@ -18,12 +21,14 @@ class Errands:
         self._loop = loop
         self._push = push
         self._orders: list[bytes] = []
+        # With a comma behind each.
+        self._size = 0
         self._timer: asyncio.TimerHandle | None = None
         self._soon = False
 
     def leave(self, order: bytes, within_s: float = 0.0) -> None:
         """Send it within a time, or at the end of this turn of the loop."""
-        self._orders.append(order)
+        self._add(order)
         if within_s:
             if self._timer is None:
                 self._timer = self._loop.call_later(within_s, self.go)
@@ -36,14 +41,18 @@ class Errands:
         self.go()
 
     def taken_by(self, order: bytes) -> bytes:
-        """The packet of what has waited and an ``order`` that leaves room for it."""
+        """The packet of an ``order`` and what has waited, as far as there is room for both."""
         if not self._orders:
             return order
-        if len(self._orders) >= _MOST:
-            self.go()
-            return order
-        self._orders.append(order)
+        self._add(order)
         return self._packet()
+
+    def _add(self, order: bytes) -> None:
+        size = len(order) + 1
+        if self._size + size > _MOST:
+            self.go()
+        self._orders.append(order)
+        self._size += size
 
     def go(self) -> None:
         """Send what has waited."""
@@ -52,6 +61,7 @@ class Errands:
 
     def _packet(self) -> bytes:
         orders, self._orders = self._orders, []
+        self._size = 0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -60,3 +70,4 @@ class Errands:
     def forget(self) -> None:
         """Who should have had them is gone."""
         self._orders.clear()
+        self._size = 0

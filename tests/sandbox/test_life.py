@@ -347,6 +347,9 @@ def test_calls_on_the_gone_are_ignored(full):
     for call in (full.link.kill, full.link.reset):
         call(box.id)
     full.link.specialise(box.id, SpecialiseSpec(str(full.code("empty", {}))))
+    for _ in range(10_000):
+        # In one turn: more than a packet has room for.
+        full.link.kill(box.id)
     full.end(full.instance())
     assert not [e for e in full.events if e[1] == box.id]
 

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from engine.sandbox.errands import _MOST, Errands
+from engine.sandbox import packets
+from engine.sandbox.errands import Errands
 
 
 @pytest.fixture
@@ -45,14 +46,22 @@ def test_without_one_it_goes_by_itself(loop):
     assert loop.run_until_complete(asyncio.wait_for(done, 60)) == b'["initialised",4]'
 
 
-def test_a_packet_has_room_for_only_so_many(loop):
+def test_a_packet_is_never_longer_than_what_the_broker_reads(loop):
+    """Thousands of sandboxes may be ended in one turn."""
     sent: list[bytes] = []
     errands = Errands(loop, sent.append)
-    for n in range(_MOST):
-        errands.leave(b'["kill",%d]' % n, 3600)
-    assert errands.taken_by(b'["make",1]') == b'["make",1]'
-    assert len(json.loads(sent[0])) == 1 + _MOST
+    orders = [["kill", 1_000_000 + n] for n in range(10_000)]
+    for order in orders:
+        errands.leave(packets.encode(order))
+    last = packets.encode(["specialise", 1, {"code_dir": "x" * (packets.MAX_PACKET - 100)}])
+    sent.append(errands.taken_by(last))
+    assert sent[-1] == last, "there was no room for anything beside it"
+    assert all(len(packet) <= packets.MAX_PACKET for packet in sent)
+    several = [json.loads(packet) for packet in sent[:-1]]
+    assert [one for kind, *some in several for one in some] == orders
+    assert {kind for kind, *_ in several} == {"several"}
+    assert len(several) == 1 + sum(len(packets.encode(order)) + 1 for order in orders) // packets.MAX_PACKET
     errands.leave(b'["kill",1]', 3600)
     errands.forget()
     errands.go()
-    assert len(sent) == 1
+    assert len(sent) == len(several) + 1
