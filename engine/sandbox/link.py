@@ -221,7 +221,10 @@ class BrokerLink:
         self._push(order)
 
     def _push(self, packet: bytes) -> None:
-        if not self._outbox and self._sock is not None:
+        if self._sock is None:
+            # Lost by what was said just before: the next broker has nobody to do this with.
+            return
+        if not self._outbox:
             try:
                 self._sock.send(packet)
                 return
