@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 PEAK_AGE_MS = 50
 CPU_AGE_MS = 1000
+_NOT_AGAIN_MS = 1 << 62
 ON_DEMAND = "on-demand"
 PROVISIONED = "provisioned-concurrency"
 MANAGED = "lambda-managed-instances"
@@ -358,6 +359,9 @@ class Instance:
         self.detach_worker()
         if self._door is not None:
             self._door.shut()
+        # REPORT lines still to be written are to show this sandbox's memory, and the next one may have its control groups by then.
+        self.peak_memory_mib(self.printed_ms)
+        self._peak_read_ms = _NOT_AGAIN_MS
         self.read_cpu()
         self.cpu_file = None
         if self.freezer is not None:

@@ -649,6 +649,24 @@ def test_without_quotas_nobody_is_told(play: Callable[..., None]) -> None:
     play(scenario, cpu_quota=False)
 
 
+def test_a_report_shows_its_own_sandboxs_memory_when_another_has_the_control_groups(tmp_path: Path, play: Callable[..., None]) -> None:
+    peak = tmp_path / "peak"
+
+    async def scenario(rig: Rig) -> None:
+        rig.put()
+        await rig.finish(rig.invoke())
+        (instance,) = rig.invoker.instances
+        instance.memory_peak_file = str(peak)
+        peak.write_text(f"{100 << 20}\n")
+        rig.clock.advance(61)
+        rig.invoker.tick()
+        await rig.until(lambda: not rig.invoker.instances)
+        peak.write_text("0\n")
+        assert "Max Memory Used: 100 MB" in rig.lines()[-1]
+
+    play(scenario)
+
+
 def test_idle_instances_expire(play: Callable[..., None]) -> None:
     async def scenario(rig: Rig) -> None:
         rig.put()
