@@ -123,6 +123,7 @@ class Broker:
                 "network": self._level.network,
                 "resolver": str(RESOLVER) if self._network is not None else "",
                 "landlock": self._level.landlock,
+                "weighed": self._level.groups.weigh,
                 "engine_root": self._config["engine_root"],
                 "mountpoint": self._config["mountpoint"],
                 "runtime_dir": runtime_dir,

@@ -281,6 +281,11 @@ class Groups:
             name, weight = _TRUNK_WEIGHT[version]
             kernel.write_file(os.path.join(parent, name), weight)
 
+    @property
+    def weigh(self) -> bool:
+        """Whether sandboxes are weighed against each other when the processors are busy."""
+        return any(place.controller == "cpu" for place in self._places)
+
     def witness(self) -> Witness | None:
         """What sees every IP socket made in these groups; None where there is no v2 directory that every sandbox is in, or no such thing."""
         for place in self._places:

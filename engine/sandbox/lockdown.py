@@ -37,7 +37,7 @@ class Fences(NamedTuple):
     """Which fences stand: ``namespaces`` (levels full and user), ``own_uid`` (full: ids of its own), and the two filters.
 
     ``template_filter`` is that of a template, which may enter the sandboxes made for its copies. ``files``: something of the host's is
-    going to be mounted below /mnt, to be written to.
+    going to be mounted below /mnt, to be written to. ``weighed``: control groups see to each sandbox's share of the processors.
     """
 
     namespaces: bool
@@ -46,6 +46,7 @@ class Fences(NamedTuple):
     filter: bytes
     template_filter: bytes = b""
     files: bool = False
+    weighed: bool = False
 
     @property
     def writable(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -62,9 +63,7 @@ def steps(fences: Fences) -> tuple[kernel.Step, ...]:
     fence = (kernel.Step("landlock", landlock.prepare(*fences.writable)),) if fences.landlock else ()
     return (
         kernel.UNBLOCK_SIGNALS,
-        # Signals to a process's own group stay among what the function starts. A session of its own, which the kernel makes a group for scheduling for,
-        # would keep terminals away: the zygote's has none, and of whoever else is in it a process sees nobody.
-        kernel.Step("own process group", os.setpgid, (0, 0)),
+        _apart(fences),
         # An engine that was itself started at a low priority cannot raise its workers to this one.
         kernel.Step("priority", os.setpriority, (os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))),
         *_privileges(fences),
@@ -72,6 +71,18 @@ def steps(fences: Fences) -> tuple[kernel.Step, ...]:
         kernel.Step("close descriptors", kernel.close_from, (KEPT,)),
         kernel.filter_step(fences.filter),
     )
+
+
+def _apart(fences: Fences) -> kernel.Step:
+    """Signals to a process's own group stay among what the function starts.
+
+    A session of its own costs more, since the kernel makes a group for scheduling for it. Where control groups do not weigh sandboxes against each other, that
+    is what keeps a function of many threads from the share of one that has a single one; and where Landlock does not keep /proc from being written to, whoever is
+    in a session may have all of it wait for others. Otherwise the zygote's does: it has no terminal, and of whoever else is in it a process sees nobody.
+    """
+    if fences.weighed and fences.landlock:
+        return kernel.Step("own process group", os.setpgid, (0, 0))
+    return kernel.Step("own session", os.setsid)
 
 
 def _privileges(fences: Fences) -> tuple[kernel.Step, ...]:

@@ -91,6 +91,7 @@ class Zygote:
             seccomp.program(platform.machine()) if namespaces else b"",
             seccomp.program(platform.machine(), may_enter=True) if namespaces else b"",
             bool(plan.get("files")),
+            bool(plan.get("weighed")),
         )
         self._owned = fences.own_uid and kernel.keep_capabilities_across_users()
         runtime_dir = plan["runtime_dir"]

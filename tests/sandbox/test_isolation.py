@@ -234,6 +234,22 @@ def test_runs_at_low_priority_and_dies_first(box):
     assert box.run("result = open('/proc/self/oom_score_adj').read().strip()") == "1000"
 
 
+def apart(seen, mechanisms):
+    """Whether a worker's process group, and where nothing else keeps another's threads from its share, its session are its own."""
+    group, session, pid = seen
+    guarded = not mechanisms["cpu"].startswith("none") and mechanisms["landlock"].startswith("ABI")
+    return group == pid and (session == pid or guarded)
+
+
+def test_signals_and_turns_of_others_are_not_its_own(box, full):
+    assert apart(box.run("import os; result = [os.getpgrp(), os.getsid(0), os.getpid()]"), full.report.mechanisms)
+    if full.report.mechanisms["landlock"].startswith("ABI") and os.path.exists("/proc/self/autogroup"):
+        # It is the zygote's, and with it that of every other worker without control groups.
+        with pytest.raises(Failed) as e:
+            box.run("open('/proc/self/autogroup', 'w').write('19')")
+        assert e.value.args[1] == EACCES
+
+
 def test_no_two_workers_share_numbers_or_random_state(full):
     boxes = [full.instance() for _ in range(4)]
     pids = [b.run("import os; result = os.getpid()") for b in boxes]

@@ -16,6 +16,7 @@ from engine.sandbox.interpreters import discover
 from tests.framework import host
 from tests.framework.networks import bare
 from tests.sandbox.rig import Failed, Rig, alive, until
+from tests.sandbox.test_isolation import apart
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -103,6 +104,7 @@ with Rig(Path({home!r}) / "data", {level!r}, interpreter="/usr/bin/python3", run
     out["root"] = box.run("result = os.listdir('/')")
     out["pids"] = box.run("result = sum(p.isdigit() for p in os.listdir('/proc'))")
     out["status"] = box.run("result = open('/proc/self/status').read()")
+    out["apart"] = box.run("import os; result = [os.getpgrp(), os.getsid(0), os.getpid()]")
     out["net"] = box.run("result = open('/proc/net/dev').read().count(':')")
     for name, source in (("kill", "os.kill(1, 9)"), ("memory", "x = b'x' * (200 << 20)"), ("write", "open('/var/task/x', 'w')"),
                          ("environ", "open('/proc/1/environ').read()"), ("mem", "open('/proc/1/mem', 'rb').read(1)")):
@@ -184,6 +186,7 @@ def test_user_isolates_without_root(level):
     assert seen["pids"] == 2
     assert "CapEff:\t0000000000000000" in seen["status"]
     assert "Seccomp:\t2" in seen["status"]
+    assert apart(seen["apart"], mechanisms)
     assert seen["net"] == len(bare())
     assert "kill" not in seen or seen["kill"][1] in (1, 3)
     assert seen["alive"] == 1
