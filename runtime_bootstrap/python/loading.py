@@ -29,7 +29,7 @@ def reading(usual, open, read, close, flags, beginning, suffix, most, compiled):
                 close(fd)
         except OSError:
             pass
-        if data[:8] != beginning or len(data) == most:
+        if data[:8] != beginning or not 16 <= len(data) < most:
             return usual(self, fullname)
         return compiled(memoryview(data)[16:], fullname, stored, path)
     return get_code

@@ -50,7 +50,11 @@ def test_anything_else_is_loaded_as_usual(place, mode):
     assert importlib.import_module("own_other").x == 2
 
 
-@pytest.mark.parametrize("stored", [b"", b"\0" * 40, loading._UNCHECKED[:6]], ids=["empty", "of another Python", "cut off"])
+@pytest.mark.parametrize(
+    "stored",
+    [b"", b"\0" * 40, loading._UNCHECKED[:6], loading._UNCHECKED + b"\0" * 7],
+    ids=["empty", "of another Python", "cut off", "not even a whole head"],
+)
 def test_bytecode_that_is_none_is_passed_over(place, stored):
     write(place / "own_broken.py", "x = 3\n", UNCHECKED)
     (compiled,) = (place / "__pycache__").iterdir()
