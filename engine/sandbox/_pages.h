@@ -109,10 +109,13 @@ static long own_pages(const char *process) {
 /* A fork that keeps what this process has now and writes to nothing: what this one writes to later is then not alone in another fork's memory, as if that had
    written to it. Its number, -1 when it cannot be made. */
 long pages_guard(void) {
-    long pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    long parent = syscall(SYS_getpid), pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
     if (pid)
         return pid;
     syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
+    /* It may have ended before. */
+    if (syscall(SYS_getppid) != parent)
+        syscall(SYS_exit_group, 0);
     syscall(SYS_close_range, 0, ~0U, 0);
     for (;;)
         syscall(SYS_ppoll, NULL, 0, NULL, NULL, 8);

@@ -23,6 +23,7 @@ from engine.sandbox.interpreters import discover
 from engine.sandbox.peers import Loop
 from engine.sandbox.zygotes import ZygoteProcess
 from tests.framework import host
+from tests.sandbox.rig import alive, until
 
 _ROOT = Path(__file__).parents[2]
 _PYTHONS = sorted((n for n in discover() if n.startswith("python")), key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
@@ -122,6 +123,23 @@ def _run(interpreter: str, *, learns: bool, variables: dict[str, str], out: Path
 
 def _loaded(mode: str, path: Path | str = "") -> dict[str, str]:
     return {"LD_PRELOAD": layout.LIBRARY, "LAMBDA_ENGINE_LAYOUT": f"{mode}{path}"}
+
+
+_GUARDED = """
+import sys
+sys.path.insert(0, {root!r})
+from engine.sandbox import layout
+layout.guard()
+print(layout._guards[0])
+"""
+
+
+def test_who_keeps_pages_apart_ends_with_who_made_it() -> None:
+    _needs_the_helper()
+    program = [sys.executable, "-I", "-S", "-B", "-c", _GUARDED.format(root=str(_ROOT))]
+    done = subprocess.run(program, capture_output=True, text=True, check=True, timeout=120, env=_loaded("watch"))
+    assert int(done.stdout) > 0
+    until(lambda: not alive(int(done.stdout)), "it has ended")
 
 
 def _needs_the_helper() -> None:
