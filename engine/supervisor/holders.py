@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from engine.sandbox.api import HolderFds, Sandbox, ZygoteSpec
+from engine.supervisor.revival import Revival
 
 # Making many at once only makes each of them late: two cores build about five at a time without queueing in the kernel.
 MAX_MAKING = 8
@@ -75,6 +76,7 @@ class HolderPool:
         self._by_id: dict[int, _Stock] = {}
         self._next_id = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._revival = Revival(loop, self._start_again)
         self.closed = False
         self._orders: dict[int, tuple[_Stock, Callable[[Holder | None, str], None]]] = {}
 
@@ -197,8 +199,15 @@ class HolderPool:
             self._by_id[self._next_id] = stock
             self._sandbox.make(self._next_id, stock.spec.key, stock.network, hurried=hurried)
 
+    def _start_again(self, zygote: str) -> None:
+        stock = next(self._of_zygote(zygote), None)
+        if stock is not None and not stock.up and not self.closed:
+            self._sandbox.add_zygote(stock.spec)
+
     def zygote_ready(self, key: str, pid: int) -> None:
         for stock in list(self._of_zygote(key)):
+            if not stock.template:
+                self._revival.ready(key)
             stock.zygote_pid = pid
             stock.failed = None
             stock.up = True
@@ -206,10 +215,12 @@ class HolderPool:
             self._refill(stock)
 
     def zygote_failed(self, key: str, reason: str) -> None:
-        """Nobody in line can be served; the next ``take`` is told the same until a zygote is ready again."""
+        """Nobody in line can be served; unless its successor comes soon (``Revival``), the next ``take`` is told the same until a zygote is ready again."""
+        soon = self._revival.ended(key)
         for stock in list(self._of_zygote(key)):
-            stock.failed = reason
+            stock.failed = None if soon else reason
             stock.up = False
+            stock.zygote_pid = None
             for holder_id in stock.making:
                 self._by_id.pop(holder_id, None)
             stock.making.clear()
@@ -286,6 +297,7 @@ class HolderPool:
     def close(self) -> None:
         """Close the descriptors of everything that was never handed out."""
         self.closed = True
+        self._revival.close()
         if self._timer is not None:
             self._timer.cancel()
         for stock in self._stocks.values():

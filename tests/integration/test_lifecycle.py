@@ -17,7 +17,7 @@ import psutil
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.framework.engine import Engine, engine
+from tests.framework.engine import OWN_RUNTIME, Engine, engine
 
 PLAIN = {"m.py": "import time\ndef f(e, c):\n    time.sleep(e.get('sleep', 0))\n    return e\n"}
 
@@ -140,13 +140,10 @@ def test_nothing_survives_an_engine_that_ends_while_it_starts(tmp_path: Path, nu
         until(lambda: said.read() == b"", "all of them have ended", 60)
 
 
-def test_a_killed_broker_is_replaced_and_service_goes_on() -> None:
+def test_a_killed_zygote_or_broker_is_replaced_and_service_goes_on() -> None:
     with engine() as running:
         running.deploy("broker", PLAIN)
         invoke(running, "broker", {})
-        broker = running.state()["processes"]["broker"]
-        os.kill(broker, signal.SIGKILL)
-        until(lambda: running.state()["processes"].get("broker", broker) != broker, "a new broker")
 
         def works() -> bool:
             try:
@@ -154,7 +151,14 @@ def test_a_killed_broker_is_replaced_and_service_goes_on() -> None:
             except ClientError:
                 return False
 
-        until(works, "invocations after the broker's death")
+        def kill(role: str) -> None:
+            former = running.state()["processes"][role]
+            os.kill(former, signal.SIGKILL)
+            until(lambda: running.state()["processes"].get(role, former) != former, f"a new {role}")
+            until(works, f"invocations after the end of {role}")
+
+        kill(f"zygote {OWN_RUNTIME}")
+        kill("broker")
 
 
 def test_sigterm_lets_what_runs_finish_and_takes_nothing_new() -> None:

@@ -79,6 +79,26 @@ def test_a_network_has_its_own_small_stock_from_the_same_zygote() -> None:
     run(test)
 
 
+def test_who_asks_while_a_zygote_is_started_again_waits_for_it() -> None:
+    def test(pool: HolderPool, orders: Orders) -> None:
+        told: list[tuple[Holder | None, str]] = []
+        pool.use("p")
+        pool.zygote_failed("p", "no interpreter")
+        pool.take("p", lambda *what: told.append(what))
+        assert told == [(None, "no interpreter")], "it never was ready"
+        pool.zygote_ready("p", 7)
+        pool.zygote_failed("p", "killed")
+        assert (pool.failures(), pool.zygote_pids()) == ({}, {})
+        orders.made.clear()
+        pool.take("p", lambda *what: told.append(what))
+        assert (len(told), orders.made) == (1, [])
+        pool.zygote_ready("p", 8)
+        assert ready(pool, orders.made[0][0])
+        assert told[1][0] is not None
+
+    run(test)
+
+
 def test_a_stock_that_no_version_wants_is_given_up() -> None:
     def test(pool: HolderPool, orders: Orders) -> None:
         pool.use("p")
