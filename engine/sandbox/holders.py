@@ -219,7 +219,11 @@ class Holders:
         holder.close_fds("channel", "output")
         ours, theirs = packets.ends(socket.SOCK_STREAM)
         holder.channel = ours.detach()
-        holder.output, write_end = os.pipe()
+        try:
+            holder.output, write_end = os.pipe()
+        except OSError:
+            os.close(theirs)
+            raise
         os.set_blocking(holder.output, False)
         return [theirs, write_end]
 

@@ -113,6 +113,46 @@ def test_a_hundred_lives_leave_no_descriptor_behind(tmp_path):
         until(lambda: all(now <= was for now, was in zip(count(), before, strict=True)), f"back to {before}")
 
 
+_SHORT_OF_DESCRIPTORS = """
+import os, resource, sys
+sys.path.insert(0, {root!r})
+from types import SimpleNamespace
+from engine.sandbox.holders import Holders
+from engine.sandbox.record import Holder
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+highest = os.open("/dev/null", os.O_RDONLY)
+while True:
+    try:
+        highest = os.open("/dev/null", os.O_RDONLY)
+    except OSError:
+        break
+full = []
+for room in range(5):
+    for n in range(room):
+        os.close(highest - n)
+    holder = Holder(1, SimpleNamespace())
+    try:
+        for fd in Holders._connect(holder):
+            os.close(fd)
+    except OSError:
+        pass
+    holder.close_fds()
+    for n in range(room):
+        os.open("/dev/null", os.O_RDONLY)
+    try:
+        os.close(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        full.append(room)
+print(full)
+"""
+
+
+def test_what_lacks_descriptors_leaves_none_behind():
+    program = [sys.executable, "-c", _SHORT_OF_DESCRIPTORS.format(root=str(Path(__file__).parents[2]))]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "[0, 1, 2, 3, 4]\n", done.stderr
+
+
 def test_a_zygote_that_dies_takes_its_sandboxes_and_can_be_added_again(tmp_path):
     with Rig(tmp_path) as rig:
         box, empty = rig.instance(), rig.make()
