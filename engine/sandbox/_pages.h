@@ -28,7 +28,7 @@ struct range {
 /* A line of /proc/.../maps: file is an inode, 0 for none. */
 struct mapping {
     uint64_t from, to, offset, file;
-    int writes, executes;
+    int writes, executes, shared;
 };
 
 extern void PyObject_GetArenaAllocator(struct arena_allocator *) __attribute__((weak));
@@ -70,6 +70,7 @@ static long read_maps(const char *process) {
         one->to = strtoull(rest + 1, &rest, 16);
         one->writes = rest[2] == 'w';
         one->executes = rest[3] == 'x';
+        one->shared = rest[4] == 's';
         one->offset = strtoull(rest + 6, &rest, 16);
         rest = strchr(rest + 1, ' ');
         one->file = rest ? strtoull(rest, NULL, 10) : 0;
@@ -265,7 +266,7 @@ static void move_data(void) {
         const struct mapping *one = &scratch.mappings[m], *next = one + 1;
         int relocated = !one->writes && !one->executes && next->writes && next->file == one->file && next->from == one->to;
         size_t size = one->to - one->from;
-        if (!one->file || !(one->writes || relocated) || size < LEAST || size > LARGE_PAGE)
+        if (!one->file || one->shared || !(one->writes || relocated) || size < LEAST || size > LARGE_PAGE)
             continue;
         if (page && used + size > LARGE_PAGE)
             munmap(page + used, LARGE_PAGE - used);

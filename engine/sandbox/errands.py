@@ -23,16 +23,12 @@ class Errands:
         self._orders: list[bytes] = []
         # With a comma behind each.
         self._size = 0
-        self._timer: asyncio.TimerHandle | None = None
         self._soon = False
 
-    def leave(self, order: bytes, within_s: float = 0.0) -> None:
-        """Send it within a time, or at the end of this turn of the loop."""
+    def leave(self, order: bytes) -> None:
+        """Send it at the end of this turn of the loop, if not before."""
         self._add(order)
-        if within_s:
-            if self._timer is None:
-                self._timer = self._loop.call_later(within_s, self.go)
-        elif not self._soon:
+        if not self._soon:
             self._soon = True
             self._loop.call_soon(self._turn_over)
 
@@ -62,9 +58,6 @@ class Errands:
     def _packet(self) -> bytes:
         orders, self._orders = self._orders, []
         self._size = 0
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         return orders[0] if len(orders) == 1 else b'["several",%b]' % b",".join(orders)
 
     def forget(self) -> None:
