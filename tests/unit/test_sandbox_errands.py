@@ -57,7 +57,7 @@ def test_a_packet_is_never_longer_than_what_the_broker_reads(loop):
     assert [one for kind, *some in several for one in some] == orders
     assert {kind for kind, *_ in several} == {"several"}
     assert len(several) == 1 + sum(len(packets.encode(order)) + 1 for order in orders) // packets.MAX_PACKET
-    errands.leave(b'["kill",1]', 3600)
+    errands.leave(b'["kill",1]')
     errands.forget()
     errands.go()
     assert len(sent) == len(several) + 1
