@@ -43,8 +43,9 @@ _MAX_PID = 32000
 class Build(NamedTuple):
     """How every sandbox of one zygote is made.
 
-    ``serve`` is the bootstrap's loop: (channel, wait_ready), and in a template its ``Copier``; ``serve_at_once`` the same for workers that
-    somebody waits for. ``opt_taken``: the interpreter itself lives under /opt.
+    ``serve`` is the bootstrap's loop: (channel, wait_ready), and in a template its ``Copier``; ``serve_at_once`` the same without a
+    rehearsal: for workers that somebody waits for, and for those that have been given their pages (``layout.touch``).
+    ``opt_taken``: the interpreter itself lives under /opt.
     """
 
     fences: lockdown.Fences

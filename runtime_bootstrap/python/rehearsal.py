@@ -1,9 +1,10 @@
-"""A dress rehearsal of one cold start, in the pool, where nobody waits for it.
+"""A dress rehearsal of one cold start: in the zygote, so that what is made once is made there, and in the pool, where nobody waits for it.
 
 A forked process pays for each page of its parent's memory that it writes to, and in Python even reading an object writes to it. The
 first cold start in a process runs two to three times slower than the second for that reason alone. So a worker that has no function
 yet goes through init and one invocation with a function of its own, over a socket pair, and puts everything back as it was, except for
-the environment: what the function's has in common with it need not be set again.
+the environment: what the function's has in common with it need not be set again. Where a kernel can copy the pages without (Linux 5.14), workers do
+not rehearse, and what stands here is played in the zygote only.
 """
 
 from __future__ import annotations

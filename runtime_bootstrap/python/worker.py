@@ -402,5 +402,5 @@ def serve(
 
 
 def serve_at_once(sock: socket.socket, wait_ready: Callable[[], None]) -> None:
-    """``serve`` where somebody waits for this worker already: what a rehearsal costs would be on their way, and more than it saves them."""
+    """``serve`` without a rehearsal: its pages have been copied already, or somebody waits, on whose way it would cost more than it saves them."""
     serve(sock, wait_ready, rehearsed=False)

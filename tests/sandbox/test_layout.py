@@ -300,13 +300,17 @@ def test_a_rehearsal_that_hangs_is_given_up(tmp_path: Path) -> None:
     assert not (tmp_path / "learnt").read_bytes()
 
 
-def test_another_interpreter_or_other_imports_have_a_layout_of_their_own(tmp_path: Path, interpreter: Path) -> None:
-    _needs_the_helper()
-    course = _course(tmp_path, interpreter)
+def _learn(course: layouts.Course) -> None:
     for stage in range(2):
         _, out = course.begin()
         _say(out, b"%d" % stage)
         course.ended()
+
+
+def test_another_interpreter_or_other_imports_have_a_layout_of_their_own(tmp_path: Path, interpreter: Path) -> None:
+    _needs_the_helper()
+    course = _course(tmp_path, interpreter)
+    _learn(course)
     assert course.begin()[0]["LAMBDA_ENGINE_LAYOUT"][0] == "u"
     assert _course(tmp_path, interpreter, preload=["boto3"]).begin()[0]["LAMBDA_ENGINE_LAYOUT"] == "w"
     (tmp_path / "runtime_bootstrap" / "python").mkdir(parents=True)
@@ -321,10 +325,7 @@ def test_another_interpreter_or_other_imports_have_a_layout_of_their_own(tmp_pat
 def test_a_zygote_that_comes_to_nothing_with_a_layout_starts_without(tmp_path: Path, interpreter: Path) -> None:
     _needs_the_helper()
     course = _course(tmp_path, interpreter)
-    for stage in range(2):
-        _, out = course.begin()
-        _say(out, b"%d" % stage)
-        course.ended()
+    _learn(course)
     (learnt,) = (tmp_path / "layouts").iterdir()
     # Stands for an interpreter that crashes for as long as there is a layout.
     crashing = tmp_path / "crashing"
