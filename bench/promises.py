@@ -10,6 +10,7 @@ from bench.scenarios import control, layers
 from bench.scenarios.cold import ENGINES_PART
 from bench.scenarios.events import PACED
 from bench.scenarios.limit import C_WORKER, PYTHON_WORKER
+from bench.scenarios.sustained import ALL, ALONE, TOGETHER
 from bench.scenarios.warm import BINARY, HTTP, HTTP_SIGNED
 
 SMALL = 100
@@ -127,15 +128,17 @@ def _restored(p50_ms: float, p99_ms: float) -> Callable[[Results], Got | None]:
 
 def _sustained(target: float, *, each: bool = False) -> Callable[[Results], Got | None]:
     def measure(results: Results) -> Got | None:
-        r = results.best_rate("cold", case="small function, sustained")
-        if r is None:
+        rows = {case: row for case in (ALONE, TOGETHER, ALL) for row in results.some("sustained", case=case)}
+        if not rows:
             return None
-        warm = int(r.extra.get("not_cold", 0))
-        aside = f", {warm} warm answers not counted" if warm else ""
-        cores = int(r.extra.get("cores", 1))
-        aside += f", on {cores} cores" if cores > 1 else ""
-        rate = r.rate / cores if each else r.rate
-        return Got(f"{rate:,.0f}/s for {r.seconds:.0f} s{aside}{_clean([r])}", rate >= target and not r.errors)
+        rates = {case: r.rate / int(r.extra["cores"]) if each else r.rate for case, r in rows.items()}
+        warm = sum(int(r.extra["not_cold"]) for r in rows.values())
+        aside = f"; {warm} warm answers not counted" if warm else ""
+        text = "; ".join(f"{rate:,.0f}/s {'a core, ' if each else ''}{case}" for case, rate in rates.items())
+        # One core tells what a core does; all of them do the generator's work too.
+        told = min(rates[case] for case in rates if case != ALL) if each else max(rates.values())
+        bare = min(int(r.extra["bare_fork_us"]) for r in rows.values())
+        return Got(f"{text}{aside}; a bare fork {bare} µs{_clean(rows.values())}", told >= target and not any(r.errors for r in rows.values()))
 
     return measure
 
@@ -391,7 +394,7 @@ PROMISES: tuple[Promise, ...] = (
     Promise("the same, to the C dispatcher with a C worker", "told", "warm, limit", _ratio(BINARY, C_WORKER, None)),
     Promise("HTTP p50 at one in flight, to the C dispatcher with a Python worker", "told", "warm, limit", _ratio(HTTP, PYTHON_WORKER, None)),
     Promise("Cold start of a small function, client to reply over HTTP", "p50 ≤ 3 ms, p99 ≤ 12 ms", "cold", _cold(3, 12)),
-    Promise("Cold starts, sustained", "≥ 200/s", "cold", _sustained(200)),
+    Promise("Cold starts, sustained", "≥ 200/s", "sustained", _sustained(200)),
     Promise("100 concurrent first invocations, all answered", "< 0.8 s", "burst", _burst(100, 0.8)),
     Promise("500 concurrent first invocations, all answered", "told", "burst", _burst(500, None)),
     Promise("Ahead of every peer that hands work to a separate process (throughput and p50)", "all", "warm, peers", _ahead),
@@ -417,7 +420,7 @@ PROMISES: tuple[Promise, ...] = (
     Promise("Later: HTTP warm", "≥ 20,000/s", "warm", _rate(HTTP, 20_000)),
     Promise("Later: binary warm", "≥ 35,000/s", "warm", _rate(BINARY, 35_000)),
     Promise("Later: binary p50 to the C dispatcher with a Python worker", "≤ 2×", "warm, limit", _ratio(BINARY, PYTHON_WORKER, 2)),
-    Promise("Later: cold starts per core, sustained", "≥ 250/s", "cold", _sustained(250, each=True)),
+    Promise("Later: cold starts per core, sustained", "≥ 250/s", "sustained", _sustained(250, each=True)),
     Promise("Engine part of a cold start", "p50 ≤ 1.5 ms, p99 ≤ 6 ms", "cold", _engines_part(1.5, 6)),
     Promise("0 to 500 live instances", "< 4 s", "scale", _scaled(4)),
     Promise("Restores: numpy, boto3 client, 1 s of init", "≥ 150/s/core, ≤ 6 MB private each", "scale", _restores(150, 6)),

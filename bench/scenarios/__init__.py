@@ -6,7 +6,23 @@ from collections.abc import Callable
 
 from bench.context import Context
 from bench.rows import Row
-from bench.scenarios import burst, cold, control, density, events, layers, limit, many, open_loop, peers, restore, runtimes, scale, warm
+from bench.scenarios import (
+    burst,
+    cold,
+    control,
+    density,
+    events,
+    layers,
+    limit,
+    many,
+    open_loop,
+    peers,
+    restore,
+    runtimes,
+    scale,
+    sustained,
+    warm,
+)
 
 Scenario = Callable[[Context], list[Row]]
 
@@ -15,6 +31,7 @@ SCENARIOS: dict[str, Scenario] = {
     "warm": warm.run,
     "open": open_loop.run,
     "cold": cold.run,
+    "sustained": sustained.run,
     "restore": restore.run,
     "burst": burst.run,
     "scale": scale.run,
@@ -30,6 +47,6 @@ SCENARIOS: dict[str, Scenario] = {
 
 def describe() -> str:
     """One line per scenario."""
-    modules = {"limit": limit, "warm": warm, "open": open_loop, "cold": cold, "restore": restore, "burst": burst, "scale": scale, "many": many, "density": density}
+    modules = {"limit": limit, "warm": warm, "open": open_loop, "cold": cold, "sustained": sustained, "restore": restore, "burst": burst, "scale": scale, "many": many, "density": density}
     modules |= {"layers": layers, "control": control, "events": events, "runtimes": runtimes, "peers": peers}
     return "\n".join(f"  {name:8} {(module.__doc__ or '').splitlines()[0]}" for name, module in modules.items())

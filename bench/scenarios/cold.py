@@ -1,14 +1,12 @@
 """Cold starts over HTTP, client to reply; every sample is proved to come from an instance that had never run before.
 
 A function answers how often its instance has been called; answers other than 1 are not samples. Fresh instances come from rotating
-through functions whose instances have expired in the meantime (``keep_alive_s`` is short). Paced starts leave the pool
-time to refill, as sporadic traffic does; sustained ones do not. Sustained ones need so many functions that none is due again while its
-instance is still there, or the loop would find itself among warm instances, go round faster and stay there.
+through functions whose instances have expired in the meantime (``keep_alive_s`` is short). They are paced: the pool has time to refill, as in sporadic
+traffic; ``sustained`` has those that are not.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 
@@ -43,9 +41,7 @@ def handler(event, context):
 """
 KEEP_ALIVE_S = 0.5
 # Instances are looked over several times a second; their ends take a while.
-_GONE_AFTER_S = KEEP_ALIVE_S + 1.0
-# The fastest sustained rate that can be told from warm calls; the later promise is 250.
-_MOST_SUSTAINED = 300
+GONE_AFTER_S = KEEP_ALIVE_S + 1.0
 _PACED = {True: 120, False: 300}
 _PACE = 25.0
 ENGINES_PART = "engine's part of a small function's start"
@@ -60,23 +56,19 @@ def only_cold(_tag: Tag, status: int, body: bytes) -> str | None:
 
 
 def run(context: Context) -> list[Row]:
-    """Paced (small, boto3, numpy), then sustained."""
+    """Small, boto3, numpy; then warm calls with cold starts among them."""
     rows = []
     with context.engine(keep_alive_s=KEEP_ALIVE_S) as engine:
-        small = _names("small", int(_MOST_SUSTAINED * _GONE_AFTER_S))
-        context.say(f"registering {len(small)} functions")
-        engine.deploy_many(small, zipped(COUNT))
-        few = small[: _PACED[context.quick]]
+        few = named("small", _PACED[context.quick])
+        engine.deploy_many(few, zipped(COUNT))
         samples = len(few) if context.quick or context.endpoint else 2 * len(few)
         rows.append(_paced(context, engine, "small function", few, samples, rate=_PACE))
         rows.append(_engines_part(context, engine, few))
         for label, code, requirements in (("boto3 client at import", _BOTO3, []), ("numpy", _NUMPY, ["numpy"])):
-            names = _names(label.split()[0], 12 if context.quick else 40)
+            names = named(label.split()[0], 12 if context.quick else 40)
             package = with_requirements(code, requirements, engine.runtime) if requirements else zipped({"app.py": code})
             engine.deploy_many(names, package, MemorySize=512)
             rows.append(_paced(context, engine, label, names, len(names), rate=1))
-        if context.endpoint is None:
-            rows.append(_sustained(context, engine, small))
     if context.endpoint is None:
         rows += _beside(context)
     return rows
@@ -89,11 +81,11 @@ def _beside(context: Context) -> list[Row]:
     with context.engine() as engine:
         engine.deploy("hot", zipped(ECHO))
         seconds = 3.0 if context.quick else 10.0
-        fresh = _names("fresh", int(rate * seconds / cold_share) + 1)
+        fresh = named("fresh", int(rate * seconds / cold_share) + 1)
         engine.deploy_many(fresh, zipped(COUNT))
         engine.settle()
         hot = http1.request(engine.host, engine.path("hot"), b"{}")
-        first = _requests(engine, fresh)
+        first = requests(engine, fresh)
 
         def mixed(n: int) -> tuple[bytes, Tag]:
             return (first[n // cold_share], "cold") if n % cold_share == 0 else (hot, "ok")
@@ -127,18 +119,18 @@ def _beside(context: Context) -> list[Row]:
     return rows
 
 
-def _names(stem: str, n: int) -> list[str]:
+def named(stem: str, n: int) -> list[str]:
     return [f"{stem}-{i}" for i in range(n)]
 
 
-def _requests(engine: Engine, names: list[str]) -> list[bytes]:
+def requests(engine: Engine, names: list[str]) -> list[bytes]:
     return [http1.request(engine.host, engine.path(name), b"{}") for name in names]
 
 
 def _paced(context: Context, engine: Engine, label: str, names: list[str], samples: int, rate: float) -> Row:
     context.say(f"{label}: {samples} starts at {rate}/s")
     engine.settle(instances=0 if context.endpoint is None else None)
-    raw = _requests(engine, names)
+    raw = requests(engine, names)
     plan = Plan(
         engine.host,
         Http(),
@@ -164,7 +156,7 @@ def _engines_part(context: Context, engine: Engine, names: list[str]) -> Row:
     errors = 0
     started = time.perf_counter()
     with socket.create_connection((host, int(port)), timeout=60) as sock:
-        for n, raw in enumerate(_requests(engine, names)):
+        for n, raw in enumerate(requests(engine, names)):
             time.sleep(max(0.0, started + n / _PACE - time.perf_counter()))
             cold_ns, first = _ask(sock, raw)
             time.sleep(max(0.0, started + (n + 0.5) / _PACE - time.perf_counter()))
@@ -191,21 +183,6 @@ def _ask(sock: socket.socket, raw: bytes) -> tuple[int, bytes]:
         buffer += piece
     took = time.perf_counter_ns() - began
     return took, bytes(buffer[reply.body_at : reply.size]) if reply.status == _OK else b""
-
-
-def _sustained(context: Context, engine: Engine, names: list[str]) -> Row:
-    seconds = 4.0 if context.quick else 15.0
-    context.say(f"sustained for {seconds:g} s")
-    engine.settle(instances=0)
-    raw = _requests(engine, names)
-    plan = Plan(
-        engine.host, Http(), lambda n: (raw[n % len(raw)], None), connections=4, seconds=seconds, check=only_cold
-    )
-    outcome = Generator(plan).run()
-    result = _row("small function, sustained", outcome, in_flight=4, generator="Python")
-    result.extra["cores"] = len(context.cpus) if context.cpus else os.cpu_count() or 1
-    result.rate = round(result.requests / outcome.seconds, 1)
-    return result
 
 
 def _row(case: str, outcome: Outcome, in_flight: int, generator: str) -> Row:

@@ -294,6 +294,26 @@ def test_a_cold_start_in_a_vpc_may_cost_five_milliseconds_more() -> None:
     assert measured(6900, errors=1) is False
 
 
+def test_a_core_keeps_its_cold_starts_when_one_core_does_whatever_all_do_with_the_generator_on_them() -> None:
+    from bench.promises import PROMISES, Results
+    from bench.scenarios.sustained import ALL, ALONE, TOGETHER
+
+    promise = next(p for p in PROMISES if p.text == "Later: cold starts per core, sustained")
+    assert promise.measure(Results([])) is None
+
+    def measured(alone: int, errors: int = 0) -> Any:
+        rows = [
+            row("sustained", "s", case, generator="", latencies=Latencies([1000] * rate), seconds=1, errors=errors, cores=cores, not_cold=1, bare_fork_us=340)
+            for case, rate, cores in ((ALONE, alone, 1), (TOGETHER, 260, 1), (ALL, 480, 2))
+        ]
+        return promise.measure(Results(rows))
+
+    got = measured(280)
+    assert (got.holds, "280/s a core, one core" in got.text, "240/s a core, all" in got.text, "3 warm" in got.text) == (True, True, True, True)
+    assert measured(240).holds is False
+    assert measured(280, errors=1).holds is False
+
+
 def test_promises_about_events_are_read_from_their_rows() -> None:
     from bench.promises import PROMISES, Results
 
