@@ -42,7 +42,7 @@ clean: ## Remove caches, build products and bench results (the environment stays
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .benchmarks bench/results
 	find engine runtime_bootstrap tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.dev: pyproject.toml Makefile hatch_build.py engine/supervisor/_lane.pyx engine/sandbox/_copy.c engine/sandbox/_layout.c engine/sandbox/_pages.h runtime_bootstrap/agent/_warm.c
+$(VENV)/.dev: pyproject.toml Makefile hatch_build.py engine/supervisor/_lane.pyx engine/sandbox/_copy.c engine/sandbox/_layout.c engine/sandbox/_pages.h engine/sandbox/_pins.h runtime_bootstrap/agent/_warm.c
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and none was found on PATH" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) cannot make an environment: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }

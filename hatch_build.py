@@ -1,5 +1,5 @@
 """Builds the compiled lane (``engine/supervisor/_lane.pyx``), the copier's fork (``engine/sandbox/_copy.c``), the zygotes' layout
-(``engine/sandbox/_layout.c``, ``_pages.h``) and the agent's warm round (``runtime_bootstrap/agent/_warm.c``) when a C compiler and, for the first, Python's headers are here; says so when not.
+(``engine/sandbox/_layout.c``, ``_pages.h``, ``_pins.h``) and the agent's warm round (``runtime_bootstrap/agent/_warm.c``) when a C compiler and, for the first, Python's headers are here; says so when not.
 
 The engine works without it, so a failure here never fails an installation.
 """

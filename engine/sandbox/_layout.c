@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "_pages.h"
+#include "_pins.h"
 
 struct allocator {
     void *context;

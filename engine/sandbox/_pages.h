@@ -15,6 +15,7 @@
 #endif
 #define MOST_PAGES (1 << 16)
 #define MOST_MAPPINGS 2048
+#define MOST_MOVED 64
 
 struct arena_allocator {
     void *context;
@@ -46,6 +47,9 @@ static struct arena_allocator arenas_before;
 static uint64_t *seen;
 static struct range *written;
 static long n_written;
+/* Libraries' data that has been put on large pages. */
+static struct range moved[MOST_MOVED];
+static int n_moved;
 
 static int open_of(const char *process, const char *what) {
     char path[64] = "/proc/";
@@ -158,14 +162,6 @@ long pages_keep(void) {
     return written ? (long)n : 0;
 }
 
-/* In a worker: those pages become its own. How many ranges did; 0 before Linux 5.14. */
-long pages_touch(void) {
-    long i, done = 0;
-    for (i = 0; i < n_written; i++)
-        done += !madvise(written[i].at, written[i].length, MADV_POPULATE_WRITE);
-    return done;
-}
-
 static char *aligned(char *p) {
     return (char *)(((uintptr_t)p + LARGE_PAGE - 1) & ~(LARGE_PAGE - 1));
 }
@@ -266,7 +262,7 @@ static void move_data(void) {
         const struct mapping *one = &scratch.mappings[m], *next = one + 1;
         int relocated = !one->writes && !one->executes && next->writes && next->file == one->file && next->from == one->to;
         size_t size = one->to - one->from;
-        if (!one->file || one->shared || !(one->writes || relocated) || size < LEAST || size > LARGE_PAGE)
+        if (!one->file || one->shared || !(one->writes || relocated) || size < LEAST || size > LARGE_PAGE || n_moved == MOST_MOVED)
             continue;
         if (page && used + size > LARGE_PAGE)
             munmap(page + used, LARGE_PAGE - used);
@@ -277,6 +273,7 @@ static void move_data(void) {
         }
         memcpy(page + used, (const void *)one->from, size);
         mremap(page + used, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)one->from);
+        moved[n_moved++] = (struct range){(char *)one->from, size};
         if (relocated)
             mprotect((void *)one->from, size, PROT_READ);
         used += size;

@@ -9,8 +9,9 @@ fill the gaps that imports have left between objects, so that what workers alloc
 An object is known by its size and its place in line among those of that size. Where that is not what it was, an object lies somewhere else, and that is all.
 
 What no worker writes to lies on large pages (``_pages.h``), of which a fork copies, and at its end drops, a few entries or runs of them in place of thousands.
-And once all is in its place, one more worker lives, to show which pages that writes to. The others copy these with a few calls, which costs half of what
-being interrupted for each of them does, and needs no rehearsal of its own any more.
+And once all is in its place, one more worker lives, to show which pages that writes to. The others come with copies of these, which the kernel makes with
+the fork (``_pins.h``) for half of what being interrupted for each of them costs; or copy them with a few calls where it does not. Either way they need no
+rehearsal of their own any more.
 
 ``layouts`` is the broker's part. Python 3.9, standard library.
 """
@@ -113,8 +114,13 @@ def watch(live: Callable[[], int | None]) -> int:
     return int(_library.pages_keep())
 
 
+def pin() -> bool:
+    """Have all forks come with copies of those pages; whether they will. For as long as this process lives. To be called when nothing else runs."""
+    return _library is not None and bool(_library.pages_pin())
+
+
 def touch() -> bool:
-    """In a worker: make those pages its own before it needs them, all at once. Whether there were any: then it need not rehearse."""
+    """In a worker: make those pages its own before it needs them, all at once, unless it came with them. Whether there were any: then it need not rehearse."""
     return _library is not None and _library.pages_touch() > 0
 
 

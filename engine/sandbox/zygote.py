@@ -139,8 +139,8 @@ class Zygote:
             return
         layout.finish()
         gc.freeze()
-        if live is not None:
-            layout.watch(live)
+        if live is not None and layout.watch(live):
+            layout.pin()
 
     def _prepare_nests(self, build: holder.Build) -> None:
         if build.fences.namespaces:

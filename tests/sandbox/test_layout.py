@@ -68,6 +68,12 @@ else:
     large = sum(int(line.split()[1]) for line in open("/proc/self/smaps") if line.startswith("AnonHugePages"))
     gc.freeze()
     watched = layout.watch(rehearse)
+    if not {may_pin}:
+        from engine.sandbox import kernel
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+        kernel.keep_capabilities()
+    pinned = layout.pin()
+    rings = sum(os.readlink("/proc/self/fd/" + n) == "anon_inode:[io_uring]" for n in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + n))
 
     def faults_of(what):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -101,13 +107,13 @@ else:
     import json
     kept = [k for k in os.environ if k.startswith(("LD_", "LAMBDA_"))]
     shown = open("/proc/self/environ", "rb").read()
-    print(json.dumps([[joined, large, watched, *map(int, os.read(read_end, 80).split())], kept, b"PRELOAD" in shown or b"LAYOUT" in shown, os.environ.get("OTHER")]))
+    print(json.dumps([[joined, large, watched, pinned, rings, *map(int, os.read(read_end, 80).split())], kept, b"PRELOAD" in shown or b"LAYOUT" in shown, os.environ.get("OTHER")]))
 """
 
 
-def _run(interpreter: str, *, learns: bool, variables: dict[str, str], out: Path | None = None) -> Any:
+def _run(interpreter: str, *, learns: bool, variables: dict[str, str], out: Path | None = None, may_pin: bool = True) -> Any:
     """The program in such an environment; what it prints."""
-    program = _PROGRAM.format(root=str(_ROOT), learns=learns)
+    program = _PROGRAM.format(root=str(_ROOT), learns=learns, may_pin=may_pin)
     learnt = os.open(out, os.O_WRONLY | os.O_CREAT) if out is not None else os.open("/dev/null", os.O_RDONLY)
     try:
         done = subprocess.run(
@@ -156,8 +162,8 @@ def test_forks_write_to_fewer_pages_and_programs_notice_nothing(name: str, tmp_p
     candidates, chosen = ((tmp_path / n).stat().st_size // layout.KEY for n in ("spread", "learnt"))
     assert 0 < chosen < candidates / 4
 
-    (joined, large, watched, pages, faults, touched, faults_then), variables, seen, other = _run(
-        interpreter, learns=False, variables=_loaded("u", tmp_path / "learnt")
+    (joined, large, watched, pinned, rings, pages, faults, touched, faults_then), variables, seen, other = _run(
+        interpreter, learns=False, variables=_loaded("u", tmp_path / "learnt"), may_pin=False
     )
     (*_, usual, _, _, _), *_ = _run(interpreter, learns=False, variables={})
 
@@ -166,8 +172,25 @@ def test_forks_write_to_fewer_pages_and_programs_notice_nothing(name: str, tmp_p
     assert joined > 0, "every library has constants"
     assert large > 0 or not _has_large_pages()
     assert 0 < watched < 1.2 * pages, (large, watched, pages, faults, touched, faults_then)
+    assert (pinned, rings) == (False, 0), "nothing may be locked into memory"
     # What is left are pages of files, and what the touching itself needs.
     assert (touched, faults_then < 0.5 * faults) == ((True, True) if _touches() else (False, False))
+
+    if _pins():
+        (_, _, watched, pinned, rings, pages, faults_of_copies, touched, _), variables, *_ = _run(
+            interpreter, learns=False, variables=_loaded("u", tmp_path / "learnt")
+        )
+        assert (variables, pinned, rings, touched) == ([], True, 1, True)
+        assert faults_of_copies < 0.5 * faults
+        assert 0 < watched < 1.2 * pages < 1.2 * usual
+
+
+def _pins() -> bool:
+    """Whether io_uring is for us: asked for a ring, the kernel gives one."""
+    ring = ctypes.CDLL(None).syscall(425, 1, ctypes.create_string_buffer(120))
+    if ring >= 0:
+        os.close(ring)
+    return bool(ring >= 0)
 
 
 def _advised(advice: int, size: int) -> bool:
