@@ -27,8 +27,12 @@ from engine.sandbox import kernel
 from engine.sandbox.group import Group
 from engine.sandbox.peers import Loop
 
+# How far above what is used the next mark may be: MemorySize may be passed by as much before the kernel tells. So hardly anything while there are
+# hardly any files, and a share of them later: v1 keeps every mark that it was ever given, and many files must not take too many.
+_FINEST = 1 << 20
+_SHARE = 8
 _MARKS = 64
-_STEP = 4 << 20
+_COARSEST = 4 << 20
 _LOWER_AFTER_S = 0.25
 # Pages in the lists of file pages; pages of files, of which pages in memory only; and the kernel's own that it may give up.
 _LISTED = {1: (b"total_inactive_file", b"total_active_file"), 2: (b"inactive_file", b"active_file")}
@@ -80,7 +84,7 @@ class MemoryWatch:
         limit, hard = limits
         self._loop = loop
         self._limit = limit
-        self._step = max(_STEP, hard // _MARKS)
+        self._step = max(_COARSEST, hard // _MARKS)
         self._tmp = tmp
         self._lend = lend
         self._on_exceeded = on_exceeded
@@ -172,7 +176,8 @@ class MemoryWatch:
                 return
             use = self._weigh()
             if self._fd >= 0 and use.charged >= self._mark:
-                self._mark = max(self._limit + use.charged - use.least, use.charged + self._step)
+                step = min(self._step, max(_FINEST, (use.charged - self._limit) // _SHARE))
+                self._mark = max(self._limit + use.charged - use.least, use.charged + step)
                 self._set_mark()
                 if self._version == 2 and not self._lowering:
                     self._lowering = True

@@ -43,6 +43,10 @@ def f(e, c):
         with open('/tmp/big', 'wb') as out:
             for _ in range(mib): out.write(b'x' * (1 << 20))
         return os.path.getsize('/tmp/big')
+    if how == 'file':
+        with open('/tmp/small', 'wb') as out: out.write(b'x' * (1 << 20))
+        kept.append(b'x' * (mib << 20))
+        while True: kept.append(b'x' * (1 << 20)); time.sleep(0.05)
     if how == 'child' and os.fork() == 0: how = 'heap'
     if how == 'child': os.wait(); time.sleep(60)
     while True:
@@ -191,6 +195,15 @@ def test_memory_is_what_was_configured(shaped: Engine, how: str, memory: int) ->
     assert 0.95 * memory <= peak <= 1.05 * memory, f"killed at {peak:.1f} MiB"
     metrics = shaped.get("/metrics")[1].decode()
     assert re.search(rf'errors_total{{error_type="Runtime.OutOfMemory",function="{name}"}} 1', metrics)
+
+
+def test_a_small_file_in_tmp_does_not_let_slow_growth_pass_the_limit(shaped: Engine) -> None:
+    name = f"grow-file-{uuid.uuid4().hex[:6]}"
+    shaped.deploy(name, {"m.py": GROW}, MemorySize=128, Timeout=60, EphemeralStorage={"Size": 10240})
+    answer = shaped.client().invoke(FunctionName=name, Payload=json.dumps(["file", 100]))
+    assert json.load(answer["Payload"])["errorType"] == "Runtime.OutOfMemory"
+    peak = instance_of(shaped, name)["memory_bytes"] / (1 << 20) - 1
+    assert 0.95 * 128 <= peak <= 1.05 * 128, f"killed at {peak:.1f} MiB"
 
 
 def test_files_in_tmp_do_not_count_as_memory(shaped: Engine) -> None:

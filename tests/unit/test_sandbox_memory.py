@@ -11,6 +11,7 @@ from engine.sandbox.group import Group
 from engine.sandbox.memory import MemoryWatch
 
 LIMIT = 64 << 20
+PAGE = 4096
 
 
 class Loop:
@@ -81,6 +82,25 @@ def test_memory_taken_where_files_were_is_noticed_below_the_raised_mark(watched)
     watched.loop.elapse()
     assert watched.exceeded == 1
     assert (watched.loop.timers, watched.loop.watched) == ([], {})
+
+
+def test_a_small_file_does_not_let_memory_pass_the_limit_by_more(watched):
+    # All but half a MiB is the function's: a mark far above would let it use as much more before anybody looks.
+    watched.use(LIMIT + (1 << 19), files=1 << 20)
+    watched.tell()
+    assert watched.exceeded == 0
+    assert LIMIT < watched.mark <= LIMIT + (2 << 20)
+
+
+def test_many_files_do_not_take_many_marks(watched):
+    files, marks = 1 << 20, 0
+    while watched.mark < LIMIT * 9:
+        # What is the function's is just below its limit, and files fill the rest.
+        watched.use(LIMIT - PAGE + files, files=files)
+        watched.tell()
+        files, marks = watched.mark - LIMIT + PAGE, marks + 1
+    assert watched.exceeded == 0
+    assert marks <= 100
 
 
 def test_a_file_that_is_deleted_while_it_is_measured_is_not_memory(watched, monkeypatch):
