@@ -23,6 +23,8 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.config import Config
 
+from engine.config import load
+
 ROLE = "arn:aws:iam::000000000000:role/lambda"
 SYSTEM_PYTHON = "/usr/bin/python3"
 OWN_RUNTIME = f"python3.{sys.version_info.minor}"
@@ -97,6 +99,10 @@ class Engine:
         packages = [str(Path(__file__).parent.parent.parent), *(p for p in sys.path if "site-packages" in p)]
         env["PYTHONPATH"] = os.pathsep.join(packages)
         return SYSTEM_PYTHON, {"user": self.uid, "group": self.uid, "extra_groups": [], "cwd": "/"}
+
+    def run_dir(self) -> Path:
+        """Where its sockets are: elsewhere than in the data directory when that has a long name, as below a long TMPDIR."""
+        return load(data_dir=self.data_dir).run_dir()
 
     def ready_text(self) -> str:
         return self.get("/readyz")[1].decode() if self.url else "no port yet"

@@ -10,7 +10,6 @@ import urllib.request
 from datetime import datetime
 from typing import Any
 
-from engine.config import load
 from tests.framework.engine import Engine
 
 
@@ -27,7 +26,7 @@ class _Socket(http.client.HTTPConnection):
 
 def ask(running: Engine, method: str, path: str, document: Any = None) -> tuple[int, Any]:
     """(status, the answer's JSON)."""
-    connection = _Socket(str(load(data_dir=running.data_dir).run_dir() / "http.sock"))
+    connection = _Socket(str(running.run_dir() / "http.sock"))
     try:
         connection.request(method, path, None if document is None else json.dumps(document))
         answer = connection.getresponse()

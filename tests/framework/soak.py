@@ -77,7 +77,7 @@ class Soak:
 
     async def _run(self, duration_s: float) -> None:
         self._until_s = time.monotonic() + duration_s
-        async with AsyncClient(self._engine.data_dir / "run" / "engine.sock", connect_timeout_s=30) as client:
+        async with AsyncClient(self._engine.run_dir() / "engine.sock", connect_timeout_s=30) as client:
             tasks = [self._load(client if n % 4 else None) for n in range(self._workers)]
             tasks.append(self._repeat(1.0, self._churn))
             if self._kill_every_s is not None:

@@ -41,7 +41,7 @@ def test_ninety_to_ten_over_ten_thousand_invocations_and_changes_under_load(shar
     )
 
     async def scenario() -> None:
-        client = AsyncClient(shared.data_dir / "run" / "engine.sock")
+        client = AsyncClient(shared.run_dir() / "engine.sock")
         number = 10_000
         expected, deviation = number * 0.1, math.sqrt(number * 0.1 * 0.9)
         shares: list[int] = []

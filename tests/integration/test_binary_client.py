@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from engine.client import ApiError, AsyncClient, CallTimeout, Client, ConnectionLost, FunctionError, ServerRefused, raise_for_function_error
-from engine.config import load
 from tests.framework.engine import OWN_RUNTIME, ROLE, Engine, engine, zip_of
 
 CODE: dict[str, str | bytes] = {
@@ -34,7 +33,7 @@ def f(event, context):
 
 
 def socket_of(running: Engine) -> Path:
-    return load(data_dir=running.data_dir).run_dir() / "engine.sock"
+    return running.run_dir() / "engine.sock"
 
 
 @pytest.fixture(scope="module")

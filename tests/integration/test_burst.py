@@ -47,7 +47,7 @@ def burst(running: Engine, name: str) -> tuple[int, Counter[str]]:
         return held and refused.total() == NUMBER - LIMIT
 
     async def all_at_once() -> int:
-        client = AsyncClient(running.data_dir / "run" / "engine.sock")
+        client = AsyncClient(running.run_dir() / "engine.sock")
         calls = [asyncio.ensure_future(one(client, n)) for n in range(NUMBER)]
         try:
             await asyncio.to_thread(until, over, 100)

@@ -183,7 +183,7 @@ def test_the_binary_client_invokes(shared: Engine) -> None:
     shared.deploy("binary", ECHO)
 
     async def scenario() -> None:
-        async with AsyncClient(shared.data_dir / "run" / "engine.sock") as client:
+        async with AsyncClient(shared.run_dir() / "engine.sock") as client:
             results = await asyncio.gather(*(client.invoke("binary", b"%d" % n) for n in range(20)))
             assert sorted(json.loads(r.payload)["event"] for r in results) == list(range(20))
 

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from engine.client import AsyncClient, Client
-from engine.config import load
 from engine.supervisor import lanes
 from tests.framework import host, wait
 from tests.framework.engine import Engine, engine, zip_of
@@ -50,7 +49,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 def binary(running: Engine) -> Path:
-    return load(data_dir=running.data_dir).run_dir() / "engine.sock"
+    return running.run_dir() / "engine.sock"
 
 
 def post(running: Engine, body: bytes, **headers: str) -> tuple[int, dict[str, str], bytes]:

@@ -24,7 +24,7 @@ async def play(engine: Engine, name: str, trace: Iterable[Arrival]) -> Counter[s
     """Run a trace in real time; how its invocations ended."""
     seen: Counter[str] = Counter()
     loop = asyncio.get_running_loop()
-    client = AsyncClient(engine.data_dir / "run" / "engine.sock")
+    client = AsyncClient(engine.run_dir() / "engine.sock")
     start_s = loop.time()
 
     async def one(arrival: Arrival) -> None:

@@ -92,7 +92,7 @@ def test_a_tenant_is_named_just_where_one_must_be(shared: Engine, apart: str) ->
     assert refused(client.invoke_async, FunctionName=apart, InvokeArgs=b"{}")[1:] == ("InvalidParameterValueException", MISSING)
     assert refused(client.invoke_with_response_stream, FunctionName=apart)[1:] == ("InvalidParameterValueException", MISSING)
     assert client.invoke(FunctionName=apart, TenantId="t", InvocationType="DryRun")["StatusCode"] == 204
-    with Client(shared.data_dir / "run" / "engine.sock") as binary:
+    with Client(shared.run_dir() / "engine.sock") as binary:
         assert json.loads(binary.invoke(apart, tenant_id="by frames").payload)[0] == ["by frames"]
         # By now calls like these take the compiled lane, where there is one; those with a tenant do not.
         assert [binary.invoke("tenants-none").payload for _ in range(3)] == [b"null"] * 3

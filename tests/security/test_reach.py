@@ -45,7 +45,7 @@ def test_files_of_the_host(siege: Siege) -> None:
 
 
 def test_sockets_of_the_engine_by_path(siege: Siege) -> None:
-    run = siege.engine.data_dir / "run"
+    run = siege.engine.run_dir()
     names = [str(p) for p in run.iterdir() if p.is_socket()]
     assert len(names) >= 3
     denied(siege, f"result = [attempt(socket.socket(socket.AF_UNIX).connect, p) for p in {names!r}]", *HIDDEN)
