@@ -196,10 +196,11 @@ class Broker:
             zygote.failure = str(e)
         del self._zygotes[zygote.key]
         zygote.close()
+        how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit status {os.WEXITSTATUS(status)}"
+        # First: what was being made failed with it, and not by itself.
+        self._tell(["zygote_failed", zygote.key, zygote.failure or f"the zygote ended ({how})"])
         self._holders.zygote_ended(zygote.key)
         self._end_strays()
-        how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit status {os.WEXITSTATUS(status)}"
-        self._tell(["zygote_failed", zygote.key, zygote.failure or f"the zygote ended ({how})"])
 
     def _end_strays(self) -> None:
         """End what a zygote left that nobody knows: killed in the middle of making a sandbox, it could not name it, and an init that had not

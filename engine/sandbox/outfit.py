@@ -97,7 +97,9 @@ class Outfitter:
             holder.cpu_quota_us = int(spec["cpu_quota_us"])
             self._limit(holder, memory + _OVERHEAD, int(spec["tmp_mib"]) << 20, int(spec["pids"]), int(spec["cpu_shares"]))
         except (OSError, ValueError) as e:
-            self._fail(holder.id, e.step if isinstance(e, FurnishError) else step, str(e))
+            # One that has ended meanwhile, as all do with their zygote, was not at fault: its end is told next, and who waits gets another.
+            if not holder.has_ended():
+                self._fail(holder.id, e.step if isinstance(e, FurnishError) else step, str(e))
 
     def _furnish(self, holder: Holder, spec: dict[str, Any]) -> None:
         """Bring code and layers into the sandbox, or have its init do it."""

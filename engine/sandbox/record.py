@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 from dataclasses import dataclass, field
 
@@ -82,6 +83,14 @@ class Holder:
         for fd in self.lent:
             os.close(fd)
         self.lent.clear()
+
+    def has_ended(self) -> bool:
+        """Whether its init has ended, which may not have been told yet."""
+        if self.pidfd < 0:
+            return False
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
 
     def last_words(self) -> str:
         """What a worker that never became ready has written, for the error message."""

@@ -215,7 +215,9 @@ class HolderPool:
             self._refill(stock)
 
     def zygote_failed(self, key: str, reason: str) -> None:
-        """Nobody in line can be served; unless its successor comes soon (``Revival``), the next ``take`` is told the same until a zygote is ready again."""
+        """Who is in line waits for its successor if that comes soon (``Revival``). Otherwise nobody can be served, and the next ``take`` is told the same
+        until a zygote is ready again.
+        """
         soon = self._revival.ended(key)
         for stock in list(self._of_zygote(key)):
             stock.failed = None if soon else reason
@@ -224,10 +226,12 @@ class HolderPool:
             for holder_id in stock.making:
                 self._by_id.pop(holder_id, None)
             stock.making.clear()
+            for holder_id in [i for i, (s, _) in self._orders.items() if s is stock]:
+                stock.ordered.append(self._orders.pop(holder_id)[1])
+            if soon:
+                continue
             wanted, stock.wanted = stock.wanted, deque()
             ordered, stock.ordered = stock.ordered, deque()
-            for holder_id in [i for i, (s, _) in self._orders.items() if s is stock]:
-                ordered.append(self._orders.pop(holder_id)[1])
             for then in (*wanted, *ordered):
                 then(None, reason)
 

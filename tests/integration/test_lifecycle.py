@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 
 from tests.framework.engine import OWN_RUNTIME, Engine, engine
 
+ECHO = {"m.py": "def f(e, c):\n    return e\n"}
 PLAIN = {"m.py": "import time\ndef f(e, c):\n    time.sleep(e.get('sleep', 0))\n    return e\n"}
 
 
@@ -159,6 +160,54 @@ def test_a_killed_zygote_or_broker_is_replaced_and_service_goes_on() -> None:
 
         kill(f"zygote {OWN_RUNTIME}")
         kill("broker")
+
+
+def _killed_while_many_wait(running: Engine, then: Callable[[], object] = lambda: None) -> list[object]:
+    """What invocations come to that wait for sandboxes while their zygote is killed; ``then`` is done just before."""
+    zygote = running.state()["processes"][f"zygote {OWN_RUNTIME}"]
+    # So that none of them gets its sandbox before.
+    os.kill(zygote, signal.SIGSTOP)
+
+    def ask(n: int) -> object:
+        try:
+            return invoke(running, "waits", n)
+        except ClientError as e:
+            return e.response["Error"]
+
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        answers = [pool.submit(ask, n) for n in range(12)]
+        until(lambda: running.state()["in_flight"] == 12, "all of them wait")
+        then()
+        os.kill(zygote, signal.SIGKILL)
+        return [answer.result(60) for answer in answers]
+
+
+def test_who_waits_for_a_sandbox_when_the_zygote_is_killed_gets_one_from_its_successor() -> None:
+    with engine(pool_size=0) as running:
+        running.deploy("waits", ECHO)
+        assert _killed_while_many_wait(running) == list(range(12))
+
+
+def test_who_waits_is_told_when_a_killed_zygote_cannot_be_started_again(tmp_path: Path) -> None:
+    broken, interpreter = tmp_path / "broken", tmp_path / "python"
+    # By its name, for what an interpreter says of itself is what is started.
+    interpreter.write_text(
+        f'#!/bin/bash\ncase "$*" in *zygote*) test -e {broken} && exit 3;; esac\nexec -a {interpreter} {os.path.realpath(sys.executable)} "$@"\n'
+    )
+    interpreter.chmod(0o755)
+    with engine(pool_size=0, runtimes={OWN_RUNTIME: str(interpreter)}) as running:
+        running.deploy("waits", ECHO)
+        answers = _killed_while_many_wait(running, broken.touch)
+        why = "No execution environment can be started: the zygote ended (exit status 3)"
+        assert answers == [{"Code": "ServiceException", "Message": why}] * 12
+        broken.unlink()
+
+        def works() -> bool:
+            with contextlib.suppress(ClientError):
+                return invoke(running, "waits", 7) == 7
+            return False
+
+        until(works, "it is tried again and again, and comes when it can", 60)
 
 
 def test_sigterm_lets_what_runs_finish_and_takes_nothing_new() -> None:

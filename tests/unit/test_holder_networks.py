@@ -99,6 +99,44 @@ def test_who_asks_while_a_zygote_is_started_again_waits_for_it() -> None:
     run(test)
 
 
+def test_who_is_in_line_when_a_zygote_is_killed_waits_for_one_of_its_successors() -> None:
+    def test(pool: HolderPool, orders: Orders) -> None:
+        told: list[tuple[Holder | None, str]] = []
+        pool.use("p")
+        pool.zygote_ready("p", 7)
+        pool.take("p", lambda *what: told.append(what))
+        pool.order("p", lambda *what: told.append(what))
+        former = [holder_id for holder_id, _, _ in orders.made]
+        pool.zygote_failed("p", "killed")
+        pool.zygote_failed("p", "does not start")
+        for holder_id in former:
+            pool.holder_failed(holder_id, "zygote: killed")
+        assert told == []
+        orders.made.clear()
+        pool.zygote_ready("p", 8)
+        for holder_id, _, _ in list(orders.made):
+            assert ready(pool, holder_id)
+        assert [holder.holder_id > max(former) for holder, _ in told if holder] == [True, True]
+
+    run(test, size=0)
+
+
+def test_who_is_in_line_is_told_when_no_successor_comes_to_be_ready() -> None:
+    def test(pool: HolderPool, orders: Orders) -> None:
+        told: list[tuple[Holder | None, str]] = []
+        pool.use("p")
+        pool.zygote_ready("p", 7)
+        pool.take("p", lambda *what: told.append(what))
+        pool.order("p", lambda *what: told.append(what))
+        for n in range(4):
+            pool.zygote_failed("p", f"no {n}")
+            assert told == []
+        pool.zygote_failed("p", "not again")
+        assert told == [(None, "not again")] * 2
+
+    run(test)
+
+
 def test_a_stock_that_no_version_wants_is_given_up() -> None:
     def test(pool: HolderPool, orders: Orders) -> None:
         pool.use("p")
