@@ -39,7 +39,11 @@ int pages_pin(void) {
     struct ring_parameters parameters = {{0}};
     long i;
     size_t at;
-    int ring = n_written ? (int)syscall(SYS_io_uring_setup, 1, &parameters) : -1;
+    int ring;
+    /* A kernel that knows this advice makes such copies too, which nothing else tells. */
+    if (!n_written || madvise(written[0].at, PAGE, MADV_POPULATE_WRITE))
+        return 0;
+    ring = (int)syscall(SYS_io_uring_setup, 1, &parameters);
     if (ring < 0)
         return 0;
     for (i = 0; i < n_written; i++)
