@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.aws import lambda_defaults
+
 WAIT = {"Delay": 0.2, "MaxAttempts": 600}
 Properties = Mapping[str, Any]
 # Put beside the name of a package that lies on this disk, so that another content is another property.
@@ -136,7 +138,8 @@ class FunctionHandler(Handler):
         if not held:
             # What is held by hand cannot have another runtime.
             self._manage(name, old, new)
-        changes = {k: new.get(k, _cleared(old.get(k))) for k in {*old, *new} - set(_APART) if old.get(k) != new.get(k)}
+        self._signed(name, old, new)
+        changes = lambda_defaults.function_changes(name, old, new, (*_APART, "CodeSigningConfigArn"))
         if changes:
             self.client.update_function_configuration(FunctionName=name, **members(changes))
             self._updated(name)
@@ -173,6 +176,16 @@ class FunctionHandler(Handler):
         if new.get("RecursiveLoop") != old.get("RecursiveLoop"):
             self.client.put_function_recursion_config(FunctionName=name, RecursiveLoop=new.get("RecursiveLoop") or "Terminate")
 
+    def _signed(self, name: str, old: Properties, new: Properties) -> None:
+        """Whose signatures the code must have, which creation takes and an update does not."""
+        wanted = new.get("CodeSigningConfigArn")
+        if wanted == old.get("CodeSigningConfigArn"):
+            return
+        if wanted:
+            self.client.put_function_code_signing_config(FunctionName=name, CodeSigningConfigArn=wanted)
+        else:
+            self.client.delete_function_code_signing_config(FunctionName=name)
+
     def _manage(self, name: str, old: Properties, new: Properties) -> None:
         """What version of its runtime the function is held to."""
         if new.get("RuntimeManagementConfig") != old.get("RuntimeManagementConfig"):
@@ -183,11 +196,6 @@ def tags_of(properties: Properties) -> dict[str, str]:
     """Tags by key, of either form that templates have."""
     tags = properties.get("Tags") or {}
     return dict(tags) if isinstance(tags, Mapping) else {t["Key"]: str(t["Value"]) for t in tags}
-
-
-def _cleared(value: Any) -> Any:
-    """What tells the API that a member is wanted no more."""
-    return {} if isinstance(value, Mapping) else [] if isinstance(value, list) else ""
 
 
 class VersionHandler(Handler):
@@ -313,7 +321,7 @@ class UrlHandler(Handler):
         if any(old.get(k) != new.get(k) for k in ("TargetFunctionArn", "Qualifier")):
             raise Replace
         arguments = {k: new[k] for k in ("AuthType", "Cors", "InvokeMode", "Qualifier") if new.get(k)}
-        arguments.setdefault("Cors", {})
+        arguments = {"Cors": {}, "InvokeMode": "BUFFERED", **arguments}
         self.client.update_function_url_config(FunctionName=new["TargetFunctionArn"], **arguments)
         return made
 
@@ -341,7 +349,7 @@ class EventSourceHandler(Handler):
         fixed = ("EventSourceArn", "StartingPosition", "StartingPositionTimestamp", "SelfManagedEventSource", "Topics", "Queues", "Tags")
         if any(old.get(k) != new.get(k) for k in fixed):
             raise Replace
-        changes = {k: new.get(k, _cleared(old.get(k))) for k in {*old, *new} - set(fixed) if old.get(k) != new.get(k)}
+        changes = lambda_defaults.mapping_changes(old, new, fixed)
         self._settled(made.physical)
         self.client.update_event_source_mapping(UUID=made.physical, **members(changes))
         self._settled(made.physical)

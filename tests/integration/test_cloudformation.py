@@ -112,6 +112,59 @@ def test_keys_of_a_template_guard_variables_packages_and_filters(shared: Engine)
     stacks.finished(formation, "cfn-keys", "delete")
 
 
+def test_properties_that_a_template_no_longer_has_are_as_if_it_never_had_them(shared: Engine) -> None:
+    """Without a Timeout or a MemorySize it had before, a stack's update failed, and so did its way back from one that gave it them."""
+    formation, client = shared.client("cloudformation"), shared.client()
+    key = shared.client("kms").create_key()["KeyMetadata"]["Arn"]
+    publishers = {"SigningProfileVersionArns": ["arn:aws:signer:us-east-1:000000000000:/signing-profiles/p/0123456789"]}
+    signed = client.create_code_signing_config(AllowedPublishers=publishers)["CodeSigningConfig"]["CodeSigningConfigArn"]
+    dead, pattern = {"Fn::GetAtt": ["D", "Arn"]}, {"Filters": [{"Pattern": '{"data": {"a": [1]}}'}]}
+    function = {
+        "Description": "d", "Timeout": 9, "MemorySize": 256, "Environment": {"Variables": {"AB": "c"}}, "DeadLetterConfig": {"TargetArn": dead},
+        "TracingConfig": {"Mode": "Active"}, "EphemeralStorage": {"Size": 1024}, "KmsKeyArn": key, "CodeSigningConfigArn": signed,
+        "LoggingConfig": {"LogFormat": "JSON", "SystemLogLevel": "WARN", "LogGroup": "/cfn-shed"}, "ReservedConcurrentExecutions": 1,
+    }  # fmt: skip
+    either = {
+        "BatchSize": 20, "MaximumBatchingWindowInSeconds": 2, "FunctionResponseTypes": ["ReportBatchItemFailures"], "FilterCriteria": pattern,
+        "KmsKeyArn": key, "MetricsConfig": {"Metrics": ["EventCount"]}, "Enabled": False,
+    }  # fmt: skip
+    stream = {
+        "ParallelizationFactor": 2, "MaximumRecordAgeInSeconds": 100, "BisectBatchOnFunctionError": True, "MaximumRetryAttempts": 3,
+        "TumblingWindowInSeconds": 30, "DestinationConfig": {"OnFailure": {"Destination": dead}},
+    }  # fmt: skip
+
+    def document(*, full: bool) -> str:
+        code = {"Role": ROLE, "Handler": "index.f", "Runtime": OWN_RUNTIME, "Code": {"ZipFile": "def f(e, c): return 1\n"}}
+        resources: dict[str, Any] = {n: {"Type": "AWS::SQS::Queue"} for n in "DQ"} | {"K": {"Type": "AWS::Kinesis::Stream", "Properties": {"ShardCount": 1}}}
+        for name, more in (("Bare", {}), ("Full", function if full else {})):
+            resources[name] = {"Type": "AWS::Lambda::Function", "Properties": code | more}
+        for source, start, more in (("Q", {}, {**either, "ScalingConfig": {"MaximumConcurrency": 5}}), ("K", {"StartingPosition": "LATEST"}, {**either, **stream})):
+            for name, given in (("Bare", {}), ("Full", more if full else {})):
+                mapped = {"FunctionName": {"Ref": name}, "EventSourceArn": {"Fn::GetAtt": [source, "Arn"]}, **start, **given}
+                resources[source + name] = {"Type": "AWS::Lambda::EventSourceMapping", "Properties": mapped}
+        return json.dumps({"Resources": resources, "Outputs": {name: {"Value": {"Ref": name}} for name in resources}})
+
+    def shown(made: dict[str, str], which: str) -> list[dict[str, Any]]:
+        """What tells nothing of which function it is."""
+        found = client.get_function(FunctionName=made[which])
+        configuration = found["Configuration"]
+        configuration["LoggingConfig"]["LogGroup"] = configuration["LoggingConfig"]["LogGroup"].replace(made[which], "")
+        signing = client.get_function_code_signing_config(FunctionName=made[which])
+        told = [configuration, found.get("Concurrency", {}), signing, *(client.get_event_source_mapping(UUID=made[source + which]) for source in "QK")]
+        apart = {"FunctionName", "FunctionArn", "LastModified", "RevisionId", "UUID", "EventSourceMappingArn", "ResponseMetadata"}
+        return [{k: v for k, v in one.items() if k not in apart} for one in told]
+
+    formation.create_stack(StackName="cfn-shed", TemplateBody=document(full=True))
+    stacks.finished(formation, "cfn-shed", "create")
+    made = stacks.outputs(formation, "cfn-shed")
+    formation.update_stack(StackName="cfn-shed", TemplateBody=document(full=False))
+    stacks.finished(formation, "cfn-shed", "update")
+    assert stacks.outputs(formation, "cfn-shed") == made, "nothing was replaced"
+    assert shown(made, "Full") == shown(made, "Bare")
+    formation.delete_stack(StackName="cfn-shed")
+    stacks.finished(formation, "cfn-shed", "delete")
+
+
 def test_a_stack_that_cannot_be_made_is_refused_and_leaves_nothing(shared: Engine) -> None:
     formation, client = shared.client("cloudformation"), shared.client()
     document = json.loads(template(1))
