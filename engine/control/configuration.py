@@ -52,7 +52,15 @@ def new(members: Mapping[str, Any], name: str, architectures: list[str], runtime
         config["TenancyConfig"] = dict(members["TenancyConfig"])
     if runtime_version_arn is not None:
         config["RuntimeVersionConfig"] = {"RuntimeVersionArn": runtime_version_arn}
-    return merged(config, members)
+    config = merged(config, members)
+    if members.get("Environment") is not None:
+        config.setdefault("Environment", {"Variables": {}})
+    return config
+
+
+def variables_given(members: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """The environment variables that a request sets; an Environment without any says nothing of them."""
+    return (members.get("Environment") or {}).get("Variables")
 
 
 def merged(config: Mapping[str, Any], members: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,9 +69,12 @@ def merged(config: Mapping[str, Any], members: Mapping[str, Any]) -> dict[str, A
     """
     result = dict(config)
     result.update({name: members[name] for name in _PLAIN if members.get(name) is not None})
-    if members.get("Environment") is not None:
-        result["Environment"] = {"Variables": dict(members["Environment"].get("Variables") or {})}
+    variables = variables_given(members)
+    if variables is not None:
+        result.pop("Environment", None)
         result.pop(SEALED, None)
+    if variables:
+        result["Environment"] = {"Variables": dict(variables)}
     if members.get("KMSKeyArn"):
         result["KMSKeyArn"] = members["KMSKeyArn"]
     elif members.get("KMSKeyArn") is not None:

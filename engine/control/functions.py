@@ -128,7 +128,7 @@ class FunctionOperations:
             rules.check_package(params)
         rules.refuse_unsupported("CreateFunction", params)
         rules.check_limits(params)
-        rules.check_environment((params.get("Environment") or {}).get("Variables") or {})
+        rules.check_environment(configuration.variables_given(params) or {})
         rules.check_tags(params.get("Tags") or {})
         return rules.check_architectures(
             params.get("Architectures"), self._host, ignored=self._plane.ignore_architecture

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from engine.arn import FunctionRef, function_arn
-from engine.control.configuration import SEALED
+from engine.control.configuration import SEALED, variables_given
 from engine.control.keys import Keys
 from engine.control.link import Hello
 from engine.control.questions import QuestionEndpoint
@@ -37,7 +37,7 @@ class SealedEnvironments:
 
     async def unsealed(self, config: Mapping[str, Any], members: Mapping[str, Any], ref: FunctionRef) -> Mapping[str, Any]:
         """``config`` with its variables in clear if a request with these members gives them another key. Raises KmsRefused."""
-        if SEALED not in config or members.get("Environment") is not None or members.get("KMSKeyArn") in (None, config["KMSKeyArn"]):
+        if SEALED not in config or variables_given(members) is not None or members.get("KMSKeyArn") in (None, config["KMSKeyArn"]):
             return config
         clear = {name: value for name, value in config.items() if name != SEALED}
         return {**clear, "Environment": {"Variables": await self.variables(config, ref)}}

@@ -130,7 +130,7 @@ class UpdateOperations:
             else:
                 rules.check_no_image(params)
             rules.check_limits(params)
-            rules.check_environment((params.get("Environment") or {}).get("Variables") or {})
+            rules.check_environment(configuration.variables_given(params) or {})
             hello = await plane.link.ready()
             if params.get("Role"):
                 await plane.roles.check(params["Role"], ref.account, ref.name)

@@ -326,6 +326,16 @@ def test_a_dry_run_judges_the_package_and_keeps_nothing(control: ControlServer, 
     assert refused(client.update_function_code, FunctionName=name, ZipFile=b"x", DryRun=True)[0] == 400
 
 
+def test_an_environment_that_is_emptied_is_gone_and_one_that_says_nothing_changes_nothing(control: ControlServer, name: str) -> None:
+    """Terraform saw an environment to take away in every plan, after it had taken away the last variable."""
+    control.create(name, Environment={"Variables": {"AA": "1"}})
+    client = control.client()
+    assert client.update_function_configuration(FunctionName=name, Environment={})["Environment"] == {"Variables": {"AA": "1"}}
+    assert "Environment" not in client.update_function_configuration(FunctionName=name, Environment={"Variables": {}})
+    assert "Environment" not in client.get_function_configuration(FunctionName=name)
+    assert control.entry(name)["versions"]["$LATEST"]["env"] == {}
+
+
 def test_configuration_members_replace_each_other_whole_but_logging(control: ControlServer, name: str) -> None:
     control.create(name, Environment={"Variables": {"AA": "1", "BB": "2"}}, Timeout=9)
     client = control.client()
@@ -339,10 +349,8 @@ def test_configuration_members_replace_each_other_whole_but_logging(control: Con
     assert got["LoggingConfig"] == {"LogFormat": "JSON", "ApplicationLogLevel": "INFO", "SystemLogLevel": "WARN", "LogGroup": "/mine"}
     entry = control.entry(name)["versions"]["$LATEST"]
     assert (entry["log_format"], entry["log_level"], entry["system_log_level"], entry["log_group"]) == ("JSON", "INFO", "WARN", "/mine")
-    client.update_function_configuration(FunctionName=name, LoggingConfig={"LogFormat": "Text"}, Environment={"Variables": {}})
-    got = client.get_function_configuration(FunctionName=name)
-    assert got["LoggingConfig"] == {"LogFormat": "Text", "LogGroup": "/mine"}
-    assert got["Environment"] == {"Variables": {}}
+    client.update_function_configuration(FunctionName=name, LoggingConfig={"LogFormat": "Text"})
+    assert client.get_function_configuration(FunctionName=name)["LoggingConfig"] == {"LogFormat": "Text", "LogGroup": "/mine"}
     stale = refused(client.update_function_configuration, FunctionName=name, RevisionId="11111111-1111-1111-1111-111111111111")
     assert stale[:2] == (412, "PreconditionFailedException")
     for members, status in (

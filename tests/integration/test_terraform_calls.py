@@ -56,7 +56,7 @@ class Provider:
             "tags": found.get("Tags", {}),
             "memory": configuration["MemorySize"],
             "timeout": configuration["Timeout"],
-            "environment": configuration.get("Environment", {}).get("Variables", {}),
+            "environment": configuration["Environment"]["Variables"] if "Environment" in configuration else None,
             "ephemeral": configuration["EphemeralStorage"]["Size"],
             "tracing": configuration["TracingConfig"]["Mode"],
             "logging": configuration["LoggingConfig"],
@@ -113,7 +113,7 @@ def test_function_alias_and_permission_from_create_to_destroy(provider: Provider
     version = client.publish_version(FunctionName=name)["Version"]
     provider.published(version)
     after = provider.read()
-    assert (after["version"], after["memory"], after["reserved"], after["environment"]) == ("2", 256, -1, {})
+    assert (after["version"], after["memory"], after["reserved"], after["environment"]) == ("2", 256, -1, None)
 
     # aws_lambda_alias: RoutingConfig is sent even when it is empty
     client.create_alias(FunctionName=name, Name="live", FunctionVersion="1", RoutingConfig={})

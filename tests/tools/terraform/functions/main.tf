@@ -65,6 +65,10 @@ resource "aws_lambda_function" "minimal" {
   filename      = var.package
   handler       = "app.handler"
   runtime       = var.runtime
+  dynamic "environment" {
+    for_each = var.round == 1 ? [1] : []
+    content { variables = { AA = "1" } }
+  }
 }
 
 resource "aws_s3_bucket" "code" { bucket = "terraform-functions" }
