@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from engine.aws import state_machine_questions
 from engine.aws.clients import AwsClients
 from engine.aws.embedded import ENFORCE_VARIABLE, KEY_VARIABLE, URL_VARIABLE
 
@@ -24,6 +25,7 @@ def install() -> None:
     from moto.stepfunctions.parser.asl.utils import boto_client  # noqa: PLC0415
     from moto.stepfunctions.parser.models import StepFunctionsParserBackend  # noqa: PLC0415
 
+    state_machine_questions.install()
     default_user_config["stepfunctions"] = {"execute_state_machine": True}
     if os.environ.get(ENFORCE_VARIABLE):
         StepFunctionsParserBackend.start_execution = StepFunctionsParserBackend.start_sync_execution = _refused

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from engine.aws import embedded
 from tests.framework import wait
@@ -13,6 +14,7 @@ from tests.framework.engine import ROLE, Engine
 
 pytestmark = pytest.mark.skipif(embedded.available() is not None, reason="the extra 'embedded' is not installed")
 
+PASSES = '{"StartAt": "A", "States": {"A": {"Type": "Pass", "End": true}}}'
 CODE = {"m.py": "def f(e, c):\n    if e.get('bad'): raise ValueError('no')\n    return {'seen': e}\n"}
 
 
@@ -59,3 +61,33 @@ def test_tasks_are_functions_and_services_of_the_engine(shared: Engine) -> None:
     wait.until(both, "what both executions sent", 90)
     assert sorted(body["n"] for body in bodies.values()) == [1, 2]
     machines.delete_state_machine(stateMachineArn=arn)
+
+
+@pytest.mark.parametrize(
+    ("definition", "code"),
+    [("nothing", "INVALID_JSON_DESCRIPTION"), ('{"StartAt": "A", "States": {"A": {"Type": "Nope"}}}', "SCHEMA_VALIDATION_FAILED"), (PASSES, None)],
+)
+def test_a_definition_is_looked_at_before_a_machine_is_made_of_it(shared: Engine, definition: str, code: str | None) -> None:
+    """Terraform does so in every plan."""
+    answer = shared.client("stepfunctions").validate_state_machine_definition(definition=definition)
+    assert (answer["result"], answer["truncated"], [(d["severity"], d["code"]) for d in answer["diagnostics"]]) == (
+        ("FAIL", False, [("ERROR", code)]) if code else ("OK", False, [])
+    )
+
+
+def test_the_versions_of_a_machine_are_told_newest_first_and_by_pages(shared: Engine) -> None:
+    machines = shared.client("stepfunctions")
+    made = machines.create_state_machine(name="of-versions", definition=PASSES, roleArn=ROLE, publish=True)
+    arn = made["stateMachineArn"]
+    for _ in range(2):
+        machines.update_state_machine(stateMachineArn=arn, definition=PASSES, publish=True)
+    first = machines.list_state_machine_versions(stateMachineArn=arn, maxResults=2)
+    second = machines.list_state_machine_versions(stateMachineArn=arn, maxResults=2, nextToken=first["nextToken"])
+    assert [v["stateMachineVersionArn"] for v in first["stateMachineVersions"]] == [f"{arn}:3", f"{arn}:2"]
+    assert [v["stateMachineVersionArn"] for v in second["stateMachineVersions"]] == [made["stateMachineVersionArn"]]
+    assert "nextToken" not in second
+    with pytest.raises(ClientError, match="InvalidToken"):
+        machines.list_state_machine_versions(stateMachineArn=arn, nextToken="x")
+    machines.delete_state_machine(stateMachineArn=arn)
+    with pytest.raises(ClientError, match=f"InvalidArn.*Invalid arn: {arn}"):
+        machines.list_state_machine_versions(stateMachineArn=arn)

@@ -22,7 +22,7 @@ provider "aws" {
 
 resource "aws_iam_role" "r" {
   name                = "terraform-events"
-  assume_role_policy  = jsonencode({ Version = "2012-10-17", Statement = [{ Effect = "Allow", Action = "sts:AssumeRole", Principal = { Service = ["lambda.amazonaws.com", "scheduler.amazonaws.com"] } }] })
+  assume_role_policy  = jsonencode({ Version = "2012-10-17", Statement = [{ Effect = "Allow", Action = "sts:AssumeRole", Principal = { Service = ["lambda.amazonaws.com", "scheduler.amazonaws.com", "states.amazonaws.com"] } }] })
   managed_policy_arns = ["arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole", "arn:aws:iam::aws:policy/service-role/AWSLambdaSQSQueueExecutionRole"]
 }
 
@@ -159,6 +159,7 @@ resource "aws_lambda_event_source_mapping" "sqs" {
     filter { pattern = jsonencode({ body = { a = [1] } }) }
     filter { pattern = jsonencode({ body = { b = [{ exists = true }] } }) }
   }
+  metrics_config { metrics = ["EventCount"] }
   function_response_types = ["ReportBatchItemFailures"]
   tags                    = { a = "b${var.round}" }
 }
@@ -181,6 +182,12 @@ resource "aws_lambda_event_source_mapping" "kin" {
   destination_config {
     on_failure { destination_arn = aws_sqs_queue.dlq.arn }
   }
+}
+
+resource "aws_lambda_event_source_mapping" "con" {
+  event_source_arn  = aws_kinesis_stream_consumer.c.arn
+  function_name     = aws_lambda_function.f.arn
+  starting_position = "LATEST"
 }
 
 resource "aws_lambda_event_source_mapping" "ddb" {
@@ -293,6 +300,21 @@ resource "aws_scheduler_schedule" "s" {
     role_arn = aws_iam_role.r.arn
     input    = jsonencode({ a = 1 })
     retry_policy { maximum_retry_attempts = 3 }
+  }
+}
+
+resource "aws_sfn_state_machine" "m" {
+  name       = "terraform-events"
+  role_arn   = aws_iam_role.r.arn
+  publish    = true
+  definition = jsonencode({ StartAt = "A", States = { A = { Type = "Task", Resource = aws_lambda_alias.live.arn, TimeoutSeconds = 10 * var.round, End = true } } })
+}
+
+resource "aws_sfn_alias" "m" {
+  name = "live"
+  routing_configuration {
+    state_machine_version_arn = aws_sfn_state_machine.m.state_machine_version_arn
+    weight                    = 100
   }
 }
 
