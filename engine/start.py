@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from engine.config import ENV_PREFIX, Settings
 from engine.core.runtimes import CUSTOM
 from engine.data_dir import held, make
 from engine.errors import ConfigurationError
-from engine.sandbox import toolchains
+from engine.sandbox import descriptors, toolchains
 from engine.sandbox.interpreters import discover
 from engine.sandbox.keeper import Keeper
 from engine.sandbox.renounce import renounce
@@ -74,9 +73,7 @@ def begun(settings: Settings) -> Iterator[Begun]:
     owners = {os.geteuid(), *(path.stat().st_uid for path in (settings.data_dir,) if path.exists())}
     if run_dir.is_symlink() or run_dir.stat().st_uid not in owners:
         raise ConfigurationError(f"{run_dir}, where the engine's sockets go, belongs to somebody else")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    descriptors.raise_limit()
     with contextlib.ExitStack() as stack:
         stack.enter_context(held(settings.data_dir))
         listener = stack.enter_context(contextlib.closing(_bind(settings)))

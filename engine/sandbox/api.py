@@ -24,6 +24,8 @@ from engine.sandbox.wishes import VpcDone
 
 # The step whose failure is the file system's.
 MOUNTING = "mount the file system"
+# The step that failed when the broker may have no more descriptors: a matter of the host, not of what was asked for.
+NO_ROOM = "find room for the sandbox"
 # Why level process refuses them.
 NO_MOUNTS = "nothing can be mounted at sandbox level process"
 NO_IMAGES = "container images need a file system of the sandbox's own: level user or full"

@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import gc
 import os
-import resource
 import signal
 import socket
 import sys
@@ -24,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine import turns
-from engine.sandbox import bundle, cgroups, holder, kernel, layouts, levels, network, packets
+from engine.sandbox import bundle, cgroups, descriptors, holder, kernel, layouts, levels, network, packets
 from engine.sandbox.holders import Holders
 from engine.sandbox.peers import Loop, Peer
 from engine.sandbox.spaces import RESOLVER
@@ -142,7 +141,7 @@ class Broker:
     def _on_zygote(self, zygote: ZygoteProcess, packet: packets.Packet) -> None:
         kind, args = packet.kind, packet.args
         if kind == "made":
-            self._holders.made(args[0], args[1], packet.fds.pop())
+            self._holders.made(args[0], args[1], packet.fds.pop() if packet.fds else -1)
         elif kind == "ended":
             self._holders.ended(args[0], args[1])
         elif kind == "exited":
@@ -224,11 +223,6 @@ class Broker:
         self._holders.close()
 
 
-def _raise_file_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def main(supervisor_fd: int) -> None:
     """Entry of the program: a keeper that runs the broker proper in a child, and runs it again when it is lost.
 
@@ -307,7 +301,7 @@ def _be_broker(sock: socket.socket, config: dict[str, Any]) -> None:
         # Whoever starts cold waits for it.
         turns.short()
         kernel.become_subreaper()
-        _raise_file_limit()
+        descriptors.raise_limit()
         os.makedirs(config["mountpoint"], exist_ok=True)
         cgroups.sweep()
         level, report, refusal = levels.choose(config)

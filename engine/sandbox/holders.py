@@ -14,19 +14,22 @@ Sandboxes of templates and those without namespaces are not visited: their inits
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import signal
 import socket
-from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from engine.sandbox import packets
+from engine.sandbox.api import NO_ROOM
+from engine.sandbox.descriptors import shortage
 from engine.sandbox.group import Group
 from engine.sandbox.leavings import Leavings
 from engine.sandbox.levels import Level
+from engine.sandbox.line import Line
 from engine.sandbox.nets import Net, Nets
 from engine.sandbox.network import NetworkProcess
 from engine.sandbox.outfit import Outfitter
@@ -35,8 +38,6 @@ from engine.sandbox.pods import Pods
 from engine.sandbox.record import Holder
 from engine.sandbox.sources import Source, Template
 
-# Forks a zygote is asked for at once: enough to keep it busy, few enough that a kill or an urgent make is not stuck behind.
-_IN_FLIGHT = 8
 _FORCE_AFTER_S = 2.0
 _PIDS, _FIRST_PID = 31700, 300
 _KILL = int(signal.SIGKILL)
@@ -61,15 +62,14 @@ class Holders:
         self._tell = tell
         self._network = network
         self._holders: dict[int, Holder] = {}
-        self._waiting: dict[str, deque[Holder]] = {}
-        self._making: dict[str, int] = {}
+        self._line = Line(loop, self._holders, self._start, self._refuse)
         # Those that are being made for somebody who waits.
         self._hurried: set[int] = set()
         self._slots: list[int] = []
         self._next_slot = 0
         self._next_pid = random.SystemRandom().randrange(_PIDS)
         self._leavings = Leavings(loop, level.groups, lambda ids: tell(["holder_gone", *ids]))
-        self._nets = None if network is None else Nets(loop, network, level.groups.witness())
+        self._nets = None if network is None else Nets(loop, network, level.groups.witness(), shortage)
         self._outfitter = Outfitter(loop, level, config, self._holders, self.refused, lambda: bool(self._hurried))
         self._pods = Pods(self._holders, tell, fail=self._fail, kill=self.kill, announce=self._announce, finish=self._finish)
 
@@ -97,24 +97,15 @@ class Holders:
         self._holders[holder_id] = holder
         if hurried:
             self._hurried.add(holder_id)
-        self._waiting.setdefault(zygote.key, deque()).append(holder)
-        self._advance(zygote)
+        self._line.join(holder)
 
     def zygote_ready(self, zygote: Source) -> None:
         """Start what has been waiting for it."""
-        self._advance(zygote)
+        self._line.advance(zygote)
 
-    def _advance(self, zygote: Source) -> None:
-        waiting = self._waiting.get(zygote.key)
-        while waiting and zygote.ready and self._making.get(zygote.key, 0) < _IN_FLIGHT:
-            holder = waiting.popleft()
-            if holder.dying:
-                continue
-            try:
-                self._start(holder)
-            except OSError as e:
-                self._fail(holder, "prepare the sandbox", str(e))
-                self._finish(holder)
+    def _refuse(self, holder: Holder, step: str, reason: str) -> None:
+        self._fail(holder, step, reason)
+        self._finish(holder)
 
     def _start(self, holder: Holder) -> None:
         holder.group = self._level.groups.create()
@@ -123,28 +114,26 @@ class Holders:
             return
         holder.slot = self._slots.pop() if self._slots else self._take_slot()
         if self._nets is not None and holder.netted:
-            self._making[holder.zygote.key] = self._making.get(holder.zygote.key, 0) + 1
+            self._line.began(holder.zygote)
             self._nets.take(lambda net, why: self._start_in(holder, net, why))
             return
         self._order(holder, "make", self._level.first_id + 2 * holder.slot)
-        self._making[holder.zygote.key] = self._making.get(holder.zygote.key, 0) + 1
+        self._line.began(holder.zygote)
 
     def _start_in(self, holder: Holder, net: Net | None, why: str) -> None:
         """Go on with ``_start`` when the network is there."""
         holder.net = net
         if net is None or holder.dying:
-            self._made_one(holder)
+            self._line.done(holder.zygote)
             if not holder.dying:
-                self._fail(holder, "network", why)
-                self._finish(holder)
+                self._refuse(holder, "network", why)
             self._leave_net(holder, ended=True)
             return
         try:
             self._order(holder, "make", self._level.first_id + 2 * holder.slot)
         except OSError as e:
-            self._made_one(holder)
-            self._fail(holder, "prepare the sandbox", str(e))
-            self._finish(holder)
+            self._line.done(holder.zygote)
+            self._refuse(holder, "prepare the sandbox", str(e))
 
     def _leave_net(self, holder: Holder, *, ended: bool = False) -> None:
         net, holder.net = holder.net, None
@@ -163,7 +152,7 @@ class Holders:
             lent += self._connect(holder)
             if holder.control is not None:
                 holder.control.close()
-            holder.control = Peer(self._loop, ours, partial(self._on_control, holder), partial(self._on_control_lost, holder))
+            holder.control = self._control(holder, ours)
             self._next_pid = (self._next_pid + 7919) % _PIDS
             first = kind == "make"
             net = holder.net if first else None
@@ -178,6 +167,10 @@ class Holders:
             for fd in lent:
                 os.close(fd)
 
+    def _control(self, holder: Holder, ours: socket.SocketType) -> Peer:
+        said, lost, cut = (partial(what, holder) for what in (self._on_control, self._on_control_lost, self._on_control_cut))
+        return Peer(self._loop, ours, said, lost, cut)
+
     def _start_pod(self, holder: Holder, group: Group) -> None:
         """Ask the template's init for an empty sandbox; what the copy will need is kept until it stands."""
         self._next_pid = (self._next_pid + 7919) % _PIDS
@@ -186,11 +179,11 @@ class Holders:
         joins: list[int] = []
         try:
             packets.want_credentials(ours)
-            holder.control = Peer(self._loop, ours, partial(self._on_control, holder), partial(self._on_control_lost, holder))
+            holder.control = self._control(holder, ours)
             joins = group.open_moves()
             holder.lent = [*self._connect(holder), *group.open_moves()]
             holder.zygote.send(["make", holder.id, holder.inner_pid], [theirs.fileno(), *joins])
-            self._making[holder.zygote.key] = self._making.get(holder.zygote.key, 0) + 1
+            self._line.began(holder.zygote)
         finally:
             for fd in joins:
                 os.close(fd)
@@ -206,7 +199,7 @@ class Holders:
 
     def drop(self, key: str) -> None:
         """End a template; its copies go on."""
-        self._waiting.pop(key, None)
+        self._line.drop(key)
         self._pods.drop(key)
 
     def _take_slot(self) -> int:
@@ -228,16 +221,19 @@ class Holders:
         return [theirs, write_end]
 
     def made(self, holder_id: int, pid: int, pidfd: int) -> None:
-        """The zygote has forked the init."""
+        """The zygote has forked the init. ``pidfd`` -1: there was no room for it."""
         holder = self._holders.get(holder_id)
         if holder is None:
-            os.close(pidfd)
+            if pidfd >= 0:
+                os.close(pidfd)
             return
         # A pod's number on the host comes with its own word, perhaps before this.
         holder.init_pid, holder.pidfd = holder.init_pid or pid, pidfd
-        self._made_one(holder)
+        self._line.done(holder.zygote)
         if holder.dying:
             self._signal(holder)
+        elif pidfd < 0:
+            self.refused(holder.id, NO_ROOM, os.strerror(errno.EMFILE))
         else:
             self._wire(holder)
             self._announce(holder)
@@ -249,7 +245,10 @@ class Holders:
         if self._network is None:
             self.unwired(holder.id, "this broker makes no networks")
         else:
-            self._network.send(["wire", holder.id, holder.network], [holder.pidfd])
+            try:
+                self._network.send(["wire", holder.id, holder.network], [holder.pidfd])
+            except OSError as e:
+                self.refused(holder.id, NO_ROOM, str(e))
 
     def on_net(self, packet: packets.Packet) -> None:
         """A net is there, or cannot be had."""
@@ -277,14 +276,8 @@ class Holders:
         """The zygote could not fork it."""
         holder = self._holders.get(holder_id)
         if holder is not None:
-            self._made_one(holder)
-            self._fail(holder, step, reason)
-            self._finish(holder)
-
-    def _made_one(self, holder: Holder) -> None:
-        key = holder.zygote.key
-        self._making[key] = self._making.get(key, 1) - 1
-        self._advance(holder.zygote)
+            self._line.done(holder.zygote)
+            self._refuse(holder, step, reason)
 
     def _on_control(self, holder: Holder, packet: packets.Packet) -> None:
         kind, args = packet.kind, packet.args
@@ -318,21 +311,30 @@ class Holders:
 
     def _on_control_lost(self, holder: Holder, _reason: str) -> None:
         """Its init, or worker, is gone. Normally the reaping says so; not when the zygote died before it could name the init."""
-        if not holder.init_pid and holder.zygote.key not in self._making:
+        if not holder.init_pid and not self._line.asked(holder.zygote.key):
             self._finish(holder)
+
+    def _on_control_cut(self, holder: Holder, _packet: packets.Packet) -> None:
+        """What it sent was what it cannot do without."""
+        if not holder.dying:
+            self.refused(holder.id, NO_ROOM, os.strerror(errno.EMFILE))
 
     def _announce(self, holder: Holder) -> None:
         if not holder.init_pid or not holder.worker_alive or not holder.wired or holder.channel < 0 or holder.dying:
             return
         fds = [holder.channel, holder.output]
-        if holder.announced:
-            self._outfitter.watch_soon(holder)
-            self._outfitter.release(holder)
-            self._tell(["worker_reset", holder.id, holder.worker_pid], fds)
-        else:
-            holder.announced = True
-            self._hurried.discard(holder.id)
-            self._announce_first(holder, fds)
+        try:
+            if holder.announced:
+                self._outfitter.watch_soon(holder)
+                self._outfitter.release(holder)
+                self._tell(["worker_reset", holder.id, holder.worker_pid], fds)
+            else:
+                self._announce_first(holder, fds)
+                holder.announced = True
+                self._hurried.discard(holder.id)
+        except OSError as e:
+            self.refused(holder.id, NO_ROOM, str(e))
+            return
         holder.close_fds("channel", "output", "endpoint")
 
     def _announce_first(self, holder: Holder, fds: list[int]) -> None:
@@ -396,9 +398,13 @@ class Holders:
         except OSError as e:
             self.refused(holder.id, "connect a fresh worker", str(e))
             return
-        holder.control.send(["reset"], theirs)
-        for fd in theirs:
-            os.close(fd)
+        try:
+            holder.control.send(["reset"], theirs)
+        except OSError as e:
+            self.refused(holder.id, "order a fresh worker", str(e))
+        finally:
+            for fd in theirs:
+                os.close(fd)
 
     def _sweep(self, holder: Holder) -> None:
         """Kill what runs in the sandbox besides its init; ``swept`` follows."""
@@ -417,7 +423,7 @@ class Holders:
             return
         holder.sweeping = False
         if holder.ended is not None:
-            self._tell(["worker_exited", holder.id, *self._cause(holder, holder.ended)])
+            self._tell(["worker_exited", holder.id, *holder.cause(holder.ended)])
             holder.ended = None
         if holder.fresh_wanted:
             holder.fresh_wanted = False
@@ -461,14 +467,14 @@ class Holders:
             holder.control.send(["end"])
             self._loop.later(_FORCE_AFTER_S, lambda: self._force(holder))
 
-    @staticmethod
-    def _force(holder: Holder) -> None:
+    def _force(self, holder: Holder) -> None:
         """SIGKILL to the init; what v1 has frozen needs ``let_die`` before."""
-        if holder.pidfd >= 0:
-            try:
+        with contextlib.suppress(ProcessLookupError):
+            if holder.pidfd >= 0:
                 signal.pidfd_send_signal(holder.pidfd, _KILL)
-            except ProcessLookupError:
-                return
+            elif holder.id in self._holders and holder.init_pid and not isinstance(holder.zygote, Template):
+                # Its number is its own until the zygote has reaped it, which ends this holder. That of a copy may mean another process here.
+                os.kill(holder.init_pid, _KILL)
 
     def ended(self, holder_id: int, status: int) -> None:
         """The zygote has reaped a worker: what it left behind goes before its end is told."""
@@ -488,7 +494,7 @@ class Holders:
         was_ready, holder.worker_alive = holder.worker_alive, False
         template = self._pods.of_holder(holder)
         if template is not None:
-            self._waiting.pop(template.key, None)
+            self._line.drop(template.key)
             self._pods.ended(template, f"the template ended with wait status {status}")
             return
         if not was_ready and holder.announced:
@@ -498,23 +504,7 @@ class Holders:
             self._fail(holder, "start the worker", f"it ended with wait status {status}: {holder.last_words()}")
             self.kill(holder.id)
         elif holder.announced and not holder.dying:
-            self._tell(["worker_exited", holder.id, *self._cause(holder, status)])
-
-    @staticmethod
-    def _cause(holder: Holder, status: int) -> tuple[str, int]:
-        """(cause, status) as ``api.Cause`` names them. A SIGKILL with a risen counter was the kernel's, for memory."""
-        if not os.WIFSIGNALED(status):
-            holder.over_limit = False
-            return "exited", os.WEXITSTATUS(status)
-        number = os.WTERMSIG(status)
-        if holder.over_limit:
-            holder.over_limit = False
-            return "oom_killed", number
-        kills = holder.group.oom_kills() if holder.group and number == signal.SIGKILL else holder.oom_seen
-        if kills > holder.oom_seen:
-            holder.oom_seen = kills
-            return "oom_killed", number
-        return "signalled", number
+            self._tell(["worker_exited", holder.id, *holder.cause(status)])
 
     def exited(self, holder_id: int, status: int) -> None:
         """The zygote has reaped the init: nothing of the sandbox runs any more."""
@@ -540,8 +530,7 @@ class Holders:
 
     def zygote_ended(self, key: str) -> None:
         """Its sandboxes are dying by their parent death signal; the ones never forked end here."""
-        self._making.pop(key, None)
-        self._waiting.pop(key, None)
+        self._line.ended(key)
         for holder in [h for h in self._holders.values() if h.zygote.key == key]:
             if not holder.announced and not holder.dying:
                 self._fail(holder, "zygote", holder.zygote.failure or "the zygote ended")
@@ -575,6 +564,7 @@ class Holders:
             self._network.send(["unwire", holder.id])
         if holder.slot >= 0:
             self._slots.append(holder.slot)
+        self._line.freed()
         if holder.group is None or not holder.group.directories():
             self._tell(["holder_gone", holder.id])
             return

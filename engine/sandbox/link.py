@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
+import os
 import socket
 import subprocess
 from collections import deque
@@ -21,7 +23,8 @@ import msgspec
 from engine.config import Settings
 from engine.errors import SandboxUnavailable
 from engine.sandbox import packets
-from engine.sandbox.api import Cause, ExitCause, HolderFds, SandboxListener, SandboxReport, SpecialiseSpec, ZygoteSpec
+from engine.sandbox.api import NO_ROOM, Cause, ExitCause, HolderFds, SandboxListener, SandboxReport, SpecialiseSpec, ZygoteSpec
+from engine.sandbox.descriptors import shortage
 from engine.sandbox.errands import Errands
 from engine.sandbox.freezer import GroupFreezer, SignalFreezer
 from engine.sandbox.interpreters import prefixes_of
@@ -262,6 +265,9 @@ class BrokerLink:
             packet = packets.receive(self._sock, _read)
         except BlockingIOError:
             return
+        except packets.Cut as e:
+            self._no_room(e.packet, os.strerror(errno.EMFILE))
+            return
         except (OSError, packets.PacketError) as e:
             self._lost(str(e))
             return
@@ -277,7 +283,10 @@ class BrokerLink:
     def _dispatch(self, packet: packets.Packet) -> None:
         kind, args, listener = packet.kind, packet.args, self._listener
         if kind == "holder_ready":
-            listener.holder_ready(args[0], self._first_fds(packet), args[1])
+            if why := shortage():
+                self._no_room(packet, why)
+            else:
+                listener.holder_ready(args[0], self._first_fds(packet), args[1])
         elif kind == "worker_exited":
             listener.worker_exited(args[0], ExitCause(Cause(args[1]), args[2]))
         elif kind == "holder_gone":
@@ -305,6 +314,12 @@ class BrokerLink:
         elif kind == "unavailable":
             # Its keeper ends next, and with it the socket: ``_lost`` takes over.
             self._serving = False
+
+    def _no_room(self, packet: packets.Packet, why: str) -> None:
+        """What connects this process to a worker cannot be taken."""
+        holder_id = packet.args[0]
+        self.kill(holder_id)
+        self._listener.holder_failed(holder_id, NO_ROOM, why)
 
     def _first_fds(self, packet: packets.Packet) -> HolderFds:
         """Channel and output, then what ``holder_ready`` says is there."""

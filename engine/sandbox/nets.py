@@ -14,6 +14,7 @@ VPCs' networks, which differ from function to function, are made for each sandbo
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections import deque
@@ -30,6 +31,8 @@ from engine.sandbox.witness import Witness, cookie
 # Made ahead of need; and kept at most of those that are free again, as long as somebody takes them.
 AHEAD = 8
 _MOST_SPARE = 256
+# Descriptors of one.
+_EACH = 3
 _SPARE_S = 1.0
 _NOBODY = b"sockets: used 1\n"
 
@@ -88,10 +91,11 @@ class Maker(Protocol):
 class Nets:
     """The broker's stock. ``witness`` None: nothing is used twice."""
 
-    def __init__(self, loop: Loop, maker: Maker, witness: Witness | None) -> None:
+    def __init__(self, loop: Loop, maker: Maker, witness: Witness | None, shortage: Callable[[int], str] = lambda _: "") -> None:
         self._loop = loop
         self._maker = maker
         self._witness = witness
+        self._shortage = shortage
         self._spare: list[Net] = []
         self._waiting: deque[Callable[[Net | None, str], None]] = deque()
         self._ordered = 0
@@ -111,7 +115,8 @@ class Nets:
         self._refill()
 
     def _refill(self) -> None:
-        for _ in range(len(self._waiting) + AHEAD - len(self._spare) - self._ordered):
+        ahead = 0 if self._shortage(AHEAD * _EACH) else AHEAD
+        for _ in range(len(self._waiting) + ahead - len(self._spare) - self._ordered):
             self._number += 1
             self._ordered += 1
             self._maker.send(["net", self._number])
@@ -119,9 +124,13 @@ class Nets:
     def on_packet(self, packet: packets.Packet) -> None:
         """``["net", number]`` with its descriptors, or ``["no net", number, reason]``."""
         self._ordered -= 1
-        if packet.kind == "no net":
+        if len(packet.fds) != _EACH:
+            # It cannot be had, or arrived where there is no room for it.
+            why = str(packet.args[1]) if packet.kind == "no net" else os.strerror(errno.EMFILE)
+            if packet.kind == "net":
+                self._maker.send(["drop", packet.args[0]])
             if self._waiting:
-                self._waiting.popleft()(None, str(packet.args[1]))
+                self._waiting.popleft()(None, why)
             return
         space, listener, sockets = packet.fds
         packet.fds.clear()
@@ -135,8 +144,11 @@ class Nets:
     def _watched(self, listener: int) -> int:
         if self._witness is None:
             return 0
-        with socket.socket(fileno=os.dup(listener)) as sock:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, listener)
+        try:
             number = cookie(sock)
+        finally:
+            sock.detach()
         return number if self._witness.watch(number) else 0
 
     def give_back(self, net: Net, *, ended: bool) -> None:

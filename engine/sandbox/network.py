@@ -263,8 +263,8 @@ class NetworkProcess:
         self._peer: Peer | None = None
 
     def attend(self, loop: Loop, on_packet: Callable[[packets.Packet], None]) -> None:
-        """From now on its answers arrive on ``loop``."""
-        self._peer = Peer(loop, self._sock, on_packet, lambda _reason: None)
+        """From now on its answers arrive on ``loop``, without their descriptors where the broker may have no more."""
+        self._peer = Peer(loop, self._sock, on_packet, lambda _reason: None, on_packet)
 
     def send(self, message: list[object], fds: list[int] | None = None) -> None:
         """Queue a packet."""

@@ -25,6 +25,7 @@ _UNIX = int(socket.AF_UNIX)
 _SOCKET, _RIGHTS, _SENDER = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS), int(socket.SCM_CREDENTIALS)
 _PASS_CREDENTIALS = int(socket.SO_PASSCRED)
 _CUT, _CLOEXEC = int(socket.MSG_CTRUNC | socket.MSG_TRUNC), int(socket.MSG_CMSG_CLOEXEC)
+_FEWER = int(socket.MSG_CTRUNC)
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 # What reads and nothing else: a decoder's methods look for blanks around it first.
 _scanner: Any = scanner
@@ -34,6 +35,14 @@ _ROOM = socket.CMSG_SPACE(MAX_FDS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
 
 class PacketError(Exception):
     """The peer sent something that is not a packet of ours; its descriptors have been closed."""
+
+
+class Cut(PacketError):
+    """A packet whose descriptors this process has no room for, at its limit; none is kept. ``packet`` is what else it said."""
+
+    def __init__(self, packet: Packet) -> None:
+        super().__init__("packet was cut: this process may have no more descriptors")
+        self.packet = packet
 
 
 class Packet(NamedTuple):
@@ -102,8 +111,8 @@ def decode(data: bytes) -> object:
 
 
 def receive(sock: socket.SocketType, read: Callable[[bytes], object] = decode) -> Packet | None:
-    """The next packet, None at the end of the stream. ``read`` does what ``decode`` does. Raises PacketError, OSError (BlockingIOError when there is
-    none).
+    """The next packet, None at the end of the stream. ``read`` does what ``decode`` does. Raises PacketError, Cut among them, OSError (BlockingIOError
+    when there is none).
     """
     data, ancillary, flags, _ = sock.recvmsg(MAX_PACKET, _ROOM, _CLOEXEC)
     fds: list[int] = []
@@ -115,6 +124,11 @@ def receive(sock: socket.SocketType, read: Callable[[bytes], object] = decode) -
             fds.extend(numbers)
         elif level == _SOCKET and kind == _SENDER:
             pid = _CREDENTIALS.unpack(raw[: _CREDENTIALS.size])[0]
+    if flags & _CUT == _FEWER and len(fds) < MAX_FDS:
+        Packet("", [], fds, pid).close()
+        packet = unpacked(data, [], pid, read=read)
+        if packet is not None:
+            raise Cut(packet)
     return unpacked(data, fds, pid, cut=bool(flags & _CUT), read=read)
 
 

@@ -85,7 +85,7 @@ class Loop:
 class Peer:
     """One end of a packet socket on a Loop. Owns the socket and the descriptors waiting to be sent."""
 
-    __slots__ = ("_loop", "_on_lost", "_on_packet", "_queue", "_sock", "closed")
+    __slots__ = ("_loop", "_on_cut", "_on_lost", "_on_packet", "_queue", "_sock", "closed")
 
     def __init__(
         self,
@@ -93,18 +93,23 @@ class Peer:
         sock: socket.SocketType,
         on_packet: Callable[[packets.Packet], None],
         on_lost: Callable[[str], None],
+        on_cut: Callable[[packets.Packet], None] | None = None,
     ) -> None:
+        """``on_cut`` gets what arrives without its descriptors where this process may have no more; without it, that is the end."""
         sock.setblocking(False)
         self._loop = loop
         self._sock = sock
         self._on_packet = on_packet
         self._on_lost = on_lost
+        self._on_cut = on_cut
         self._queue: deque[tuple[bytes, list[int]]] = deque()
         self.closed = False
         loop.watch(sock.fileno(), self._ready)
 
     def send(self, message: Sequence[object], fds: Sequence[int] = ()) -> None:
-        """Send now or soon. ``fds`` stay the caller's: copies are kept when it has to wait. Nothing when closed."""
+        """Send now or soon. ``fds`` stay the caller's: copies are kept when it has to wait. Nothing when closed. Raises OSError when there can be no
+        copies: it is not sent, then.
+        """
         self.send_raw(packets.encode(message), fds)
 
     def send_raw(self, data: bytes, fds: Sequence[int] = ()) -> None:
@@ -119,7 +124,7 @@ class Peer:
                     return
             else:
                 return
-        self._queue.append((data, [os.dup(fd) for fd in fds]))
+        self._queue.append((data, _copies(fds)))
 
     def _try(self, data: bytes, fds: Sequence[int]) -> bool:
         """Whether this packet is done with. When not, a later ``_flush`` has been arranged."""
@@ -171,6 +176,9 @@ class Peer:
             # It went without reading ours; what it said before that is still there.
             return True
         except (OSError, packets.PacketError) as e:
+            if isinstance(e, packets.Cut) and self._on_cut is not None:
+                self._on_cut(e.packet)
+                return True
             self._lose(str(e))
             return False
         if packet is None:
@@ -203,3 +211,16 @@ class Peer:
                 for fd in fds:
                     os.close(fd)
             self._queue.clear()
+
+
+def _copies(fds: Sequence[int]) -> list[int]:
+    """Of all or none. Raises OSError."""
+    copies: list[int] = []
+    try:
+        for fd in fds:
+            copies.append(os.dup(fd))
+    except OSError:
+        for fd in copies:
+            os.close(fd)
+        raise
+    return copies

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 from dataclasses import dataclass, field
 
@@ -83,6 +84,21 @@ class Holder:
         for fd in self.lent:
             os.close(fd)
         self.lent.clear()
+
+    def cause(self, status: int) -> tuple[str, int]:
+        """Of its worker's end: (cause, status) as ``api.Cause`` names them. A SIGKILL with a risen counter was the kernel's, for memory."""
+        if not os.WIFSIGNALED(status):
+            self.over_limit = False
+            return "exited", os.WEXITSTATUS(status)
+        number = os.WTERMSIG(status)
+        if self.over_limit:
+            self.over_limit = False
+            return "oom_killed", number
+        kills = self.group.oom_kills() if self.group and number == signal.SIGKILL else self.oom_seen
+        if kills > self.oom_seen:
+            self.oom_seen = kills
+            return "oom_killed", number
+        return "signalled", number
 
     def has_ended(self) -> bool:
         """Whether its init has ended, which may not have been told yet."""

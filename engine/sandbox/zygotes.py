@@ -32,7 +32,7 @@ class ZygoteProcess:
         on_packet: Callable[[ZygoteProcess, packets.Packet], None],
         course: layouts.Course | None = None,
     ) -> None:
-        """Start it, or with a ``course`` what has to be learnt before. Raises OSError when the interpreter cannot be executed at all (it ends at once
+        """Start it, or with a ``course`` what has to be learnt before. ``on_packet`` also gets what arrives without its descriptors. Raises OSError when the interpreter cannot be executed at all (it ends at once
         otherwise).
         """
         self.key = key
@@ -55,7 +55,8 @@ class ZygoteProcess:
                 except OSError:
                     ours.close()
                     raise
-            self._peer = Peer(self._loop, ours, partial(self._on_packet, self), lambda _reason: None)
+            said = partial(self._on_packet, self)
+            self._peer = Peer(self._loop, ours, said, lambda _reason: None, said)
             self.send(["plan", self._plan | {"learns": learnt >= 0}], [learnt] if learnt >= 0 else [])
         finally:
             if learnt >= 0:

@@ -7,6 +7,7 @@ held in the engine's memory, not in the function's: six megabytes a connection, 
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 
@@ -59,13 +60,15 @@ class Door:
 
     @staticmethod
     def answer(endpoint: int) -> socket.socket | None:
-        """Who stands before a listening socket, given by its descriptor; None for nobody."""
+        """Who stands before a listening socket, given by its descriptor; None for nobody. Raises OSError when this process may have no more descriptors."""
         # A socket around it for the moment: most functions never come here, so none is kept.
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, endpoint)
         try:
             listener.setblocking(False)
             return listener.accept()[0]
-        except OSError:
+        except OSError as e:
+            if e.errno in (errno.EMFILE, errno.ENFILE):
+                raise
             return None
         finally:
             listener.detach()

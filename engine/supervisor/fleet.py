@@ -20,7 +20,7 @@ from engine.core import report
 from engine.core.instance import Event, State
 from engine.core.runtimes import reserved_mib
 from engine.errors import AwsError, SubnetIPAddressLimitReached
-from engine.sandbox.api import HolderFds, Sandbox, SpecialiseSpec
+from engine.sandbox.api import NO_ROOM, HolderFds, Sandbox, SpecialiseSpec
 from engine.sandbox.group import CPU_PERIOD_US
 from engine.supervisor import tenants
 from engine.supervisor.catalogue import Version
@@ -205,6 +205,12 @@ class Fleet:
             if instance.template or (instance.provisioned and not instance.copied):
                 self.standing.unstartable(instance, why)
                 self.lose(instance)
+                return
+            if why.startswith(NO_ROOM):
+                # As on any full host: whoever is idle makes room, or it is waited for.
+                self._room.turned_away(why.removeprefix(f"{NO_ROOM}: "))
+                self.lose(instance)
+                self.spawn_deficit(version)
                 return
             self.lose(instance)
             if instance.copied:
@@ -418,8 +424,9 @@ class Fleet:
         self.spawn_deficit(instance.version)
 
     def look(self) -> None:
-        """See how much memory the host has left."""
+        """See how much room the host has left."""
         self._room.look()
+        self._room.try_more()
 
     def expire(self, now_s: float, keep_alive_s: float, max_age_s: float, *, all_of_them: bool) -> None:
         """Retire what has been idle for too long, and idle instances that are too old (``max_age_s`` 0: none is).

@@ -4,7 +4,8 @@ Level-triggered: ``_refill`` compares what there is and what is asked for with w
 wake it. A request for a holder that is not there waits in line and is served by the next one made.
 
 The key of a stock is its zygote's, followed by ``@`` and the network for functions in a VPC. Such stocks are smaller, are given up when no
-version wants them (``retain``), and after a failure make holders only for whoever waits: what is wrong with a network stays wrong.
+version wants them (``retain``), and after a failure make holders only for whoever waits: what is wrong with a network stays wrong. So do all for a
+while when the broker is full.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from engine.sandbox.api import HolderFds, Sandbox, ZygoteSpec
+from engine.sandbox.api import NO_ROOM, HolderFds, Sandbox, ZygoteSpec
 from engine.supervisor.revival import Revival
 
 # Making many at once only makes each of them late: two cores build about five at a time without queueing in the kernel.
@@ -24,6 +25,8 @@ UNHURRIED = 2
 # A holder that was taken is replaced soon after the cold start it serves is over (``settled``), or after this long if that takes more:
 # making one costs about as much as the cold start itself, and on few cores it would be the first to suffer.
 REFILL_DELAY_S = 0.1
+# How long nothing is made for stock that the broker had no room for.
+FULL_S = 5.0
 # Holders kept per zygote and network: one network serves few functions, and there may be many.
 NETWORK_SIZE = 2
 
@@ -264,11 +267,18 @@ class HolderPool:
         if stock is None:
             return
         stock.making.discard(holder_id)
-        stock.paused = bool(stock.network)
+        if reason.startswith(NO_ROOM) and not stock.paused:
+            self._loop.call_later(FULL_S, self._unpause, stock)
+            stock.paused = True
+        stock.paused = stock.paused or bool(stock.network)
         if stock.wanted:
             stock.wanted.popleft()(None, reason)
         if self._timer is None:
             self._timer = self._loop.call_later(0.5, self._refill_all)
+
+    def _unpause(self, stock: _Stock) -> None:
+        stock.paused = False
+        self._refill(stock)
 
     def gone(self, holder_id: int) -> None:
         """A holder that was never handed out ended."""

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 PEAK_AGE_MS = 50
 CPU_AGE_MS = 1000
 _NOT_AGAIN_MS = 1 << 62
+# How long nobody is let in from inside while this process may have no more descriptors.
+_SHORT_S = 0.2
 ON_DEMAND = "on-demand"
 PROVISIONED = "provisioned-concurrency"
 MANAGED = "lambda-managed-instances"
@@ -215,15 +217,24 @@ class Instance:
         return
 
     def _accept(self) -> None:
-        sock = Door.answer(self.endpoint)
+        try:
+            sock = Door.answer(self.endpoint)
+        except OSError:
+            # Whoever stands there stays: the loop would come here all the time.
+            self._stop_accepting()
+            self._ears.loop.call_later(_SHORT_S, self.listen)
+            return
         if sock is None:
             return
         # Most functions never come here.
         door = self._door = self._door or Door(self.listen)
         if not door.entered():
-            self._ears.remove(self.endpoint)
-            self._accepting = False
+            self._stop_accepting()
         self._events.on_connection(sock, door)
+
+    def _stop_accepting(self) -> None:
+        self._ears.remove(self.endpoint)
+        self._accepting = False
 
     def read_output(self) -> None:
         """Take what subprocesses and C code wrote to fd 1 and 2; whole lines become log events."""

@@ -27,7 +27,7 @@ from engine.clock import Clock
 from engine.config import AuthMode, Settings
 from engine.errors import AwsError, RequestEntityTooLarge, UnrecognizedClient
 from engine.sandbox import layers
-from engine.sandbox.api import NO_IMAGES, NO_MOUNTS, ExitCause, HolderFds, Sandbox, SandboxReport, ZygoteSpec
+from engine.sandbox.api import NO_IMAGES, NO_MOUNTS, NO_ROOM, ExitCause, HolderFds, Sandbox, SandboxReport, ZygoteSpec
 from engine.sandbox.wishes import VpcDone
 from engine.supervisor import lanes, replies, routing, zygotes
 from engine.supervisor.api import InvokeApi, Verifier
@@ -68,6 +68,7 @@ INNER_ENDPOINT = "http://127.0.0.1:4566"
 FLUSH_S = 0.05
 EXPIRE_S = 0.1
 TICK_S = 1.0
+FULL_TOLD_S = 10.0
 # A restarted control plane imports for a second or two on a quiet machine, and much longer on a loaded one.
 CONTROL_WAIT_S = 20.0
 MAX_SIGNED_BODY = 128 * 1024 * 1024
@@ -87,6 +88,8 @@ class Commands:
 class Supervisor:
     """One engine. ``run`` returns the exit status."""
 
+    # When it was last said that the broker is full.
+    _full_s = float("-inf")
     # The catalogue's revision for which stocks of networks were last compared.
     _retained = 0
 
@@ -551,7 +554,11 @@ class Supervisor:
             self._sandbox.kill(holder_id)
 
     def holder_failed(self, holder_id: int, step: str, reason: str) -> None:
-        log.error("sandbox failed", holder=holder_id, step=step, reason=reason)
+        if step != NO_ROOM:
+            log.error("sandbox failed", holder=holder_id, step=step, reason=reason)
+        elif (now_s := self._clock.monotonic()) - self._full_s >= FULL_TOLD_S:
+            self._full_s = now_s
+            log.warning("the host is full", reason=reason)
         self._holders.holder_failed(holder_id, f"{step}: {reason}")
         self._invoker.faults.holder_failed(holder_id, f"{step}: {reason}")
 

@@ -50,11 +50,14 @@ def url_host(url: str) -> str:
 
 
 class Engine:
-    """One running engine. ``settings`` are the engine's, by their names. ``uid``: whom it runs as, if not who runs the tests."""
+    """One running engine. ``settings`` are the engine's, by their names. ``uid``: whom it runs as, if not who runs the tests. ``descriptors``: how many
+    a process of it has and may have.
+    """
 
-    def __init__(self, data_dir: Path, *, uid: int | None = None, **settings: Any) -> None:
+    def __init__(self, data_dir: Path, *, uid: int | None = None, descriptors: tuple[int, int] | None = None, **settings: Any) -> None:
         self.data_dir = data_dir
         self.uid = uid
+        self.descriptors = descriptors
         # Functions of the default size get a fourteenth of a core; what that does is tested where it is the subject.
         self.settings = {"port": 0, "pool_size": 2, "cpu_quota": False, **settings}
         self.process: subprocess.Popen[bytes] | None = None
@@ -76,7 +79,7 @@ class Engine:
             python, who = self._as_user(env)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [python, "-m", "engine.cli.main", "serve"], env=env, stdout=log, stderr=log, start_new_session=True, **who
+                [*self._limited(), python, "-m", "engine.cli.main", "serve"], env=env, stdout=log, stderr=log, start_new_session=True, **who
             )
         deadline_s = time.monotonic() + timeout_s
         while True:
@@ -89,6 +92,13 @@ class Engine:
             if time.monotonic() > deadline_s:
                 raise AssertionError(f"the engine is not ready: {self.ready_text()}\n{self.log.read_text()[-4000:]}")
             time.sleep(0.02)
+
+    def _limited(self) -> list[str]:
+        """What starts the engine's program with its limit of descriptors."""
+        if self.descriptors is None:
+            return []
+        set_it = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2]))); os.execv(sys.argv[3], sys.argv[3:])"
+        return [sys.executable, "-c", set_it, *map(str, self.descriptors)]
 
     def _as_user(self, env: dict[str, str]) -> tuple[str, dict[str, Any]]:
         """The system's interpreter with this one's packages, since root's home is closed to others; and whom to become."""
@@ -154,10 +164,10 @@ class Engine:
 
 
 @contextlib.contextmanager
-def engine(*, uid: int | None = None, **settings: Any) -> Iterator[Engine]:
+def engine(*, uid: int | None = None, descriptors: tuple[int, int] | None = None, **settings: Any) -> Iterator[Engine]:
     """A ready engine in a temporary directory, stopped at the end."""
     with tempfile.TemporaryDirectory(prefix="le-") as folder:
-        running = Engine(Path(folder) / "data", uid=uid, **settings)
+        running = Engine(Path(folder) / "data", uid=uid, descriptors=descriptors, **settings)
         try:
             yield running.start()
         finally:

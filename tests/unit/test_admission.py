@@ -179,3 +179,34 @@ def test_room_is_a_number_a_budget_and_what_the_machine_has_left() -> None:
     unknown = Room(1, reserve_mib=500, available=lambda: None)
     unknown.look()
     assert unknown.fits(128), "where nobody knows, nobody is kept out"
+
+
+def test_where_the_broker_turned_one_away_there_is_room_for_as_many_as_before_and_one_more_every_second() -> None:
+    room = Room(100, own_shortage=str)
+    for _ in range(5):
+        room.take(128)
+    for _ in range(2):
+        room.turned_away("500 of 512")
+        room.give_back(128)
+        assert not room.fits(128)
+    assert room.why_full() == "500 of 512"
+    room.try_more()
+    assert room.fits(128)
+    room.take(128)
+    assert not room.fits(128)
+    for _ in range(4):
+        room.give_back(128)
+    assert room.fits(128)
+    room.try_more()
+    for _ in range(50):
+        room.take(128)
+    assert room.fits(128), "what was then is long over"
+
+
+def test_a_process_short_of_descriptors_has_no_room() -> None:
+    short = ["", "500 of 512"]
+    room = Room(100, own_shortage=lambda: short[0])
+    assert room.fits(128)
+    short.reverse()
+    assert not room.fits(128)
+    assert room.why_full() == "500 of 512"

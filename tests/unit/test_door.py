@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import socket
+
+import pytest
+
 from engine.supervisor.door import MOST_BYTES, MOST_CONNECTIONS, Allowance, Door
 
 
@@ -36,3 +42,23 @@ def test_one_function_cannot_take_what_belongs_to_all() -> None:
     one.give_back(MOST_BYTES)
     assert other.take(11)
     assert everybody.held == 21
+
+
+def test_who_cannot_be_let_in_for_want_of_descriptors_is_not_taken_for_nobody() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    outside = socket.create_connection(listener.getsockname())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            Door.answer(listener.fileno())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    came = Door.answer(listener.fileno())
+    assert came is not None
+    for sock in (came, outside):
+        sock.close()
+    assert Door.answer(listener.fileno()) is None
+    listener.close()

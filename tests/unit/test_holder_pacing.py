@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from engine.supervisor.holders import MAX_MAKING, UNHURRIED, Holder, HolderPool
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+
+from engine.sandbox.api import NO_ROOM, ZygoteSpec
+from engine.supervisor.holders import FULL_S, MAX_MAKING, UNHURRIED, Holder, HolderPool
 from tests.unit.test_holder_networks import Orders, ready, run
 
 
@@ -70,3 +75,27 @@ def test_only_what_is_made_for_somebody_who_waits_is_hurried() -> None:
         assert len(orders.hurried) == 3
 
     run(check)
+
+
+def test_a_stock_that_the_broker_is_too_full_for_rests_and_who_waits_is_tried() -> None:
+    orders = Orders()
+    later: list[tuple[float, Callable[[], None]]] = []
+    clocked = SimpleNamespace(time=lambda: 0.0, call_later=lambda delay_s, call, *args: later.append((delay_s, partial(call, *args))))
+    spec_of = lambda key: ZygoteSpec(key, "python3.12", "/bin/true")  # noqa: E731
+    pool = HolderPool(clocked, orders, 4, spec_of)  # type: ignore[arg-type]
+    pool.use("p")
+    pool.zygote_ready("p", 1)
+    for holder_id, *_ in list(orders.made):
+        pool.holder_failed(holder_id, f"{NO_ROOM}: 500 of 512")
+    orders.made.clear()
+    pool._refill_all()
+    assert not orders.made
+    told: list[str] = []
+    pool.take("p", lambda _, why: told.append(why))
+    assert len(orders.made) == 1
+    pool.holder_failed(orders.made[0][0], f"{NO_ROOM}: 500 of 512")
+    assert told == [f"{NO_ROOM}: 500 of 512"]
+    resting = [call for delay_s, call in later if delay_s == FULL_S]
+    assert len(resting) == 1, "once, however many were refused"
+    resting[0]()
+    assert len(orders.made) == 1 + UNHURRIED

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import socket
 
 import pytest
@@ -188,3 +190,75 @@ def test_the_last_words_of_a_peer_that_read_nothing_are_heard(ends):
         loop.turn(0.5)
     assert heard == ["failed", "lost: closed"]
     loop.close()
+
+
+@contextlib.contextmanager
+def room_for(more):
+    """This process may have so many descriptors more."""
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_descriptors_that_there_is_no_room_for_are_lost_and_the_words_are_not(ends, lent, room):
+    ours, theirs = ends
+    packets.send(ours, ["made", 7], [lent.fd, lent.fd])
+    with room_for(room), pytest.raises(packets.Cut) as cut:
+        packets.receive(theirs)
+    assert cut.value.packet == packets.Packet("made", [7], [], 0)
+    assert lent.is_back()
+
+
+def test_a_peer_at_the_limit_hands_over_the_words_and_goes_on(ends, loop, lent):
+    ours, theirs = ends
+    heard: list[tuple[str, int]] = []
+    lost: list[str] = []
+    peer = Peer(loop, theirs, lambda p: heard.append((p.kind, len(p.fds))), lost.append, lambda p: heard.append((p.kind, -1)))
+    packets.send(ours, ["first"], [lent.fd])
+    packets.send(ours, ["second"], [lent.fd])
+    with room_for(0):
+        loop.turn(1)
+    loop.turn(1)
+    assert (heard, lost) == ([("first", -1), ("second", 1)], [])
+    peer.close()
+    assert lent.is_back()
+
+
+def test_a_peer_that_nobody_told_what_to_do_then_is_lost(ends, loop, lent):
+    ours, theirs = ends
+    lost: list[str] = []
+    Peer(loop, theirs, lambda _packet: None, lost.append)
+    packets.send(ours, ["made"], [lent.fd])
+    with room_for(0):
+        loop.turn(1)
+    assert "no more descriptors" in lost[0]
+    assert lent.is_back()
+
+
+def test_a_full_peer_that_cannot_keep_copies_says_so_and_keeps_none(ends, loop, lent):
+    ours, theirs = ends
+    peer = Peer(loop, ours, lambda _packet: None, lambda _reason: None)
+    theirs.setblocking(False)
+    n = 0
+    while not peer._queue:
+        peer.send(["n", n])
+        n += 1
+    with room_for(1), pytest.raises(OSError, match="Too many open files"):
+        peer.send(["never"], [lent.fd, lent.fd])
+    peer.send(["last"], [lent.fd])
+    said: list[str] = []
+    while said[-1:] != ["last"]:
+        loop.turn(0)
+        with contextlib.suppress(BlockingIOError):
+            packet = packets.receive(theirs)
+            said.append(packet.kind)
+            packet.close()
+    assert "never" not in said
+    peer.close()
+    assert lent.is_back()
