@@ -303,15 +303,14 @@ class SubnetIPAddressLimitReached(AwsError):
 
     code = "SubnetIPAddressLimitReachedException"
     status = 502
+    words = "Lambda couldn't set up VPC access for the Lambda function because one or more configured subnets has no available IP addresses."
 
     @classmethod
     def of(cls, reason: str) -> SubnetIPAddressLimitReached | None:
         """The error, when this is why a sandbox could not be made."""
         if not reason.endswith("has no free address"):
             return None
-        return cls(
-            "Lambda couldn't set up VPC access for the Lambda function because one or more configured subnets has no available IP addresses."
-        )
+        return cls(cls.words)
 
 
 class KmsRefused(AwsError):

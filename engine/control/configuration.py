@@ -16,7 +16,7 @@ from engine.arn import function_arn
 from engine.control import file_systems, snap_start, tenancy
 from engine.control.kinds import held_runtime
 from engine.control.record_targets import is_target
-from engine.errors import InvalidParameterValue
+from engine.errors import InvalidParameterValue, SubnetIPAddressLimitReached
 from engine.store.api import Function, Version
 
 DEFAULTS: Mapping[str, Any] = {"Description": "", "Timeout": 3, "MemorySize": 128, "EphemeralStorage": {"Size": 512}}
@@ -188,6 +188,13 @@ def lost(shown: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration of a version whose package the disk has lost: it cannot be invoked."""
     reason = "The function's code is lost: upload it again with UpdateFunctionCode."
     return {**shown, "State": "Failed", "StateReason": reason, "StateReasonCode": "InternalError"}
+
+
+def out_of_addresses(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of a version for which no subnet of its VPC has an address: it cannot be invoked, and what made it so did not succeed."""
+    why = {"Reason": SubnetIPAddressLimitReached.words, "ReasonCode": "SubnetOutOfIPAddresses"}
+    failed = {"": "Failed", **why}
+    return {**shown, **{f"{field}{name}": value for field in ("State", "LastUpdateStatus") for name, value in failed.items()}}
 
 
 def in_state(shown: Mapping[str, Any], state: str, reason: str, code: str) -> dict[str, Any]:

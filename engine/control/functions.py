@@ -206,6 +206,8 @@ class FunctionOperations:
             there = all(code.tree(sha256).is_dir() for sha256 in (version.code_sha256, *version.layers))
         if not there:
             return configuration.lost(shown)
+        if self._plane.vpcs.full(version.config):
+            return configuration.out_of_addresses(shown)
         hello = self._plane.link.hello
         if hello is not None and "RuntimeVersionConfig" in shown:
             shown = runtime_management.in_state(shown, function, version, hello.runtimes, ref.region)

@@ -140,6 +140,12 @@ class Vpcs:
             await self._keep(vpc, document, dict.fromkeys(vpc_ports.keys(vpc_documents.network(found)), function))
         return found
 
+    def full(self, config: Mapping[str, Any]) -> bool:
+        """Whether a version has no address, since all of its subnets are full. It gets one when there is one again."""
+        placed = config.get("VpcConfig") or {}
+        ports = self._documents.get(placed.get("VpcId") or "", {}).get("ports")
+        return ports is not None and not any(key in ports for key in vpc_ports.keys(vpc_documents.network(placed)))
+
     async def vpc_of(self, wanted: Mapping[str, Any], account: str) -> str | None:
         """The VPC of a request's VpcConfig, for whoever decides whether the request may be made; None where that cannot be said."""
         subnets, groups = _once(wanted.get("SubnetIds")), _once(wanted.get("SecurityGroupIds"))

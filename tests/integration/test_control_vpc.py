@@ -78,6 +78,38 @@ def test_a_vpc_kept_before_addresses_were_given_out_is_not_full(tmp_path: Any) -
         assert {key: port["ip"] for key, port in document["ports"].items()} == {"subnet-a/sg-app,sg-db": "10.9.1.254", "subnet-b/sg-app,sg-db": "10.9.2.254"}
 
 
+def test_a_function_without_an_address_is_failed_until_there_is_one(tmp_path: Any) -> None:
+    """Eleven of sixteen are free, and a set of groups takes one."""
+    groups: dict[str, Any] = {f"sg-{n}": {} for n in range(13)}
+    vpcs = {"vpc-own": {"cidr": "10.9.0.0/16", "subnets": {"subnet-tiny": "10.9.1.0/28", "subnet-b": "10.9.2.0/24"}, "security_groups": groups}}
+    words = "Lambda couldn't set up VPC access for the Lambda function because one or more configured subnets has no available IP addresses."
+    with ControlServer(tmp_path, settings={"vpcs": vpcs}) as control:
+        client = control.client()
+
+        def standing(name: str) -> tuple[str | None, ...]:
+            shown = client.get_function_configuration(FunctionName=name)
+            return tuple(shown.get(f"{of}{what}") for of in ("State", "LastUpdateStatus") for what in ("", "Reason", "ReasonCode"))
+
+        def placed(n: int, *subnets: str) -> dict[str, list[str]]:
+            return {"SubnetIds": list(subnets), "SecurityGroupIds": [f"sg-{n}"]}
+
+        for n in range(11):
+            control.create(f"f{n}", VpcConfig=placed(n, "subnet-tiny"))
+        fine, failed = ("Active", None, None, "Successful", None, None), ("Failed", words, "SubnetOutOfIPAddresses") * 2
+        assert standing("f10") == fine
+        assert control.create("f11", VpcConfig=placed(11, "subnet-tiny"))["State"] == "Pending"
+        assert standing("f11") == failed
+        client.update_function_configuration(FunctionName="f11", VpcConfig=placed(11, "subnet-tiny", "subnet-b"))
+        assert standing("f11") == fine, "one subnet is enough"
+        control.create("f12")
+        client.update_function_configuration(FunctionName="f12", VpcConfig=placed(12, "subnet-tiny"))
+        assert standing("f12") == failed
+        for name in ("f11", "f3"):
+            client.delete_function(FunctionName=name)
+        run(control, control.vpcs.refresh())
+        assert standing("f12") == fine
+
+
 def test_a_vpc_that_nobody_uses_is_forgotten(control: ControlServer) -> None:
     control.create("f", VpcConfig=CONFIG)
     control.client().delete_function(FunctionName="f")

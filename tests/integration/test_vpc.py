@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, WaiterError
 
 from tests.framework.engine import Engine, engine
 from tests.framework.host import require
@@ -339,10 +339,25 @@ def test_addresses_of_a_small_subnet_come_back(lab: Lab, place: Callable[[str], 
         except ClientError:
             return None
 
+    def standing(name: str) -> tuple[str | None, ...]:
+        shown = lab.aws.get_function_configuration(FunctionName=name)
+        return tuple(shown.get(member) for member in ("State", "StateReasonCode", "LastUpdateStatus", "LastUpdateStatusReasonCode"))
+
     tiny = here.add_subnet("10.62.9.0/28")
     groups = [lab.group(f"g{n}", here.vpc) for n in range(12)]
-    for n, group in enumerate(groups):
+    for n, group in enumerate(groups[:11]):
         lab.deploy(f"tiny-{n}", tiny, group)
+    # Active for want of nothing, until it is to be in the subnet that is full.
+    lab.deploy("tiny-11", here.subnet, here.app)
+    assert standing("tiny-11") == ("Active", None, "Successful", None)
+    lab.aws.update_function_configuration(FunctionName="tiny-11", VpcConfig={"SubnetIds": [tiny], "SecurityGroupIds": [groups[11]]})
+    with pytest.raises(WaiterError):
+        lab.aws.get_waiter("function_updated_v2").wait(FunctionName="tiny-11")
+    with pytest.raises(WaiterError):
+        lab.deploy("tiny-12", tiny, here.app)
+    for name in ("tiny-11", "tiny-12"):
+        assert standing(name) == ("Failed", "SubnetOutOfIPAddresses", "Failed", "SubnetOutOfIPAddresses")
+    lab.aws.delete_function(FunctionName="tiny-12")
     assert {e["PrivateIpAddress"] for e in here.interfaces()} == {f"10.62.9.{n}" for n in range(4, 15)}
     assert lab.get("tiny-10", here.server, 5432) == "database for 10.62.9.4"
     code, message = refused(lab.aws.invoke, FunctionName="tiny-11", Payload=json.dumps({"host": here.server, "port": 5432}))
@@ -353,6 +368,7 @@ def test_addresses_of_a_small_subnet_come_back(lab: Lab, place: Callable[[str], 
     lab.aws.delete_function(FunctionName="tiny-3")
     until(lambda: any(e["Groups"][0]["GroupId"] == groups[11] for e in here.interfaces()), "its address is another's", 60)
     until(lambda: given("tiny-11") == "database for 10.62.9.11", "it is let in", 60)
+    assert standing("tiny-11") == ("Active", None, "Successful", None)
     for n in (0, 1, 2, *range(4, 12)):
         lab.aws.delete_function(FunctionName=f"tiny-{n}")
     assert here.interfaces() == []
