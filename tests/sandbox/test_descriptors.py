@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.sandbox.api import NO_ROOM
+from engine.sandbox.api import NO_ROOM, SpecialiseSpec
 from tests.sandbox.rig import Box, Rig, until
 
 pytestmark = pytest.mark.root
@@ -48,7 +48,8 @@ def stopped(pid: int) -> Iterator[None]:
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def network_process(broker: int) -> int:
@@ -145,6 +146,67 @@ def stopped_no_more(pid: int) -> Iterator[None]:
     """It goes on."""
     os.kill(pid, signal.SIGCONT)
     yield
+
+
+@pytest.mark.parametrize("level", ["full", "user"])
+def test_copies_that_there_is_no_room_for_are_refused_and_their_template_goes_on(tmp_path, level):
+    with Rig(tmp_path, level) as rig:
+        template = rig.make(template=True)
+        rig.link.specialise(template.id, SpecialiseSpec(str(rig.code("copied", {}))))
+        template.run("TEMPLATE = True")
+        rig.link.declare_template("t", template.id)
+        rig.wait("zygote_ready", "t")
+        broker = rig.link.broker_pid
+        rig.end(rig.make(key="t"))
+        settled(rig)
+        with limited(broker, lowest_free(broker) + 30):
+            boxes = [rig.make(key="t")]
+            while True:
+                rig.link.make(rig.next_id(), "t")
+                until(lambda: rig.turn(0.01) or [e for e in rig.events if e[1] == rig.last_id], "an answer")
+                if [e for e in rig.events if e[0] == "holder_failed"]:
+                    break
+                _, _, fds, pid = rig.wait("holder_ready", rig.last_id)
+                boxes.append(Box(rig.last_id, fds, pid))
+                rig.boxes.append(boxes[-1])
+            refused(rig, rig.last_id)
+            for box in boxes:
+                rig.end(box)
+            assert rig.make(key="t").run("result = 5", wait=False) == 5
+        assert rig.link.broker_pid == broker
+        assert not [e for e in rig.events if e[0] in ("broker_lost", "zygote_failed")]
+
+
+@pytest.mark.parametrize("level", ["full", "user"])
+def test_a_template_whose_copy_does_not_fit_into_the_broker_ends_with_it(tmp_path, level):
+    """Of the copy nothing is known then that it could be ended by."""
+    with Rig(tmp_path, level) as rig:
+        broker = rig.link.broker_pid
+        rig.end(rig.make())
+        before = settled(rig)
+        template = rig.make(template=True)
+        rig.link.specialise(template.id, SpecialiseSpec(str(rig.code("copied", {}))))
+        template.run("TEMPLATE = True")
+        rig.link.declare_template("t", template.id)
+        rig.wait("zygote_ready", "t")
+        ready = settled(rig)
+        with open(f"/proc/{template.pid}/stat", "rb") as f:
+            init = int(f.read().rsplit(b")", 1)[1].split()[1])
+        with stopped(init):
+            copy = rig.next_id()
+            rig.link.make(copy, "t")
+            until(lambda: rig.turn(0.01) or used(broker) > ready, "it has been ordered")
+            settled(rig)
+            with limited(broker, lowest_free(broker)), stopped_no_more(init):
+                for holder_id in (template.id, copy):
+                    rig.wait("holder_gone", holder_id)
+        rig.boxes.remove(template)
+        template.close()
+        rig.wait("zygote_failed", "t")
+        assert rig.make().run("result = 6", wait=False) == 6
+        rig.end(rig.boxes[-1])
+        assert rig.link.broker_pid == broker
+        given_back(rig, before)
 
 
 def test_a_network_that_does_not_fit_into_the_broker_fails_who_waits_for_it(tmp_path):
