@@ -147,19 +147,28 @@ void pages_seen(const char *process) {
     }
 }
 
-/* In the zygote, after the fork's end: how many pages these were. */
+/* In the zygote, after the fork's end: how many of its own pages these were. What that fork had more than this process, as where its heap grew, is nothing here,
+   and no kernel copies a list of pages of which one is nothing. */
 long pages_keep(void) {
     uint64_t i, n = seen[0];
+    long kept = 0, m = 0, n_mappings;
     written = n ? malloc(n * sizeof *written) : NULL;
-    for (i = 1, n_written = 0; written && i <= n; i++) {
-        char *at = (char *)(seen[i] * PAGE);
+    n_mappings = written ? read_maps("self") : 0;
+    for (i = 1, n_written = 0; i <= n; i++) {
+        uint64_t from = seen[i] * PAGE;
+        char *at = (char *)from;
+        while (m < n_mappings && scratch.mappings[m].to <= from)
+            m++;
+        if (m >= n_mappings || scratch.mappings[m].from > from || !scratch.mappings[m].writes)
+            continue;
+        kept++;
         if (n_written && written[n_written - 1].at + written[n_written - 1].length == at)
             written[n_written - 1].length += PAGE;
         else
             written[n_written++] = (struct range){at, PAGE};
     }
     munmap(seen, sizeof scratch.own + sizeof *seen);
-    return written ? (long)n : 0;
+    return kept;
 }
 
 static char *aligned(char *p) {

@@ -34,7 +34,7 @@ sys.path.insert(0, {root!r})
 gc.disable()
 from engine.sandbox import layout
 layout.mark()
-import argparse, collections, dataclasses, decimal, hashlib, json, logging, random, re, resource, statistics, urllib.parse
+import argparse, collections, dataclasses, decimal, hashlib, json, logging, mmap, random, re, resource, statistics, urllib.parse
 
 class Thing:
     def __init__(self, n):
@@ -67,7 +67,14 @@ else:
     joined = before - len(mappings())
     large = sum(int(line.split()[1]) for line in open("/proc/self/smaps") if line.startswith("AnonHugePages"))
     gc.freeze()
-    watched = layout.watch(rehearse)
+
+    def live():
+        rehearse()
+        # Which is nothing where the others are forked.
+        KEPT.append(mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        KEPT[-1].write(bytes(1 << 20))
+
+    watched = layout.watch(live)
     if not {may_pin}:
         from engine.sandbox import kernel
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
