@@ -23,7 +23,7 @@ provider "aws" {
 resource "aws_iam_role" "r" {
   name                = "terraform-events"
   assume_role_policy  = jsonencode({ Version = "2012-10-17", Statement = [{ Effect = "Allow", Action = "sts:AssumeRole", Principal = { Service = ["lambda.amazonaws.com", "scheduler.amazonaws.com", "states.amazonaws.com"] } }] })
-  managed_policy_arns = ["arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole", "arn:aws:iam::aws:policy/service-role/AWSLambdaSQSQueueExecutionRole"]
+  managed_policy_arns = [for name in ["service-role/AWSLambdaBasicExecutionRole", "service-role/AWSLambdaSQSQueueExecutionRole", "service-role/AWSLambdaKinesisExecutionRole", "service-role/AWSLambdaDynamoDBExecutionRole", "AmazonSQSFullAccess", "AmazonSNSFullAccess"] : "arn:aws:iam::aws:policy/${name}"]
 }
 
 resource "aws_lambda_function" "f" {
