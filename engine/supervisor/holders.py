@@ -149,6 +149,8 @@ class HolderPool:
         for key, stock in list(self._stocks.items()):
             if stock.network and key not in wanted and not stock.wanted and not stock.ordered:
                 del self._stocks[key]
+                # It may still be resting (``_unpause``).
+                stock.up = False
                 for holder_id in [h for h, s in self._by_id.items() if s is stock]:
                     del self._by_id[holder_id]
                     self._sandbox.kill(holder_id)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from engine.sandbox.api import NO_ROOM, ZygoteSpec
 from engine.supervisor.holders import FULL_S, MAX_MAKING, UNHURRIED, Holder, HolderPool
-from tests.unit.test_holder_networks import Orders, ready, run
+from tests.unit.test_holder_networks import PLACE, Orders, ready, run
 
 
 def test_the_stock_fills_a_few_at_a_time_while_nobody_waits() -> None:
@@ -77,12 +77,17 @@ def test_only_what_is_made_for_somebody_who_waits_is_hurried() -> None:
     run(check)
 
 
-def test_a_stock_that_the_broker_is_too_full_for_rests_and_who_waits_is_tried() -> None:
+def _clocked() -> tuple[HolderPool, Orders, list[tuple[float, Callable[[], None]]]]:
+    """A pool, what it asks for, and what it would do later."""
     orders = Orders()
     later: list[tuple[float, Callable[[], None]]] = []
     clocked = SimpleNamespace(time=lambda: 0.0, call_later=lambda delay_s, call, *args: later.append((delay_s, partial(call, *args))))
-    spec_of = lambda key: ZygoteSpec(key, "python3.12", "/bin/true")  # noqa: E731
-    pool = HolderPool(clocked, orders, 4, spec_of)  # type: ignore[arg-type]
+    spec_of = lambda key: ZygoteSpec(key.partition("@")[0], "python3.12", "/bin/true")  # noqa: E731
+    return HolderPool(clocked, orders, 4, spec_of), orders, later  # type: ignore[arg-type]
+
+
+def test_a_stock_that_the_broker_is_too_full_for_rests_and_who_waits_is_tried() -> None:
+    pool, orders, later = _clocked()
     pool.use("p")
     pool.zygote_ready("p", 1)
     for holder_id, *_ in list(orders.made):
@@ -99,3 +104,16 @@ def test_a_stock_that_the_broker_is_too_full_for_rests_and_who_waits_is_tried() 
     assert len(resting) == 1, "once, however many were refused"
     resting[0]()
     assert len(orders.made) == 1 + UNHURRIED
+
+
+def test_nothing_is_made_for_a_stock_that_was_given_up_while_it_rested() -> None:
+    pool, orders, later = _clocked()
+    key = f"p@{PLACE}"
+    pool.use(key)
+    pool.zygote_ready("p", 1)
+    pool.holder_failed(orders.made[0][0], f"{NO_ROOM}: 500 of 512")
+    pool.retain(())
+    orders.made.clear()
+    [rested] = [call for delay_s, call in later if delay_s == FULL_S]
+    rested()
+    assert not orders.made, "nobody would ever take or end it"
