@@ -193,11 +193,16 @@ def test_forks_write_to_fewer_pages_and_programs_notice_nothing(name: str, tmp_p
 
 
 def _pins() -> bool:
-    """Whether io_uring is for us: asked for a ring, the kernel gives one."""
-    ring = ctypes.CDLL(None).syscall(425, 1, ctypes.create_string_buffer(120))
-    if ring >= 0:
+    """Whether io_uring is for us, with so much memory (``ulimit -l``): asked for a ring, the kernel gives one, and takes a buffer of more than those pages."""
+    library, memory = ctypes.CDLL(None), ctypes.create_string_buffer(4 << 20)
+    ring = library.syscall(425, 1, ctypes.create_string_buffer(120))
+    if ring < 0:
+        return False
+    buffers = (ctypes.c_size_t * 2)(ctypes.addressof(memory), len(memory))
+    try:
+        return bool(library.syscall(427, ring, 0, buffers, 1) == 0)
+    finally:
         os.close(ring)
-    return bool(ring >= 0)
 
 
 def _advised(advice: int, size: int) -> bool:
