@@ -45,8 +45,9 @@ static struct {
 static char *land, *land_next, *land_open, *land_end, *heap;
 static struct arena_allocator arenas_before;
 static uint64_t *seen;
+/* First those that are of no file. */
 static struct range *written;
-static long n_written;
+static long n_of_none, n_written;
 /* Libraries' data that has been put on large pages. */
 static struct range moved[MOST_MOVED];
 static int n_moved;
@@ -147,26 +148,36 @@ void pages_seen(const char *process) {
     }
 }
 
-/* In the zygote, after the fork's end: how many of its own pages these were. What that fork had more than this process, as where its heap grew, is nothing here,
-   and no kernel copies a list of pages of which one is nothing. */
-long pages_keep(void) {
-    uint64_t i, n = seen[0];
-    long kept = 0, m = 0, n_mappings;
-    written = n ? malloc(n * sizeof *written) : NULL;
-    n_mappings = written ? read_maps("self") : 0;
-    for (i = 1, n_written = 0; i <= n; i++) {
+/* Those of the pages seen that are this process's own, and are of a file or of none: how many. */
+static long keep_those(int of_file, long n_mappings) {
+    long kept = 0, m = 0, first = n_written;
+    uint64_t i;
+    for (i = 1; i <= seen[0]; i++) {
         uint64_t from = seen[i] * PAGE;
         char *at = (char *)from;
         while (m < n_mappings && scratch.mappings[m].to <= from)
             m++;
-        if (m >= n_mappings || scratch.mappings[m].from > from || !scratch.mappings[m].writes)
+        if (m >= n_mappings || scratch.mappings[m].from > from || !scratch.mappings[m].writes || (scratch.mappings[m].file != 0) != of_file)
             continue;
         kept++;
-        if (n_written && written[n_written - 1].at + written[n_written - 1].length == at)
+        if (n_written > first && written[n_written - 1].at + written[n_written - 1].length == at)
             written[n_written - 1].length += PAGE;
         else
             written[n_written++] = (struct range){at, PAGE};
     }
+    return kept;
+}
+
+/* In the zygote, after the fork's end: how many of its own pages these were. What that fork had more than this process, as where its heap grew, is nothing here,
+   and no kernel copies a list of pages of which one is nothing. */
+long pages_keep(void) {
+    long kept, n_mappings;
+    written = seen[0] ? malloc(seen[0] * sizeof *written) : NULL;
+    n_mappings = written ? read_maps("self") : 0;
+    n_written = 0;
+    kept = keep_those(0, n_mappings);
+    n_of_none = n_written;
+    kept += keep_those(1, n_mappings);
     munmap(seen, sizeof scratch.own + sizeof *seen);
     return kept;
 }

@@ -15,7 +15,8 @@ struct ring_parameters {
     uint32_t words[30];
 };
 
-static int pinned;
+/* How many of the ranges, from the first. */
+static long pinned;
 
 static int on_large_page(const char *p) {
     int i;
@@ -50,20 +51,21 @@ int pages_pin(void) {
         for (at = 0; at < written[i].length; at += PAGE)
             if (on_large_page(written[i].at + at))
                 make_small(written[i].at + at);
-    /* A struct range is a struct iovec. */
-    pinned = syscall(SYS_io_uring_register, ring, REGISTER_BUFFERS, written, n_written) == 0;
+    /* A struct range is a struct iovec. Before Linux 6.5 none may be of a file, which libraries' data is that has not been moved. */
+    if (syscall(SYS_io_uring_register, ring, REGISTER_BUFFERS, written, n_written) == 0)
+        pinned = n_written;
+    else if (n_of_none && syscall(SYS_io_uring_register, ring, REGISTER_BUFFERS, written, n_of_none) == 0)
+        pinned = n_of_none;
     /* They are pinned for as long as the ring is open: by the zygote, whose forks close it with all else that is not theirs. */
     if (!pinned)
         close(ring);
-    return pinned;
+    return pinned > 0;
 }
 
-/* In a worker: those pages become its own, unless they are. How many ranges; 0 before Linux 5.14. */
+/* In a worker: those pages become its own that are not. How many ranges are; 0 before Linux 5.14. */
 long pages_touch(void) {
-    long i, done = 0;
-    if (pinned)
-        return n_written;
-    for (i = 0; i < n_written; i++)
+    long i, done = pinned;
+    for (i = pinned; i < n_written; i++)
         done += !madvise(written[i].at, written[i].length, MADV_POPULATE_WRITE);
     return done;
 }

@@ -41,6 +41,7 @@ class Thing:
         self.n, self.text = n, str(n)
 
 KEPT = [Thing(n) for n in range(500)]
+OF_FILE = mmap.mmap(os.open(sys.executable, os.O_RDONLY), mmap.PAGESIZE, flags=mmap.MAP_PRIVATE)
 
 def rehearse():
     for n in range(0, 500, 50):
@@ -73,12 +74,17 @@ else:
         # Which is nothing where the others are forked.
         KEPT.append(mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         KEPT[-1].write(bytes(1 << 20))
+        OF_FILE[0] = 1
 
     watched = layout.watch(live)
     if not {may_pin}:
         from engine.sandbox import kernel
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
         kernel.keep_capabilities()
+    if not {files_too}:
+        # Stands for a kernel that pins no pages of files.
+        import ctypes
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(OF_FILE))), mmap.PAGESIZE, mmap.PROT_READ) == 0
     pinned = layout.pin()
     rings = sum(os.readlink("/proc/self/fd/" + n) == "anon_inode:[io_uring]" for n in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + n))
 
@@ -118,9 +124,9 @@ else:
 """
 
 
-def _run(interpreter: str, *, learns: bool, variables: dict[str, str], out: Path | None = None, may_pin: bool = True) -> Any:
+def _run(interpreter: str, *, learns: bool, variables: dict[str, str], out: Path | None = None, may_pin: bool = True, files_too: bool = True) -> Any:
     """The program in such an environment; what it prints."""
-    program = _PROGRAM.format(root=str(_ROOT), learns=learns, may_pin=may_pin)
+    program = _PROGRAM.format(root=str(_ROOT), learns=learns, may_pin=may_pin, files_too=files_too)
     learnt = os.open(out, os.O_WRONLY | os.O_CREAT) if out is not None else os.open("/dev/null", os.O_RDONLY)
     try:
         done = subprocess.run(
@@ -183,9 +189,9 @@ def test_forks_write_to_fewer_pages_and_programs_notice_nothing(name: str, tmp_p
     # What is left are pages of files, and what the touching itself needs.
     assert (touched, faults_then < 0.5 * faults) == ((True, True) if _touches() else (False, False))
 
-    if _pins():
+    for files_too in (True, False) if _pins() else ():
         (_, _, watched, pinned, rings, pages, faults_of_copies, touched, _), variables, *_ = _run(
-            interpreter, learns=False, variables=_loaded("u", tmp_path / "learnt")
+            interpreter, learns=False, variables=_loaded("u", tmp_path / "learnt"), files_too=files_too
         )
         assert (variables, pinned, rings, touched) == ([], True, 1, True)
         assert faults_of_copies < 0.5 * faults
