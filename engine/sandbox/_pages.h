@@ -88,7 +88,8 @@ static long read_maps(const char *process) {
 static long own_pages(const char *process) {
     const uint64_t present = 1ull << 63, of_file = 1ull << 61, alone = 1ull << 56;
     const uint64_t ours = (uintptr_t)&scratch / PAGE, ours_end = ours + sizeof scratch / PAGE;
-    long n_mappings = read_maps(process), found = 0, m, got;
+    /* Where pages are larger (arm64 has such kernels) nothing here holds: what is told of one would be taken for another, and given up with its neighbours. */
+    long n_mappings = sysconf(_SC_PAGESIZE) == PAGE ? read_maps(process) : -1, found = 0, m, got;
     int pagemap = n_mappings < 0 ? -1 : open_of(process, "pagemap");
     if (pagemap < 0)
         return -1;

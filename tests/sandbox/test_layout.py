@@ -211,6 +211,41 @@ def _pins() -> bool:
         os.close(ring)
 
 
+_LARGER_PAGES = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <unistd.h>
+long sysconf(int name) {
+    return name == _SC_PAGESIZE ? 1 << 16 : ((long (*)(int))dlsym(RTLD_NEXT, "sysconf"))(name);
+}
+"""
+_WATCHING = """
+import sys
+sys.path.insert(0, {root!r})
+from engine.sandbox import layout
+kept = [bytearray(600) for _ in range(999)]
+layout.finish()
+
+def live():
+    for one in kept:
+        one[0] = 1
+
+print(layout.watch(live) > 0, layout.pin(), layout.touch())
+"""
+
+
+@pytest.mark.parametrize("larger", [False, True])
+def test_where_pages_are_larger_none_is_watched_and_none_given_up(larger: bool, tmp_path: Path) -> None:
+    _needs_the_helper()
+    (tmp_path / "larger.c").write_text(_LARGER_PAGES)
+    subprocess.run([shutil.which("cc") or "gcc", "-shared", "-fPIC", "larger.c", "-o", "larger.so", "-ldl"], check=True, cwd=tmp_path, timeout=100)
+    libraries = [str(tmp_path / "larger.so")] if larger else []
+    program = [sys.executable, "-I", "-S", "-B", "-c", _WATCHING.format(root=str(_ROOT))]
+    env = {**_loaded("watch"), "LD_PRELOAD": ":".join((*libraries, layout.LIBRARY))}
+    done = subprocess.run(program, capture_output=True, text=True, check=True, timeout=120, env=env)
+    assert done.stdout == ("False False False\n" if larger else f"True {_pins()} {_touches()}\n")
+
+
 def _advised(advice: int, size: int) -> bool:
     """Whether the kernel follows such advice, which Python's module has no name for."""
     with mmap.mmap(-1, 2 * size) as memory:
