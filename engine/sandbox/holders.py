@@ -114,17 +114,17 @@ class Holders:
             return
         holder.slot = self._slots.pop() if self._slots else self._take_slot()
         if self._nets is not None and holder.netted:
-            self._line.began(holder.zygote)
+            self._line.began(holder)
             self._nets.take(lambda net, why: self._start_in(holder, net, why))
             return
         self._order(holder, "make", self._level.first_id + 2 * holder.slot)
-        self._line.began(holder.zygote)
+        self._line.began(holder)
 
     def _start_in(self, holder: Holder, net: Net | None, why: str) -> None:
         """Go on with ``_start`` when the network is there."""
         holder.net = net
         if net is None or holder.dying:
-            self._line.done(holder.zygote)
+            self._line.done(holder)
             if not holder.dying:
                 self._refuse(holder, "network", why)
             self._leave_net(holder, ended=True)
@@ -132,7 +132,7 @@ class Holders:
         try:
             self._order(holder, "make", self._level.first_id + 2 * holder.slot)
         except OSError as e:
-            self._line.done(holder.zygote)
+            self._line.done(holder)
             self._refuse(holder, "prepare the sandbox", str(e))
 
     def _leave_net(self, holder: Holder, *, ended: bool = False) -> None:
@@ -183,7 +183,7 @@ class Holders:
             joins = group.open_moves()
             holder.lent = [*self._connect(holder), *group.open_moves()]
             holder.zygote.send(["make", holder.id, holder.inner_pid], [theirs.fileno(), *joins])
-            self._line.began(holder.zygote)
+            self._line.began(holder)
         finally:
             for fd in joins:
                 os.close(fd)
@@ -229,7 +229,7 @@ class Holders:
             return
         # A pod's number on the host comes with its own word, perhaps before this.
         holder.init_pid, holder.pidfd = holder.init_pid or pid, pidfd
-        self._line.done(holder.zygote)
+        self._line.done(holder)
         if holder.dying:
             self._signal(holder)
         elif pidfd < 0:
@@ -276,7 +276,7 @@ class Holders:
         """The zygote could not fork it."""
         holder = self._holders.get(holder_id)
         if holder is not None:
-            self._line.done(holder.zygote)
+            self._line.done(holder)
             self._refuse(holder, step, reason)
 
     def _on_control(self, holder: Holder, packet: packets.Packet) -> None:
@@ -564,7 +564,7 @@ class Holders:
             self._network.send(["unwire", holder.id])
         if holder.slot >= 0:
             self._slots.append(holder.slot)
-        self._line.freed()
+        self._line.freed(holder)
         if holder.group is None or not holder.group.directories():
             self._tell(["holder_gone", holder.id])
             return

@@ -41,7 +41,8 @@ class Line:
         self._start = start
         self._refuse = refuse
         self._waiting: dict[str, deque[Holder]] = {}
-        self._making: dict[str, int] = {}
+        # The holders that a source is at, by their ids.
+        self._making: dict[str, set[int]] = {}
         # Whose turn it was when there was no room, and until when it is waited for some.
         self._held: dict[str, Source] = {}
         self._until_s = 0.0
@@ -55,11 +56,11 @@ class Line:
     def advance(self, source: Source) -> None:
         """Start what has been waiting for it."""
         waiting = self._waiting.get(source.key)
-        while waiting and source.ready and self._making.get(source.key, 0) < _IN_FLIGHT:
+        while waiting and source.ready and len(self._making.get(source.key, ())) < _IN_FLIGHT:
             if waiting[0].dying:
                 waiting.popleft()
                 continue
-            why = shortage(_EACH * (1 + sum(self._making.values())))
+            why = shortage(_EACH * (1 + sum(map(len, self._making.values()))))
             if why and self._worth_waiting():
                 self._held[source.key] = source
                 return
@@ -83,8 +84,9 @@ class Line:
             self._loop.later(_PATIENCE_S, self._look)
         return now_s < self._until_s
 
-    def freed(self) -> None:
-        """A holder has given back what it had."""
+    def freed(self, holder: Holder) -> None:
+        """It has given back what it had, and is not waited for, should its source have ended in the middle of it."""
+        self._making.get(holder.zygote.key, set()).discard(holder.id)
         if self._held:
             self._until_s = time.monotonic() + _PATIENCE_S
             # Not from within what ends one: others may be next to end.
@@ -101,14 +103,14 @@ class Line:
         for source in held.values():
             self.advance(source)
 
-    def began(self, source: Source) -> None:
-        """It has been asked for one more."""
-        self._making[source.key] = self._making.get(source.key, 0) + 1
+    def began(self, holder: Holder) -> None:
+        """Its source has been asked for it."""
+        self._making.setdefault(holder.zygote.key, set()).add(holder.id)
 
-    def done(self, source: Source) -> None:
-        """It has made one, or could not."""
-        self._making[source.key] = self._making.get(source.key, 1) - 1
-        self.advance(source)
+    def done(self, holder: Holder) -> None:
+        """It has been made, or could not be."""
+        self._making.get(holder.zygote.key, set()).discard(holder.id)
+        self.advance(holder.zygote)
 
     def asked(self, key: str) -> bool:
         """Whether it has been asked for anything since it began."""

@@ -209,6 +209,38 @@ def test_a_template_whose_copy_does_not_fit_into_the_broker_ends_with_it(tmp_pat
         given_back(rig, before)
 
 
+@pytest.mark.parametrize("level", ["full", "user"])
+def test_copies_that_ended_with_their_template_are_not_waited_for(tmp_path, level):
+    """They were being made; what they would have taken is there for others."""
+    with Rig(tmp_path, level) as rig:
+        broker = rig.link.broker_pid
+        rig.end(rig.make())
+        before = settled(rig)
+        template = rig.make(template=True)
+        rig.link.specialise(template.id, SpecialiseSpec(str(rig.code("copied", {}))))
+        template.run("TEMPLATE = True")
+        rig.link.declare_template("t", template.id)
+        rig.wait("zygote_ready", "t")
+        ready = settled(rig)
+        with open(f"/proc/{template.pid}/stat", "rb") as f:
+            init = int(f.read().rsplit(b")", 1)[1].split()[1])
+        with stopped(init):
+            copies = [rig.next_id() for _ in range(8)]
+            for copy in copies:
+                rig.link.make(copy, "t")
+            until(lambda: rig.turn(0.01) or used(broker) > ready, "they have been ordered")
+            settled(rig)
+            rig.link.kill(template.id)
+            for holder_id in (template.id, *copies):
+                rig.wait("holder_gone", holder_id)
+        rig.boxes.remove(template)
+        template.close()
+        given_back(rig, before)
+        with limited(broker, before + 90):
+            assert rig.make().run("result = 7", wait=False) == 7
+            rig.end(rig.boxes[-1])
+
+
 def test_a_network_that_does_not_fit_into_the_broker_fails_who_waits_for_it(tmp_path):
     with Rig(tmp_path, network="isolated") as rig:
         broker = rig.link.broker_pid
