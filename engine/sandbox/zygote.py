@@ -139,7 +139,8 @@ class Zygote:
             return
         layout.finish()
         gc.freeze()
-        if live is not None and layout.watch(live):
+        # At level ``process`` an init that lives as long as its worker would have copies too.
+        if live is not None and layout.watch(live) and self._build.fences.namespaces:
             layout.pin()
 
     def _prepare_nests(self, build: holder.Build) -> None:
