@@ -177,6 +177,17 @@ def test_copies_that_there_is_no_room_for_are_refused_and_their_template_goes_on
         assert not [e for e in rig.events if e[0] in ("broker_lost", "zygote_failed")]
 
 
+def a_template(rig: Rig) -> tuple[Box, int]:
+    """One that copies can be made of, called t, and the process number of its init."""
+    template = rig.make(template=True)
+    rig.link.specialise(template.id, SpecialiseSpec(str(rig.code("copied", {}))))
+    template.run("TEMPLATE = True")
+    rig.link.declare_template("t", template.id)
+    rig.wait("zygote_ready", "t")
+    with open(f"/proc/{template.pid}/stat", "rb") as f:
+        return template, int(f.read().rsplit(b")", 1)[1].split()[1])
+
+
 @pytest.mark.parametrize("level", ["full", "user"])
 def test_a_template_whose_copy_does_not_fit_into_the_broker_ends_with_it(tmp_path, level):
     """Of the copy nothing is known then that it could be ended by."""
@@ -184,14 +195,8 @@ def test_a_template_whose_copy_does_not_fit_into_the_broker_ends_with_it(tmp_pat
         broker = rig.link.broker_pid
         rig.end(rig.make())
         before = settled(rig)
-        template = rig.make(template=True)
-        rig.link.specialise(template.id, SpecialiseSpec(str(rig.code("copied", {}))))
-        template.run("TEMPLATE = True")
-        rig.link.declare_template("t", template.id)
-        rig.wait("zygote_ready", "t")
+        template, init = a_template(rig)
         ready = settled(rig)
-        with open(f"/proc/{template.pid}/stat", "rb") as f:
-            init = int(f.read().rsplit(b")", 1)[1].split()[1])
         with stopped(init):
             copy = rig.next_id()
             rig.link.make(copy, "t")
@@ -216,14 +221,8 @@ def test_copies_that_ended_with_their_template_are_not_waited_for(tmp_path, leve
         broker = rig.link.broker_pid
         rig.end(rig.make())
         before = settled(rig)
-        template = rig.make(template=True)
-        rig.link.specialise(template.id, SpecialiseSpec(str(rig.code("copied", {}))))
-        template.run("TEMPLATE = True")
-        rig.link.declare_template("t", template.id)
-        rig.wait("zygote_ready", "t")
+        template, init = a_template(rig)
         ready = settled(rig)
-        with open(f"/proc/{template.pid}/stat", "rb") as f:
-            init = int(f.read().rsplit(b")", 1)[1].split()[1])
         with stopped(init):
             copies = [rig.next_id() for _ in range(8)]
             for copy in copies:
