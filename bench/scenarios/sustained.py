@@ -1,7 +1,7 @@
 """Cold starts at full speed, a core at a time and on all cores: whole lives of small functions, made, invoked once and ended.
 
 How long a core needs for a life is only seen where nothing else runs on it, so the load generator has a core of its own where there are two. One core is measured
-again with the generator on it, and all of them together. What the kernel's threads do for a life is on the engine's core too, wherever the kernel puts it.
+again with the generator on it, and all of them together. The kernel's own threads, which do a tenth of the work, run wherever it puts them.
 
 The price of a bare fork stands beside each figure: a life is mostly the kernel's work on pages and processes, which differs from machine to machine and from hour
 to hour by more than anything here.
@@ -46,7 +46,7 @@ def run(context: Context) -> list[Row]:
         return []
     here = sorted(context.cpus or os.sched_getaffinity(0))
     cases = [(ALONE, here[:1], here[1:2]), (TOGETHER, here[:1], here[:1]), (ALL, here, here)]
-    return [_case(context, *case) for case in cases if case[2] and (case[0] is not ALL or len(here) > 1)]
+    return [_case(context, *case) for case in cases if case[2] and (case[0] != ALL or len(here) > 1)]
 
 
 def _case(context: Context, label: str, engines: list[int], generators: list[int]) -> Row:
@@ -91,4 +91,3 @@ def _lives(context: Context, engine: Engine, label: str, cores: int) -> Outcome:
     raw = requests(engine, functions)
     plan = Plan(engine.host, Http(), lambda n: (raw[n % len(raw)], None), connections=cores * _PER_CORE, seconds=seconds, check=only_cold)
     return Generator(plan).run()
-

@@ -181,7 +181,9 @@ class Holders:
             packets.want_credentials(ours)
             holder.control = self._control(holder, ours)
             joins = group.open_moves()
-            holder.lent = [*self._connect(holder), *group.open_moves()]
+            # One after the other: what there is goes back should the next not be had.
+            holder.lent = self._connect(holder)
+            holder.lent += group.open_moves()
             holder.zygote.send(["make", holder.id, holder.inner_pid], [theirs.fileno(), *joins])
             self._line.began(holder)
         finally:

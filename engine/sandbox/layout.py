@@ -120,7 +120,9 @@ def pin() -> bool:
 
 
 def touch() -> bool:
-    """In a worker: make those pages its own before it needs them, all at once, unless forks of the zygote come with copies. Whether there were any: then it need not rehearse."""
+    """In a worker: make those pages its own before it needs them, all at once, unless forks of the zygote come with copies. Whether there were any: then
+    it need not rehearse.
+    """
     return _library is not None and _library.pages_touch() > 0
 
 

@@ -32,8 +32,9 @@ class ZygoteProcess:
         on_packet: Callable[[ZygoteProcess, packets.Packet], None],
         course: layouts.Course | None = None,
     ) -> None:
-        """Start it, or with a ``course`` what has to be learnt before. ``on_packet`` also gets what arrives without its descriptors. Raises OSError when the interpreter cannot be executed at all (it ends at once
-        otherwise).
+        """Start it, or with a ``course`` what has to be learnt before. ``on_packet`` also gets what arrives without its descriptors.
+
+        Raises OSError when the interpreter cannot be executed at all (it ends at once otherwise).
         """
         self.key = key
         self.files = bool(plan.get("files"))
